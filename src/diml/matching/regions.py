@@ -1,0 +1,139 @@
+"""What an image is to the method: a pooled vector and the vectors of its regions.
+
+Legend: N images, R regions, D channels, H x W cells of a feature map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: How far from 1 the length of a stored vector may be: what rounding to the storage type can do, with a margin.
+UNIT_TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 5e-3, torch.float32: 1e-3, torch.float64: 1e-3}
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Embeddings of N images: unit vectors of each whole image and of its regions.
+
+    A region whose features are all zero (a blank cell under a ReLU) keeps the zero vector, whose cosine with
+    everything is 0. Any other length than 0 or 1 is refused; `Regions.normalized` takes raw features.
+
+    Args:
+        dense: (N, R, D) float16, bfloat16, float32 or float64; one unit vector a region, row-major over the grid.
+        pooled: (N, D), one unit vector an image; same dtype and device as `dense`.
+        grid: (rows, columns) of the regions, rows * columns = R; a square R is recognised when it is omitted.
+
+    Raises TypeError or ValueError where something is no float tensor, or a shape, dtype, value or length is wrong.
+    """
+
+    dense: Tensor
+    pooled: Tensor
+    grid: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grid", _check(self.dense, self.pooled, self.grid))
+        for name, vectors in (("dense", self.dense), ("pooled", self.pooled)):
+            length = torch.linalg.vector_norm(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)
+            wrong = ((length - 1).abs() > UNIT_TOLERANCE[vectors.dtype]) & (length > 0)
+            if wrong.any():
+                raise ValueError(
+                    f"{name}: need unit (or zero) vectors, got length {length[wrong][0].item():.4g} in "
+                    f"{_first_images(wrong)}; use Regions.normalized(dense, pooled)"
+                )
+
+    @classmethod
+    def normalized(cls, dense: Tensor, pooled: Tensor, grid: tuple[int, int] | None = None) -> Regions:
+        """Bring raw features (N, R, D) and (N, D) to unit length, differentiably; zero vectors stay zero."""
+        return cls._trusted(_unit(dense), _unit(pooled), _check(dense, pooled, grid))
+
+    @classmethod
+    def from_maps(cls, maps: Tensor) -> Regions:
+        """Training form: feature maps (N, D, H, W), pooled = mean of the cells, then both to unit length."""
+        if maps.ndim != 4:
+            raise ValueError(f"maps: need shape (N, D, H, W), got {tuple(maps.shape)}; one image needs a batch axis")
+        dense = maps.flatten(2).transpose(1, 2)
+        return cls.normalized(dense, dense.mean(dim=1), grid=(maps.shape[2], maps.shape[3]))
+
+    @classmethod
+    def cat(cls, parts: Sequence[Regions]) -> Regions:
+        """Join the images of several Regions, in order; all must agree in grid, R and D."""
+        kinds = {f"grid {part.grid}, R {part.num_regions}, D {part.dim}" for part in parts}
+        if len(kinds) != 1:
+            raise ValueError(f"parts: need Regions of one kind, got {sorted(kinds) or 'none'}; embed all alike")
+        pooled = torch.cat([part.pooled for part in parts])
+        return cls._trusted(torch.cat([part.dense for part in parts]), pooled, parts[0].grid)
+
+    @classmethod
+    def _trusted(cls, dense: Tensor, pooled: Tensor, grid: tuple[int, int] | None) -> Regions:
+        """Build without checks, from what was checked before."""
+        regions = object.__new__(cls)
+        vars(regions).update(dense=dense, pooled=pooled, grid=grid)
+        return regions
+
+    @property
+    def num_regions(self) -> int:
+        """R, the regions of each image."""
+        return self.dense.shape[1]
+
+    @property
+    def dim(self) -> int:
+        """D, the length of each vector."""
+        return self.dense.shape[2]
+
+    def __len__(self) -> int:
+        return self.dense.shape[0]
+
+    def __getitem__(self, index: Any) -> Regions:
+        """Images by integer (then N = 1), slice, list or tensor of indices, or boolean mask."""
+        if isinstance(index, int):
+            index = [range(len(self))[index]]
+        return self._trusted(self.dense[index], self.pooled[index], self.grid)
+
+    def to(self, *args: Any, **kwargs: Any) -> Regions:
+        """Move or convert like `Tensor.to`; `regions.to(torch.float16)` halves the storage."""
+        return self._trusted(self.dense.to(*args, **kwargs), self.pooled.to(*args, **kwargs), self.grid)
+
+    def __repr__(self) -> str:
+        return f"Regions(dense {tuple(self.dense.shape)} {self.dense.dtype} on {self.dense.device}, grid {self.grid})"
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Unit length in float32 or better; dividing by the largest entry first keeps the squares in range."""
+    exact = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    largest = exact.detach().abs().amax(dim=-1, keepdim=True)
+    return F.normalize(exact / torch.where(largest > 0, largest, 1), dim=-1, eps=0.5).to(vectors.dtype)
+
+
+def _check(dense: Tensor, pooled: Tensor, grid: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Check all but the lengths; return the grid, recognised when it is None and R a square."""
+    for name, tensor, axes in (("dense", dense, "(N, R, D)"), ("pooled", pooled, "(N, D)")):
+        if not isinstance(tensor, Tensor) or tensor.dtype not in UNIT_TOLERANCE:
+            got = str(tensor.dtype) if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise TypeError(f"{name}: need a floating-point tensor {axes}, got {got}; convert with .float()")
+        if tensor.ndim != axes.count(",") + 1 or 0 in tensor.shape[1:]:
+            raise ValueError(f"{name}: need shape {axes} with R, D >= 1, got {tuple(tensor.shape)}")
+        finite = torch.isfinite(tensor)
+        if not finite.all():
+            raise ValueError(f"{name}: need finite values, got NaN or infinity in {_first_images(~finite)}")
+    first, second = ((side.shape[0], side.shape[-1], side.dtype, str(side.device)) for side in (dense, pooled))
+    if first != second:
+        raise ValueError(f"dense, pooled: need the same (N, D, dtype, device), got {first} and {second}")
+    regions = dense.shape[1]
+    if grid is None:
+        side = math.isqrt(regions)
+        return (side, side) if side * side == regions else None
+    if len(grid) != 2 or min(grid) < 1 or grid[0] * grid[1] != regions:
+        raise ValueError(f"grid: need (rows, columns) with rows * columns = {regions} regions, got {grid}")
+    return (int(grid[0]), int(grid[1]))
+
+
+def _first_images(wrong: Tensor) -> str:
+    bad: list[int] = wrong.reshape(len(wrong), -1).any(dim=1).nonzero().flatten().tolist()
+    return f"{len(bad)} of {len(wrong)} images, the first {bad[0]}"

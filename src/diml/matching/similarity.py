@@ -1,0 +1,216 @@
+"""Compare images region by region: `match` for pairs, `rerank` for a query against its candidates.
+
+Legend: B pairs, Q queries, K candidates of each, Rq and Rg regions of the two sides, D channels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, Unpack, get_args
+
+import torch
+from torch import Tensor
+
+from diml.matching.ledger import Ledger
+from diml.matching.marginals import cross_correlation_weights, normalize_mass
+from diml.matching.regions import Regions
+from diml.matching.sinkhorn import TransportPlan, sinkhorn
+
+Marginals = Literal["cross_correlation", "uniform"] | tuple[Tensor, Tensor]
+Score = Literal["both", "structural", "pooled"]
+Grid = tuple[int, int]
+
+
+class ConvergenceWarning(UserWarning):
+    """Some pairs stopped at max_iterations: their scores carry the marginal error that is left."""
+
+
+class MatchSettings(TypedDict, total=False):
+    """Settings of `match`, for functions that hand them on."""
+
+    marginals: Marginals
+    epsilon: float
+    tolerance: float
+    max_iterations: int
+
+
+@dataclass(frozen=True, eq=False)
+class Match(TransportPlan):
+    """B compared pairs: the plan of each (fields of `TransportPlan`) and what it adds up to.
+
+    Args:
+        cosine: (B, Rq, Rg) cosine of each pair of regions.
+        structural: (B,) sum of plan * cosine.
+        pooled: (B,) cosine of the pooled vectors.
+        weight_q, weight_g: (B, Rq) and (B, Rg) mass that each region sends or receives.
+        grid_q, grid_g: (rows, columns) of the regions, or None where they form no known grid.
+    """
+
+    cosine: Tensor
+    structural: Tensor
+    pooled: Tensor
+    weight_q: Tensor
+    weight_g: Tensor
+    grid_q: Grid | None = None
+    grid_g: Grid | None = None
+
+    @property
+    def score(self) -> Tensor:
+        """(B,) pooled + structural, the multi-scale similarity of the paper, in [-2, 2]."""
+        return self.pooled + self.structural
+
+    def __len__(self) -> int:
+        return self.plan.shape[0]
+
+    def ledger(self, pair: int = 0) -> Ledger:
+        """The score of one pair as a sum of part-to-part contributions."""
+        pooled = float(self.pooled[pair].detach())
+        return Ledger(self.plan[pair], self.cosine[pair].detach(), pooled, self.grid_q, self.grid_g)
+
+
+def match(
+    query: Regions,
+    gallery: Regions,
+    *,
+    marginals: Marginals = "cross_correlation",
+    epsilon: float = 0.05,
+    tolerance: float = 1e-4,
+    max_iterations: int = 1000,
+) -> Match:
+    """Compare row i of `query` with row i of `gallery`, region by region.
+
+    Gradients flow through the cosines and not through the plan: as the plan is a minimiser, its own change does
+    not matter to first order for the regularised transport cost (envelope theorem).
+
+    Args:
+        query, gallery: B images each, or one against B; R may differ between the sides, D may not.
+        marginals: "cross_correlation" (a region weighs as much as it agrees with the other image), "uniform", or
+            a pair of weights (B or 1, Rq), (B or 1, Rg), non-negative, which are scaled to sum to 1 a row.
+        epsilon: entropy of the plan, in units of cosine; smaller is sharper and takes more iterations.
+        tolerance: marginal error at which a pair is done.
+        max_iterations: cap for pairs that do not get there; see `Match.converged`.
+
+    Returns a Match of B pairs in float32 (float64 for float64 input), also under autocast; raises TypeError or
+    ValueError where the sides do not fit or a setting is out of range. Source: Zhao et al., ICCV 2021, section 3.
+    """
+    _check(query, gallery)
+    if len(query) != len(gallery) and 1 not in (len(query), len(gallery)):
+        got = f"{len(query)} and {len(gallery)}"
+        raise ValueError(f"query, gallery: need as many images on both sides, or one on one side; got {got}")
+    if len(query) == 1:  # one query against many shares one matrix product
+        dense_g, pooled_g = gallery.dense.unsqueeze(0), gallery.pooled.unsqueeze(0)
+    else:
+        dense_g = gallery.dense.unsqueeze(1).expand(len(query), -1, -1, -1)
+        pooled_g = gallery.pooled.unsqueeze(1).expand(len(query), -1, -1)
+    settings = MatchSettings(marginals=marginals, epsilon=epsilon, tolerance=tolerance, max_iterations=max_iterations)
+    return _compare(query, dense_g, pooled_g, gallery.grid, settings)
+
+
+@torch.no_grad()
+def rerank(
+    query: Regions,
+    gallery: Regions,
+    candidates: Tensor,
+    *,
+    score: Score = "both",
+    block_bytes: int = 64 * 2**20,
+    **settings: Unpack[MatchSettings],
+) -> Tensor:
+    """Score query i against the gallery rows `candidates[i]`, in blocks of bounded memory.
+
+    Args:
+        query, gallery: Q and N images on one device, stored in any float type.
+        candidates: (Q, K) integer rows of `gallery`; K may be 0.
+        score: "both" = pooled + structural (the paper's), or one of the two alone.
+        block_bytes: working memory to aim at, in bytes.
+        settings: marginals, epsilon, tolerance, max_iterations with the meaning and defaults of `match`.
+
+    Returns (Q, K) scores, higher is more alike, float32 (float64 for float64 input), without gradient; raises
+    TypeError or ValueError for wrong candidates; warns (ConvergenceWarning) of pairs stopped at `max_iterations`.
+    """
+    _check(query, gallery, candidates)
+    if score not in get_args(Score):
+        raise ValueError(f"score: need one of {get_args(Score)}, got {score!r}")
+    dtype = torch.promote_types(torch.promote_types(query.dense.dtype, gallery.dense.dtype), torch.float32)
+    scores = query.pooled.new_empty(candidates.shape, dtype=dtype)
+    unfinished = 0
+    for rows, columns in _blocks(query, gallery, candidates.shape[1], block_bytes):
+        chosen = candidates[rows, columns]
+        dense_g, pooled_g = gallery.dense[chosen], gallery.pooled[chosen]
+        found = _compare(query[rows], dense_g, pooled_g, gallery.grid, settings)
+        scores[rows, columns] = (found.score if score == "both" else getattr(found, score)).reshape(chosen.shape)
+        unfinished += int((~found.converged).sum())
+    if unfinished:
+        message = (
+            f"{unfinished} of {candidates.numel()} pairs stopped above the tolerance; raise max_iterations or epsilon"
+        )
+        warnings.warn(message, ConvergenceWarning, stacklevel=2)
+    return scores
+
+
+def _compare(query: Regions, dense_g: Tensor, pooled_g: Tensor, grid_g: Grid | None, settings: MatchSettings) -> Match:
+    """The method: Q queries against dense_g (Q, K, Rg, D) and pooled_g (Q, K, D); pairs flattened to B = Q * K."""
+    marginals = settings.get("marginals", "cross_correlation")
+    solver: Any = {name: value for name, value in settings.items() if name != "marginals"}
+    dtype = torch.promote_types(torch.promote_types(query.dense.dtype, dense_g.dtype), torch.float32)
+    with torch.autocast(dense_g.device.type, enabled=False):
+        dense_q, pooled_q, dense_g, pooled_g = (t.to(dtype) for t in (query.dense, query.pooled, dense_g, pooled_g))
+        cosine = torch.einsum("qrd,qkgd->qkrg", dense_q, dense_g).flatten(0, 1)
+        pooled = torch.einsum("qd,qkd->qk", pooled_q, pooled_g).flatten()
+        with torch.no_grad():
+            if marginals == "cross_correlation":
+                weights = cross_correlation_weights(dense_q, pooled_q, dense_g, pooled_g)
+                weight_q, weight_g = (weight.flatten(0, 1) for weight in weights)
+            else:
+                weight_q, weight_g = _given_weights(marginals, cosine)
+            transport = sinkhorn(1 - cosine, weight_q, weight_g, **solver)
+        structural = (transport.plan * cosine).sum(dim=(1, 2))
+    parts = {"cosine": cosine, "structural": structural, "pooled": pooled, "weight_q": weight_q, "weight_g": weight_g}
+    return Match(**vars(transport), **parts, grid_q=query.grid, grid_g=grid_g)
+
+
+def _given_weights(marginals: Marginals, cosine: Tensor) -> tuple[Tensor, Tensor]:
+    """Uniform or given weights (B, Rq) and (B, Rg) for the pairs of cosine (B, Rq, Rg)."""
+    pairs, rows, columns = cosine.shape
+    if marginals == "uniform":
+        return cosine.new_full((pairs, rows), 1 / rows), cosine.new_full((pairs, columns), 1 / columns)
+    if not isinstance(marginals, tuple) or len(marginals) != 2:
+        raise ValueError(f"marginals: need 'cross_correlation', 'uniform' or two weight tensors, got {marginals!r}")
+    for name, given, regions in (("weight_q", marginals[0], rows), ("weight_g", marginals[1], columns)):
+        if given.ndim != 2 or given.shape[0] not in (1, pairs) or given.shape[1] != regions:
+            raise ValueError(f"marginals: {name} needs shape ({pairs} or 1, {regions}), got {tuple(given.shape)}")
+        if not (torch.isfinite(given) & (given >= 0)).all():
+            raise ValueError(f"marginals: {name} needs finite, non-negative weights; clamp them first")
+    weight_q, weight_g = (normalize_mass(given.to(cosine)).expand(pairs, -1) for given in marginals)
+    return weight_q, weight_g
+
+
+def _blocks(query: Regions, gallery: Regions, candidates: int, block_bytes: int) -> Iterator[tuple[slice, slice]]:
+    """Cut the (Q, K) table of pairs into rectangles that need about `block_bytes` (at least one pair each)."""
+    gathered = gallery.num_regions * gallery.dim * (4 + gallery.dense.element_size())  # as stored and as computed
+    limit = max(1, block_bytes // (gathered + 24 * query.num_regions * gallery.num_regions))
+    columns = max(1, min(candidates, limit))
+    rows = max(1, limit // columns)
+    for top in range(0, len(query), rows):
+        for left in range(0, candidates, columns):
+            yield slice(top, top + rows), slice(left, left + columns)
+
+
+def _check(query: Regions, gallery: Regions, candidates: Tensor | None = None) -> None:
+    for side in (query, gallery):
+        if not isinstance(side, Regions):
+            raise TypeError(f"query, gallery: need Regions, got {type(side).__name__}; diml.match takes pictures")
+    if query.dim != gallery.dim or query.dense.device != gallery.dense.device:
+        got = f"D {query.dim} on {query.dense.device} and D {gallery.dim} on {gallery.dense.device}"
+        raise ValueError(f"query, gallery: need one D and one device, got {got}; embed both with one model")
+    if candidates is None:
+        return
+    if candidates.is_floating_point() or candidates.dtype == torch.bool:
+        raise TypeError(f"candidates: need integer row numbers, got {candidates.dtype}; convert with .long()")
+    if candidates.ndim != 2 or len(candidates) != len(query):
+        raise ValueError(f"candidates: need shape ({len(query)}, K), got {tuple(candidates.shape)}")
+    if candidates.numel() and not 0 <= int(candidates.min()) <= int(candidates.max()) < len(gallery):
+        got = f"{int(candidates.min())}..{int(candidates.max())}"
+        raise ValueError(f"candidates: need rows 0..{len(gallery) - 1} of the gallery, got {got}")
