@@ -24,7 +24,11 @@ Grid = tuple[int, int]
 
 
 class ConvergenceWarning(UserWarning):
-    """Some pairs stopped at max_iterations: their scores carry the marginal error that is left."""
+    """So many `pairs` stopped at max_iterations: their scores carry the marginal error that is left."""
+
+    def __init__(self, pairs: int) -> None:
+        super().__init__(f"{pairs} pairs stopped above the tolerance; raise max_iterations or epsilon")
+        self.pairs = pairs
 
 
 class MatchSettings(TypedDict, total=False):
@@ -143,10 +147,7 @@ def rerank(
         scores[rows, columns] = (found.score if score == "both" else getattr(found, score)).reshape(chosen.shape)
         unfinished += int((~found.converged).sum())
     if unfinished:
-        message = (
-            f"{unfinished} of {candidates.numel()} pairs stopped above the tolerance; raise max_iterations or epsilon"
-        )
-        warnings.warn(message, ConvergenceWarning, stacklevel=2)
+        warnings.warn(ConvergenceWarning(unfinished), stacklevel=2)
     return scores
 
 

@@ -1,0 +1,261 @@
+"""The whole evaluation: rank by pooled cosine, re-rank the best K region by region, measure.
+
+Legend: N images, Q queries, G gallery images, R relevant images of a query, K re-ranked candidates.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Unpack, get_args
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from diml.evaluation.metrics import METRICS, depth_needed, query_metrics
+from diml.evaluation.rankings import NOTHING, Ranking, rank
+from diml.evaluation.report import Report, summarize
+from diml.matching import ConvergenceWarning, MatchSettings, Regions, Score
+from diml.matching import rerank as rerank_candidates
+
+WithoutRelevant = Literal["exclude", "miss", "fail"]
+
+#: Best hits of each query that a report keeps.
+HITS_KEPT = 10
+
+#: Queries in one block at most: more does not go faster, and a progress bar wants to move.
+QUERIES_AT_ONCE = 256
+
+
+def evaluate_regions(
+    regions: Regions,
+    labels: ArrayLike | Tensor,
+    *,
+    rerank: Sequence[int] = (0, 100),
+    queries: ArrayLike | Tensor | None = None,
+    gallery: ArrayLike | Tensor | None = None,
+    score: Score = "both",
+    without_relevant: WithoutRelevant = "exclude",
+    resamples: int = 1000,
+    seed: int = 0,
+    block_bytes: int = 128 * 2**20,
+    progress: bool = False,
+    **settings: Unpack[MatchSettings],
+) -> Report:
+    """Evaluate retrieval by class: plain cosine ranking, and its best K re-ranked structurally.
+
+    Every K re-ranks its own prefix of the plain ranking; what lies behind it keeps its order. Equal scores stand in
+    gallery order. A picture that is query and gallery image never retrieves itself.
+
+    Args:
+        regions: N images.
+        labels: (N,) integer class of each.
+        rerank: the K to evaluate; 0 is the plain ranking; a K beyond the gallery re-ranks all of it.
+        queries: (Q,) image rows that query, or all. Without `queries` and `gallery` this is leave-one-out.
+        gallery: (G,) image rows that are searched, or all.
+        score: what to re-rank by: "both" (pooled + structural, the paper's), "structural" or "pooled".
+        without_relevant: a query without a relevant image is left out of the means and counted apart ("exclude"),
+            counted with zeros ("miss"), or refused ("fail").
+        resamples: bootstrap resamples for the 95 % intervals.
+        seed: of the bootstrap.
+        block_bytes: working memory to aim at for the block of scores, in bytes.
+        progress: show a progress bar on standard error.
+        settings: marginals, epsilon, tolerance, max_iterations as in `diml.matching.match`.
+
+    Returns:
+        Report, in fractions.
+
+    Raises:
+        ValueError: labels do not fit, an index set is empty, doubled or out of range, no query can be counted.
+        ConvergenceWarning: (a warning) pairs that stopped at the cap of iterations.
+
+    Source: two-stage retrieval of Zhao et al., ICCV 2021, section 3.4; metrics of Musgrave et al., ECCV 2020.
+
+    Example:
+        >>> report = evaluate_regions(embedder.embed(paths), labels, rerank=(0, 100))
+        >>> report.row(100)["map@r"] - report.row(0)["map@r"]
+    """
+    sets = _index_sets(regions, labels, queries, gallery)
+    wanted = _checked_rerank(rerank)
+    if without_relevant not in get_args(WithoutRelevant):
+        raise ValueError(f"without_relevant: need one of {get_args(WithoutRelevant)}, got {without_relevant!r}")
+    lacking = sets.relevant_count == 0
+    if without_relevant == "fail" and lacking.any():
+        first = int(sets.queries[lacking][0])
+        raise ValueError(
+            f"labels: {int(lacking.sum())} queries have no relevant gallery image (image {first} the first); "
+            "use without_relevant='exclude' or 'miss'"
+        )
+    counted = torch.ones_like(lacking) if without_relevant == "miss" else ~lacking
+    if not counted.any():
+        raise ValueError("labels: no query has a relevant image in the gallery; check labels, queries and gallery")
+    found = _Found(wanted)
+    chosen = counted.nonzero().flatten()
+    for block in _blocks(chosen, len(sets.gallery), block_bytes, progress):
+        found.add(_evaluate_block(regions, sets, block, wanted, score, settings))
+    if found.unfinished:
+        warnings.warn(ConvergenceWarning(found.unfinished), stacklevel=2)
+    per_query = {k: {metric: np.concatenate(found.metrics[k][metric]) for metric in METRICS} for k in wanted}
+    rows, intervals, comparisons = summarize(per_query, resamples, seed)
+    return Report(
+        rows=rows,
+        intervals=intervals,
+        comparisons=comparisons,
+        per_query=per_query,
+        queries=sets.queries[chosen].cpu().numpy(),
+        without_relevant=sets.queries[lacking].cpu().numpy(),
+        hits={k: np.concatenate(found.hits[k]) for k in wanted},
+        gallery_size=len(sets.gallery),
+        unfinished_pairs=found.unfinished,
+        settings={"score": score, "without_relevant": without_relevant, "resamples": resamples, "seed": seed}
+        | {name: value if isinstance(value, str | float | int) else "given" for name, value in settings.items()},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Sets:
+    """Who queries whom: image rows of both sides, classes, and where each query stands in its own gallery."""
+
+    queries: Tensor  # (Q,) image rows
+    gallery: Tensor  # (G,) image rows
+    query_labels: Tensor  # (Q,)
+    gallery_labels: Tensor  # (G,)
+    own_row: Tensor  # (Q,) gallery row that is the query itself, or NOTHING
+    relevant_count: Tensor  # (Q,) R, the query itself not counted
+
+
+@dataclass(eq=False)
+class _Found:
+    """Numbers of the blocks so far."""
+
+    rerank: tuple[int, ...]
+    metrics: dict[int, dict[str, list[NDArray[np.float64]]]] = field(init=False)
+    hits: dict[int, list[NDArray[np.int64]]] = field(init=False)
+    unfinished: int = 0
+
+    def __post_init__(self) -> None:
+        self.metrics = {k: {metric: [] for metric in METRICS} for k in self.rerank}
+        self.hits = {k: [] for k in self.rerank}
+
+    def add(self, block: _Block) -> None:
+        for k in self.rerank:
+            for metric, values in block.metrics[k].items():
+                self.metrics[k][metric].append(values.cpu().numpy())
+            self.hits[k].append(block.hits[k].cpu().numpy())
+        self.unfinished += block.unfinished
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    metrics: dict[int, dict[str, Tensor]]
+    hits: dict[int, Tensor]
+    unfinished: int
+
+
+@torch.no_grad()
+def _evaluate_block(
+    regions: Regions,
+    sets: _Sets,
+    block: Tensor,
+    rerank: tuple[int, ...],
+    score: Score,
+    settings: MatchSettings,
+) -> _Block:
+    """Rank, re-rank and measure the queries `block` (rows of sets.queries)."""
+    exact = torch.promote_types(regions.pooled.dtype, torch.float32)
+    own_row, count = sets.own_row[block], sets.relevant_count[block]
+    scores = regions.pooled[sets.queries[block]].to(exact) @ regions.pooled[sets.gallery].to(exact).T
+    plain = rank(scores, depth_needed(sets.relevant_count, rerank), own_row)
+    candidates = plain.order[:, : max(rerank)]
+    refined, unfinished = _structural_scores(regions, sets, block, candidates, score, settings)
+    metrics, hits = {}, {}
+    for k in rerank:
+        ranking = plain.reranked(refined[:, :k]) if k else plain
+        relevant = _relevant(ranking, sets.gallery_labels, sets.query_labels[block])
+        metrics[k] = query_metrics(relevant, count, own_row != NOTHING)
+        best = ranking.order[:, :HITS_KEPT]
+        hits[k] = torch.where(best == NOTHING, NOTHING, sets.gallery[best.clamp_min(0)])
+    return _Block(metrics, hits, unfinished)
+
+
+def _structural_scores(
+    regions: Regions, sets: _Sets, block: Tensor, candidates: Tensor, score: Score, settings: MatchSettings
+) -> tuple[Tensor, int]:
+    """Scores (Q, K) of the candidates and how many pairs stopped early; places without an image score anything."""
+    rows = sets.gallery[candidates.clamp_min(0)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        refined = rerank_candidates(regions[sets.queries[block]], regions, rows, score=score, **settings)
+    unfinished = 0
+    for warning in caught:
+        if isinstance(warning.message, ConvergenceWarning):
+            unfinished += warning.message.pairs
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return refined, unfinished
+
+
+def _relevant(ranking: Ranking, gallery_labels: Tensor, query_labels: Tensor) -> Tensor:
+    """(Q, M) bool: the image at each place has the query's class."""
+    same = gallery_labels[ranking.order.clamp_min(0)] == query_labels.unsqueeze(1)
+    return same & (ranking.order != NOTHING)
+
+
+def _index_sets(
+    regions: Regions, labels: ArrayLike | Tensor, queries: ArrayLike | Tensor | None, gallery: ArrayLike | Tensor | None
+) -> _Sets:
+    device = regions.pooled.device
+    classes = _integers("labels", labels, device)
+    if classes.shape != (len(regions),):
+        raise ValueError(f"labels: need one integer for each of {len(regions)} images, got {tuple(classes.shape)}")
+    sides = []
+    for name, given in (("queries", queries), ("gallery", gallery)):
+        rows = torch.arange(len(regions), device=device) if given is None else _integers(name, given, device)
+        if rows.ndim != 1 or not len(rows):
+            raise ValueError(f"{name}: need at least one image row, got shape {tuple(rows.shape)}")
+        if not 0 <= int(rows.min()) <= int(rows.max()) < len(regions):
+            got = f"{int(rows.min())}..{int(rows.max())}"
+            raise ValueError(f"{name}: need image rows 0..{len(regions) - 1}, got {got}")
+        doubled = len(rows) - int((torch.bincount(rows) > 0).sum())
+        if doubled:
+            raise ValueError(f"{name}: need every image row once, got {doubled} doubled")
+        sides.append(rows)
+    query_rows, gallery_rows = sides
+    place = torch.full((len(regions),), NOTHING, dtype=torch.int64, device=device)
+    place[gallery_rows] = torch.arange(len(gallery_rows), device=device)
+    own_row = place[query_rows]
+    number = torch.from_numpy(np.unique(classes.cpu().numpy(), return_inverse=True)[1]).to(device)
+    class_sizes = torch.bincount(number[gallery_rows], minlength=int(number.max()) + 1)
+    count = class_sizes[number[query_rows]] - (own_row != NOTHING).long()
+    return _Sets(query_rows, gallery_rows, classes[query_rows], classes[gallery_rows], own_row, count)
+
+
+def _integers(name: str, values: ArrayLike | Tensor, device: torch.device) -> Tensor:
+    given = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise ValueError(f"{name}: need integers, got {given.dtype}; convert with .astype(int)")
+    return given.to(device=device, dtype=torch.int64)
+
+
+def _checked_rerank(rerank: Sequence[int]) -> tuple[int, ...]:
+    wanted = tuple(dict.fromkeys(int(k) for k in rerank))
+    if not wanted or min(wanted) < 0:
+        raise ValueError(f"rerank: need at least one K >= 0, got {tuple(rerank)}; 0 is the plain ranking")
+    return wanted
+
+
+def _blocks(queries: Tensor, gallery: int, block_bytes: int, progress: bool) -> Iterator[Tensor]:
+    """Cut the queries so that their scores with the gallery fit `block_bytes`; show a bar that counts queries."""
+    size = max(1, min(QUERIES_AT_ONCE, block_bytes // (4 * gallery)))
+    columns = (TextColumn("matching"), BarColumn(), MofNCompleteColumn(), TextColumn("queries"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task("matching", total=len(queries))
+        for start in range(0, len(queries), size):
+            block = queries[start : start + size]
+            yield block
+            bar.advance(task, len(block))

@@ -1,0 +1,92 @@
+"""Rankings of a gallery: by pooled cosine, then re-ranked on a prefix.
+
+Legend: Q queries, G gallery images, M depth of a ranking, K re-ranked candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: Stands in a ranking where a query's gallery has no image left.
+NOTHING = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The M best gallery rows of each query, best first: the beginning of a permutation of its gallery.
+
+    Args:
+        order: (Q, M) int64 gallery rows; no row twice; `NOTHING` only at the end, where the gallery is used up.
+        gallery_size: G.
+
+    Raises:
+        ValueError: a row stands twice, is outside the gallery, or follows `NOTHING`.
+    """
+
+    order: Tensor
+    gallery_size: int
+
+    def __post_init__(self) -> None:
+        if self.order.ndim != 2 or self.order.dtype != torch.int64:
+            raise ValueError(f"order: need int64 (Q, M), got {self.order.dtype} {tuple(self.order.shape)}")
+        if not self.order.numel():
+            return
+        if int(self.order.max()) >= self.gallery_size or int(self.order.min()) < NOTHING:
+            got = f"{int(self.order.min())}..{int(self.order.max())}"
+            raise ValueError(f"order: need rows 0..{self.gallery_size - 1} of the gallery, got {got}")
+        rising = self.order.sort(dim=1).values
+        twice = ((rising[:, 1:] == rising[:, :-1]) & (rising[:, 1:] != NOTHING)).any(dim=1)
+        gap = ((self.order[:, 1:] != NOTHING) & (self.order[:, :-1] == NOTHING)).any(dim=1)
+        for wrong, what in ((twice, "every gallery row once"), (gap, "no row after the end")):
+            if wrong.any():
+                raise ValueError(f"order: need {what}; query {int(wrong.nonzero()[0])} has it otherwise")
+
+    @property
+    def depth(self) -> int:
+        """M, how many places of the ranking are known."""
+        return self.order.shape[1]
+
+    def reranked(self, scores: Tensor) -> Ranking:
+        """Sort the first K places anew by `scores` (Q, K); the rest stays. Equal scores stand in gallery order."""
+        if scores.ndim != 2 or len(scores) != len(self.order) or scores.shape[1] > self.depth:
+            need = f"({len(self.order)}, K <= {self.depth})"
+            raise ValueError(f"scores: need shape {need}, got {tuple(scores.shape)}")
+        prefix = self.order[:, : scores.shape[1]]
+        scores = scores.masked_fill(prefix == NOTHING, -torch.inf)
+        prefix = _sorted_by(scores, prefix, last=self.gallery_size)
+        return Ranking(torch.cat([prefix, self.order[:, scores.shape[1] :]], dim=1), self.gallery_size)
+
+
+def rank(scores: Tensor, depth: int, excluded: Tensor) -> Ranking:
+    """Rank a block of queries by their scores with the whole gallery.
+
+    Only the first `depth` places are found, by partial selection; they are those of the full stable sort.
+
+    Args:
+        scores: (Q, G) float, higher is better; changed in place where a row is excluded.
+        depth: places wanted; cut to G.
+        excluded: (Q,) int64 gallery row that is the query itself, or `NOTHING`.
+    """
+    queries, gallery = scores.shape
+    depth = min(depth, gallery)
+    itself = (excluded != NOTHING).nonzero().flatten()
+    scores[itself, excluded[itself]] = -torch.inf
+    values, order = scores.topk(depth, dim=1)
+    # topk takes any of those that tie for the last place: where some were left out, sort that query in full
+    last = values[:, -1:] if depth else values.new_zeros(queries, 1)
+    cut = (scores == last).sum(dim=1) > (values == last).sum(dim=1)
+    for row in cut.nonzero().flatten().tolist():
+        order[row] = scores[row].sort(descending=True, stable=True).indices[:depth]
+    order = _sorted_by(scores.gather(1, order), order, last=gallery)
+    order = order.masked_fill(order == excluded.unsqueeze(1), NOTHING) if depth == gallery else order
+    return Ranking(order, gallery)
+
+
+def _sorted_by(scores: Tensor, rows: Tensor, last: int) -> Tensor:
+    """Rows (Q, M) by falling score, equal scores by rising row; `NOTHING` counts as row `last`."""
+    place = rows.masked_fill(rows == NOTHING, last).sort(dim=1).indices
+    rows, scores = rows.gather(1, place), scores.gather(1, place)
+    return rows.gather(1, scores.sort(dim=1, descending=True, stable=True).indices)
