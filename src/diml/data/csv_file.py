@@ -1,0 +1,179 @@
+"""Any pictures, listed in a CSV file: `path,label,split` and, if wanted, `is_query,is_gallery`."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from diml.data.inventory import Listing
+from diml.data.picture_set import DataSet, PictureSet, numbered
+from diml.data.registry import DataSetInfo, nearest
+
+_REQUIRED: Final = ("path", "label", "split")
+_FLAGS: Final = ("is_query", "is_gallery")
+_SPLITS: Final = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_YES: Final = frozenset({"1", "1.0", "true", "yes", "t", "y"})
+_NO: Final = frozenset({"0", "0.0", "false", "no", "f", "n"})
+_UNSAID: Final = frozenset({"", "nan", "none", "null"})
+_SHOWN: Final = 20
+
+
+@dataclass(frozen=True)
+class _Row:
+    line: int
+    path: Path
+    label: str
+    split: str
+    is_query: bool | None
+    is_gallery: bool | None
+
+
+def load_csv(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
+    """Load the pictures of a CSV file.
+
+    Columns: `path` (relative to the file, or absolute), `label` (any text), `split` (`train`, `validation` or `val`,
+    `test`) and, for pictures that are not for training, `is_query` and `is_gallery` (`1/0`, `true/false`, `yes/no`).
+    A picture with neither cell filled is both, and never answers itself; when all are, that is leave-one-out.
+    Protocol `test` tests on the test pictures, or on the validation pictures of a file without test pictures;
+    `validation` on the latter. Other columns are left alone.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: Columns are missing, or lines are bad: each is named with its number.
+    """
+    rows = read_rows(info, root)
+    splits = {row.split for row in rows}
+    chosen = "validation" if protocol == "validation" or "test" not in splits else "test"
+    if chosen not in splits:
+        wanted = "validation" if protocol == "validation" else "test or validation"
+        raise ValueError(
+            f"{root}: no line with split {wanted}, so there is nothing to test on; splits: {_list(splits)}"
+        )
+    stem = Path(str(root)).stem
+    training = [row for row in rows if row.split == "train"]
+    return DataSet(
+        name=info.name,
+        protocol=protocol,
+        train=_picture_set(f"{stem} train", training) if training else None,
+        test=_picture_set(f"{stem} {chosen}", [row for row in rows if row.split == chosen]),
+        credit=info.credit,
+    )
+
+
+def read_rows(info: DataSetInfo, root: str | Path | None) -> list[_Row]:
+    """Read and check all lines; every bad one is in the error."""
+    if root is None:
+        raise FileNotFoundError(f"root: {info.name} needs the CSV file, got None. Expected: {info.layout}")
+    file = Path(root).expanduser()
+    if not file.is_file():
+        found = "that is a folder" if file.is_dir() else "there is no such file"
+        raise FileNotFoundError(f"root: {found}: {file}. Expected: {info.layout}. {info.how_to_get}")
+    rows: list[_Row] = []
+    bad: list[str] = []
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, skipinitialspace=True)
+            _check_columns(file, reader.fieldnames or ())
+            _read_lines(reader, file.parent, rows, bad)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file}: expected a CSV text file in UTF-8 ({error})") from error
+    if bad:
+        shown = bad[:_SHOWN] + ([f"and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else [])
+        raise ValueError(f"{file}: {len(bad)} of {len(bad) + len(rows)} lines are bad:\n  " + "\n  ".join(shown))
+    if not rows:
+        raise ValueError(f"{file}: expected one line a picture below the header, got none")
+    return rows
+
+
+def _read_lines(reader: csv.DictReader[str], folder: Path, rows: list[_Row], bad: list[str]) -> None:
+    """Sort the lines into good ones and messages on bad ones."""
+    listing = Listing()
+    seen: dict[Path, int] = {}
+    for cells in reader:
+        try:
+            row = _read_row(cells, reader.line_num, folder, listing)
+        except ValueError as error:
+            bad.append(f"line {reader.line_num}: {error}")
+            continue
+        if row.path in seen:
+            bad.append(f"line {row.line}: the picture {row.path} is already in line {seen[row.path]}")
+            continue
+        seen[row.path] = row.line
+        rows.append(row)
+
+
+def _check_columns(file: Path, columns: Sequence[str]) -> None:
+    missing = [name for name in _REQUIRED if name not in columns]
+    if missing:
+        raise ValueError(
+            f"{file}: the columns {', '.join(missing)} are missing; expected a first line with "
+            f"{','.join(_REQUIRED)}[,{','.join(_FLAGS)}], comma between, got {','.join(columns) or 'nothing'}"
+        )
+    for column in columns:
+        # A misspelt flag column would be left alone, and the protocol be another one, unseen.
+        near = difflib.get_close_matches(column.lower(), _FLAGS, n=1, cutoff=0.75)
+        if near and column not in _FLAGS and near[0] not in columns:
+            raise ValueError(f"{file}: unknown column {column!r}; did you mean {near[0]!r}?")
+
+
+def _read_row(cells: dict[str, str], line: int, folder: Path, listing: Listing) -> _Row:
+    if any(cells.get(name) is None for name in _REQUIRED) or None in cells:
+        raise ValueError("has another number of cells than the first line has columns")
+    path, label, split = (cells[name].strip() for name in _REQUIRED)
+    if not path:
+        raise ValueError("path is empty")
+    if not label:
+        raise ValueError("label is empty")
+    if split.lower() not in _SPLITS:
+        raise ValueError(f"split {split!r}: {nearest(split, _SPLITS)}")
+    is_query, is_gallery = (_read_flag(name, cells.get(name)) for name in _FLAGS)
+    split = _SPLITS[split.lower()]
+    if split == "train" and (is_query or is_gallery):
+        raise ValueError("a training picture cannot be query or gallery")
+    if split != "train" and not (is_query or is_gallery) and (is_query is not None or is_gallery is not None):
+        raise ValueError("is neither query nor gallery; set one flag, or leave both empty to make it both")
+    found = listing.find(folder / path)
+    if found is None:
+        raise ValueError(f"no such picture: {folder / path}")
+    return _Row(line, found, label, split, is_query, is_gallery)
+
+
+def _read_flag(name: str, cell: str | None) -> bool | None:
+    word = (cell or "").strip().lower()
+    if word in _UNSAID:
+        return None
+    if word not in _YES | _NO:
+        raise ValueError(f"{name} {cell!r}: expected 1 or 0, true or false, yes or no, or nothing")
+    return word in _YES
+
+
+def _picture_set(name: str, rows: list[_Row]) -> PictureSet:
+    labels, class_names = numbered(row.label for row in rows)
+    unsaid = [row.is_query is None and row.is_gallery is None for row in rows]
+    if all(unsaid):
+        return PictureSet(
+            name=name, paths=tuple(row.path for row in rows), labels=labels, class_names=tuple(class_names)
+        )
+    queries = np.flatnonzero([row.is_query or both for row, both in zip(rows, unsaid, strict=True)])
+    gallery = np.flatnonzero([row.is_gallery or both for row, both in zip(rows, unsaid, strict=True)])
+    for side, chosen in (("is_query", queries), ("is_gallery", gallery)):
+        if not len(chosen):
+            raise ValueError(f"{name}: no picture has {side}; queries and gallery are both needed")
+    return PictureSet(
+        name=name,
+        paths=tuple(row.path for row in rows),
+        labels=labels,
+        class_names=tuple(class_names),
+        queries=queries,
+        gallery=gallery,
+    )
+
+
+def _list(words: set[str]) -> str:
+    return ", ".join(sorted(words))

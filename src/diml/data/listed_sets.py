@@ -1,0 +1,178 @@
+"""Data sets that list their pictures in text files: `online_products` and `grocery`."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from diml.data.inventory import Inventory, Listing, examples, find_folder, missing_data, require_whole
+from diml.data.picture_set import DataSet, PictureSet, numbered
+from diml.data.registry import DataSetInfo
+
+_PRODUCT_LISTS: Final = {"train": "Ebay_train.txt", "test": "Ebay_test.txt"}
+_GROCERY_LISTS: Final = {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
+_GROCERY_TRAINING_CLASSES: Final = 40  # fine classes 0-39 train, 40-80 test
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One line of a list: the part it is in, the picture's path below the picture folder, its class number."""
+
+    part: str
+    path: str
+    label: int
+
+
+def locate_online_products(info: DataSetInfo, root: str | Path) -> Path | None:
+    """Return the folder that has a list in `Info_Files`, or beside the pictures as in the archive; or None."""
+    lists = list(_PRODUCT_LISTS.values())
+    return find_folder(info, root, [f"Info_Files/{name}" for name in lists] + lists)
+
+
+def take_stock_of_online_products(info: DataSetInfo, root: str | Path | None) -> Inventory:
+    """Compare the lists of `online_products` with the pictures."""
+    folder = None if root is None else locate_online_products(info, root)
+    if folder is None:
+        raise missing_data(info, root)
+    lists = folder / "Info_Files" if (folder / "Info_Files").is_dir() else folder
+    pictures = folder / "images" if (folder / "images").is_dir() else folder
+    entries, faults = _read_lists(lists, _PRODUCT_LISTS, _product_entry)
+    return _compare(pictures, entries, faults, _product_names(entries))
+
+
+def load_online_products(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
+    """`Ebay_train.txt` trains, `Ebay_test.txt` tests, leave-one-out."""
+    inventory = take_stock_of_online_products(info, root)
+    require_whole(info, inventory)
+    train = inventory.picture_set(f"{info.name} train", inventory.in_parts("train"))
+    test = inventory.picture_set(f"{info.name} test", inventory.in_parts("test"))
+    return DataSet(info.name, protocol, train, test, info.credit)
+
+
+def locate_grocery(info: DataSetInfo, root: str | Path) -> Path | None:
+    """Return the folder that has the lists, which is `dataset` inside the public repository; or None."""
+    lists = list(_GROCERY_LISTS.values())
+    folder = find_folder(info, root, lists + [f"dataset/{name}" for name in lists])
+    if folder is None or any((folder / name).exists() for name in lists):
+        return folder
+    return folder / "dataset"
+
+
+def take_stock_of_grocery(info: DataSetInfo, root: str | Path | None) -> Inventory:
+    """Compare the lists of `grocery` with the photos; order: train, val, test."""
+    folder = None if root is None else locate_grocery(info, root)
+    if folder is None:
+        raise missing_data(info, root)
+    entries, faults = _read_lists(folder, _GROCERY_LISTS, _grocery_entry)
+    return _compare(folder, entries, faults, _grocery_names(folder))
+
+
+def load_grocery(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
+    """`query_gallery`: test photos ask train and val; `class_disjoint`: classes 0-39 train, 40-80 test."""
+    inventory = take_stock_of_grocery(info, root)
+    require_whole(info, inventory)
+    if protocol == "class_disjoint":
+        first = np.array(inventory.class_ids)[inventory.labels] < _GROCERY_TRAINING_CLASSES
+        if first.all() or not first.any():
+            raise FileNotFoundError(
+                f"{info.name} in {inventory.folder} has classes on one side of number {_GROCERY_TRAINING_CLASSES} "
+                f"only, and class_disjoint needs both. Expected: {info.layout}. To get it: {info.how_to_get}"
+            )
+        train = inventory.picture_set(f"{info.name} train", np.flatnonzero(first))
+        test = inventory.picture_set(f"{info.name} test", np.flatnonzero(~first))
+        return DataSet(info.name, protocol, train, test, info.credit)
+    gallery = inventory.in_parts("train", "val")
+    test = PictureSet(
+        name=f"{info.name} test",
+        paths=inventory.paths,
+        labels=inventory.labels,
+        class_names=inventory.class_names,
+        queries=inventory.in_parts("test"),
+        gallery=gallery,
+    )
+    return DataSet(info.name, protocol, inventory.picture_set(f"{info.name} train", gallery), test, info.credit)
+
+
+def _product_entry(part: str, line: str) -> _Entry | None:
+    """Read `image_id class_id super_class_id path`; the header is no entry."""
+    _, label, _, path = line.split(maxsplit=3)
+    return None if label == "class_id" else _Entry(part, path.strip(), int(label))
+
+
+def _grocery_entry(part: str, line: str) -> _Entry | None:
+    """Read `path, fine class, coarse class`."""
+    path, fine, _ = line.rsplit(",", 2)
+    return _Entry(part, path.strip(), int(fine))
+
+
+def _read_lists(
+    folder: Path, lists: Mapping[str, str], read_line: Callable[[str, str], _Entry | None]
+) -> tuple[list[_Entry], list[str]]:
+    """Read the lists of all parts; return the entries and a fault for each list that is missing or empty."""
+    entries: list[_Entry] = []
+    faults: list[str] = []
+    for part, name in lists.items():
+        path = folder / name
+        if not path.is_file():
+            faults.append(f"the list {path} is missing")
+            continue
+        before = len(entries)
+        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+            if line.strip():
+                entries += filter(None, [_read_entry(path, number, part, line, read_line)])
+        if len(entries) == before:
+            faults.append(f"the list {path} names no picture")
+    return entries, faults
+
+
+def _read_entry(
+    path: Path, number: int, part: str, line: str, read_line: Callable[[str, str], _Entry | None]
+) -> _Entry | None:
+    try:
+        return read_line(part, line)
+    except ValueError as error:
+        expected = (read_line.__doc__ or "").split("`")[1]
+        raise ValueError(f"{path}, line {number}: expected `{expected}`, got {line.strip()!r}") from error
+
+
+def _compare(pictures: Path, entries: list[_Entry], faults: list[str], names: Mapping[int, str]) -> Inventory:
+    """Look for every listed picture below the folder `pictures`."""
+    listing = Listing()
+    found = [listing.find(pictures / entry.path) for entry in entries]
+    missing = [entry.path for entry, path in zip(entries, found, strict=True) if path is None]
+    if missing:
+        faults = [
+            *faults,
+            f"{len(missing):,} of {len(entries):,} listed pictures are missing below {pictures} ({examples(missing)})",
+        ]
+    there = [(entry, path) for entry, path in zip(entries, found, strict=True) if path is not None]
+    labels, class_ids = numbered(entry.label for entry, _ in there)
+    return Inventory(
+        folder=pictures,
+        paths=tuple(path for _, path in there),
+        labels=labels,
+        class_names=tuple(names.get(class_id, str(class_id)) for class_id in class_ids),
+        class_ids=tuple(class_ids),
+        parts=tuple(entry.part for entry, _ in there),
+        faults=tuple(faults),
+    )
+
+
+def _product_names(entries: list[_Entry]) -> dict[int, str]:
+    """Name a product by its kind and number, `bicycle 1`: the lists have no names."""
+    return {entry.label: f"{Path(entry.path).parent.name.removesuffix('_final')} {entry.label}" for entry in entries}
+
+
+def _grocery_names(folder: Path) -> dict[int, str]:
+    """Read class names from `classes.csv`, when it is there."""
+    path = folder / "classes.csv"
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = [row for row in csv.reader(file) if len(row) >= 2 and row[1].strip().isdecimal()]
+    return {int(row[1]): row[0].strip() for row in rows}

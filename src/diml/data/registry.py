@@ -1,0 +1,151 @@
+"""The data sets known by name: what they are, where they lie, how to get them, how big they are when whole."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSetInfo:
+    """What is known of a data set before looking at the disk.
+
+    Attributes:
+        name: The name it is loaded by.
+        description: One line.
+        protocols: How it can be divided; the first is the default.
+        folders: Names that its folder goes by inside a root folder, usual name first.
+        layout: What lies where below that folder.
+        how_to_get: What to do when it is missing.
+        pictures: Known total, all parts together; None when there is none.
+        classes: Known total.
+        credit: Whom to name where it is used.
+    """
+
+    name: str
+    description: str
+    protocols: tuple[str, ...]
+    folders: tuple[str, ...] = ()
+    layout: str
+    how_to_get: str
+    pictures: int | None = None
+    classes: int | None = None
+    credit: str | None = None
+
+
+_ALL: Final = (
+    DataSetInfo(
+        name="cub200",
+        description="Birds, 200 species: the first 100 classes train, the others test, leave-one-out",
+        protocols=("class_disjoint",),
+        folders=("cub200", "CUB_200_2011"),
+        layout="ROOT/cub200/images/001.Black_footed_Albatross/*.jpg, one folder a class",
+        how_to_get=(
+            "download the archive CUB_200_2011.tgz from the data set's page at Caltech "
+            "(Caltech-UCSD Birds-200-2011) and move its folder `images` to ROOT/cub200/images"
+        ),
+        pictures=11_788,
+        classes=200,
+        credit="Caltech-UCSD Birds-200-2011 (Wah et al., 2011)",
+    ),
+    DataSetInfo(
+        name="cars196",
+        description="Cars, 196 models: the first 98 classes train, the others test, leave-one-out",
+        protocols=("class_disjoint",),
+        folders=("cars196",),
+        layout="ROOT/cars196/images/<class>/*.jpg, one folder a class",
+        how_to_get=(
+            "download Stanford Cars (car_ims.tgz and cars_annos.mat) and sort all its pictures, training and test "
+            "together, into one folder a class below ROOT/cars196/images"
+        ),
+        pictures=16_185,
+        classes=196,
+        credit="Stanford Cars (Krause et al., 2013)",
+    ),
+    DataSetInfo(
+        name="online_products",
+        description="Products of online shops: 11,318 classes train, 11,316 test, leave-one-out",
+        protocols=("class_disjoint",),
+        folders=("online_products", "Stanford_Online_Products"),
+        layout=(
+            "ROOT/online_products/Info_Files/{Ebay_train.txt,Ebay_test.txt} and "
+            "ROOT/online_products/images/bicycle_final/*.JPG and so on (the unpacked archive as it is will do, too)"
+        ),
+        how_to_get=(
+            "download Stanford_Online_Products.zip from the data set's page (Stanford Online Products), move its "
+            "text files to ROOT/online_products/Info_Files and its folders `*_final` to ROOT/online_products/images"
+        ),
+        pictures=120_053,
+        classes=22_634,
+        credit="Stanford Online Products (Song et al., CVPR 2016)",
+    ),
+    DataSetInfo(
+        name="grocery",
+        description="Photos of groceries, 81 fine classes: test photos ask train and validation photos",
+        protocols=("query_gallery", "class_disjoint"),
+        folders=("grocery", "GroceryStoreDataset"),
+        layout=(
+            "ROOT/grocery/{train,val,test}.txt (lines `path, fine class, coarse class`) with the photos beside them "
+            "as listed, or both inside ROOT/grocery/dataset as in the public repository"
+        ),
+        how_to_get="clone the public repository GroceryStoreDataset of marcusklasson to ROOT/grocery",
+        pictures=5_421,
+        classes=81,
+        credit="Grocery Store Dataset (Klasson, Zhang and Kjellström, WACV 2019), MIT licence",
+    ),
+    DataSetInfo(
+        name="orl",
+        description="Faces of 40 people, 10 grey pictures each, leave-one-out; fetched on first use",
+        protocols=("all", "class_disjoint"),
+        folders=("orl", "ORL_faces", "orl_faces"),
+        layout="ROOT/orl/s1/1.pgm to ROOT/orl/s40/10.pgm, one folder a person",
+        how_to_get="leave the root away: it is fetched by pip and kept in the cache",
+        pictures=400,
+        classes=40,
+        credit="ORL Database of Faces, AT&T Laboratories Cambridge (Samaria and Harter, 1994)",
+    ),
+    DataSetInfo(
+        name="folder",
+        description="Any folder with one sub-folder a class, leave-one-out",
+        protocols=("all",),
+        layout="ROOT/<class>/ with pictures, further sub-folders included",
+        how_to_get="name the folder as the root; it needs one sub-folder a class",
+    ),
+    DataSetInfo(
+        name="csv",
+        description="Any pictures listed in a CSV file",
+        protocols=("test", "validation"),
+        layout="a file with the columns path,label,split and, if wanted, is_query,is_gallery",
+        how_to_get="name the CSV file as the root; its paths are relative to the file",
+    ),
+)
+
+DATASETS: Final = MappingProxyType({info.name: info for info in _ALL})
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Return the names that `load_dataset` knows."""
+    return tuple(DATASETS)
+
+
+def dataset_info(name: str) -> DataSetInfo:
+    """Return what is known of a data set.
+
+    Raises:
+        ValueError: No data set of this name; the message has the nearest one.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"name: no data set {name!r}; {nearest(name, DATASETS)}")
+    return DATASETS[name]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the end of an error message: the nearest known word, if any is near, and all of them."""
+    known = list(known)
+    lower = {candidate.lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
+    hint = f"did you mean {lower[near[0]]!r}? " if near else ""
+    return f"{hint}Known: {', '.join(known)}"

@@ -1,0 +1,194 @@
+"""Assets come whole or not at all, from the wheel that is known, and say what to do when they cannot."""
+
+import dataclasses
+import hashlib
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from diml import assets
+from diml.assets import ASSETS, Asset, AssetError, asset_status, cache_folder, fetch_asset
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("DIML_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def toy(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Asset:
+    """An asset of two files in a wheel that pip finds on this disk, so that pip itself runs but no network."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    wheel = wheels / "diml_toy_asset-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("toy/faces/s1/1.pgm", b"one")
+        archive.writestr("toy/faces/s2/1.pgm", b"three")
+        archive.writestr("toy/faces/s2/readme.txt", b"not wanted")
+        archive.writestr("toy/faces_of_others/1.pgm", b"not wanted")
+        archive.writestr(
+            "diml_toy_asset-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: diml-toy-asset\nVersion: 1.0\n"
+        )
+        archive.writestr(
+            "diml_toy_asset-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr("diml_toy_asset-1.0.dist-info/RECORD", "")
+    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    asset = Asset(
+        name="toy",
+        description="Two files",
+        package="diml-toy-asset",
+        version="1.0",
+        sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        member="toy/faces",
+        suffix=".pgm",
+        files=2,
+        size=8,
+        licence="MIT",
+        credit="Nobody",
+    )
+    register(asset, monkeypatch)
+    return asset
+
+
+def register(asset: Asset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assets, "ASSETS", MappingProxyType({asset.name: asset}))
+
+
+def test_unpacks_the_wanted_members_and_the_credit(toy: Asset, cache: Path) -> None:
+    assert not asset_status()[0].cached
+    folder = fetch_asset("toy")
+    assert folder.is_relative_to(cache)
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert files == {"s1/1.pgm": b"one", "s2/1.pgm": b"three"}
+    assert "Nobody" in (folder.parent / "CREDIT.txt").read_text()
+    assert [(status.asset, status.path, status.cached) for status in asset_status()] == [(toy, folder, True)]
+    assert [path.name for path in (cache / "assets").iterdir()] == ["toy-1.0"]
+
+
+def test_the_second_time_nothing_is_fetched(toy: Asset, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fetch_asset("toy")
+    monkeypatch.setattr(subprocess, "run", None)
+    assert fetch_asset("toy") == folder
+
+
+def test_a_damaged_copy_is_fetched_again(toy: Asset) -> None:
+    folder = fetch_asset("toy")
+    (folder / "s2" / "1.pgm").unlink()
+    assert not asset_status()[0].cached
+    assert (fetch_asset("toy") / "s2" / "1.pgm").read_bytes() == b"three"
+
+
+def test_another_wheel_than_the_known_one_is_refused(toy: Asset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(dataclasses.replace(toy, sha256="0" * 64), monkeypatch)
+    with pytest.raises(AssetError, match=f"expected sha256 {'0' * 64}, got {toy.sha256}"):
+        fetch_asset("toy")
+    assert list((cache / "assets").iterdir()) == []
+
+
+def test_what_pip_cannot_find_says_how_to_bring_it(toy: Asset, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(dataclasses.replace(toy, version="2.0"), monkeypatch)
+    with pytest.raises(AssetError, match=r"diml-toy-asset==2\.0.*PIP_FIND_LINKS"):
+        fetch_asset("toy")
+
+
+def test_without_pip_says_how_to_get_it(toy: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = tmp_path / "python"
+    bare.write_text('#!/bin/sh\necho "$0: No module named pip" >&2\nexit 1\n')
+    bare.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(bare))
+    with pytest.raises(AssetError, match=r"has no pip module.*-m ensurepip"):
+        fetch_asset("toy")
+
+
+def test_a_pip_that_hangs_is_given_up(toy: Asset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(command: list[str], **options: object) -> None:
+        raise subprocess.TimeoutExpired(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    with pytest.raises(AssetError, match="did not finish"):
+        fetch_asset("toy")
+
+
+def test_a_cache_that_cannot_be_made_names_the_variable(
+    toy: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DIML_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(AssetError, match="DIML_CACHE"):
+        fetch_asset("toy")
+
+
+def test_two_at_once_both_get_it_whole(toy: Asset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both_unpacked = threading.Barrier(2, timeout=60)
+    put_in_place = assets._put_in_place
+
+    def wait_for_the_other(*arguments: Path) -> None:
+        both_unpacked.wait()
+        put_in_place(*arguments)
+
+    monkeypatch.setattr(assets, "_put_in_place", wait_for_the_other)
+    results: list[object] = []
+
+    def fetch() -> None:
+        try:
+            results.append(fetch_asset("toy"))
+        except Exception as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=fetch) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [cache / "assets" / "toy-1.0" / "faces"] * 2
+    assert [path.name for path in (cache / "assets").iterdir()] == ["toy-1.0"]
+
+
+def test_unknown_names_get_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean 'mobilenetv2'"):
+        fetch_asset("mobilenet_v2")
+
+
+def test_the_cache_folder_is_the_users_or_the_platforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIML_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("DIML_CACHE")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "diml"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert cache_folder().parts[-2:] == ("Caches", "diml")
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
+    assert cache_folder() == tmp_path / "local" / "diml" / "cache"
+
+
+def test_importing_assets_brings_no_torch() -> None:
+    code = "import sys, diml.assets; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("name", "tensors"), [("mobilenetv2", 312), ("efficientnet_lite0", 296)])
+def test_the_real_weights_are_state_dicts(name: str, tensors: int) -> None:
+    import torch
+
+    weights = torch.load(fetch_asset(name), map_location="cpu", weights_only=True)
+    assert len(weights) == tensors
+    assert all(isinstance(tensor, torch.Tensor) for tensor in weights.values())
+
+
+def test_the_real_faces_are_forty_people() -> None:
+    folder = fetch_asset("orl_faces")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"s{number}" for number in range(1, 41))
+    assert ASSETS["orl_faces"].credit.startswith("ORL Database of Faces, AT&T Laboratories Cambridge")
