@@ -236,7 +236,7 @@ def _index_sets(
 
 
 def _integers(name: str, values: ArrayLike | Tensor, device: torch.device) -> Tensor:
-    given = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    given = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         raise ValueError(f"{name}: need integers, got {given.dtype}; convert with .astype(int)")
     return given.to(device=device, dtype=torch.int64)

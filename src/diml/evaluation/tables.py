@@ -6,22 +6,23 @@ import csv
 import io
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from diml.evaluation.report import Report, csv_lines
 from diml.files import write_text
 
 #: Columns of the table on screen; CSV and JSON have all of them.
-SHOWN = {"recall@1": "R@1", "r_precision": "RP", "map@r": "MAP@R", "r_precision_self_counted": "RP*"}
-SHOWN |= {"map@r_self_counted": "MAP@R*"}
+SHOWN = {"recall@1": "R@1", "r_precision": "RP", "map@r": "MAP@R"}
+SELF_COUNTED = {"r_precision_self_counted": "RP*", "map@r_self_counted": "MAP@R*"}
 
 #: What the starred columns are; printed under the table.
-NOTE = "Percent, with 95 % bootstrap intervals over queries. * as in the released code: R counts the query itself."
+NOTE = "Percent; below, 95 % bootstrap intervals over queries. * as in the released code: R counts the query itself."
 
 PACKAGES = ("diml", "torch", "torchvision", "timm", "numpy", "pillow")
 
@@ -31,41 +32,26 @@ def report_table(reports: Mapping[str, Report], title: str | None = None) -> Tab
 
     The differences against the plain ranking, paired by query, stand in `difference_table`.
     """
-    table = Table(title=title, title_justify="left", caption=NOTE, caption_justify="left")
-    table.add_column("method")
-    for metric, short in SHOWN.items():
-        table.add_column(short, justify="right", no_wrap=True)
-        if not metric.endswith("self_counted"):
-            table.add_column("95 %", justify="right", no_wrap=True, style="dim")
+    table = _table(title, NOTE, (SHOWN | SELF_COUNTED).values())
     for method, report in reports.items():
         for row, bounds in zip(report.rows, report.intervals, strict=True):
-            cells = [row_name(method, int(row["rerank"]))]
-            for metric in SHOWN:
-                cells.append(_percent(row[metric]))
-                if not metric.endswith("self_counted"):
-                    cells.append(" .. ".join(_percent(bound) for bound in bounds[metric]))
-            table.add_row(*cells)
+            cells = [_cell(f"{100 * row[metric]:.2f}", bounds[metric], ".1f") for metric in SHOWN]
+            released = [f"{100 * row[metric]:.2f}" for metric in SELF_COUNTED]
+            table.add_row(row_name(method, int(row["rerank"])), *cells, *released)
         table.add_section()
     return table
 
 
 def difference_table(reports: Mapping[str, Report]) -> Table | None:
     """What re-ranking changed, in percentage points with paired intervals; None when nothing was re-ranked."""
-    table = Table(
-        title="Re-ranked minus plain, percentage points, paired by query (95 %)",
-        title_justify="left",
-        caption="Where the interval holds 0, this evaluation does not show a difference.",
-        caption_justify="left",
-    )
-    metrics = ("recall@1", "r_precision", "map@r")
-    for column in ("method", *(SHOWN[metric] for metric in metrics)):
-        table.add_column(column, justify="left" if column == "method" else "right")
+    caption = "Where the interval holds 0, this evaluation does not show a difference."
+    table = _table("Re-ranked minus plain, percentage points, paired by query", caption, SHOWN.values())
     for method, report in reports.items():
         for k in dict.fromkeys(comparison.rerank for comparison in report.comparisons):
             found = {c.metric: c for c in report.comparisons if c.rerank == k}
-            cells = [f"{100 * c.difference:+.2f} ({100 * c.low:+.2f} .. {100 * c.high:+.2f})" for c in found.values()]
-            by_metric = dict(zip(found, cells, strict=True))
-            table.add_row(row_name(method, k), *(by_metric[metric] for metric in metrics))
+            chosen = [found[metric] for metric in SHOWN]
+            cells = [_cell(f"{100 * c.difference:+.2f}", (c.low, c.high), "+.1f") for c in chosen]
+            table.add_row(row_name(method, k), *cells)
     return table if table.row_count else None
 
 
@@ -93,5 +79,15 @@ def write_reports(folder: str | Path, reports: Mapping[str, Report], config: Map
     return csv_path, write_text(Path(folder) / "evaluation.json", json.dumps(document, indent=1))
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f}"
+def _table(title: str | None, caption: str, columns: Iterable[str]) -> Table:
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table.add_column("method", min_width=15, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _cell(value: str, bounds: tuple[float, float], form: str) -> Text:
+    """A value in percent with its interval below it, so that tables fit 80 columns."""
+    low, high = (format(100 * bound, form) for bound in bounds)
+    return Text.assemble(value, "\n", (f"{low}..{high}", "dim"))

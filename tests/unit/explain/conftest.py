@@ -1,0 +1,102 @@
+"""A tiny embedder that tells colours apart, and random matches of any grid."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from diml.data.transforms import Preprocess
+from diml.matching import Match, Regions, match
+
+
+class ColourEmbedder:
+    """A region is its mean colour and the spread of it, on a grid of what `preprocess` lets through."""
+
+    def __init__(self, grid: int = 4) -> None:
+        self.grid = grid
+        self.preprocess = Preprocess(size=56, resize=64)
+        self.seen: list[Image.Image] = []
+
+    def to(self, device: str) -> ColourEmbedder:
+        assert device == "cpu"
+        return self
+
+    def embed(self, pictures: Sequence[Image.Image]) -> Regions:
+        self.seen += pictures
+        side, dense = 56 // self.grid, []
+        for picture in pictures:
+            pixels = np.asarray(self.preprocess.view(picture), dtype=np.float32) / 255
+            cells = pixels.reshape(self.grid, side, self.grid, side, 3).transpose(0, 2, 1, 3, 4).reshape(-1, side**2, 3)
+            dense.append(torch.from_numpy(np.concatenate([cells.mean(1) ** 3, cells.std(1)], axis=1)))
+        stacked = torch.stack(dense)
+        return Regions.normalized(stacked, stacked.mean(dim=1), (self.grid, self.grid))
+
+
+@pytest.fixture
+def embedder() -> ColourEmbedder:
+    return ColourEmbedder()
+
+
+@pytest.fixture
+def random_match() -> Callable[..., Match]:
+    """`random_match((rows, columns) or R, (rows, columns) or R, pairs=1, signed=False, **settings)`."""
+
+    def make(
+        q: tuple[int, int] | int, g: tuple[int, int] | int, pairs: int = 1, signed: bool = False, **settings: float
+    ) -> Match:
+        generator = torch.Generator().manual_seed(7)
+        sides = []
+        for grid in (q, g):
+            count, known = (grid, None) if isinstance(grid, int) else (grid[0] * grid[1], grid)
+            dense = torch.randn(pairs, count, 24, generator=generator)
+            dense = dense if signed else dense.relu()
+            sides.append(Regions.normalized(dense, dense.mean(dim=1), known))
+        return match(sides[0], sides[1], **settings)
+
+    return make
+
+
+@pytest.fixture
+def overlapping_texts() -> Callable[[Figure], list[tuple[str, str]]]:
+    """`overlapping_texts(figure)`: what a reader could not read; empty for a good figure."""
+    return _overlapping_texts
+
+
+def _overlapping_texts(figure: Figure) -> list[tuple[str, str]]:
+    """Pairs of texts whose boxes cover each other by more than a pixel, and texts that leave the figure."""
+    figure.canvas.draw()
+    texts = [
+        text
+        for text in figure.findobj(Text)
+        if text.get_text().strip() and text.get_visible() and not text.get_text().startswith("#")
+    ]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts if _drawn(text)]
+    wrong = [(text, "leaves the figure") for text, box in boxes if not _inside(box, figure.bbox)]
+    for (text, box), (other_text, other) in itertools.combinations(boxes, 2):
+        wide = min(box.x1, other.x1) - max(box.x0, other.x0)
+        high = min(box.y1, other.y1) - max(box.y0, other.y0)
+        if wide > 1 and high > 1:
+            wrong.append((text, other_text))
+    return wrong
+
+
+def _drawn(text: Text) -> bool:
+    """Ticks beyond the ends of their axis exist as texts and are not drawn."""
+    axes = text.axes
+    if axes is None or text in axes.texts or text in (axes.xaxis.label, axes.yaxis.label):
+        return True
+    box, room = text.get_window_extent(), axes.get_window_extent()
+    x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+    return room.y0 - 1 <= y <= room.y1 + 1 or room.x0 - 1 <= x <= room.x1 + 1
+
+
+def _inside(box: Any, room: Any) -> bool:
+    return bool(box.x0 >= room.x0 and box.x1 <= room.x1 and box.y0 >= room.y0 and box.y1 <= room.y1)

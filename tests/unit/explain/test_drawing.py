@@ -1,0 +1,56 @@
+"""The two pictures that our own code draws."""
+
+import numpy as np
+import pytest
+
+from diml.assets import asset_status
+from diml.explain import drawn_pair, match_pictures
+from diml.explain.drawing import PLACES
+
+
+def test_the_pictures_are_the_same_at_each_call() -> None:
+    for first, again in zip(drawn_pair(96), drawn_pair(96), strict=True):
+        assert first.mode == "RGB"
+        assert first.size == (96, 96)
+        assert first.tobytes() == again.tobytes()
+
+
+def test_each_thing_has_its_colour_in_both_pictures_where_places_say() -> None:
+    pictures = [np.asarray(picture, dtype=float) for picture in drawn_pair(128)]
+    for name, places in PLACES.items():
+        colours = []
+        for picture, place in zip(pictures, places, strict=True):
+            x, y, reach = (round(value * 128) for value in (place.x, place.y, place.radius / 3))
+            colours.append(picture[y - reach : y + reach, x - reach : x + reach].mean(axis=(0, 1)))
+        assert np.abs(colours[0] - colours[1]).max() < 25, name
+
+
+def test_things_moved_and_stay_inside() -> None:
+    for first, second in PLACES.values():
+        assert abs(first.x - second.x) + abs(first.y - second.y) > 0.4
+        for place in (first, second):
+            assert place.radius < min(place.x, place.y, 1 - place.x, 1 - place.y)
+
+
+@pytest.mark.parametrize("size", [31, 2049])
+def test_a_size_out_of_range_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=f"size: need 32 to 2048 pixels, got {size}"):
+        drawn_pair(size)
+
+
+def test_the_default_model_joins_each_thing_with_itself() -> None:
+    if not any(status.cached for status in asset_status() if status.asset.name == "mobilenetv2"):
+        pytest.skip("the MobileNetV2 weights are not in the cache; `diml demo` fetches them")
+    found = match_pictures(*drawn_pair(256))
+
+    def thing(region: int, which: int) -> str:
+        """The thing nearest to a cell's middle; the model sees the centre 7/8 of the picture."""
+        row, column = divmod(region, 4)
+        x, y = (1 / 16 + (at + 0.5) / 4 * 7 / 8 for at in (column, row))
+        return min(PLACES, key=lambda name: (PLACES[name][which].x - x) ** 2 + (PLACES[name][which].y - y) ** 2)
+
+    lines = [(thing(flow.region_q, 0), thing(flow.region_g, 1)) for flow in found.ledger().top(8)]
+    assert all(first == second for first, second in lines)
+    assert {first for first, _ in lines} == set(PLACES)
+    together = sum(float(found.plan[0, q, g]) for q in range(16) for g in range(16) if thing(q, 0) == thing(g, 1))
+    assert together > 0.8  # of the mass; 0.25 by chance
