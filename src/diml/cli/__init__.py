@@ -69,9 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(name: str, words: list[str]) -> int:
     import tyro
 
+    from diml.cli.allocator import keep_freed_memory
+
     kind = getattr(importlib.import_module(f"diml.cli.{name}"), name.capitalize())
     warnings.formatwarning = lambda message, *_, **__: f"diml {name}: warning: {message}\n"
     verb: Verb = tyro.cli(kind, prog=f"diml {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,))
+    keep_freed_memory()
     try:
         return verb.run()
     except BrokenPipeError:  # the reader of `diml ... | head` has gone

@@ -1,0 +1,140 @@
+"""`diml train`: train an embedder, choose its best epoch, test it once."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import tyro
+
+from diml.training.config import FIELDS, TrainConfig, checked_values, read_config
+
+if TYPE_CHECKING:
+    from diml.training import TrainResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(TrainConfig):
+    """Train an embedder on a data set; a run is a folder, and `diml evaluate` takes it as a model.
+
+    For instance:
+
+    diml train orl --objective margin --batch-size 32 --epochs 10 --lr 1e-4 --output runs/orl-margin
+
+    diml train grocery --data data --objective multisimilarity --similarity structural --size 160
+
+    diml train --preset cub200/margin_b12_distance --data data
+
+    diml train --resume --output runs/orl-margin
+
+    torchrun --nproc-per-node 2 -m diml train orl --objective margin --batch-size 32
+    """
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """Name of the data set; `diml datasets` lists them."""
+
+    preset: str | None = None
+    """Start from a run of the authors, by name; flags and --config go before it."""
+
+    config: Path | None = None
+    """YAML file with any of these settings; flags go before it, and it goes before --preset."""
+
+    resume: bool = False
+    """Go on with the run in --output, whose settings need not be said again."""
+
+    progress: bool = True
+    """Show a progress bar and a line an epoch."""
+
+    def run(self) -> int:
+        """Train, then print the table of the test."""
+        from diml.training import TrainingStopped, train
+
+        settings = TrainConfig(**{name: getattr(self, name) for name in FIELDS})
+        try:
+            result = train(settings, resume=self.resume, progress=self.progress)
+        except TrainingStopped as stopped:
+            _print_once(str(stopped))
+            return 130
+        if _is_first():
+            _print_result(settings, result)
+        return 0
+
+
+def train_verb(arguments: Sequence[str]) -> type[Train]:
+    """Return `Train` with the defaults that --preset, --config or --resume give, so that flags go before them.
+
+    Args:
+        arguments: words after `diml`; looked through for these three only.
+
+    Raises:
+        ValueError, FileNotFoundError: no such preset, file or run; an unknown key; a value of another type.
+    """
+    if "train" not in arguments[:1]:
+        return Train
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--preset", "--config", "--output"):
+        known.add_argument(name)
+    known.add_argument("--resume", action="store_true")
+    try:
+        given, _ = known.parse_known_args(arguments[1:])
+    except argparse.ArgumentError:  # said better by the real parser
+        return Train
+    values: dict[str, Any] = {}
+    if given.resume and given.output and (Path(given.output) / "config.yaml").is_file():
+        values |= read_config(Path(given.output) / "config.yaml")
+    if given.preset:
+        presets = importlib.import_module("diml.training.presets")
+        values |= checked_values(presets.preset(given.preset), f"preset {given.preset}")
+    if given.config:
+        values |= read_config(given.config)
+    return _with_defaults(values)
+
+
+def _with_defaults(values: Mapping[str, Any]) -> type[Train]:
+    """`Train` with other defaults."""
+    hints = get_type_hints(Train, include_extras=True)
+    fields = [(name, hints[name], dataclasses.field(default=value)) for name, value in values.items()]
+    namespace = {"__doc__": Train.__doc__}
+    made: type[Train] = dataclasses.make_dataclass(
+        "Train", fields, bases=(Train,), frozen=True, kw_only=True, namespace=namespace
+    )
+    return made
+
+
+def _is_first() -> bool:
+    """Whether this process is the one that prints."""
+    import os
+
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _print_once(text: str) -> None:
+    import sys
+
+    if _is_first():
+        print(f"diml: {text}", file=sys.stderr)
+
+
+def _print_result(config: TrainConfig, result: TrainResult) -> None:
+    from rich.console import Console
+
+    from diml.evaluation.tables import difference_table, report_table
+
+    console = Console()
+    reports = {result.folder.name: result.test}
+    title = f"{config.dataset}, test: {len(result.test.queries)} queries, {result.test.gallery_size} gallery pictures"
+    console.print(report_table(reports, title))
+    differences = difference_table(reports)
+    if differences is not None:
+        console.print(differences)
+    if result.best_epoch is not None and result.best_value is not None:
+        chosen = f"Best epoch: {result.best_epoch}, by {config.select_on} {config.metric} {100 * result.best_value:.2f}"
+        console.print(f"{chosen} (K = {config.select_rerank})", markup=False)
+    if result.left_out:
+        console.print(f"Left out as they were not finite: {result.left_out} steps")
+    console.print(f"Run: {result.folder} (diml evaluate {config.dataset} --model {result.folder})", soft_wrap=True)
