@@ -28,13 +28,11 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
     os.close(handle)
     temporary = Path(name)
+    temporary.unlink()  # the block makes it anew, with the permissions of an ordinary file
     try:
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp made it private
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Ask the C library to keep freed memory: tensors of many megabytes come and go, and fresh pages cost more than sums."""
+"""Ask the C library to keep freed memory: tensors come and go, and fresh pages cost more than the arithmetic."""
 
 from __future__ import annotations
 

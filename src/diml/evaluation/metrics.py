@@ -21,7 +21,7 @@ METRICS = (
 
 
 def depth_needed(relevant_count: Tensor, rerank: tuple[int, ...]) -> int:
-    """How deep a ranking must be known for `query_metrics`: max of R + 1, the largest K, and 8."""
+    """How deep a ranking must be known for `query_metrics`: the largest of R + 1, K, and 8."""
     most = int(relevant_count.max()) if len(relevant_count) else 0
     return max(most + 1, *rerank, *RECALL_AT)
 

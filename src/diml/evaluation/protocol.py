@@ -6,9 +6,9 @@ Legend: N images, Q queries, G gallery images, R relevant images of a query, K r
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Unpack, get_args
+from typing import Literal, Unpack, cast, get_args
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from diml.evaluation.metrics import METRICS, depth_needed, query_metrics
 from diml.evaluation.rankings import NOTHING, Ranking, rank
 from diml.evaluation.report import Report, summarize
-from diml.matching import ConvergenceWarning, MatchSettings, Regions, Score
+from diml.matching import ConvergenceWarning, MatchSettings, Regions, Score, match
 from diml.matching import rerank as rerank_candidates
 
 WithoutRelevant = Literal["exclude", "miss", "fail"]
@@ -82,6 +82,7 @@ def evaluate_regions(
     """
     sets = _index_sets(regions, labels, queries, gallery)
     wanted = _checked_rerank(rerank)
+    _check_settings(score, resamples, settings)
     if without_relevant not in get_args(WithoutRelevant):
         raise ValueError(f"without_relevant: need one of {get_args(WithoutRelevant)}, got {without_relevant!r}")
     lacking = sets.relevant_count == 0
@@ -167,10 +168,10 @@ def _evaluate_block(
     settings: MatchSettings,
 ) -> _Block:
     """Rank, re-rank and measure the queries `block` (rows of sets.queries)."""
-    exact = torch.promote_types(regions.pooled.dtype, torch.float32)
     own_row, count = sets.own_row[block], sets.relevant_count[block]
-    scores = regions.pooled[sets.queries[block]].to(exact) @ regions.pooled[sets.gallery].to(exact).T
-    plain = rank(scores, depth_needed(sets.relevant_count, rerank), own_row)
+    plain = rank(
+        _pooled_scores(regions, sets, block), max(HITS_KEPT, depth_needed(sets.relevant_count, rerank)), own_row
+    )
     candidates = plain.order[:, : max(rerank)]
     refined, unfinished = _structural_scores(regions, sets, block, candidates, score, settings)
     metrics, hits = {}, {}
@@ -186,18 +187,37 @@ def _evaluate_block(
 def _structural_scores(
     regions: Regions, sets: _Sets, block: Tensor, candidates: Tensor, score: Score, settings: MatchSettings
 ) -> tuple[Tensor, int]:
-    """Scores (Q, K) of the candidates and how many pairs stopped early; places without an image score anything."""
-    rows = sets.gallery[candidates.clamp_min(0)]
+    """Scores (Q, K) of the candidates and how many pairs stopped early; the place of no image scores -infinity."""
+    refined = torch.full(candidates.shape, -torch.inf, device=candidates.device)
+    short = candidates[:, -1:] == NOTHING  # a ranking ends early by one place at most, the query's own
+    unfinished = 0
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
-        refined = rerank_candidates(regions[sets.queries[block]], regions, rows, score=score, **settings)
-    unfinished = 0
+        for ends_early in (False, True):
+            rows = (short == ends_early).all(dim=1).nonzero().flatten()
+            width = candidates.shape[1] - ends_early
+            if len(rows) and width > 0:
+                images = sets.gallery[candidates[rows, :width]]
+                query = regions[sets.queries[block[rows]]]
+                scores = rerank_candidates(query, regions, images, score=score, **settings)
+                refined = refined.to(scores.dtype)
+                refined[rows, :width] = scores
     for warning in caught:
         if isinstance(warning.message, ConvergenceWarning):
             unfinished += warning.message.pairs
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return refined, unfinished
+
+
+def _pooled_scores(regions: Regions, sets: _Sets, block: Tensor) -> Tensor:
+    """(Q, G) cosines of the pooled vectors, summed in float64 and rounded to float32.
+
+    In float32 the same two vectors can differ in the last bit with their place in the matrix product; rounded after
+    float64, copies of a picture tie, and blocks of any size and number of processes give the same ranking.
+    """
+    query, gallery = regions.pooled[sets.queries[block]].double(), regions.pooled[sets.gallery].double()
+    return (query @ gallery.T).to(torch.promote_types(regions.pooled.dtype, torch.float32))
 
 
 def _relevant(ranking: Ranking, gallery_labels: Tensor, query_labels: Tensor) -> Tensor:
@@ -236,17 +256,37 @@ def _index_sets(
 
 
 def _integers(name: str, values: ArrayLike | Tensor, device: torch.device) -> Tensor:
-    given = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    array = np.array([0]) if isinstance(values, Tensor) else np.array(values)
+    if array.size == 0:
+        return torch.zeros(array.shape, dtype=torch.int64, device=device)
+    if array.dtype.kind not in "iufcb":
+        raise ValueError(f"{name}: need integers, got {array.dtype}; number the classes")
+    given = values if isinstance(values, Tensor) else torch.from_numpy(array)
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         raise ValueError(f"{name}: need integers, got {given.dtype}; convert with .astype(int)")
     return given.to(device=device, dtype=torch.int64)
 
 
 def _checked_rerank(rerank: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(rerank, Iterable) or any(not isinstance(k, int | np.integer) for k in rerank):
+        raise ValueError(f"rerank: need a sequence of integers K >= 0, got {rerank!r}; (0, 100) is the paper's")
     wanted = tuple(dict.fromkeys(int(k) for k in rerank))
     if not wanted or min(wanted) < 0:
         raise ValueError(f"rerank: need at least one K >= 0, got {tuple(rerank)}; 0 is the plain ranking")
     return wanted
+
+
+def _check_settings(score: str, resamples: int, settings: MatchSettings) -> None:
+    """Refuse a wrong setting before any work, also when no K needs it: try them on a pair of one region."""
+    if resamples < 1:
+        raise ValueError(f"resamples: need at least 1, got {resamples}")
+    one = torch.ones(1, 1, 1)
+    single = Regions(one, one[0])
+    tried = settings.copy()
+    if isinstance(settings.get("marginals"), tuple):
+        tried["marginals"] = (one[0], one[0])
+    match(single, single, **tried)
+    rerank_candidates(single, single, torch.zeros(1, 0, dtype=torch.int64), score=cast(Score, score))
 
 
 def _blocks(queries: Tensor, gallery: int, block_bytes: int, progress: bool) -> Iterator[Tensor]:

@@ -70,19 +70,19 @@ def rank(scores: Tensor, depth: int, excluded: Tensor) -> Ranking:
         depth: places wanted; cut to G.
         excluded: (Q,) int64 gallery row that is the query itself, or `NOTHING`.
     """
-    queries, gallery = scores.shape
+    gallery = scores.shape[1]
     depth = min(depth, gallery)
     itself = (excluded != NOTHING).nonzero().flatten()
     scores[itself, excluded[itself]] = -torch.inf
-    values, order = scores.topk(depth, dim=1)
-    # topk takes any of those that tie for the last place: where some were left out, sort that query in full
-    last = values[:, -1:] if depth else values.new_zeros(queries, 1)
-    cut = (scores == last).sum(dim=1) > (values == last).sum(dim=1)
-    for row in cut.nonzero().flatten().tolist():
-        order[row] = scores[row].sort(descending=True, stable=True).indices[:depth]
-    order = _sorted_by(scores.gather(1, order), order, last=gallery)
-    order = order.masked_fill(order == excluded.unsqueeze(1), NOTHING) if depth == gallery else order
-    return Ranking(order, gallery)
+    values, order = scores.topk(min(depth + 1, gallery), dim=1)
+    order = order[:, :depth]
+    if 0 < depth < gallery:
+        # topk takes any of those that tie for the last place: where one was left out, sort that query in full
+        for row in (values[:, depth - 1] == values[:, depth]).nonzero().flatten().tolist():
+            order[row] = scores[row].sort(descending=True, stable=True).indices[:depth]
+    values = scores.gather(1, order)
+    order = order.masked_fill(order == excluded.unsqueeze(1), NOTHING)
+    return Ranking(_sorted_by(values, order, last=gallery), gallery)
 
 
 def _sorted_by(scores: Tensor, rows: Tensor, last: int) -> Tensor:

@@ -114,7 +114,7 @@ def summarize(
 
 
 def csv_lines(reports: Mapping[str, Report]) -> Sequence[Sequence[str]]:
-    """Header and one line a method and K: `method,rerank`, then metric, low and high of each, as fractions."""
+    """Header and one line a method and K: `method,rerank,queries`, then metric, low and high of each, as fractions."""
     header = ["method", "rerank", "queries"]
     header += [name for metric in METRICS for name in (metric, f"{metric}_low", f"{metric}_high")]
     lines = [header]

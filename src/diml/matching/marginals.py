@@ -25,5 +25,5 @@ def normalize_mass(mass: Tensor) -> Tensor:
     Rows are divided by their largest entry first, so that tiny masses keep their proportions.
     """
     largest = mass.amax(dim=-1, keepdim=True)
-    scaled = torch.where(largest > 0, mass / torch.where(largest > 0, largest, 1), 1)
+    scaled = torch.where(largest > 0, mass / largest, 1)
     return scaled / scaled.sum(dim=-1, keepdim=True)

@@ -51,7 +51,8 @@ class Regions:
     @classmethod
     def normalized(cls, dense: Tensor, pooled: Tensor, grid: tuple[int, int] | None = None) -> Regions:
         """Bring raw features (N, R, D) and (N, D) to unit length, differentiably; zero vectors stay zero."""
-        return cls._trusted(_unit(dense), _unit(pooled), _check(dense, pooled, grid))
+        grid = _check(dense, pooled, grid)
+        return cls._trusted(_unit(dense), _unit(pooled), grid)
 
     @classmethod
     def from_maps(cls, maps: Tensor) -> Regions:
@@ -92,8 +93,10 @@ class Regions:
 
     def __getitem__(self, index: Any) -> Regions:
         """Images by integer (then N = 1), slice, list or tensor of indices, or boolean mask."""
-        if isinstance(index, int):
-            index = [range(len(self))[index]]
+        rows = torch.arange(len(self))[index.cpu() if isinstance(index, Tensor) else index]
+        if rows.ndim > 1:
+            raise IndexError(f"index: need images by integer, slice, list or 1-D tensor, got {type(index).__name__}")
+        index = index if isinstance(index, slice) else rows.reshape(-1)
         return self._trusted(self.dense[index], self.pooled[index], self.grid)
 
     def to(self, *args: Any, **kwargs: Any) -> Regions:
@@ -125,9 +128,8 @@ def _check(dense: Tensor, pooled: Tensor, grid: tuple[int, int] | None) -> tuple
     first, second = ((side.shape[0], side.shape[-1], side.dtype, str(side.device)) for side in (dense, pooled))
     if first != second:
         raise ValueError(f"dense, pooled: need the same (N, D, dtype, device), got {first} and {second}")
-    regions = dense.shape[1]
+    regions, side = dense.shape[1], math.isqrt(dense.shape[1])
     if grid is None:
-        side = math.isqrt(regions)
         return (side, side) if side * side == regions else None
     if len(grid) != 2 or min(grid) < 1 or grid[0] * grid[1] != regions:
         raise ValueError(f"grid: need (rows, columns) with rows * columns = {regions} regions, got {grid}")
@@ -135,5 +137,5 @@ def _check(dense: Tensor, pooled: Tensor, grid: tuple[int, int] | None) -> tuple
 
 
 def _first_images(wrong: Tensor) -> str:
-    bad: list[int] = wrong.reshape(len(wrong), -1).any(dim=1).nonzero().flatten().tolist()
-    return f"{len(bad)} of {len(wrong)} images, the first {bad[0]}"
+    bad = wrong.reshape(len(wrong), -1).any(dim=1)
+    return f"{int(bad.sum())} of {len(bad)} images, the first {int(bad.int().argmax())}"

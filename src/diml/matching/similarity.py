@@ -70,8 +70,8 @@ class Match(TransportPlan):
 
     def ledger(self, pair: int = 0) -> Ledger:
         """The score of one pair as a sum of part-to-part contributions."""
-        pooled = float(self.pooled[pair].detach())
-        return Ledger(self.plan[pair], self.cosine[pair].detach(), pooled, self.grid_q, self.grid_g)
+        cosine, pooled = self.cosine[pair].detach(), float(self.pooled[pair].detach())
+        return Ledger(self.plan[pair], cosine, pooled, self.grid_q, self.grid_g)
 
 
 def match(
@@ -141,13 +141,13 @@ def rerank(
     scores = query.pooled.new_empty(candidates.shape, dtype=dtype)
     unfinished = 0
     for rows, columns in _blocks(query, gallery, candidates.shape[1], block_bytes):
-        chosen = candidates[rows, columns]
+        chosen = candidates[rows, columns].long()
         dense_g, pooled_g = gallery.dense[chosen], gallery.pooled[chosen]
         found = _compare(query[rows], dense_g, pooled_g, gallery.grid, settings)
         scores[rows, columns] = (found.score if score == "both" else getattr(found, score)).reshape(chosen.shape)
         unfinished += int((~found.converged).sum())
     if unfinished:
-        warnings.warn(ConvergenceWarning(unfinished), stacklevel=2)
+        warnings.warn(ConvergenceWarning(unfinished), stacklevel=3)
     return scores
 
 
@@ -159,7 +159,7 @@ def _compare(query: Regions, dense_g: Tensor, pooled_g: Tensor, grid_g: Grid | N
     with torch.autocast(dense_g.device.type, enabled=False):
         dense_q, pooled_q, dense_g, pooled_g = (t.to(dtype) for t in (query.dense, query.pooled, dense_g, pooled_g))
         cosine = torch.einsum("qrd,qkgd->qkrg", dense_q, dense_g).flatten(0, 1)
-        pooled = torch.einsum("qd,qkd->qk", pooled_q, pooled_g).flatten()
+        pooled = (pooled_q.unsqueeze(1) * pooled_g).sum(dim=2).flatten()
         with torch.no_grad():
             if marginals == "cross_correlation":
                 weights = cross_correlation_weights(dense_q, pooled_q, dense_g, pooled_g)
@@ -192,8 +192,7 @@ def _blocks(query: Regions, gallery: Regions, candidates: int, block_bytes: int)
     """Cut the (Q, K) table of pairs into rectangles that need about `block_bytes` (at least one pair each)."""
     gathered = gallery.num_regions * gallery.dim * (4 + gallery.dense.element_size())  # as stored and as computed
     limit = max(1, block_bytes // (gathered + 24 * query.num_regions * gallery.num_regions))
-    columns = max(1, min(candidates, limit))
-    rows = max(1, limit // columns)
+    rows, columns = max(1, limit // max(1, candidates)), max(1, min(candidates, limit))
     for top in range(0, len(query), rows):
         for left in range(0, candidates, columns):
             yield slice(top, top + rows), slice(left, left + columns)

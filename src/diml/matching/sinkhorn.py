@@ -82,9 +82,8 @@ def _solve(
     With `log`, kernel, weights and scaling vectors are logarithms, in float64: at epsilon 1e-3 they reach 2000,
     where float32 would stall. A weight of zero is then -infinity, which passes through without NaN.
     """
-    kernel, weight_q, weight_g = problems
-    target = weight_q
-    kernel, weight_q, weight_g = (kernel, weight_q.log(), weight_g.log()) if log else (kernel.exp(), weight_q, weight_g)
+    kernel, target, weight_g = problems
+    kernel, weight_q, weight_g = (kernel, target.log(), weight_g.log()) if log else (kernel.exp(), target, weight_g)
     row_mass = _row_mass(kernel, torch.full_like(weight_g, 0.0 if log else 1.0), log)
     waiting = torch.ones_like(index, dtype=torch.bool)
     for iteration in range(1, max_iterations + 1):

@@ -1,0 +1,37 @@
+"""What all tests share: how hard hypothesis looks, and where the material outside the repository lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# "fast" draws the same examples in every run; `HYPOTHESIS_PROFILE=thorough pytest tests/laws` goes hunting.
+_slow_is_fine = [HealthCheck.too_slow]
+settings.register_profile("fast", deadline=None, max_examples=20, derandomize=True, suppress_health_check=_slow_is_fine)
+settings.register_profile("thorough", deadline=None, max_examples=500, suppress_health_check=_slow_is_fine)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+@pytest.fixture(scope="session")
+def oracle() -> dict[str, np.ndarray]:
+    """Arrays that the released code gave on fixed inputs; `docs/method.md` describes them."""
+    path = SHARED / "oracle" / "reference.npz"
+    if not path.is_file():
+        pytest.skip(f"outputs of the released code are not here: {path}")
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="session")
+def grocery_root() -> Path:
+    """Folder of the Grocery Store photos."""
+    path = SHARED / "datasets" / "grocery"
+    if not path.is_dir():
+        pytest.skip(f"the grocery photos are not here: {path}")
+    return path

@@ -1,0 +1,114 @@
+"""`Report`: rows, intervals, paired comparisons; as JSON and as lines of CSV."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from diml.evaluation import METRICS, Report
+from diml.evaluation.report import csv_lines, summarize
+
+
+def numbers(*ks: int, queries: int = 30, seed: int = 0) -> dict[int, dict[str, np.ndarray]]:
+    generator = np.random.default_rng(seed)
+    return {k: {metric: generator.random(queries) for metric in METRICS} for k in ks}
+
+
+def report(per_query: dict[int, dict[str, np.ndarray]], resamples: int = 100, seed: int = 0) -> Report:
+    rows, intervals, comparisons = summarize(per_query, resamples, seed)
+    queries = len(next(iter(per_query.values()))["map@r"])
+    return Report(
+        rows=rows,
+        intervals=intervals,
+        comparisons=comparisons,
+        per_query=per_query,
+        queries=np.arange(queries),
+        without_relevant=np.array([40, 41]),
+        hits={k: np.zeros((queries, 1), np.int64) for k in per_query},
+        gallery_size=50,
+        unfinished_pairs=3,
+        settings={"score": "both", "epsilon": 0.05},
+    )
+
+
+def test_rows_are_means_over_queries_in_the_order_asked():
+    per_query = numbers(100, 0, 5)
+    made = report(per_query)
+    assert [tuple(row) for row in made.rows] == [("rerank", *METRICS)] * 3
+    assert [row["rerank"] for row in made.rows] == [100, 0, 5]
+    for k in per_query:
+        for metric in METRICS:
+            assert made.row(k)[metric] == pytest.approx(sum(per_query[k][metric]) / 30, abs=1e-14)
+
+
+def test_a_k_that_was_not_evaluated_is_named_with_those_that_were():
+    with pytest.raises(KeyError, match=r"rerank: 7 was not evaluated; have \[0, 100\]"):
+        report(numbers(0, 100)).row(7)
+
+
+def test_intervals_contain_the_means():
+    made = report(numbers(0, 5))
+    for row, bounds in zip(made.rows, made.intervals, strict=True):
+        assert tuple(bounds) == METRICS
+        assert all(low < row[metric] < high for metric, (low, high) in bounds.items())
+
+
+def test_the_seed_decides_the_intervals_and_not_the_means():
+    first, again, other = (report(numbers(0, 5), seed=seed) for seed in (3, 3, 4))
+    assert first.to_dict() == again.to_dict()
+    assert first.rows == other.rows
+    assert first.intervals != other.intervals
+
+
+@pytest.mark.parametrize(("ks", "base"), [((0, 5, 100), 0), ((100, 0), 0), ((50, 10), 10), ((7,), 7)])
+def test_every_other_k_is_compared_with_the_smallest(ks, base):
+    per_query = numbers(*ks)
+    made = report(per_query)
+    compared = [(c.rerank, c.against, c.metric) for c in made.comparisons]
+    assert compared == [(k, base, metric) for k in ks if k != base for metric in METRICS]
+    for c in made.comparisons:
+        assert c.difference == pytest.approx(made.row(c.rerank)[c.metric] - made.row(base)[c.metric])
+        assert c.low < c.difference < c.high
+
+
+@pytest.mark.parametrize("ks", [(0, 100), (0, 5, 100), (0, 1, 2, 5, 100)])
+@pytest.mark.parametrize("queries", [1, 7, 151, 3000])
+def test_identical_rankings_differ_by_exactly_0(ks, queries):
+    made = report(dict.fromkeys(ks, numbers(0, queries=queries)[0]))
+    assert {(c.difference, c.low, c.high) for c in made.comparisons} == {(0.0, 0.0, 0.0)}
+
+
+def test_a_constant_gain_is_known_exactly_as_the_queries_are_paired():
+    per_query = numbers(0)
+    per_query[100] = {metric: values + 0.25 for metric, values in per_query[0].items()}
+    for c in report(per_query).comparisons:
+        assert (c.low, c.difference, c.high) == pytest.approx((0.25, 0.25, 0.25), abs=1e-12)
+
+
+def test_it_becomes_json_and_comes_back_with_the_same_numbers():
+    made = report(numbers(0, 100))
+    back = json.loads(json.dumps(made.to_dict()))
+    assert back["rows"] == made.rows
+    assert back["intervals_95"] == [{m: list(bounds) for m, bounds in row.items()} for row in made.intervals]
+    assert [c["low"] for c in back["comparisons"]] == [c.low for c in made.comparisons]
+    counts = ("queries", "gallery", "without_relevant", "unfinished_pairs")
+    assert [back[name] for name in counts] == [30, 50, 2, 3]
+    assert back["settings"] == {"score": "both", "epsilon": 0.05}
+
+
+def test_csv_has_a_line_for_each_method_and_k():
+    made = report(numbers(0, 100))
+    small = report(numbers(3, queries=4, seed=1))
+    header, *lines = csv_lines({"plain, small": small, "large": made})
+    assert header[:3] == ["method", "rerank", "queries"]
+    assert header[3:] == [name for metric in METRICS for name in (metric, f"{metric}_low", f"{metric}_high")]
+    assert [line[:3] for line in lines] == [["plain, small", "3", "4"], ["large", "0", "30"], ["large", "100", "30"]]
+    for line, row, bounds in zip(lines[1:], made.rows, made.intervals, strict=True):
+        expected = [value for metric in METRICS for value in (row[metric], *bounds[metric])]
+        assert [float(cell) for cell in line[3:]] == pytest.approx(expected, abs=5.1e-7)
+
+
+def test_csv_of_nothing_is_the_header():
+    assert len(csv_lines({})) == 1

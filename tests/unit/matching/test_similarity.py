@@ -1,0 +1,376 @@
+"""`match` and `rerank`: shapes, broadcasting, degenerate inputs, flags, warnings, refusals."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from diml.matching import ConvergenceWarning, Regions, match, rerank
+from laws.strategies import KINDS, pair
+
+FIELDS = ("plan", "cosine", "structural", "pooled", "score", "weight_q", "weight_g", "marginal_error")
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that says it lives on another device."""
+
+    device = torch.device("cuda", 1)
+
+
+def images(count=5, regions=4, dim=8, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    dense = torch.randn(count, regions, dim, generator=generator)
+    return Regions.normalized(dense, dense.mean(dim=1)).to(dtype)
+
+
+def close(actual, expected, atol=1e-6):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
+
+
+def mixed(rows=6, columns=9, dim=5, dtype=torch.float32):
+    """One pair of each kind, ordinary to degenerate, in one batch."""
+    sides = [pair(kind, rows, columns, dim, seed, dtype) for seed, kind in enumerate(KINDS)]
+    return tuple(Regions.cat(side) for side in zip(*sides, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------ match
+
+
+@pytest.mark.parametrize(("query", "gallery", "pairs"), [(5, 5, 5), (1, 5, 5), (5, 1, 5), (1, 1, 1), (0, 0, 0)])
+@pytest.mark.parametrize("marginals", ["cross_correlation", "uniform"])
+def test_one_side_may_be_a_single_image(query, gallery, pairs, marginals):
+    found = match(images(query), images(gallery, regions=9, seed=1), marginals=marginals)
+    assert len(found) == pairs
+    assert found.plan.shape == found.cosine.shape == (pairs, 4, 9)
+    assert found.weight_q.shape == (pairs, 4)
+    assert found.weight_g.shape == (pairs, 9)
+    for name in ("structural", "pooled", "score", "marginal_error", "iterations", "converged"):
+        assert getattr(found, name).shape == (pairs,), name
+    assert (found.grid_q, found.grid_g) == ((2, 2), (3, 3))
+
+
+def test_no_images_against_one_are_no_pairs():
+    assert len(match(images(1), images(0))) == len(match(images(0), images(1))) == 0
+
+
+def test_rows_are_the_query_and_the_score_is_the_sum_of_both_terms():
+    query, gallery = images(3), images(3, regions=9, seed=1)
+    found = match(query, gallery)
+    close(found.cosine, query.dense @ gallery.dense.mT)
+    close(found.pooled, (query.pooled * gallery.pooled).sum(dim=1))
+    close(found.structural, (found.plan * found.cosine).sum(dim=(1, 2)))
+    close(found.score, found.pooled + found.structural)
+    close(found.plan.sum(dim=2), found.weight_q, 1e-4)
+    close(found.plan.sum(dim=1), found.weight_g)
+
+
+def test_weights_come_from_the_other_image():
+    query, gallery = images(3), images(3, regions=9, seed=1)
+    found = match(query, gallery)
+    mass_q = torch.einsum("brd,bd->br", query.dense, gallery.pooled).relu()
+    mass_g = torch.einsum("brd,bd->br", gallery.dense, query.pooled).relu()
+    close(found.weight_q, mass_q / mass_q.sum(dim=1, keepdim=True))
+    close(found.weight_g, mass_g / mass_g.sum(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("scale", [1, 30])
+def test_weights_can_be_given(count, scale):
+    query, gallery = images(), images(seed=1)
+    weight_q = torch.rand(count, 4, generator=torch.Generator().manual_seed(0)) + 0.1
+    weight_g = torch.tensor([[0, 0, 1, 3]])
+    found = match(query, gallery, marginals=(scale * weight_q, scale * weight_g))
+    close(found.weight_q, (weight_q / weight_q.sum(dim=1, keepdim=True)).expand(5, -1))
+    close(found.weight_g, torch.tensor([[0, 0, 0.25, 0.75]]).expand(5, -1))
+    close(found.plan.sum(dim=1), found.weight_g)
+
+
+def test_weights_of_zero_become_uniform():
+    found = match(images(), images(seed=1), marginals=(torch.zeros(1, 4), torch.zeros(5, 4)))
+    uniform = match(images(), images(seed=1), marginals="uniform")
+    assert torch.equal(found.plan, uniform.plan)
+
+
+def test_settings_reach_the_solver():
+    query, gallery = images(), images(seed=1)
+    assert match(query, gallery, max_iterations=2).iterations.max() == 2
+    assert match(query, gallery, tolerance=1e-2).iterations.sum() < match(query, gallery).iterations.sum()
+    assert match(query, gallery, epsilon=0.3).structural.mean() < match(query, gallery).structural.mean()
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        (torch.float32, torch.float32, torch.float32),
+        (torch.float16, torch.float16, torch.float32),
+        (torch.bfloat16, torch.float16, torch.float32),
+        (torch.float16, torch.float32, torch.float32),
+        (torch.float64, torch.float16, torch.float64),
+        (torch.float32, torch.float64, torch.float64),
+    ],
+)
+def test_numbers_are_float32_or_better(left, right, expected):
+    query, gallery = images(dtype=left), images(seed=1, dtype=right)
+    found = match(query, gallery)
+    for name in FIELDS:
+        assert getattr(found, name).dtype == expected, name
+    assert rerank(query, gallery, torch.zeros(5, 1, dtype=torch.int64)).dtype == expected
+
+
+def test_autocast_changes_neither_score_nor_gradient():
+    def result(autocast):
+        leaf = torch.randn(3, 6, 2, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            regions = Regions.from_maps(leaf)
+            score = match(regions, regions[[1, 2, 0]]).score
+        return score, torch.autograd.grad(score.sum(), leaf)[0]
+
+    for plain, cast in zip(result(False), result(True), strict=True):
+        assert torch.equal(cast, plain)
+
+
+def test_the_plan_and_its_weights_carry_no_gradient():
+    leaf = torch.randn(3, 6, 2, 2).requires_grad_()
+    regions = Regions.from_maps(leaf)
+    found = match(regions, regions[[1, 2, 0]])
+    for name in ("plan", "weight_q", "weight_g", "marginal_error"):
+        assert not getattr(found, name).requires_grad, name
+    for name in ("cosine", "structural", "pooled", "score"):
+        assert getattr(found, name).requires_grad, name
+
+
+@pytest.mark.parametrize("marginals", ["cross_correlation", "uniform"])
+def test_companions_do_not_matter_in_float32_either(marginals):
+    query, gallery = mixed()
+    together = match(query, gallery, marginals=marginals)
+    assert len(set(together.iterations.tolist())) >= 3  # the batch really is of mixed difficulty
+    for i in range(len(query)):
+        close(match(query[i], gallery[i], marginals=marginals).score, together.score[i : i + 1])
+        fewer = match(query[: i + 1], gallery[: i + 1], marginals=marginals)
+        close(fewer.score, together.score[: i + 1])
+
+
+# ----------------------------------------------------------------------------------------- degenerate inputs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 8), (1, 9, 4), (4, 1, 4), (5, 9, 3), (196, 196, 16), (16, 49, 8)])
+@pytest.mark.parametrize(
+    ("dtype", "epsilon"), [(torch.float32, 0.05), (torch.float32, 1e-3), (torch.float16, 0.05), (torch.float64, 1e-3)]
+)
+@pytest.mark.parametrize("marginals", ["cross_correlation", "uniform"])
+def test_degenerate_pairs_are_finite_of_the_right_shape_and_flagged(kind, shape, dtype, epsilon, marginals):
+    rows, columns, dim = shape
+    query, gallery = pair(kind, rows, columns, dim, 7, dtype)
+    leaf = query.dense.clone().requires_grad_()
+    found = match(Regions(leaf, query.pooled), gallery, marginals=marginals, epsilon=epsilon, max_iterations=20)
+    assert found.plan.shape == (1, rows, columns)
+    for name in FIELDS:
+        assert torch.isfinite(getattr(found, name)).all(), name
+    assert torch.equal(found.converged, found.marginal_error <= 1e-4)
+    found.score.sum().backward()
+    assert torch.isfinite(leaf.grad).all()
+
+
+def test_blank_images_match_with_a_score_of_zero():
+    blank = Regions(torch.zeros(2, 4, 8), torch.zeros(2, 8))
+    for other in (blank, images(2)):
+        found = match(blank, other)
+        close(found.weight_q, torch.full((2, 4), 0.25))
+        close(found.score, torch.zeros(2), 0)
+        close(found.plan, torch.full((2, 4, 4), 1 / 16))
+
+
+def test_an_image_and_its_negative_are_as_unlike_as_can_be():
+    query = Regions.normalized(torch.ones(1, 4, 8), torch.ones(1, 8))
+    close(match(query, Regions(-query.dense, -query.pooled)).score, torch.tensor([-2.0]))
+    close(match(query, query).score, torch.tensor([2.0]))
+
+
+@pytest.mark.parametrize("kind", ["random", "similar"])
+@pytest.mark.parametrize("epsilon", [0.05, 1e-3], ids=["plain", "log"])
+def test_pairs_that_were_cut_short_are_flagged(kind, epsilon):
+    query, gallery = pair(kind, 9, 9, 4, 0, torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the flag is the message
+        found = match(query, gallery, epsilon=epsilon, max_iterations=1)
+    assert not found.converged.any()
+    assert (found.marginal_error > 1e-4).all()
+
+
+# ----------------------------------------------------------------------------------------------------- rerank
+
+
+@pytest.mark.parametrize("block_bytes", [1, 1_000, 3_000, 10_000, 64 * 2**20])
+@pytest.mark.parametrize("candidates", [1, 3, 7])
+def test_rerank_scores_each_query_against_its_own_candidates(block_bytes, candidates):
+    query, gallery = images(4), images(11, regions=9, seed=1)
+    chosen = torch.randint(0, 11, (4, candidates), generator=torch.Generator().manual_seed(0))
+    scores = rerank(query, gallery, chosen, block_bytes=block_bytes)
+    for i in range(4):
+        for k in range(candidates):
+            close(scores[i, k], match(query[i], gallery[int(chosen[i, k])]).score[0])
+
+
+@pytest.mark.parametrize("score", ["both", "structural", "pooled"])
+def test_rerank_gives_the_term_that_is_asked_for(score):
+    query, gallery = images(4), images(4, seed=1)
+    found = match(query, gallery)
+    expected = found.score if score == "both" else getattr(found, score)
+    close(rerank(query, gallery, torch.arange(4)[:, None], score=score)[:, 0], expected)
+
+
+@pytest.mark.parametrize("changed", [{"marginals": "uniform"}, {"epsilon": 0.1}, {"tolerance": 1e-2}])
+def test_rerank_hands_settings_on(changed):
+    query, gallery, own = images(4), images(4, seed=1), torch.arange(4)[:, None]
+    usual = {"epsilon": 0.2}
+    scores = rerank(query, gallery, own, **usual | changed)[:, 0]
+    close(scores, match(query, gallery, **usual | changed).score)
+    assert not torch.equal(scores, rerank(query, gallery, own, **usual)[:, 0])
+
+
+@pytest.mark.parametrize(("queries", "gallery", "candidates"), [(4, 5, 0), (0, 5, 3), (4, 0, 0), (0, 0, 0)])
+def test_empty_candidate_lists_give_empty_scores(queries, gallery, candidates):
+    chosen = torch.zeros(queries, candidates, dtype=torch.int64)
+    scores = rerank(images(queries), images(gallery), chosen)
+    assert scores.shape == (queries, candidates)
+    assert scores.dtype == torch.float32
+
+
+def test_rerank_copes_with_any_mixture_of_pairs():
+    query, gallery = mixed()
+    everything = torch.arange(len(gallery)).expand(len(query), -1)
+    scores = rerank(query, gallery, everything, epsilon=0.2)
+    assert torch.isfinite(scores).all()
+    close(scores.diagonal(), match(query, gallery, epsilon=0.2).score)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_candidates_may_be_of_any_integer_type(dtype):
+    query, gallery = images(4), images(2, seed=1)
+    chosen = torch.tensor([[0, 1], [1, 0], [1, 1], [0, 0]])
+    close(rerank(query, gallery, chosen.to(dtype)), rerank(query, gallery, chosen))
+
+
+def test_rerank_keeps_no_gradient():
+    regions = Regions.from_maps(torch.randn(2, 6, 2, 2).requires_grad_())
+    assert not rerank(regions, regions, torch.tensor([[0], [1]])).requires_grad
+
+
+@pytest.mark.parametrize("block_bytes", [1, 2**20])
+def test_rerank_warns_once_and_says_how_many_pairs_were_cut_short(block_bytes):
+    query, gallery = images(4), images(4, seed=1)
+    chosen = torch.arange(4).expand(4, 4)
+    each = [match(query[i], gallery, max_iterations=5) for i in range(4)]
+    unfinished = sum(int((~found.converged).sum()) for found in each)
+    assert 0 < unfinished < 16
+    with pytest.warns(ConvergenceWarning, match="pairs stopped .*; raise max_iterations or epsilon") as caught:
+        scores = rerank(query, gallery, chosen, max_iterations=5, block_bytes=block_bytes)
+    assert len(caught) == 1
+    assert str(caught[0].message).startswith(f"{unfinished} ")
+    assert torch.isfinite(scores).all()
+
+
+def test_the_warning_points_at_the_caller():
+    with pytest.warns(ConvergenceWarning) as caught:
+        rerank(images(4), images(4, seed=1), torch.arange(4)[:, None], max_iterations=1)
+    assert caught[0].filename == __file__
+
+
+# -------------------------------------------------------------------------------------------------- refusals
+
+OWN = torch.zeros(5, 1, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("verb", [match, lambda q, g, **s: rerank(q, g, OWN, **s)], ids=["match", "rerank"])
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"epsilon": 0}, ValueError, r"epsilon: need a positive, finite number, got 0"),
+        ({"tolerance": -1.0}, ValueError, r"tolerance: need a positive, finite number, got -1.0"),
+        ({"max_iterations": 0}, ValueError, r"max_iterations: need a positive, finite number, got 0"),
+        ({"marginals": "cc"}, ValueError, r"marginals: need 'cross_correlation', 'uniform' or .*, got 'cc'"),
+        ({"marginals": (torch.ones(1, 4),)}, ValueError, r"marginals: need .* two weight tensors, got \(tensor"),
+        ({"marginals": None}, ValueError, r"marginals: need .*, got None"),
+        ({"iterations": 3}, TypeError, r"unexpected keyword argument 'iterations'"),
+    ],
+)
+def test_wrong_settings_are_refused(verb, settings, error, words):
+    with pytest.raises(error, match=words):
+        verb(images(), images(seed=1), **settings)
+
+
+@pytest.mark.parametrize(("place", "name"), [(0, "weight_q"), (1, "weight_g")])
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        (torch.ones(5, 3), r"needs shape \(5 or 1, 4\), got \(5, 3\)"),
+        (torch.ones(2, 4), r"needs shape \(5 or 1, 4\), got \(2, 4\)"),
+        (torch.ones(4), r"needs shape \(5 or 1, 4\), got \(4,\)"),
+        (torch.tensor([[1, 1, 1, -0.1]]), r"needs finite, non-negative weights; clamp"),
+        (torch.tensor([[1, 1, 1, float("nan")]]), r"needs finite, non-negative weights"),
+        (torch.tensor([[1, 1, 1, float("inf")]]), r"needs finite, non-negative weights"),
+    ],
+)
+def test_wrong_weights_are_refused(place, name, weights, words):
+    marginals = [torch.ones(1, 4), torch.ones(1, 4)]
+    marginals[place] = weights
+    with pytest.raises(ValueError, match=rf"marginals: {name} {words}"):
+        match(images(), images(seed=1), marginals=tuple(marginals))
+
+
+@pytest.mark.parametrize("verb", [match, lambda q, g: rerank(q, g, OWN)], ids=["match", "rerank"])
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize(
+    ("other", "error", "words"),
+    [
+        (torch.ones(5, 4, 8), TypeError, r"query, gallery: need Regions, got Tensor; diml.match"),
+        ("photo.jpg", TypeError, r"query, gallery: need Regions, got str; diml.match"),
+        (images(dim=7), ValueError, r"query, gallery: need one D and one device, got .*D [78] .*one model"),
+        (
+            Regions._trusted(*(t.as_subclass(Elsewhere) for t in (images().dense, images().pooled)), grid=None),
+            ValueError,
+            r"query, gallery: need one D and one device, got .*cuda:1.*one model",
+        ),
+    ],
+    ids=["tensor", "path", "D", "device"],
+)
+def test_sides_that_cannot_be_compared_are_refused(verb, swapped, other, error, words):
+    sides = (other, images()) if swapped else (images(), other)
+    with pytest.raises(error, match=words):
+        verb(*sides)
+
+
+@pytest.mark.parametrize("counts", [(5, 4), (2, 5), (0, 2)])
+def test_match_refuses_unequal_numbers_of_images(counts):
+    with pytest.raises(ValueError, match=rf"query, gallery: need as many .*got {counts[0]} and {counts[1]}"):
+        match(images(counts[0]), images(counts[1]))
+
+
+@pytest.mark.parametrize(
+    ("candidates", "error", "words"),
+    [
+        (OWN.float(), TypeError, r"need integer row numbers, got torch.float32; convert with .long\(\)"),
+        (OWN.bool(), TypeError, r"need integer row numbers, got torch.bool; convert with .long\(\)"),
+        (OWN[:, 0], ValueError, r"need shape \(5, K\), got \(5,\)"),
+        (OWN[:4], ValueError, r"need shape \(5, K\), got \(4, 1\)"),
+        (OWN[None], ValueError, r"need shape \(5, K\), got \(1, 5, 1\)"),
+        (OWN + 7, ValueError, r"need rows 0..6 of the gallery, got 7..7"),
+        (OWN - 1, ValueError, r"need rows 0..6 of the gallery, got -1..-1"),
+    ],
+)
+def test_wrong_candidates_are_refused(candidates, error, words):
+    with pytest.raises(error, match=rf"candidates: {words}"):
+        rerank(images(), images(7, seed=1), candidates)
+
+
+def test_the_last_row_of_the_gallery_can_be_a_candidate():
+    assert rerank(images(), images(7, seed=1), OWN + 6).shape == (5, 1)
+
+
+@pytest.mark.parametrize("score", ["plan", "", None])
+def test_an_unknown_score_is_refused(score):
+    with pytest.raises(ValueError, match=rf"score: need one of \('both', 'structural', 'pooled'\), got {score!r}"):
+        rerank(images(), images(seed=1), OWN, score=score)
