@@ -1,0 +1,120 @@
+"""The two Inception networks of the authors' base code, reading the same normalised RGB as every other backbone.
+
+"googlenet" comes from torchvision, "bninception" from the optional package pretrainedmodels.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import OrderedDict
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, Literal
+
+import torch
+from torch import Tensor, nn
+
+from diml.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from diml.models.backbones import Backbone, Features
+from diml.models.pretrained import fetch_state, load_exactly
+
+Inception = Literal["googlenet", "bninception"]
+
+_CHANNELS: Final = 1024
+#: Children of torchvision's GoogLeNet behind the last map.
+_BEHIND_MAP: Final = ("aux1", "aux2", "avgpool", "dropout", "fc")
+
+
+class InputAdapter(nn.Module):
+    """From RGB normalised with ImageNet's mean and deviation to what a network was trained on.
+
+    Args:
+        mean, std: of the network's three channels in its own order, for pixel values in [0, 1].
+        reverse: the network reads B, G, R.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], *, reverse: bool = False) -> None:
+        super().__init__()
+        self.order = [2, 1, 0] if reverse else [0, 1, 2]
+        from_mean, from_std = (torch.tensor(values)[self.order] for values in (IMAGENET_MEAN, IMAGENET_STD))
+        to_mean, to_std = torch.tensor(mean), torch.tensor(std)
+        self.register_buffer("scale", (from_std / to_std)[:, None, None], persistent=False)
+        self.register_buffer("shift", ((from_mean - to_mean) / to_std)[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Convert (B, 3, H, W)."""
+        return images[:, self.order] * self.scale + self.shift
+
+
+class InceptionBackbone(Backbone):
+    """An Inception network as far as its last map; pooled = mean of the cells."""
+
+    def __init__(self, net: nn.Module, adapter: InputAdapter) -> None:
+        super().__init__(net, _CHANNELS)
+        self.adapter = adapter
+
+    def forward(self, images: Tensor) -> Features:
+        """Run the network."""
+        run: Any = getattr(self.net, "features", self.net)
+        maps = run(self.adapter(images))
+        return Features(maps, maps.mean(dim=(2, 3)))
+
+
+def build_inception(name: Inception, *, pretrained: bool) -> InceptionBackbone:
+    """Return "googlenet" or "bninception", with ImageNet weights or random ones.
+
+    Raises:
+        ModuleNotFoundError: the optional package of "bninception" is missing.
+        WeightsError: the weights are neither cached nor reachable.
+    """
+    return _googlenet(pretrained) if name == "googlenet" else _bninception(pretrained)
+
+
+def _googlenet(pretrained: bool) -> InceptionBackbone:
+    from torchvision.models import GoogLeNet, GoogLeNet_Weights
+
+    whole = GoogLeNet(init_weights=not pretrained, aux_logits=False)
+    children = ((name, child) for name, child in whole.named_children() if name not in _BEHIND_MAP)
+    net = nn.Sequential(OrderedDict(children))
+    if pretrained:
+        state = fetch_state("googlenet", GoogLeNet_Weights.IMAGENET1K_V1.url)
+        kept = {name: value for name, value in state.items() if name.split(".")[0] not in _BEHIND_MAP}
+        load_exactly(net, kept, "googlenet")
+    return InceptionBackbone(net, InputAdapter((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+
+
+def _bninception(pretrained: bool) -> InceptionBackbone:
+    module = _bninception_module()
+    net: nn.Module = module.BNInception()
+    del net.last_linear, net.global_pool
+    settings = module.pretrained_settings["bninception"]["imagenet"]
+    if pretrained:
+        state = fetch_state("bninception", settings["url"])
+        load_exactly(net, {name: v for name, v in state.items() if not name.startswith("last_linear.")}, "bninception")
+    high = float(settings["input_range"][1])
+    mean, std = (tuple(value / high for value in settings[key]) for key in ("mean", "std"))
+    return InceptionBackbone(net, InputAdapter(mean, std, reverse=settings["input_space"] == "BGR"))
+
+
+def _bninception_module() -> ModuleType:
+    """The one file of pretrainedmodels that is needed.
+
+    The package as a whole imports all its networks, and with them packages that it does not declare.
+    """
+    package = importlib.util.find_spec("pretrainedmodels")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError(
+            "backbone: 'bninception' needs the package pretrainedmodels; install it with "
+            "`pip install 'diml[bninception]'`",
+            name="pretrainedmodels",
+        )
+    file = Path(package.origin).parent / "models" / "bninception.py"
+    spec = importlib.util.spec_from_file_location("diml.models._bninception", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,54 @@
+"""How a network is run over pictures: in which mode and precision, and on what list."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from diml.data.pictures import Picture
+from diml.models.config import Precision
+
+_TYPES: Final = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def autocast_type(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """The type to autocast to on a device; None for float32 throughout."""
+    if precision != "auto":
+        return _TYPES[precision]
+    if device.type == "cpu":
+        return None
+    if device.type == "mps" or (device.type == "cuda" and not torch.cuda.is_bf16_supported()):
+        return torch.float16
+    return torch.bfloat16
+
+
+@contextlib.contextmanager
+def inference(module: nn.Module, device: torch.device, low: torch.dtype | None) -> Iterator[None]:
+    """Evaluation mode, no gradient, autocast; afterwards each part is as it was (batch norm may be frozen alone)."""
+    training = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad(), torch.autocast(device.type, dtype=low, enabled=low is not None):
+            yield
+    finally:
+        for part, flag in training.items():
+            part.training = flag
+
+
+def as_list(pictures: Iterable[Picture] | Picture) -> Sequence[Picture]:
+    """A list of pictures from one or many; ValueError when there are none."""
+    given: Any = pictures
+    lone = isinstance(given, str | bytes | os.PathLike | Image.Image)
+    if lone or (isinstance(given, Tensor | np.ndarray) and given.ndim < 4):
+        return [given]
+    listed: Sequence[Picture] = given if isinstance(given, list | tuple) else list(given)
+    if not listed:
+        raise ValueError("pictures: need at least one picture, got an empty list")
+    return listed

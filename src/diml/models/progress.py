@@ -1,0 +1,33 @@
+"""A progress bar that counts pictures."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def picture_progress(total: int, *, show: bool, what: str = "embedding") -> Iterator[Callable[[int], None]]:
+    """Give a function that is told how many pictures more are done; it draws a bar on standard error when `show`."""
+    if not show:
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed_text]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total, speed_text="")
+
+        def advance(pictures: int) -> None:
+            bar.advance(task, pictures)
+            speed = bar.tasks[task].finished_speed or bar.tasks[task].speed
+            bar.update(task, speed_text=f"{speed:.0f} pictures/s" if speed else "")
+
+        yield advance

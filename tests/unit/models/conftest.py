@@ -1,0 +1,60 @@
+"""Tiny networks and small pictures."""
+
+from __future__ import annotations
+
+import socket
+import urllib.request
+
+import pytest
+import torch
+from PIL import Image
+
+from diml.data.transforms import Preprocess
+from diml.models import Embedder, load_embedder
+
+SMALL = Preprocess(size=64, resize=72)
+
+
+@pytest.fixture
+def tiny():
+    """Build an embedder on a network of some thousand weights, the same for the same seed."""
+
+    def build(name: str = "test_resnet", *, seed: int = 0, **options) -> Embedder:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return load_embedder(name, **({"pretrained": False, "preprocess": SMALL} | options))
+
+    return build
+
+
+@pytest.fixture
+def pictures():
+    """Seven noisy pictures of different sizes and colours."""
+    generator = torch.Generator().manual_seed(7)
+    made = []
+    for index in range(7):
+        noise = torch.randint(0, 256, (10 + index, 12, 3), generator=generator, dtype=torch.uint8)
+        made.append(Image.fromarray(noise.numpy()).resize((96, 80 + 8 * index)))
+    return made
+
+
+@pytest.fixture
+def paths(pictures, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index, picture in enumerate(pictures):
+        picture.save(folder / f"{index}.png")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """No host is known, no proxy is set, nothing is cached."""
+
+    def refuse(*args, **kwargs):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args, **kwargs: None)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))

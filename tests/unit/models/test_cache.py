@@ -1,0 +1,106 @@
+import os
+import shutil
+
+import pytest
+import torch
+
+from diml.data.pictures import BadPictureError
+from diml.models import Embedded, embed_cached
+
+
+def equal(first: Embedded, second: Embedded) -> bool:
+    regions = (first.regions, second.regions)
+    return (
+        all(torch.equal(getattr(regions[0], part), getattr(regions[1], part)) for part in ("dense", "pooled"))
+        and regions[0].grid == regions[1].grid
+        and torch.equal(first.kept, second.kept)
+    )
+
+
+@pytest.fixture
+def embedder(tiny, monkeypatch):
+    """An embedder that counts how often it really embeds."""
+    made = tiny()
+    calls = []
+    original = made.embed_checked
+    monkeypatch.setattr(made, "embed_checked", lambda *args, **options: calls.append(1) or original(*args, **options))
+    made.calls = calls
+    return made
+
+
+def test_a_second_call_reads_the_cache(embedder, paths, tmp_path):
+    first = embed_cached(embedder, paths, cache_dir=tmp_path / "cache")
+    second = embed_cached(embedder, [str(path) for path in paths], cache_dir=str(tmp_path / "cache"))
+    assert len(embedder.calls) == 1
+    assert equal(first, second)
+    assert equal(first, embedder.embed_checked(paths))
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_moved_files_of_the_same_content_are_found(embedder, paths, tmp_path):
+    first = embed_cached(embedder, paths, cache_dir=tmp_path / "cache")
+    moved = [shutil.move(path, tmp_path / f"moved{index}.png") for index, path in enumerate(paths)]
+    assert equal(embed_cached(embedder, moved, cache_dir=tmp_path / "cache"), first)
+    assert len(embedder.calls) == 1
+
+
+def test_anything_that_matters_makes_it_anew(embedder, tiny, paths, tmp_path):
+    cache = tmp_path / "cache"
+    embed_cached(embedder, paths, cache_dir=cache)
+    embed_cached(embedder, paths[::-1], cache_dir=cache)
+    embed_cached(embedder, paths[:-1], cache_dir=cache)
+    embed_cached(tiny(seed=1), paths, cache_dir=cache)
+    embed_cached(tiny(grid=2), paths, cache_dir=cache)
+    embed_cached(tiny(precision="bfloat16"), paths, cache_dir=cache)
+    shutil.copy(paths[0], paths[1])
+    embed_cached(embedder, paths, cache_dir=cache)
+    assert len(embedder.calls) == 4
+    assert len(list(cache.iterdir())) == 7
+
+
+def test_bad_pictures_are_remembered_under_their_present_names(embedder, paths, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    mixed = [paths[0], broken, paths[1], tmp_path / "missing.png"]
+    options = {"cache_dir": tmp_path / "cache", "on_bad_picture": "skip"}
+    first = embed_cached(embedder, mixed, **options)
+    assert first.kept.tolist() == [0, 2]
+    mixed[1] = broken.rename(tmp_path / "renamed.png")
+    second = embed_cached(embedder, mixed, **options)
+    assert len(embedder.calls) == 1
+    assert equal(first, second)
+    assert [picture.path for picture in second.bad] == [os.fspath(mixed[1]), os.fspath(mixed[3])]
+    assert [picture.reason for picture in second.bad] == [picture.reason for picture in first.bad]
+    with pytest.raises(BadPictureError, match=r"renamed\.png"):
+        embed_cached(embedder, mixed, cache_dir=tmp_path / "cache")
+
+
+def test_a_failure_is_not_kept(embedder, paths, tmp_path):
+    with pytest.raises(BadPictureError):
+        embed_cached(embedder, [*paths, tmp_path / "missing.png"], cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("damage", ["short", "text", "empty", "foreign"])
+def test_a_damaged_cache_is_made_anew_with_a_warning(damage, embedder, paths, tmp_path):
+    from safetensors.torch import save_file
+
+    first = embed_cached(embedder, paths, cache_dir=tmp_path / "cache")
+    (file,) = (tmp_path / "cache").iterdir()
+    if damage == "foreign":
+        save_file({"dense": torch.zeros(1)}, file)
+    else:
+        file.write_bytes({"short": file.read_bytes()[:-9], "text": b"no safetensors", "empty": b""}[damage])
+    with pytest.warns(UserWarning, match=rf"{file.name} is damaged .* made anew"):
+        second = embed_cached(embedder, paths, cache_dir=tmp_path / "cache")
+    assert equal(first, second)
+    assert equal(embed_cached(embedder, paths, cache_dir=tmp_path / "cache"), first)
+    assert len(embedder.calls) == 2
+
+
+def test_pictures_without_a_path_are_refused(embedder, pictures, tmp_path):
+    for given in (pictures, "a.png"):
+        with pytest.raises(TypeError, match="paths: need a list of paths"):
+            embed_cached(embedder, given, cache_dir=tmp_path)
+    with pytest.raises(ValueError, match="at least one picture"):
+        embed_cached(embedder, [], cache_dir=tmp_path)

@@ -1,0 +1,292 @@
+import copy
+import dataclasses
+
+import pytest
+import torch
+from PIL import Image
+
+from diml.data.pictures import BadPictureError
+from diml.data.transforms import Preprocess
+from diml.matching import Regions, match
+from diml.models import Embedder
+
+NAMES = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"]
+
+
+def images(count: int = 3, size: int = 64) -> torch.Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(3))
+
+
+def same(first: Regions, second: Regions, atol: float = 0.0) -> None:
+    assert first.grid == second.grid
+    torch.testing.assert_close(first.dense, second.dense, atol=atol, rtol=0)
+    torch.testing.assert_close(first.pooled, second.pooled, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_regions_are_the_heads_of_pooled_and_cells(name, tiny):
+    embedder = tiny(name, head="linear", dim=8, grid=None)
+    features = embedder.backbone(images())
+    regions = embedder(images())
+    expected = Regions.normalized(
+        embedder.head(features.maps.flatten(2).transpose(1, 2)), embedder.head(features.pooled), features.maps.shape[2:]
+    )
+    same(regions, expected, 1e-5)
+    assert regions.dim == embedder.dim == 8
+
+
+@pytest.mark.parametrize("grid", range(1, 15))
+@torch.no_grad()
+def test_every_grid_gives_its_regions(grid, tiny):
+    regions = tiny(grid=grid)(images(2))
+    assert (regions.num_regions, regions.grid) == (grid * grid, (grid, grid))
+
+
+@torch.no_grad()
+def test_the_dense_embedding_is_resized_after_the_head(tiny):
+    from diml.models import resize_grid
+
+    embedder = tiny(head="linear", dim=8, grid=3)
+    maps = embedder.backbone(images()).maps
+    embedded = embedder.head(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    expected = resize_grid(embedded, 3).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(embedder(images()).dense, torch.nn.functional.normalize(expected, dim=2))
+
+
+@torch.no_grad()
+def test_grid_mean_is_the_training_form(tiny):
+    embedder = tiny(head="linear", dim=8, pooled="grid_mean")
+    raw = embedder.head(embedder.backbone(images()).maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    from diml.models import resize_grid
+
+    same(embedder(images()), Regions.from_maps(resize_grid(raw, 4)), 1e-6)
+    uneven = images(2, 96)  # a map of 3 x 3, which grid 4 does not weigh evenly
+    assert not torch.allclose(tiny(pooled="grid_mean")(uneven).pooled, tiny()(uneven).pooled, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_alone_is_as_in_a_batch(name, tiny):
+    embedder = tiny(name)
+    together = embedder(images(4))
+    same(Regions.cat([embedder(images(4)[index : index + 1]) for index in range(4)]), together, 1e-5)
+
+
+@torch.no_grad()
+def test_the_memory_layout_does_not_matter(tiny):
+    embedder = tiny()
+    other = tiny()
+    other.backbone.net.to(memory_format=torch.contiguous_format)
+    features = other.backbone(images().contiguous())
+    torch.testing.assert_close(embedder.backbone(images()).maps, features.maps, atol=1e-5, rtol=1e-4)
+    same(embedder(images()), embedder(images().contiguous(memory_format=torch.channels_last)))
+
+
+@pytest.mark.parametrize("pooled", ["backbone", "grid_mean"])
+def test_gradients_reach_head_and_backbone(pooled, tiny):
+    embedder = tiny(head="linear", dim=8, pooled=pooled).train()
+    query = embedder(images(2))
+    match(query, query[[1, 0]]).score.sum().backward()
+    assert all(parameter.grad is not None for parameter in embedder.parameters())
+    assert embedder.head.weight.grad.abs().sum() > 0
+    assert next(embedder.backbone.parameters()).grad.abs().sum() > 0
+
+
+def test_embed_is_forward_of_preprocessed_pictures(tiny, pictures):
+    embedder = tiny()
+    batch = torch.stack([embedder.preprocess(picture) for picture in pictures])
+    with torch.no_grad():
+        expected = embedder(batch)
+    for size in (1, 3, 64):
+        same(embedder.embed(pictures, batch_size=size), expected, 1e-5)
+    assert not embedder.embed(pictures).dense.requires_grad
+
+
+def test_every_kind_of_picture(tiny, pictures, paths):
+    embedder = tiny()
+    expected = embedder.embed(pictures)
+    same(embedder.embed(paths), expected)
+    same(embedder.embed([str(path) for path in paths]), expected)
+    same(embedder.embed(path.read_bytes() for path in paths), expected)
+
+
+@pytest.mark.parametrize("kind", ["path", "text", "bytes", "pil", "tensor", "array"])
+def test_a_lone_picture_is_a_list_of_one(kind, tiny, pictures, paths):
+    import numpy as np
+
+    array = np.asarray(pictures[0])
+    forms = {
+        "path": paths[0],
+        "text": str(paths[0]),
+        "bytes": paths[0].read_bytes(),
+        "pil": pictures[0],
+        "tensor": torch.from_numpy(array.copy()).permute(2, 0, 1),
+        "array": array,
+    }
+    same(tiny().embed(forms[kind]), tiny().embed(pictures[:1]))
+
+
+def test_a_tensor_of_many_pictures_is_many(tiny):
+    batch = torch.randint(0, 256, (3, 3, 70, 70), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert len(tiny().embed(batch)) == 3
+
+
+def test_no_pictures_are_refused(tiny):
+    with pytest.raises(ValueError, match="pictures: need at least one picture, got an empty list"):
+        tiny().embed([])
+
+
+def test_bad_pictures_fail_or_are_left_out_by_name(tiny, paths, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    mixed = [broken, *paths[:3], tmp_path / "missing.png", paths[3]]
+    embedder = tiny()
+    with pytest.raises(BadPictureError, match=r"broken\.jpg"):
+        embedder.embed(mixed)
+    embedded = embedder.embed_checked(mixed, on_bad_picture="skip", batch_size=1)
+    assert embedded.kept.tolist() == [1, 2, 3, 5]
+    assert [picture.path for picture in embedded.bad] == [str(broken), str(tmp_path / "missing.png")]
+    assert embedded.bad[1].reason == "no such file"
+    same(embedded.regions, embedder.embed([*paths[:4]], batch_size=1))
+
+
+def test_nothing_but_bad_pictures_is_an_error(tiny, tmp_path):
+    with pytest.raises(ValueError, match=r"none of the 2 can be read \(.*a\.png: no such file"):
+        tiny().embed_checked([tmp_path / "a.png", tmp_path / "b.png"], on_bad_picture="skip")
+
+
+def test_modes_are_restored_part_by_part(tiny, pictures):
+    embedder = tiny().train()
+    norms = [module for module in embedder.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.eval()
+    before = {name: value.clone() for name, value in embedder.state_dict().items()}
+    embedder.embed(pictures)
+    assert embedder.training
+    assert embedder.backbone.net.training
+    assert norms
+    assert not any(norm.training for norm in norms)
+    assert all(torch.equal(value, before[name]) for name, value in embedder.state_dict().items())
+    with pytest.raises(BadPictureError):
+        embedder.embed(["nowhere.png"])
+    assert embedder.training
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_low_precision_gives_float32_regions_close_to_exact_ones(precision, tiny, pictures):
+    exact, low = tiny().embed(pictures), tiny(precision=precision).embed(pictures)
+    assert low.dense.dtype == torch.float32
+    assert (exact.dense * low.dense).sum(dim=2).min() > 0.99
+    assert not torch.equal(exact.dense, low.dense)
+
+
+def test_precision_follows_the_device(tiny):
+    embedder = tiny()
+    assert embedder.config.precision == "auto"
+    assert embedder.autocast_type() is None
+    from diml.models.inference import autocast_type
+
+    assert autocast_type("auto", torch.device("mps")) == torch.float16
+    assert autocast_type("auto", torch.device("xpu")) == torch.bfloat16
+    assert autocast_type("float32", torch.device("cuda")) is None
+
+
+def test_whitening_fits_on_pictures_or_on_their_regions(tiny, pictures):
+    raw = tiny().embed(pictures)
+    first, second = (tiny(head="whiten", dim=5, grid=3) for _ in range(2))
+    with pytest.raises(ValueError, match="not fitted"):
+        first.embed(pictures)
+    first.fit_head(pictures, batch_size=2)
+    second.fit_head(tiny(grid=3).embed(pictures))
+    torch.testing.assert_close(first.head.weight, second.head.weight, atol=1e-3, rtol=1e-3)
+    assert first.embed(pictures).dim == first.dim == 5
+    singular = torch.linalg.svdvals(raw.dense.flatten(0, 1).double())[:5]
+    third = tiny(head="whiten", dim=5)
+    third.fit_head(raw)
+    projected = third.head(raw.dense.flatten(0, 1)).double()
+    torch.testing.assert_close(torch.linalg.svdvals(projected), singular.sqrt(), atol=1e-4, rtol=1e-4)
+
+
+def test_fitting_on_few_pictures_lowers_dim(tiny, pictures):
+    embedder = tiny(head="whiten", dim=60, grid=2)
+    with pytest.warns(UserWarning, match="fewer than dim=60"):
+        embedder.fit_head(pictures[:2])
+    assert embedder.dim == embedder.embed(pictures).dim == 8
+
+
+@pytest.mark.parametrize("head", ["identity", "linear"])
+def test_only_whitening_is_fitted(head, tiny, pictures):
+    with pytest.raises(ValueError, match=f"only head 'whiten' is fitted, got '{head}'"):
+        tiny(head=head).fit_head(pictures)
+
+
+def test_the_fingerprint_names_settings_and_weights(tiny):
+    embedder = tiny()
+    first = embedder.fingerprint()
+    assert len(first) == 64
+    assert tiny().fingerprint() == first
+    assert tiny(seed=1).fingerprint() != first
+    assert tiny(grid=3).fingerprint() != first
+    assert tiny(preprocess=Preprocess(size=64, resize=64)).fingerprint() != first
+    with torch.no_grad():
+        next(embedder.parameters())[0, 0, 0, 0] += 1e-3
+    assert embedder.fingerprint() != first
+
+
+def test_a_copy_embeds_alike(tiny, pictures):
+    embedder = tiny("test_vit")
+    same(copy.deepcopy(embedder).embed(pictures), embedder.embed(pictures))
+
+
+def test_progress_is_shown_on_demand(tiny, pictures, capsys):
+    tiny().embed(pictures)
+    assert capsys.readouterr() == ("", "")
+    tiny().embed(pictures, progress=True, batch_size=2)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "7/7" in shown.err
+
+
+def test_double_precision_is_kept(tiny):
+    regions = tiny().double()(images().double())
+    assert regions.dense.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), TypeError, "need a float tensor .* got torch.uint8"),
+        ("a.jpg", TypeError, "embedder.embed takes pictures"),
+        (torch.zeros(3, 64, 64), ValueError, r"need shape \(B, 3, H, W\), got \(3, 64, 64\)"),
+        (torch.zeros(1, 1, 64, 64), ValueError, "need shape"),
+    ],
+)
+def test_images_of_another_kind_are_refused(given, error, said, tiny):
+    with pytest.raises(error, match=said):
+        tiny()(given)
+
+
+def test_a_network_of_one_size_refuses_others(tiny):
+    embedder = tiny("test_vit")
+    with pytest.raises(ValueError, match="takes 64 x 64 pixels only, got 96 x 96"):
+        embedder(images(1, 96))
+    config = dataclasses.replace(embedder.config, preprocess=Preprocess(size=96, resize=96))
+    with pytest.raises(ValueError, match="built for pictures of 64 pixels, got size 96"):
+        Embedder(embedder.backbone, embedder.head, config)
+
+
+def test_convolutions_take_any_size(tiny):
+    assert tiny(grid=None)(torch.randn(1, 3, 96, 64)).grid == (3, 2)
+
+
+def test_workers_give_the_same(tiny, paths):
+    embedder = tiny()
+    same(embedder.embed(paths, workers=1, batch_size=4), embedder.embed(paths, batch_size=4))
+
+
+def test_picture_objects_are_left_alone(tiny):
+    picture = Image.new("L", (70, 80), 99)
+    tiny().embed(picture)
+    assert (picture.mode, picture.size) == ("L", (70, 80))
