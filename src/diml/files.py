@@ -1,8 +1,9 @@
-"""Files that are whole or absent. Standard library only."""
+"""Files and folders that are whole or absent. Standard library only."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,11 +32,29 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary.unlink()  # the block makes it anew, with the permissions of an ordinary file
     try:
         yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
+        _flush(temporary)
         temporary.replace(target)
+        _flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder to put files in; in the end it takes the place of `path`, on error it vanishes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    around = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    scratch = around / "new"
+    scratch.mkdir()
+    try:
+        yield scratch
+        for file in scratch.iterdir():
+            _flush(file)
+        _flush(scratch)
+        _replace(path, scratch, around / "old")
+        _flush(path.parent)
+    finally:
+        shutil.rmtree(around, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
@@ -43,3 +62,25 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def _replace(path: Path, new: Path, aside: Path) -> None:
+    if path.exists():
+        path.rename(aside)
+    try:
+        new.rename(path)
+    except OSError:
+        if aside.exists():
+            aside.rename(path)
+        raise
+
+
+def _flush(path: Path) -> None:
+    """Have the system write a file, or a folder's list of names, to the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows cannot open folders
+        return
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

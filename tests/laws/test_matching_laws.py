@@ -16,7 +16,7 @@ EPSILONS = st.sampled_from([1e-3, 0.05, 1.0])
 MARGINALS = st.sampled_from(["cross_correlation", "uniform"])
 
 #: Settings under which two routes to one plan end in the same place: float64, smooth, converged to rounding.
-TIGHT = {"epsilon": 0.2, "tolerance": 1e-11, "max_iterations": 5000}
+TIGHT = {"epsilon": 0.5, "tolerance": 1e-11, "max_iterations": 10_000}
 
 
 def close(actual, expected, atol):
@@ -147,7 +147,7 @@ def test_rerank_is_match_on_the_gathered_rows(sides, marginals, block_bytes, dat
     query, gallery = sides
     rows = st.lists(st.integers(0, len(gallery) - 1), min_size=len(query) * 3, max_size=len(query) * 3)
     candidates = torch.tensor(data.draw(rows)).reshape(len(query), 3)
-    settings = {"marginals": marginals, "epsilon": 0.2}  # all pairs converge, so no warning
+    settings = {"marginals": marginals, "epsilon": 0.5}  # all pairs converge, so no warning
     scores = rerank(query, gallery, candidates, block_bytes=block_bytes, **settings)
     for i, chosen in enumerate(candidates):
         close(scores[i], match(query[i], gallery[chosen], **settings).score, 1e-9)
@@ -176,7 +176,7 @@ def test_training_and_evaluation_give_the_same_score(features, marginals):
     evaluation = Regions.from_maps(features)
     count = len(evaluation)
     left, right = (axis.flatten() for axis in torch.meshgrid(*[torch.arange(count)] * 2, indexing="ij"))
-    settings = {"marginals": marginals, "epsilon": 0.2}  # all pairs converge, so no warning
+    settings = {"marginals": marginals, "epsilon": 0.5}  # all pairs converge, so no warning
     trained = match(training[left], training[right], **settings).score
     assert trained.requires_grad
     with torch.inference_mode():

@@ -83,14 +83,14 @@ def _batches(
         workers = 0
     workers = min(workers, -(-len(pictures) // batch_size))
     loader: DataLoader[Decoded] = DataLoader(
-        _Pictures(pictures, preprocess),
+        PicturesByIndex(pictures, preprocess),
         batch_size=batch_size,
         shuffle=False,
         num_workers=workers,
-        collate_fn=_Collate(preprocess),
+        collate_fn=Collate(preprocess),
         # A generator of its own: the loader draws a seed, and the global stream is the caller's.
         generator=torch.Generator(),
-        multiprocessing_context=_start_method() if workers else None,
+        multiprocessing_context=start_method() if workers else None,
     )
     batch: LoadedBatch
     for batch in loader:
@@ -100,11 +100,14 @@ def _batches(
         yield batch
 
 
-def _start_method() -> str:
+def start_method() -> str:
+    """How worker processes start: never by a plain fork, which copies the threads' locks."""
     return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
-class _Pictures(Dataset[Decoded]):
+class PicturesByIndex(Dataset[Decoded]):
+    """Pictures decoded and prepared by index, (index, tensor) or (index, what is bad about it)."""
+
     def __init__(self, pictures: Sequence[Picture], preprocess: Callable[[Image.Image], torch.Tensor]) -> None:
         self.pictures = pictures
         self.preprocess = preprocess
@@ -126,10 +129,13 @@ class _Pictures(Dataset[Decoded]):
 
 
 @dataclass(frozen=True)
-class _Collate:
+class Collate:
+    """Put decoded pictures together to a `LoadedBatch`, the bad ones apart."""
+
     preprocess: Callable[[Image.Image], torch.Tensor]
 
     def __call__(self, items: list[Decoded]) -> LoadedBatch:
+        """Return the batch of these items."""
         images = [item for _, item in items if isinstance(item, torch.Tensor)]
         indices = [index for index, item in items if isinstance(item, torch.Tensor)]
         bad = tuple(item for _, item in items if isinstance(item, BadPicture))

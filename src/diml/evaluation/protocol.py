@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from diml.evaluation.index_sets import IndexSets, index_sets
 from diml.evaluation.metrics import METRICS, depth_needed, query_metrics
 from diml.evaluation.rankings import NOTHING, Ranking, rank
 from diml.evaluation.report import Report, summarize
@@ -80,7 +81,7 @@ def evaluate_regions(
         >>> report = evaluate_regions(embedder.embed(paths), labels, rerank=(0, 100))
         >>> report.row(100)["map@r"] - report.row(0)["map@r"]
     """
-    sets = _index_sets(regions, labels, queries, gallery)
+    sets = index_sets(regions, labels, queries, gallery)
     wanted = _checked_rerank(rerank)
     _check_settings(score, resamples, settings)
     if without_relevant not in get_args(WithoutRelevant):
@@ -118,18 +119,6 @@ def evaluate_regions(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Sets:
-    """Who queries whom: image rows of both sides, classes, and where each query stands in its own gallery."""
-
-    queries: Tensor  # (Q,) image rows
-    gallery: Tensor  # (G,) image rows
-    query_labels: Tensor  # (Q,)
-    gallery_labels: Tensor  # (G,)
-    own_row: Tensor  # (Q,) gallery row that is the query itself, or NOTHING
-    relevant_count: Tensor  # (Q,) R, the query itself not counted
-
-
 @dataclass(eq=False)
 class _Found:
     """Numbers of the blocks so far."""
@@ -161,7 +150,7 @@ class _Block:
 @torch.no_grad()
 def _evaluate_block(
     regions: Regions,
-    sets: _Sets,
+    sets: IndexSets,
     block: Tensor,
     rerank: tuple[int, ...],
     score: Score,
@@ -185,7 +174,7 @@ def _evaluate_block(
 
 
 def _structural_scores(
-    regions: Regions, sets: _Sets, block: Tensor, candidates: Tensor, score: Score, settings: MatchSettings
+    regions: Regions, sets: IndexSets, block: Tensor, candidates: Tensor, score: Score, settings: MatchSettings
 ) -> tuple[Tensor, int]:
     """Scores (Q, K) of the candidates and how many pairs stopped early; the place of no image scores -infinity."""
     refined = torch.full(candidates.shape, -torch.inf, device=candidates.device)
@@ -210,7 +199,7 @@ def _structural_scores(
     return refined, unfinished
 
 
-def _pooled_scores(regions: Regions, sets: _Sets, block: Tensor) -> Tensor:
+def _pooled_scores(regions: Regions, sets: IndexSets, block: Tensor) -> Tensor:
     """(Q, G) cosines of the pooled vectors, summed in float64 and rounded to float32.
 
     In float32 the same two vectors can differ in the last bit with their place in the matrix product; rounded after
@@ -224,47 +213,6 @@ def _relevant(ranking: Ranking, gallery_labels: Tensor, query_labels: Tensor) ->
     """(Q, M) bool: the image at each place has the query's class."""
     same = gallery_labels[ranking.order.clamp_min(0)] == query_labels.unsqueeze(1)
     return same & (ranking.order != NOTHING)
-
-
-def _index_sets(
-    regions: Regions, labels: ArrayLike | Tensor, queries: ArrayLike | Tensor | None, gallery: ArrayLike | Tensor | None
-) -> _Sets:
-    device = regions.pooled.device
-    classes = _integers("labels", labels, device)
-    if classes.shape != (len(regions),):
-        raise ValueError(f"labels: need one integer for each of {len(regions)} images, got {tuple(classes.shape)}")
-    sides = []
-    for name, given in (("queries", queries), ("gallery", gallery)):
-        rows = torch.arange(len(regions), device=device) if given is None else _integers(name, given, device)
-        if rows.ndim != 1 or not len(rows):
-            raise ValueError(f"{name}: need at least one image row, got shape {tuple(rows.shape)}")
-        if not 0 <= int(rows.min()) <= int(rows.max()) < len(regions):
-            got = f"{int(rows.min())}..{int(rows.max())}"
-            raise ValueError(f"{name}: need image rows 0..{len(regions) - 1}, got {got}")
-        doubled = len(rows) - int((torch.bincount(rows) > 0).sum())
-        if doubled:
-            raise ValueError(f"{name}: need every image row once, got {doubled} doubled")
-        sides.append(rows)
-    query_rows, gallery_rows = sides
-    place = torch.full((len(regions),), NOTHING, dtype=torch.int64, device=device)
-    place[gallery_rows] = torch.arange(len(gallery_rows), device=device)
-    own_row = place[query_rows]
-    number = torch.from_numpy(np.unique(classes.cpu().numpy(), return_inverse=True)[1]).to(device)
-    class_sizes = torch.bincount(number[gallery_rows], minlength=int(number.max()) + 1)
-    count = class_sizes[number[query_rows]] - (own_row != NOTHING).long()
-    return _Sets(query_rows, gallery_rows, classes[query_rows], classes[gallery_rows], own_row, count)
-
-
-def _integers(name: str, values: ArrayLike | Tensor, device: torch.device) -> Tensor:
-    array = np.array([0]) if isinstance(values, Tensor) else np.array(values)
-    if array.size == 0:
-        return torch.zeros(array.shape, dtype=torch.int64, device=device)
-    if array.dtype.kind not in "iufcb":
-        raise ValueError(f"{name}: need integers, got {array.dtype}; number the classes")
-    given = values if isinstance(values, Tensor) else torch.from_numpy(array)
-    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
-        raise ValueError(f"{name}: need integers, got {given.dtype}; convert with .astype(int)")
-    return given.to(device=device, dtype=torch.int64)
 
 
 def _checked_rerank(rerank: Sequence[int]) -> tuple[int, ...]:

@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from diml.data.pictures import BadPicture, BadPictureError
+from diml.files import whole_file
 from diml.matching import Regions
 from diml.models.embedder import Embedded, Embedder, OnBadPicture
-from diml.models.files import whole_file
 
 _FORMAT: Final = "diml-embeddings-1"
 

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from diml.files import whole_folder
 from diml.models.config import EmbedderConfig
 from diml.models.embedder import Embedder
-from diml.models.files import whole_folder
 from diml.models.heads import build_head
 from diml.models.pretrained import load_exactly
 from diml.models.zoo import build_backbone
