@@ -1,0 +1,157 @@
+"""Training pictures: a random part of each, perhaps mirrored; the same part again for the same seed.
+
+All randomness of a picture comes from one number, which follows from (seed, epoch, index of the picture). So neither
+the number of worker processes nor an interruption changes what a run sees.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from diml.data.registry import nearest
+from diml.data.transforms import Preprocess
+
+_TRIES: Final = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """How a picture is varied in training: RandomResizedCrop and horizontal flip, and colours where wanted.
+
+    Geometry and colours are torchvision's (v2): with its global generator seeded alike, RandomResizedCrop,
+    RandomHorizontalFlip, ColorJitter and RandomGrayscale in this order give the same picture to the bit.
+
+    Attributes:
+        preprocess: Its `size`, `mean`, `std` and `interpolation` hold here too.
+        scale: Least and greatest share of the area that is cut out, in (0, 1].
+        ratio: Least and greatest width / height of what is cut out.
+        flip: Probability to mirror left and right.
+        jitter: Greatest change of brightness, contrast, saturation (0 or more, as a share) and hue (0 to 0.5, in turns
+            of the colour wheel); all 0: colours stay. The authors' base code has 0.2 each in its `adv` variant.
+        grayscale: Probability to take the colours away; 0.2 in that variant.
+
+    Raises:
+        ValueError: A value out of its range.
+
+    Example:
+        >>> Augment(preprocess=Preprocess(size=32, resize=40))(Image.new("RGB", (64, 48)), seed=7).shape
+        torch.Size([3, 32, 32])
+    """
+
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    grayscale: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, length in (("scale", 2), ("ratio", 2), ("jitter", 4)):
+            values = tuple(float(value) for value in getattr(self, name))
+            if len(values) != length:
+                raise ValueError(f"{name}: need {length} numbers, got {values}")
+            object.__setattr__(self, name, values)
+        for name, most in (("scale", 1.0), ("ratio", math.inf)):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= most or math.isinf(high):
+                raise ValueError(f"{name}: need 0 < least <= greatest{' <= 1' * (most == 1)}, got {(low, high)}")
+        for name in ("flip", "grayscale"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: need a probability in [0, 1], got {getattr(self, name)}")
+        if not all(0 <= value < math.inf for value in self.jitter) or self.jitter[3] > 0.5:
+            raise ValueError(f"jitter: need numbers of at least 0, and 0.5 at most for hue, got {self.jitter}")
+
+    def __call__(self, picture: Image.Image, seed: int) -> torch.Tensor:
+        """Return the network input of an RGB picture: (3, size, size), float32, normalised.
+
+        Args:
+            picture: PIL picture of mode RGB.
+            seed: 0 to 2^64 - 1; the same seed makes the same input. See `item_seed`.
+        """
+        return self.preprocess.normalize(self.view(picture, seed))
+
+    def view(self, picture: Image.Image, seed: int) -> Image.Image:
+        """Return what the network sees for this seed, as an RGB picture of size x size."""
+        generator = torch.Generator().manual_seed(seed)
+        top, left, height, width = self._part(picture, generator)
+        size, kind = [self.preprocess.size] * 2, InterpolationMode(self.preprocess.interpolation)
+        view: Image.Image = F.resized_crop(picture, top, left, height, width, size, kind)
+        if torch.rand(1, generator=generator).item() < self.flip:
+            view = F.horizontal_flip(view)
+        if any(self.jitter):
+            view = self._jittered(view, generator)
+        if self.grayscale and torch.rand(1, generator=generator).item() < self.grayscale:
+            view = F.rgb_to_grayscale(view, num_output_channels=3)
+        return view
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values, for JSON or YAML."""
+        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
+        return plain | {"preprocess": self.preprocess.to_dict()}
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Augment:
+        """Build from plain values; missing ones take their defaults.
+
+        Raises:
+            ValueError: An unknown key (the nearest known one is named) or a value out of its range.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in settings:
+            if key not in known:
+                raise ValueError(f"augment: unknown key {key!r}; {nearest(str(key), known)}")
+        inner = settings.get("preprocess", {})
+        preprocess = inner if isinstance(inner, Preprocess) else Preprocess.from_dict(inner)
+        return cls(**{**settings, "preprocess": preprocess})
+
+    def _part(self, picture: Image.Image, generator: torch.Generator) -> tuple[int, int, int, int]:
+        """Top, left, height and width of what is cut out; the middle where no try fits into the picture."""
+        width, height = picture.size
+        logarithms = torch.log(torch.tensor(self.ratio))
+        for _ in range(_TRIES):
+            area = width * height * _uniform(*self.scale, generator)
+            aspect = torch.exp(torch.empty(1).uniform_(*logarithms.tolist(), generator=generator)).item()
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                top = int(torch.randint(0, height - h + 1, (1,), generator=generator).item())
+                left = int(torch.randint(0, width - w + 1, (1,), generator=generator).item())
+                return top, left, h, w
+        low, high = self.ratio
+        w = min(width, max(1, round(height * high)))
+        h = min(height, max(1, round(width / low)))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+    def _jittered(self, view: Image.Image, generator: torch.Generator) -> Image.Image:
+        """Change the colours, in random order."""
+        order = torch.randperm(4, generator=generator).tolist()
+        changes = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+        factors = []
+        for number, most in enumerate(self.jitter):
+            centre = 0.0 if number == 3 else 1.0
+            least = centre - most if number == 3 else max(0.0, centre - most)
+            factors.append(_uniform(least, centre + most, generator) if most else None)
+        for number in order:
+            factor = factors[number]
+            if factor is not None:
+                view = changes[number](view, factor)
+        return view
+
+
+def item_seed(seed: int, epoch: int, index: int) -> int:
+    """Return the seed of one picture in one epoch of a run, well mixed: 0 to 2^63 - 1."""
+    mixed = np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0]
+    return int(mixed >> np.uint64(1))
+
+
+def _uniform(low: float, high: float, generator: torch.Generator) -> float:
+    return torch.empty(1).uniform_(low, high, generator=generator).item()
