@@ -1,0 +1,257 @@
+"""Structural matching as a distance of pytorch-metric-learning, so that its pair losses and miners take it unchanged.
+
+Those losses know an image as one flat vector. `pack_regions` writes regions into such vectors, and the distances here
+read them back: X = (R + 1) * D numbers an image, region after region, then the pooled vector. A vector of R * D numbers
+on one side stands for a region *map*, whose pooled vector is the mean of its regions: so proxies are stored.
+
+Legend: N images, Q and G images on the two sides, B pairs, R regions, D channels, X numbers of a flat vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Literal, get_args
+
+import torch
+from pytorch_metric_learning.distances import BaseDistance, SNRDistance
+from torch import Tensor
+
+from diml.matching import Regions, match
+
+TrainingMarginals = Literal["cross_correlation", "uniform"]
+
+#: Added under the root of a distance, so that its gradient stays finite at distance zero. Source: the released code.
+ROOT_EPSILON: Final = 1e-6
+
+
+def pack_regions(regions: Regions) -> Tensor:
+    """Write regions into one flat vector an image, differentiably; `unpack_regions` is the way back.
+
+    Args:
+        regions: N images, dense (N, R, D) and pooled (N, D).
+
+    Returns:
+        (N, (R + 1) * D) in float32, or float64 for float64 input: the regions row by row, then the pooled vector.
+
+    Example:
+        >>> loss = MultiSimilarityLoss(distance=StructuralSimilarity(regions.num_regions))
+        >>> loss(pack_regions(regions), labels)
+    """
+    flat = torch.cat([regions.dense.flatten(1), regions.pooled], dim=1)
+    return flat.to(torch.promote_types(flat.dtype, torch.float32))
+
+
+def unpack_regions(flat: Tensor, num_regions: int) -> Regions:
+    """Read (N, (R + 1) * D) as written by `pack_regions` back into Regions; ValueError for another shape or length."""
+    if flat.ndim != 2 or flat.shape[1] % (num_regions + 1) or flat.shape[1] == 0:
+        raise ValueError(
+            f"embeddings: need shape (N, ({num_regions} + 1) * D) as from pack_regions, got {tuple(flat.shape)}; "
+            "check num_regions"
+        )
+    dense = flat.reshape(len(flat), num_regions + 1, -1)
+    return Regions(dense[:, :-1], dense[:, -1])
+
+
+class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no types
+    """What similarity and distance share: reading flat vectors, solving for plans, one matrix product for cosines."""
+
+    def __init__(
+        self,
+        num_regions: int | None = None,
+        *,
+        marginals: TrainingMarginals = "cross_correlation",
+        epsilon: float = 0.05,
+        tolerance: float = 1e-4,
+        max_iterations: int = 1000,
+        block_bytes: int = 64 * 2**20,
+        power: float = 1,
+    ) -> None:
+        super().__init__(normalize_embeddings=False, is_inverted=self._inverted, power=power)
+        if num_regions is not None and num_regions < 1:
+            raise ValueError(f"num_regions: need 1 or more, got {num_regions}")
+        if marginals not in get_args(TrainingMarginals):
+            raise ValueError(f"marginals: need one of {get_args(TrainingMarginals)} in training, got {marginals!r}")
+        for name, value in (("epsilon", epsilon), ("tolerance", tolerance), ("max_iterations", max_iterations)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name}: need a positive, finite number, got {value}")
+        self.num_regions = num_regions
+        self.settings: dict[str, Any] = {"marginals": marginals, "epsilon": epsilon}
+        self.settings |= {"tolerance": tolerance, "max_iterations": max_iterations}
+        self.block_bytes = block_bytes
+        self.unconverged_pairs = 0
+        self._sharing = False
+        self._kept: tuple[Tensor, Tensor, Tensor] | None = None
+        self._only: Tensor | None = None
+
+    _inverted: bool
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Within, the matrix of the same two tensors is computed once, for miner and loss alike.
+
+        Callers get copies: the library edits matrices in place.
+        """
+        self._sharing = True
+        try:
+            yield
+        finally:
+            self._sharing, self._kept, self._only = False, None, None
+
+    def only(self, pairs: Tensor) -> None:
+        """Until `sharing` ends, solve just these pairs (2, B) of a batch with itself, either way round, if few.
+
+        Every other entry of the matrix is NaN, so that a loss that reads one cannot go unnoticed.
+        """
+        self._only = pairs
+
+    def compute_mat(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
+        """(Q, G) from flat vectors (Q, Xq) and (G, Xg); differentiable, plans without gradient."""
+        if not self._sharing:
+            return self._matrix(query_emb, ref_emb)
+        if self._kept is None or self._kept[0] is not query_emb or self._kept[1] is not ref_emb:
+            only = self._only if query_emb is ref_emb else None
+            with torch.enable_grad():  # a miner may ask first, without gradient
+                if only is not None and 8 * only.shape[1] <= len(query_emb) ** 2:
+                    matrix = self._chosen(query_emb, only)
+                else:
+                    matrix = self._matrix(query_emb, ref_emb)
+            self._kept = (query_emb, ref_emb, matrix)
+        return self._kept[2].clone()
+
+    def pairwise_distance(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
+        """(B,) from flat vectors (B, X) and (B, X), row by row."""
+        query, gallery = self._unpack(query_emb, ref_emb)
+        if len(query) != len(gallery):
+            raise ValueError(f"query_emb, ref_emb: need as many rows, got {len(query)} and {len(gallery)}")
+        with torch.autocast(query_emb.device.type, enabled=False):
+            found = match(query, gallery, **self.settings)
+            self.unconverged_pairs = int((~found.converged).sum())
+            dense = self._value(found.cosine, _mass(query.dense).unsqueeze(2), _mass(gallery.dense).unsqueeze(1))
+            pooled = self._value(found.pooled, _mass(query.pooled), _mass(gallery.pooled))
+            return ((found.plan * dense).sum(dim=(1, 2)) + pooled) / 2
+
+    def _chosen(self, embeddings: Tensor, pairs: Tensor) -> Tensor:
+        """(N, N) with the values of pairs (2, B) of rows, either way round, and NaN elsewhere."""
+        i, j = torch.unique(pairs.sort(dim=0).values, dim=1)
+        values = self.pairwise_distance(embeddings[i], embeddings[j])
+        empty = values.new_full((len(embeddings), len(embeddings)), torch.nan)
+        twice = i != j  # an entry on the diagonal is written once: each write takes the whole gradient
+        places = (torch.cat([i, j[twice]]), torch.cat([j, i[twice]]))
+        return empty.index_put(places, torch.cat([values, values[twice]]))
+
+    def _matrix(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
+        query, gallery = self._unpack(query_emb, ref_emb)
+        with torch.autocast(query_emb.device.type, enabled=False):
+            plans = self._plans(query, gallery, symmetric=query_emb is ref_emb)  # (Q, G, R, R)
+            cosine = query.dense.flatten(0, 1) @ gallery.dense.flatten(0, 1).T
+            cosine = cosine.reshape(len(query), -1, len(gallery), gallery.num_regions).transpose(1, 2)
+            mass_q, mass_g = _mass(query.dense)[:, None, :, None], _mass(gallery.dense)[None, :, None, :]
+            structural = (plans * self._value(cosine, mass_q, mass_g)).sum(dim=(2, 3))
+            pooled = query.pooled @ gallery.pooled.T
+            pooled = self._value(pooled, _mass(query.pooled)[:, None], _mass(gallery.pooled)[None])
+            return (structural + pooled) / 2
+
+    def _value(self, cosine: Tensor, mass_q: Tensor, mass_g: Tensor) -> Tensor:
+        """What one pair of vectors adds: their cosine, or their distance; masses are their squared lengths, 0 or 1."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def _plans(self, query: Regions, gallery: Regions, symmetric: bool) -> Tensor:
+        """(Q, G, R, R) by `diml.matching.match`, in blocks of pairs; a pair and its mirror image are solved once."""
+        query, gallery = (Regions(side.dense.detach(), side.pooled.detach()) for side in (query, gallery))
+        rows, regions = len(query), query.num_regions
+        pairs = torch.ones(rows, len(gallery), device=query.dense.device).nonzero().T
+        if symmetric:
+            pairs = pairs[:, pairs[0] <= pairs[1]]
+        plans = query.dense.new_empty(rows, len(gallery), regions, gallery.num_regions)
+        per_pair = query.dense.element_size() * (2 * (regions + 1) * query.dim + 8 * regions * regions)
+        self.unconverged_pairs = 0
+        for i, j in zip(*(part.split(max(1, self.block_bytes // per_pair)) for part in pairs), strict=True):
+            found = match(query[i], gallery[j], **self.settings)
+            plans[i, j] = found.plan
+            if symmetric:
+                plans[j, i] = found.plan.mT
+            self.unconverged_pairs += int((~found.converged).sum())
+        return plans
+
+    def _unpack(self, query_emb: Tensor, ref_emb: Tensor) -> tuple[Regions, Regions]:
+        """Both sides as Regions; the side with R * D columns, if any, is a map and gets its pooled vector here."""
+        if self.num_regions is None:
+            raise ValueError("num_regions: unknown; pass it when building, e.g. StructuralSimilarity(num_regions=16)")
+        width, dim = max(query_emb.shape[1], ref_emb.shape[1]), abs(query_emb.shape[1] - ref_emb.shape[1])
+        if dim and width != (self.num_regions + 1) * dim:
+            got = f"{query_emb.shape[1]} and {ref_emb.shape[1]}"
+            raise ValueError(f"embeddings: need R * D or (R + 1) * D columns for R = {self.num_regions}, got {got}")
+        query, gallery = (self._read(side, is_map=side.shape[1] < width) for side in (query_emb, ref_emb))
+        return query, gallery
+
+    def _read(self, flat: Tensor, is_map: bool) -> Regions:
+        flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
+        assert self.num_regions is not None
+        if not is_map:
+            return unpack_regions(flat, self.num_regions)
+        dense = flat.reshape(len(flat), self.num_regions, -1)
+        return Regions.normalized(dense, dense.mean(dim=1))
+
+
+class StructuralSimilarity(_Structural):
+    """Similarity of region maps for pytorch-metric-learning: (sum_ij plan_ij * cosine_ij + pooled cosine) / 2.
+
+    The plan is that of `diml.matching.match`, solved without gradient; gradients flow through the cosines. Use it as
+    the `distance=` of a pair loss or miner and hand them `pack_regions(regions)`.
+
+    Args:
+        num_regions: R of the packed regions; None where an objective sets it.
+        marginals: "cross_correlation" or "uniform", how much each region weighs.
+        epsilon, tolerance, max_iterations: as in `diml.matching.match`.
+        block_bytes: working memory for solving, in bytes, to aim at; the (Q, G, R, R) arrays come on top.
+        power: exponent of the whole matrix.
+
+    Called with flat (Q, X) and (G, X) float tensors it returns (Q, G) in [-1, 1], higher is more alike; ValueError for
+    shapes that do not fit or vectors that are not of unit length. Source: Zhao et al., ICCV 2021, sections 3.2 to 3.4.
+
+    Example:
+        >>> distance = StructuralSimilarity(num_regions=16)
+        >>> loss = losses.MultiSimilarityLoss(2, 40, 0.5, distance=distance)
+        >>> loss(pack_regions(regions), labels, miners.MultiSimilarityMiner(0.1, distance=distance)(...))
+    """
+
+    _inverted = True
+
+    def _value(self, cosine: Tensor, mass_q: Tensor, mass_g: Tensor) -> Tensor:
+        return cosine
+
+
+class StructuralDistance(_Structural):
+    """Distance of region maps for pytorch-metric-learning: (sum_ij plan_ij * ||q_i - g_j|| + ||Q - G||) / 2.
+
+    Norms are taken with 1e-6 under the root. Arguments, use and errors are those of `StructuralSimilarity`; the matrix
+    lies in [0, 2], lower is more alike. Source: Zhao et al., ICCV 2021, and their code for margin + DIML.
+
+    Example:
+        >>> loss = losses.MarginLoss(0.2, beta=1.2, distance=StructuralDistance(num_regions=16))
+        >>> loss(pack_regions(regions), labels, triplets)
+    """
+
+    _inverted = False
+
+    def _value(self, cosine: Tensor, mass_q: Tensor, mass_g: Tensor) -> Tensor:
+        return ((mass_q + mass_g - 2 * cosine).clamp(min=0) + ROOT_EPSILON).sqrt()
+
+
+class SignalToNoiseDistance(SNRDistance):  # type: ignore[misc]
+    """The library's var(anchor - other) / var(anchor), finite also for a blank image, whose variance is zero.
+
+    Source: Yuan, Deng, Tang, Tang, Chen, CVPR 2019.
+    """
+
+    def compute_mat(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
+        """(Q, G) from (Q, D) and (G, D); not symmetric."""
+        noise = (query_emb.unsqueeze(1) - ref_emb).var(dim=2)
+        return noise / query_emb.var(dim=1, keepdim=True).clamp(min=torch.finfo(noise.dtype).eps)
+
+
+def _mass(vectors: Tensor) -> Tensor:
+    """Squared length of unit or zero vectors, (...,) of exact ones and zeros."""
+    return (vectors.detach().abs().amax(dim=-1) > 0).to(vectors.dtype)
