@@ -9,7 +9,7 @@ demo: .venv/.installed   ## table and pictures on 400 photos, into runs/demo/
 	$(BIN)/diml demo
 
 test: .venv/.complete    ## the default tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 check: .venv/.complete   ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -38,7 +38,7 @@ class EmbedderConfig:
             cells, as in the authors' `_diml` networks and in training with their objectives.
         token_pooling: of plain transformers, "class" or "mean"; None follows the model's own head.
         precision: in `Embedder.embed`: "float32", or autocast to "bfloat16" or "float16"; "auto" is float32 on the
-            CPU and autocast on accelerators. Regions come out in float32 all the same.
+            CPU and float16 on accelerators. Regions come out in float32 all the same.
     """
 
     backbone: str

@@ -278,12 +278,18 @@ class Embedder(nn.Module):
         )
         with picture_progress(len(pictures), show=progress) as advance:
             for batch in batches:
-                with inference(
-                    self, self.device, self.autocast_type()
-                ):  # around the network alone: what the caller does between batches is its own
-                    regions = self(batch.images.to(self.device)) if len(batch.images) else None
-                yield regions, batch
+                yield (self._infer(batch.images) if len(batch.images) else None), batch
                 advance(len(batch.images) + len(batch.bad))
+
+    def _infer(self, images: Tensor) -> Regions:
+        low = self.autocast_type()
+        try:
+            with inference(self, self.device, low):
+                return self(images.to(self.device))  # type: ignore[no-any-return]
+        except ValueError as error:
+            if low is not None:
+                error.add_note(f"The network ran in {low}, in which values may overflow; try precision='float32'.")
+            raise
 
     def _workers(self, pictures: int) -> int:
         if self.device.type == "cpu" or pictures < _WORTH_WORKERS:

@@ -19,14 +19,14 @@ _TYPES: Final = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.f
 
 
 def autocast_type(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """The type to autocast to on a device; None for float32 throughout."""
+    """The type to autocast to on a device; None for float32 throughout.
+
+    "auto" prefers float16 to bfloat16 on accelerators: with MobileNetV2 on photos, cosines between pictures moved by at
+    most 0.002 in float16 and by 0.027 in bfloat16, which reorders neighbours.
+    """
     if precision != "auto":
         return _TYPES[precision]
-    if device.type == "cpu":
-        return None
-    if device.type == "mps" or (device.type == "cuda" and not torch.cuda.is_bf16_supported()):
-        return torch.float16
-    return torch.bfloat16
+    return None if device.type == "cpu" else torch.float16
 
 
 @contextlib.contextmanager

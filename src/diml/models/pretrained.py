@@ -27,7 +27,7 @@ _CLASSIFIERS: Final = ("classifier", "_fc")
 _PATIENCE_SECONDS: Final = 8.0
 
 
-class WeightsError(RuntimeError):
+class WeightsError(OSError):
     """Pretrained weights cannot be had; the message says of which model, why, and what to do."""
 
 

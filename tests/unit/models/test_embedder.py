@@ -189,8 +189,17 @@ def test_precision_follows_the_device(tiny):
     from diml.models.inference import autocast_type
 
     assert autocast_type("auto", torch.device("mps")) == torch.float16
-    assert autocast_type("auto", torch.device("xpu")) == torch.bfloat16
+    assert autocast_type("auto", torch.device("cuda")) == torch.float16
     assert autocast_type("float32", torch.device("cuda")) is None
+
+
+def test_an_overflow_in_low_precision_names_the_remedy(tiny, pictures):
+    embedder = tiny(head="linear", dim=4, precision="float16")
+    with torch.no_grad():
+        embedder.head.weight.fill_(1e30)
+    with pytest.raises(ValueError, match="finite") as caught:
+        embedder.embed(pictures)
+    assert "precision='float32'" in caught.value.__notes__[0]
 
 
 def test_whitening_fits_on_pictures_or_on_their_regions(tiny, pictures):
