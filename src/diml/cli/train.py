@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ class Train(TrainConfig):
 
     For instance:
 
-    diml train orl --objective margin --batch-size 32 --epochs 10 --lr 1e-4 --output runs/orl-margin
+    diml train orl --objective margin --batch-size 16 --epochs 5 --lr 1e-4 --output runs/orl-margin
 
     diml train grocery --data data --objective multisimilarity --similarity structural --size 160
 
@@ -32,14 +33,14 @@ class Train(TrainConfig):
 
     diml train --resume --output runs/orl-margin
 
-    torchrun --nproc-per-node 2 -m diml train orl --objective margin --batch-size 32
+    torchrun --nproc-per-node 2 -m diml train orl --objective margin --batch-size 16
     """
 
     dataset: Annotated[str, tyro.conf.Positional]
     """Name of the data set; `diml datasets` lists them."""
 
     preset: str | None = None
-    """Start from a run of the authors, by name; flags and --config go before it."""
+    """Start from a run of the authors, by name (`diml presets`); flags and --config go before it."""
 
     config: Path | None = None
     """YAML file with any of these settings; flags go before it, and it goes before --preset."""
@@ -54,70 +55,69 @@ class Train(TrainConfig):
         """Train, then print the table of the test."""
         from diml.training import TrainingStopped, train
 
+        assert isinstance(self, _Filled) or not (self.preset or self.config), "parse() looks at these"
         settings = TrainConfig(**{name: getattr(self, name) for name in FIELDS})
         try:
             result = train(settings, resume=self.resume, progress=self.progress)
         except TrainingStopped as stopped:
-            _print_once(str(stopped))
+            if _prints():
+                print(f"diml train: {stopped}", file=sys.stderr)
             return 130
-        if _is_first():
+        if _prints():
             _print_result(settings, result)
         return 0
 
 
-def train_verb(arguments: Sequence[str]) -> type[Train]:
-    """Return `Train` with the defaults that --preset, --config or --resume give, so that flags go before them.
+class _Filled:
+    """Marks a `Train` whose defaults come from --preset, --config or --resume."""
 
-    Args:
-        arguments: words after `diml`; looked through for these three only.
+
+def parse(words: Sequence[str]) -> Train:
+    """Parse the words after `diml train`: flags go before --config, that before --preset, that before defaults.
 
     Raises:
         ValueError, FileNotFoundError: no such preset, file or run; an unknown key; a value of another type.
+        SystemExit: from the parser: 0 after --help, 2 for wrong options.
     """
-    if "train" not in arguments[:1]:
-        return Train
+    return tyro.cli(_with_defaults(_given_defaults(words)), prog="diml train", args=list(words))
+
+
+def _given_defaults(words: Sequence[str]) -> dict[str, Any]:
+    """Settings that the run to be resumed, a preset or a file has."""
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--preset", "--config", "--output"):
         known.add_argument(name)
     known.add_argument("--resume", action="store_true")
     try:
-        given, _ = known.parse_known_args(arguments[1:])
-    except argparse.ArgumentError:  # said better by the real parser
-        return Train
+        given, _ = known.parse_known_args(list(words))
+    except argparse.ArgumentError:  # a flag without its value: the real parser says it better
+        return {}
     values: dict[str, Any] = {}
     if given.resume and given.output and (Path(given.output) / "config.yaml").is_file():
         values |= read_config(Path(given.output) / "config.yaml")
     if given.preset:
-        presets = importlib.import_module("diml.training.presets")
-        values |= checked_values(presets.preset(given.preset), f"preset {given.preset}")
+        from diml.training.presets import preset
+
+        values |= checked_values(preset(given.preset), f"preset {given.preset}")
     if given.config:
         values |= read_config(given.config)
-    return _with_defaults(values)
+    return values
 
 
 def _with_defaults(values: Mapping[str, Any]) -> type[Train]:
-    """`Train` with other defaults."""
+    """`Train` with other defaults, which its help shows."""
     hints = get_type_hints(Train, include_extras=True)
     fields = [(name, hints[name], dataclasses.field(default=value)) for name, value in values.items()]
     namespace = {"__doc__": Train.__doc__}
     made: type[Train] = dataclasses.make_dataclass(
-        "Train", fields, bases=(Train,), frozen=True, kw_only=True, namespace=namespace
+        "Train", fields, bases=(Train, _Filled), frozen=True, kw_only=True, namespace=namespace
     )
     return made
 
 
-def _is_first() -> bool:
+def _prints() -> bool:
     """Whether this process is the one that prints."""
-    import os
-
     return os.environ.get("RANK", "0") == "0"
-
-
-def _print_once(text: str) -> None:
-    import sys
-
-    if _is_first():
-        print(f"diml: {text}", file=sys.stderr)
 
 
 def _print_result(config: TrainConfig, result: TrainResult) -> None:
@@ -134,7 +134,7 @@ def _print_result(config: TrainConfig, result: TrainResult) -> None:
         console.print(differences)
     if result.best_epoch is not None and result.best_value is not None:
         chosen = f"Best epoch: {result.best_epoch}, by {config.select_on} {config.metric} {100 * result.best_value:.2f}"
-        console.print(f"{chosen} (K = {config.select_rerank})", markup=False)
+        print(f"{chosen} (K = {config.select_rerank})")
     if result.left_out:
-        console.print(f"Left out as they were not finite: {result.left_out} steps")
-    console.print(f"Run: {result.folder} (diml evaluate {config.dataset} --model {result.folder})", soft_wrap=True)
+        print(f"Left out as they were not finite: {result.left_out} steps")
+    print(f"Run: {result.folder}")

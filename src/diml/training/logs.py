@@ -1,0 +1,172 @@
+"""What a run writes down while it goes on: metrics.jsonl, metrics.csv, TensorBoard events, and a line on screen."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from diml.evaluation import METRICS
+from diml.files import write_text
+
+LINES: Final = "metrics.jsonl"
+TABLE: Final = "metrics.csv"
+_EVENTS: Final = "tensorboard"
+
+Record = dict[str, Any]
+
+
+class MetricLog:
+    """The numbers of a run: one JSON object a line in `metrics.jsonl`, of `kind` start, train, validation or test.
+
+    `epoch` and `step` count from 1, those of a train line name what was just done. Metrics are fractions.
+
+    Args:
+        folder: of the run; None writes nothing (processes other than the first).
+        epochs: epochs whose validation is done; later lines of the file are dropped, for they come again.
+        steps: steps done, likewise.
+    """
+
+    def __init__(self, folder: Path | None, *, epochs: int = 0, steps: int = 0) -> None:
+        self.folder = folder
+        self.records: list[Record] = []
+        self._events: Any = None
+        if folder is None:
+            return
+        done = {"start": ("step", steps), "train": ("step", steps), "validation": ("epoch", epochs)}
+        for record in read_records(folder / LINES):
+            key, most = done.get(record["kind"], ("step", -1))
+            if record[key] <= most:
+                self.records.append(record)
+        write_text(folder / LINES, "".join(f"{json.dumps(record)}\n" for record in self.records))
+        self._events = _tensorboard(folder / _EVENTS, steps)
+
+    def add(self, kind: str, **values: Any) -> None:
+        """Write down a record; it is on its way to the disk when this returns."""
+        if self.folder is None:
+            return
+        record = {"kind": kind} | values
+        self.records.append(record)
+        with (self.folder / LINES).open("a", encoding="utf-8") as lines:
+            lines.write(f"{json.dumps(record)}\n")
+        if self._events is not None:
+            prefix = f"{kind}/k{record['rerank']}" if "rerank" in record else kind
+            for name, value in values.items():
+                if name not in ("step", "epoch", "rerank") and isinstance(value, int | float):
+                    self._events.add_scalar(f"{prefix}/{name}", value, values["step"])
+
+    def mean_loss(self, epoch: int) -> float | None:
+        """Mean loss of the steps of an epoch that were taken; None when there were none."""
+        losses = [
+            r["loss"] for r in self.records if r["kind"] == "train" and r["epoch"] == epoch and r["loss"] is not None
+        ]
+        return sum(losses) / len(losses) if losses else None
+
+    def write_table(self) -> None:
+        """Write `metrics.csv`: a line an epoch with its mean loss, last learning rate, speed and validation."""
+        if self.folder is None:
+            return
+        rows: dict[int, Record] = {}
+        for record in self.records:
+            if record["kind"] == "train":
+                speed = rows.get(record["epoch"], {}).get("pictures_per_second", [])
+                rows[record["epoch"]] = {
+                    "epoch": record["epoch"],
+                    "step": record["step"],
+                    "loss": self.mean_loss(record["epoch"]),
+                    "lr": record["lr"],
+                    "pictures_per_second": [*speed, record["pictures_per_second"]],
+                }
+        for row in rows.values():
+            row["pictures_per_second"] = sum(row["pictures_per_second"]) / len(row["pictures_per_second"])
+        for record in self.records:
+            if record["kind"] == "validation" and record["epoch"] in rows:
+                named = {f"validation_{metric}_k{record['rerank']}": record[metric] for metric in METRICS}
+                rows[record["epoch"]] |= named
+        header = list(dict.fromkeys(name for row in rows.values() for name in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, header, restval="", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows.values())
+        write_text(self.folder / TABLE, text.getvalue())
+
+    def close(self) -> None:
+        """Flush the TensorBoard events."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """Read `metrics.jsonl`; a last line that was cut off is left out; no file gives no records."""
+    path = Path(path)
+    if not path.is_file():
+        return []
+    records: list[Record] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+class Display:
+    """A progress bar with loss, learning rate and pictures/s, and lines above it; all on standard error.
+
+    Args:
+        show: whether to print anything.
+    """
+
+    def __init__(self, show: bool) -> None:
+        self.show = show
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        if self.show:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def epoch(self, title: str, total: int, done: int) -> Iterator[None]:
+        """Show a bar for the steps of an epoch, `done` of which are behind us."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+        )
+        hidden = not (self.show and self._console.is_terminal)
+        with Progress(*columns, console=self._console, disable=hidden, transient=True) as bar:
+            self._bar = bar
+            bar.add_task(title, total=total, completed=done, numbers="")
+            try:
+                yield
+            finally:
+                self._bar = None
+
+    def step(self, loss: float, lr: float, speed: float) -> None:
+        """Move the bar by one step."""
+        if self._bar is not None:
+            numbers = f"loss {loss:.4f}  lr {lr:.2g}  {speed:.0f} pictures/s"
+            self._bar.update(self._bar.task_ids[0], advance=1, numbers=numbers)
+
+
+def _tensorboard(folder: Path, steps: int) -> Any:
+    """A writer of TensorBoard events where tensorboard is installed, else None; events after `steps` are void."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer: Any = SummaryWriter
+    return writer(str(folder), purge_step=steps + 1)

@@ -1,0 +1,135 @@
+"""Two processes do what one does: real processes under torchrun, on this machine's loopback.
+
+Tolerances: sums of gradients are added up in another order, so losses and weights agree to rounding of float32, which
+some steps of training enlarge: losses to 1e-4 of their size, weights to 2e-4 absolute after 8 steps of Adam at 1e-3.
+Embeddings and metrics of one and the same network are equal.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from diml.data import Preprocess
+from diml.models import load_embedder
+from diml.training import read_records
+from diml.training.config import write_config
+from end_to_end.small_runs import make_pictures, small_config, start, tensors_of
+
+TESTS = str(Path(__file__).resolve().parents[1])
+
+CASES = {
+    # learnable beta per class and random mining, which has to be the same in both processes; shares of unequal size
+    "margin": {"objective": "margin", "miner": "distance", "batch_size": 9, "per_class": 3, "clip_norm": 1.0},
+    # regions of both processes compared with each other, and mined
+    "margin_diml": {"objective": "margin_diml"},
+    # proxies
+    "proxyanchor": {"objective": "proxyanchor", "weight_decay": 0.0},
+    # a sampler that looks at the embeddings of all processes
+    "sampler": {"objective": "multisimilarity", "sampler": "greedy_coreset"},
+}
+
+TRAIN = """
+import json, os, sys
+from pathlib import Path
+
+import torch
+
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from diml.data import load_dataset
+from diml.models import load_embedder
+from diml.training import train
+from diml.training.distributed import embed_shared, evaluate_shared, join_team
+from end_to_end.small_runs import small_config
+
+if os.environ.get("WORLD_SIZE", "1") != "1":  # one group for several trainings
+    torch.distributed.init_process_group("gloo")
+
+folder, prefix, cases = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+for name, changes in cases.items():
+    train(small_config(folder / "pictures.csv", folder / (prefix + name), **changes))
+
+pictures = load_dataset("csv", folder / "pictures.csv").test
+pictures = pictures.subset(list(range(len(pictures) - 3)))  # the last is alone in its class: nothing to be found
+with join_team("cpu") as team:
+    found = embed_shared(load_embedder(folder / "model"), pictures, team, batch_size=5)
+    report = evaluate_shared(found.regions, found.pictures, team, rerank=(0, 5), seed=0)
+    result = report.to_dict() | {{"dense": found.regions.dense.tolist(), "queries": report.queries.tolist()}}
+    result["hits"] = {{k: [row[:8] for row in rows.tolist()] for k, rows in report.hits.items()}}
+    result["per_query"] = {{k: {{m: v.tolist() for m, v in ms.items()}} for k, ms in report.per_query.items()}}
+    (folder / f"evaluated-{{team.size}}-{{team.rank}}.json").write_text(json.dumps(result))
+"""
+
+#: The verb, as a user starts it: nobody has made a process group.
+VERB = """
+import sys
+
+import torch
+
+torch.set_num_threads(1)
+from diml.cli.train import parse
+
+sys.exit(parse(sys.argv[1:]).run())
+"""
+
+
+def finish(process) -> str:
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    return out
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Every case trained by one process and by two."""
+    folder = tmp_path_factory.mktemp("distributed")
+    make_pictures(folder)
+    load_embedder("test_resnet", pretrained=False, preprocess=Preprocess(size=64, resize=72)).save(folder / "model")
+    code, cases = TRAIN.format(tests=TESTS), json.dumps(CASES)
+    started = [start(code, folder / f"start-{n}", folder, f"by{n}-", cases, processes=n) for n in (1, 2)]
+    for process in started:
+        finish(process)
+    return folder
+
+
+def losses(run: Path) -> list[float]:
+    return [record["loss"] for record in read_records(run / "metrics.jsonl") if record["kind"] == "train"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_give_the_losses_and_weights_of_one(place, case):
+    one, two = place / f"by1-{case}", place / f"by2-{case}"
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4, abs=1e-6)
+    assert len(losses(one)) == 8
+    ours, theirs = tensors_of(one / "last.ckpt"), tensors_of(two / "last.ckpt")
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(
+            theirs[name], ours[name], rtol=0, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_the_run_says_how_many_processes_it_had(place):
+    starts = [read_records(place / f"by{n}-margin" / "metrics.jsonl")[0] for n in (1, 2)]
+    assert [record["processes"] for record in starts] == [1, 2]
+
+
+def test_a_sharded_evaluation_is_equal_to_that_of_one_process(place):
+    results = [json.loads((place / f"evaluated-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")]
+    assert results[0]["without_relevant"] == 1
+    assert results[1] == results[0]
+    assert results[2] == results[0]
+
+
+def test_the_verb_under_torchrun_prints_once_and_writes_one_run(place):
+    settings = small_config(place / "pictures.csv", place / "verb", epochs=1, objective="multisimilarity")
+    write_config(place / "verb.yaml", settings)
+    process = start(VERB, place / "verb-start", "csv", "--config", place / "verb.yaml", processes=2)
+    out = finish(process)
+    assert out.count("Best epoch: 1") == 1
+    assert read_records(place / "verb" / "metrics.jsonl")[0]["processes"] == 2
+    assert load_embedder(place / "verb").dim == 16

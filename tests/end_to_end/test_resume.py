@@ -1,0 +1,156 @@
+"""A run that is killed with SIGKILL, wherever that is, and resumed ends with the weights of one that was not."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from diml.models import load_embedder
+from diml.training import read_records
+from end_to_end.small_runs import make_pictures, start, tensors_of
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
+
+#: A process that has imported everything forks one child a run; a child kills itself before its n-th operation on a
+#: file of the run (opening, making, renaming, removing), or is killed from outside after some seconds.
+RUNNER = """
+import json, os, signal, sys, time, traceback
+from pathlib import Path
+
+import torch
+
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+import matplotlib.backends.backend_agg  # what the children need, so that each does not import it anew
+
+from end_to_end.small_runs import small_config
+from diml.models import load_embedder
+from diml.training import train
+
+load_embedder("test_resnet", pretrained=False)
+folder, jobs = Path(sys.argv[1]), json.loads(sys.argv[2])
+SETTINGS = dict(
+    objective="margin", miner="distance", sampler="greedy_coreset", schedule="cosine", warmup_steps=3, clip_norm=2.0,
+    freeze_batch_norm=False, validation_rerank=3,
+)
+EVENTS = {{"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "shutil.copyfile"}}
+
+
+def child(output, resume, kill_before):
+    seen = 0
+
+    def hook(event, arguments):
+        nonlocal seen
+        if event in EVENTS and str(output) in str(arguments[:2]):
+            seen += 1
+            if seen == kill_before:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    try:
+        train(small_config(folder / "pictures.csv", output, **SETTINGS), resume=resume)
+        (folder / "operations").write_text(str(seen))
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def run(output, resume=False, kill_before=None, kill_after=None):
+    pid = os.fork()
+    if pid == 0:
+        child(output, resume, kill_before)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(pid, signal.SIGKILL)
+    return os.waitpid(pid, 0)[1]
+
+
+done = []
+for name, kills in jobs:
+    output, killed, started = folder / name, 0, time.perf_counter()
+    for kill in kills:
+        status = run(output, (output / "config.yaml").exists(), **kill)
+        killed += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+            sys.exit(f"{{name}}: a run failed")
+    status = run(output, (output / "config.yaml").exists())
+    done.append([name, killed, os.waitstatus_to_exitcode(status), time.perf_counter() - started])
+operations = int((folder / "operations").read_text())
+print(json.dumps({{"done": done, "operations": operations}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    make_pictures(folder)
+    return folder
+
+
+def runs(place: Path, jobs) -> dict:
+    code = RUNNER.format(tests=str(Path(__file__).resolve().parents[1]))
+    process = start(code, place, place, json.dumps(jobs))
+    out, error = process.communicate(timeout=900)
+    assert process.returncode == 0, error
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """A run that nobody disturbs: its folder, how many operations on files it takes and how many seconds."""
+    found = runs(place, [["whole", []]])
+    return place / "whole", found["operations"], found["done"][0][3]
+
+
+def assert_same_run(found: Path, wanted: Path) -> None:
+    for checkpoint in ("last.ckpt", "best.ckpt"):
+        ours, theirs = tensors_of(found / checkpoint), tensors_of(wanted / checkpoint)
+        assert ours.keys() == theirs.keys()
+        different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+        assert different == []
+        states = [json.loads((run / checkpoint / "state.json").read_text()) for run in (found, wanted)]
+        assert states[0] == states[1]
+    numbers = [
+        [{key: value for key, value in record.items() if key != "pictures_per_second"} for record in records]
+        for records in (read_records(run / "metrics.jsonl") for run in (found, wanted))
+    ]
+    without_starts = [[record for record in records if record["kind"] != "start"] for records in numbers]
+    assert without_starts[0] == without_starts[1]
+    assert load_embedder(found).fingerprint() == load_embedder(wanted).fingerprint()
+    assert {path.name for path in found.iterdir()} == {path.name for path in wanted.iterdir()}  # nothing is left over
+
+
+def check(place, whole, jobs) -> None:
+    wanted, _, _ = whole
+    found = runs(place, jobs)
+    for (name, kills), (_, killed, code, _) in zip(jobs, found["done"], strict=True):
+        assert code == 0, name
+        assert killed >= 1, (name, kills)
+        assert_same_run(place / name, wanted)
+
+
+def test_killed_before_any_operation_on_files_and_resumed(place, whole):
+    """Kills at random operations: most of those fall into the writing of checkpoints."""
+    _, operations, _ = whole
+    points = random.Random(5).sample(range(1, operations + 1), 6)
+    check(place, whole, [[f"operation-{point}", [{"kill_before": point}]] for point in sorted(points)])
+
+
+def test_killed_from_outside_at_random_moments_again_and_again(place, whole):
+    _, operations, seconds = whole
+    moments = random.Random(6)
+    once = [[f"moment-{n}", [{"kill_after": moments.uniform(0.05, 0.9) * seconds}]] for n in range(2)]
+    thrice = [{"kill_before": moments.randint(operations // 3, operations // 2)} for _ in range(3)]
+    check(place, whole, [*once, ["again", thrice]])
+
+
+@pytest.mark.slow
+def test_killed_before_every_operation_on_files(place, whole):
+    _, operations, _ = whole
+    check(place, whole, [[f"every-{point}", [{"kill_before": point}]] for point in range(1, operations + 1)])

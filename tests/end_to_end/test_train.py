@@ -1,0 +1,249 @@
+"""Whole runs, as a user makes them: from pictures to a folder with an embedder, tables and curves."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+import shlex
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from diml.cli.train import parse
+from diml.data import load_dataset
+from diml.evaluation import evaluate_dataset
+from diml.models import load_embedder
+from diml.training import NonFiniteError, TrainConfig, TrainingStopped, read_records, train
+from diml.training.config import write_config
+from diml.training.steps import Stepper
+from end_to_end.small_runs import make_pictures, small_config, tensors_of
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def words(pictures, tmp_path_factory):
+    """Words after `diml train` for a run of seconds, without --output."""
+    path = tmp_path_factory.mktemp("config") / "small.yaml"
+    config = dataclasses.replace(small_config(pictures, path), output=None)
+    write_config(path, config)
+    return ["csv", "--config", str(path), "--no-progress"]
+
+
+def test_a_run_is_a_folder(words, pictures, tmp_path, capsys):
+    run = tmp_path / "run"
+    verb = parse([*words, "--objective", "margin_diml", "--output", str(run), "--validation-rerank", "4"])
+    assert verb.run() == 0
+    out = capsys.readouterr().out
+    assert "run + DIML (5)" in out
+    assert "Best epoch: " in out
+    names = {"config.yaml", "model.safetensors", "embedder.json", "last.ckpt", "best.ckpt", "metrics.jsonl"}
+    names |= {"metrics.csv", "curves.png", "evaluation.csv", "evaluation.json"}
+    assert {path.name for path in run.iterdir()} == names
+    embedder = load_embedder(run)
+    assert embedder.fingerprint() == load_embedder(run / "best.ckpt").fingerprint()
+    assert embedder.config.pooled == "grid_mean"
+    with Image.open(run / "curves.png") as picture:
+        assert picture.format == "PNG"
+    kinds = [record["kind"] for record in read_records(run / "metrics.jsonl")]
+    per_epoch = ["train"] * 4 + ["validation"] * 2
+    assert kinds == ["start", *per_epoch, *per_epoch, "test", "test"]
+    # what the run says of its test is what anybody finds with its embedder
+    report = json.loads((run / "evaluation.json").read_text())["methods"]["run"]
+    found = evaluate_dataset(embedder, load_dataset("csv", pictures).test, rerank=(0, 5)).report.to_dict()
+    assert report["rows"] == found["rows"]
+    assert report["intervals_95"] == json.loads(json.dumps(found["intervals_95"]))
+
+
+def test_training_learns(pictures, tmp_path):
+    """Loss falls, and pictures of unseen classes are found better than by the network before."""
+    config = small_config(pictures, tmp_path / "run", epochs=6, objective="multisimilarity", validation_fraction=0)
+    result = train(config)
+    losses = [record["loss"] for record in read_records(result.folder / "metrics.jsonl") if record["kind"] == "train"]
+    assert sum(losses[-4:]) < 0.5 * sum(losses[:4])
+    assert (result.best_epoch, result.best_value) == (None, None)
+    ours, last = tensors_of(result.folder / "best.ckpt"), tensors_of(result.folder / "last.ckpt")
+    assert all(torch.equal(ours[name], last[name]) for name in ours)
+
+
+def test_the_best_epoch_is_kept(pictures, tmp_path, monkeypatch):
+    """Validation is made to say 0.5, 0.9, 0.7: the second epoch is the embedder, the third is the last checkpoint."""
+    from diml.training import loop
+
+    values = iter([0.5, 0.9, 0.7])
+    monkeypatch.setattr(loop._Run, "_validate", lambda *_: next(values))
+    result = train(small_config(pictures, tmp_path / "run", epochs=3))
+    assert (result.best_epoch, result.best_value) == (2, 0.9)
+    best = json.loads((result.folder / "best.ckpt" / "state.json").read_text())
+    assert '["epoch", 2]' in json.dumps(best)
+    assert load_embedder(result.folder).fingerprint() == load_embedder(result.folder / "best.ckpt").fingerprint()
+    assert load_embedder(result.folder).fingerprint() != load_embedder(result.folder / "last.ckpt").fingerprint()
+
+
+def test_the_authors_way_of_selection_warns_and_trains_on_all_classes(pictures, tmp_path):
+    config = small_config(pictures, tmp_path / "run", epochs=1, select_on="test", rerank=0)
+    with pytest.warns(UserWarning, match="test pictures choose the best epoch"):
+        result = train(config)
+    assert result.best_value == pytest.approx(result.test.row(0)["map@r"])
+    assert read_records(result.folder / "metrics.jsonl")[0]["classes"] == 10
+
+
+def test_workers_change_nothing(pictures, tmp_path):
+    for workers in (0, 2):
+        train(small_config(pictures, tmp_path / str(workers), epochs=1, workers=workers))
+    ours, theirs = (tensors_of(tmp_path / name / "last.ckpt") for name in ("0", "2"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_an_unreadable_picture_stops_or_is_left_out_by_name(tmp_path):
+    pictures = make_pictures(tmp_path, train=4, test=2)
+    (tmp_path / "class1" / "2.png").write_bytes(b"no picture")
+    changes = {"epochs": 1, "validation_fraction": 0, "sampler": "random", "sampler_options": ()}
+    with pytest.raises(ValueError, match=r"class1/2.png: is not a picture"):
+        train(small_config(pictures, tmp_path / "fail", **changes))
+    with pytest.warns(UserWarning, match=r"left out .*class1/2.png: is not a picture"):
+        train(small_config(pictures, tmp_path / "skip", on_bad_picture="skip", **changes))
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_step_and_pictures(pictures, tmp_path, monkeypatch):
+    poison(monkeypatch, 3)
+    with pytest.raises(NonFiniteError, match=r"the loss is nan in step 3;") as caught:
+        train(small_config(pictures, tmp_path / "run"))
+    assert len(caught.value.paths) == 8
+    assert all(str(path) in str(caught.value) for path in caught.value.paths)
+    assert all(path.is_file() for path in caught.value.paths)
+
+
+def test_steps_that_are_not_finite_are_left_out_and_counted(words, tmp_path, monkeypatch, capsys):
+    poison(monkeypatch, 3)
+    verb = parse([*words, "--skip-non-finite", "--output", str(tmp_path / "run")])
+    assert verb.run() == 0
+    assert "Left out as they were not finite: 1 steps" in capsys.readouterr().out
+    records = {record["step"]: record for record in read_records(tmp_path / "run" / "metrics.jsonl")[1:]}
+    faults = {r["step"]: r["fault"] for r in read_records(tmp_path / "run" / "metrics.jsonl") if "fault" in r}
+    assert faults == {3: "the loss is nan"}
+    assert len(records) == 8
+
+
+def poison(monkeypatch, bad_step: int) -> None:
+    """Make the loss of one step NaN."""
+    whole = Stepper.step
+
+    def step(self, images, labels, number):
+        handle = self.objective.register_forward_hook(
+            lambda *args: args[-1] * float("nan" if number + 1 == bad_step else 1)
+        )
+        try:
+            return whole(self, images, labels, number)
+        finally:
+            handle.remove()
+
+    monkeypatch.setattr(Stepper, "step", step)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on_and_nothing_is_lost(words, pictures, tmp_path, monkeypatch, capsys):
+    whole = train(small_config(pictures, tmp_path / "whole"))
+    original = Stepper.step
+
+    def step(self, images, labels, number):
+        if number == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, images, labels, number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stepper, "step", step)
+        assert parse([*words, "--output", str(tmp_path / "run")]).run() == 130
+    hint = f"stopped after step 5, and saved; go on with: diml train --resume --output {tmp_path / 'run'}"
+    assert hint in capsys.readouterr().err
+    assert parse(["--resume", "--output", str(tmp_path / "run"), "--no-progress"]).run() == 0
+    ours, theirs = tensors_of(tmp_path / "run" / "last.ckpt"), tensors_of(whole.folder / "last.ckpt")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_stopped_in_validation_it_goes_on_with_validation(pictures, tmp_path, monkeypatch):
+    from diml.training import loop
+
+    config = small_config(pictures, tmp_path / "run", epochs=1)
+    with monkeypatch.context() as patched:
+
+        def validate(*_):
+            raise KeyboardInterrupt
+
+        patched.setattr(loop._Run, "_validate", validate)
+        with pytest.raises(TrainingStopped, match="stopped after step 4"):
+            train(config)
+    result = train(config, resume=True)
+    assert result.best_epoch == 1
+    kinds = [record["kind"] for record in read_records(config.folder / "metrics.jsonl")]
+    assert kinds == ["start", *["train"] * 4, "start", "validation", "test", "test"]
+
+
+def test_a_finished_run_can_be_resumed_with_more_epochs(words, tmp_path, capsys):
+    run = str(tmp_path / "run")
+    assert parse([*words, "--output", run, "--epochs", "1"]).run() == 0
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        parse([*words, "--output", run, "--epochs", "1"]).run()
+    assert parse(["--resume", "--output", run, "--epochs", "2", "--no-progress"]).run() == 0
+    assert read_records(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 8
+    with pytest.raises(ValueError, match=r"settings differ .* lr \(0.001 to 0.5\)"):
+        parse(["--resume", "--output", run, "--lr", "0.5", "--epochs", "2"]).run()
+
+
+def test_flags_go_before_the_file_that_before_the_preset_that_before_defaults(tmp_path):
+    (tmp_path / "mine.yaml").write_text("batch_size: 56\nlr: 0.5\n")
+    verb = parse(["--preset", "cub200/margin_b12_distance", "--config", str(tmp_path / "mine.yaml"), "--lr", "1e-5"])
+    assert (verb.dataset, verb.objective, verb.miner) == ("cub200", "margin", "distance")
+    assert verb.batch_size == 56
+    assert verb.lr == 1e-5  # which is the default as well
+    assert "beta=1.2" in verb.objective_options
+    assert verb.dim == TrainConfig(dataset="cub200").dim
+    again = parse(
+        ["cars196", "--preset=cub200/margin_diml", "--no-freeze-batch-norm", "--objective-options", "beta=0.6"]
+    )
+    assert (again.dataset, again.freeze_batch_norm, again.objective_options) == ("cars196", False, ("beta=0.6",))
+
+
+def test_unknown_names_are_told(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("learningrate: 1\n")
+    with pytest.raises(ValueError, match=r"unknown key 'learningrate'"):
+        parse(["orl", "--config", str(tmp_path / "mine.yaml")])
+    with pytest.raises(ValueError, match=r"margin_b12_distance"):
+        parse(["--preset", "cub200/margin_b12_distanc"])
+    with pytest.raises(SystemExit):
+        parse(["--preset"])
+    with pytest.raises(SystemExit):
+        parse([])
+    capsys.readouterr()
+
+
+def test_the_commands_of_the_document_are_understood():
+    """Their options exist; the first one is run by hand, as it fetches weights."""
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    text = text.replace("$objective", "margin").replace("$seed", "0")
+    lines = re.findall(r"(?:^|[ `])diml train ([^`\n]*?)(?:`|$)", text, re.MULTILINE)
+    commands = [line for line in lines if line and not line.startswith(("DATASET", "--help", "--resume"))]
+    assert len(commands) >= 4
+    for command in commands:
+        assert parse(shlex.split(command)).dataset in ("orl", "csv")
+    options = set(re.findall(r"`(--[a-z-]+)", text))
+    with pytest.raises(SystemExit), contextlib.redirect_stdout(io.StringIO()) as out:
+        parse(["--help"])
+    assert sorted(option for option in options - {"--help"} if f"{option}" not in out.getvalue()) == []
