@@ -14,6 +14,9 @@ VERBS: Final = {
     "demo": "the whole thing on real photos, no question asked",
     "explain": "which part of a picture matches which part of another, as a picture and as JSON",
     "evaluate": "retrieval on a data set: plain ranking against structural re-ranking",
+    "train": "train an embedder: every baseline, and with structural matching",
+    "sweep": "a grid of trainings over seeds from one file, and one table of results",
+    "presets": "the runs of the authors, by name",
     "datasets": "the known data sets, what is found of them, whether they are whole",
 }
 
@@ -71,11 +74,16 @@ def _run(name: str, words: list[str]) -> int:
 
     from diml.cli.allocator import keep_freed_memory
 
-    kind = getattr(importlib.import_module(f"diml.cli.{name}"), name.capitalize())
+    module = importlib.import_module(f"diml.cli.{name}")
     warnings.formatwarning = lambda message, *_, **__: f"diml {name}: warning: {message}\n"
-    verb: Verb = tyro.cli(kind, prog=f"diml {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,))
-    keep_freed_memory()
     try:
+        verb: Verb
+        if hasattr(module, "parse"):  # a verb whose defaults come from its own words
+            verb = module.parse(words)
+        else:
+            kind = getattr(module, name.capitalize())
+            verb = tyro.cli(kind, prog=f"diml {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,))
+        keep_freed_memory()
         return verb.run()
     except BrokenPipeError:  # the reader of `diml ... | head` has gone
         sys.stderr.close()
