@@ -196,6 +196,13 @@ def test_stopped_in_validation_it_goes_on_with_validation(pictures, tmp_path, mo
     assert kinds == ["start", *["train"] * 4, "start", "validation", "test", "test"]
 
 
+def test_what_could_not_be_built_is_no_run(pictures, tmp_path):
+    """A slip in a name can be mended with the same --output."""
+    with pytest.raises(ValueError, match=r"unknown 'marginn'"):
+        train(small_config(pictures, tmp_path / "run", objective="marginn"))
+    assert train(small_config(pictures, tmp_path / "run", epochs=1)).best_epoch == 1
+
+
 def test_a_finished_run_can_be_resumed_with_more_epochs(words, tmp_path, capsys):
     run = str(tmp_path / "run")
     assert parse([*words, "--output", run, "--epochs", "1"]).run() == 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json as json_format
+import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -28,19 +29,24 @@ class Evaluate:
     diml evaluate grocery --data shop/grocery --model mobilenetv2_100 tf_efficientnet_lite0 --head whiten
 
     diml evaluate csv --data mine.csv --model runs/mine --grid 7 --marginals uniform --output runs/ablation
+
+    diml evaluate runs/orl-margin-0 runs/orl-margin_diml-0 --metrics all
     """
 
-    dataset: Annotated[str, tyro.conf.Positional]
-    """Name of the data set; `diml datasets` lists them."""
+    dataset: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATASET | RUN ...")]
+    """Name of the data set (`diml datasets` lists them); or folders of runs of one data set, whose best embedders are
+    evaluated on the test pictures of the runs."""
 
-    data: Path = Path("data")
-    """Folder that has the data set inside; for `folder` and `csv`, that folder or file itself."""
+    data: Path | None = None
+    """Folder that has the data set inside; for `folder` and `csv`, that folder or file itself. By default `data`, or
+    where the runs had it."""
 
     protocol: str | None = None
     """Which of the data set's protocols; its first one when omitted."""
 
-    model: tuple[str, ...] = ("mobilenetv2_100",)
-    """One or more: timm names, folders of saved embedders, or checkpoint files of the released code."""
+    model: tuple[str, ...] = ()
+    """One or more: timm names, folders of saved embedders, or checkpoint files of the released code. When omitted
+    mobilenetv2_100, or the runs."""
 
     architecture: str | None = None
     """Backbone of a checkpoint file, for instance resnet50."""
@@ -78,8 +84,11 @@ class Evaluate:
     on_bad_picture: Literal["fail", "skip"] = "fail"
     """Unreadable pictures: stop and name the first, or leave them out and name them all."""
 
+    metrics: Literal["standard", "all"] = "standard"
+    """`all` adds Recall@1,2,4,8, NMI, F1, variants of mAP, distances within and between classes, and spectral decay."""
+
     output: Path | None = None
-    """Folder for evaluation.csv and evaluation.json."""
+    """Folder for evaluation.csv and evaluation.json; with `--metrics all` metrics.csv besides."""
 
     cache: bool = True
     """Keep embeddings by content in the cache folder, so that the same pictures are embedded once."""
@@ -101,24 +110,69 @@ class Evaluate:
 
     def run(self) -> int:
         """Embed, evaluate, print, write."""
+        from diml.evaluation.extra_tables import extra_of, print_extra, write_extra
         from diml.evaluation.tables import write_reports
 
-        dataset = open_dataset(self.dataset, self.data, self.protocol)
-        found = {name: self._evaluate(name, dataset) for name in self.model}
+        dataset, models = self._open()
+        found = {name: self._evaluate(model, dataset) for name, model in models.items()}
         reports = {name: evaluation.report for name, evaluation in found.items()}
-        config = json_format.loads(json_format.dumps(asdict(self), default=str)) | {"protocol": dataset.protocol}
+        extra = {name: extra_of(evaluation, self.seed) for name, evaluation in found.items() if self.metrics == "all"}
+        more = {"metrics": extra} if extra else {}
+        config = self._config(dataset, models)
         if self.json:
             methods = {name: report.to_dict() for name, report in reports.items()}
-            print(json_format.dumps({"unit": "fraction", "config": config, "methods": methods}, indent=1))
+            print(json_format.dumps({"unit": "fraction", "config": config, "methods": methods} | more, indent=1))
         else:
             print_evaluation(f"{dataset.name}, {dataset.protocol}", found)
+            if extra:
+                print_extra(reports, extra)
         if self.output is not None:
-            written = write_reports(self.output, reports, config)
+            written = [*write_reports(self.output, reports, config, more)]
+            if extra:
+                written.append(write_extra(self.output, extra))
             if not self.json:
                 print("Written: " + ", ".join(str(path) for path in written))
         return 0
 
-    def _evaluate(self, model: str, dataset: DataSet) -> DatasetEvaluation:
+    def _open(self) -> tuple[DataSet, dict[str, str | Path]]:
+        """The pictures, and the models by the names of their rows."""
+        from diml.data import dataset_names
+
+        words = self.dataset
+        if len(words) == 1 and (words[0] in dataset_names() or not _like_a_path(words[0])):
+            models = self.model or ("mobilenetv2_100",)
+            return open_dataset(words[0], self.data or Path("data"), self.protocol), {name: name for name in models}
+        if not words or any(word in dataset_names() and not _like_a_path(word) for word in words):
+            raise ValueError(
+                f"dataset: need the name of one data set, or folders of runs, got {' '.join(words) or 'nothing'}; for "
+                "runs on a data set of your choice: diml evaluate DATASET --model RUN ..."
+            )
+        return self._open_runs(words)
+
+    def _open_runs(self, words: tuple[str, ...]) -> tuple[DataSet, dict[str, str | Path]]:
+        from diml.training.runs import read_run, run_names, shared_data
+
+        for name in ("model", "architecture", "protocol", "head", "dim"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name}: run folders tell it; leave --{name} away, or: diml evaluate DATASET --model RUN ..."
+                )
+        runs = [read_run(word) for word in dict.fromkeys(words)]
+        for run in runs:
+            if not run.finished:
+                warnings.warn(f"{run.folder} is not finished; this is its best embedder so far", stacklevel=2)
+        models: dict[str, str | Path] = {name: run.folder for name, run in zip(run_names(runs), runs, strict=True)}
+        return shared_data(runs, self.data), models
+
+    def _config(self, dataset: DataSet, models: dict[str, str | Path]) -> dict[str, Any]:
+        """The settings as plain values, those that were left open filled in."""
+        plain: dict[str, Any] = json_format.loads(json_format.dumps(asdict(self), default=str))
+        names = [str(model) for model in models.values()]
+        filled = {"dataset": dataset.name, "protocol": dataset.protocol, "model": names}
+        runs = any(isinstance(model, Path) for model in models.values())
+        return plain | filled | ({} if runs or self.data else {"data": "data"}) | ({"runs": names} if runs else {})
+
+    def _evaluate(self, model: str | Path, dataset: DataSet) -> DatasetEvaluation:
         from diml.evaluation import evaluate_dataset
 
         return evaluate_dataset(
@@ -137,7 +191,7 @@ class Evaluate:
             epsilon=self.epsilon,
         )
 
-    def _embedder(self, model: str, dataset: DataSet) -> Embedder:
+    def _embedder(self, model: str | Path, dataset: DataSet) -> Embedder:
         """Load the model; fit its head where it is one that is fitted."""
         from diml.models import Embedder, load_embedder
 
@@ -157,6 +211,11 @@ class Evaluate:
                 )
             embedder.fit_head(pictures.paths, batch_size=self.batch_size, workers=self.workers, progress=True)
         return embedder
+
+
+def _like_a_path(word: str) -> bool:
+    """Whether a word means a folder rather than the name of a data set."""
+    return Path(word).is_dir() or len(Path(word).parts) > 1
 
 
 def open_dataset(name: str, data: Path, protocol: str | None) -> DataSet:

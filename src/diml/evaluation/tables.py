@@ -60,8 +60,19 @@ def row_name(method: str, rerank: int) -> str:
     return method if rerank == 0 else f"{method} + DIML ({rerank})"
 
 
-def write_reports(folder: str | Path, reports: Mapping[str, Report], config: Mapping[str, Any]) -> tuple[Path, Path]:
+def write_reports(
+    folder: str | Path,
+    reports: Mapping[str, Report],
+    config: Mapping[str, Any],
+    more: Mapping[str, Any] | None = None,
+) -> tuple[Path, Path]:
     """Write `evaluation.csv` (fractions, a line a method and K) and `evaluation.json` (with config and versions).
+
+    Args:
+        folder: where to.
+        reports: method -> what was found of it.
+        config: how it was found; plain values.
+        more: further keys of the JSON document; plain values.
 
     Returns:
         The two paths. Both files are whole or absent.
@@ -74,6 +85,7 @@ def write_reports(folder: str | Path, reports: Mapping[str, Report], config: Map
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "machine": {"system": platform.platform(), "processor": platform.machine()},
         "methods": {method: report.to_dict() for method, report in reports.items()},
+        **(more or {}),
     }
     csv_path = write_text(Path(folder) / "evaluation.csv", text.getvalue())
     return csv_path, write_text(Path(folder) / "evaluation.json", json.dumps(document, indent=1))

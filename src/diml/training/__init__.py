@@ -1,7 +1,8 @@
 """Training: a configuration in, a folder with the best embedder out.
 
 Read in this order: `config`, `parts`, `optim`, `steps`, `distributed`, `checkpoints`, `loop`; `logs` and `curves` write
-down what happens, `stopping` is about Ctrl-C, `presets` has the authors' runs.
+down what happens, `stopping` is about Ctrl-C, `presets` has the authors' runs, `runs` reads run folders
+back, `sweep` and `sweep_table` make a grid of runs and its table.
 """
 
 from __future__ import annotations

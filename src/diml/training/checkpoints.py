@@ -113,7 +113,7 @@ def publish_model(checkpoint: Path, folder: Path) -> None:
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Take over an optimizer's state, in the memory layout that it would have without interruption.
 
-    The layout decides which instructions run, and so the last bit of a sum.
+    Kernels may take another path, and round otherwise, in another layout.
     """
     optimizer.load_state_dict(dict(state))
     for parameter, values in optimizer.state.items():

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from diml.data import DataSet, PictureSet, dataset_info, load_dataset, locate_dataset
+from diml.data import DataSet, PictureSet, Preprocess, dataset_info, load_dataset, locate_dataset
 from diml.data.augment import Augment
 from diml.data.samplers import BatchSampler, build_sampler
 from diml.models import Embedder, default_preprocess, load_embedder
@@ -105,7 +105,8 @@ def open_run(config: TrainConfig, division: Division, *, resume: bool, write: bo
         ValueError: the run was begun with other settings or pictures.
     """
     folder = config.folder
-    there = any((folder / name).exists() for name in (CONFIG, LAST, LINES))
+    # A configuration alone is what a run leaves that could not be built: an unknown name, too few classes.
+    there = any((folder / name).exists() for name in (LAST, BEST, LINES))
     if write and not resume:
         if there:
             raise FileExistsError(
@@ -238,10 +239,10 @@ def new_embedder(config: TrainConfig) -> Embedder:
     options: dict[str, Any] = {"grid": config.grid, "pooled": pooled}
     if not is_backbone(config.model):  # a saved embedder has its own head and preprocessing
         if config.size is not None:
-            options["preprocess"] = _resized(load_embedder(config.model).preprocess, config.size)
+            options["preprocess"] = resized(load_embedder(config.model).preprocess, config.size)
         return load_embedder(config.model, **options)
     if config.size is not None:
-        options["preprocess"] = _resized(default_preprocess(config.model), config.size)
+        options["preprocess"] = resized(default_preprocess(config.model), config.size)
     return load_embedder(config.model, head=config.head, dim=config.dim, pretrained=config.pretrained, **options)
 
 
@@ -253,7 +254,8 @@ def fingerprint(pictures: PictureSet) -> str:
     return digest.hexdigest()
 
 
-def _resized(preprocess: Any, size: int) -> Any:
+def resized(preprocess: Preprocess, size: int) -> Preprocess:
+    """Preprocessing for another input size, short sides being scaled in proportion."""
     return dataclasses.replace(preprocess, size=size, resize=round(size * 256 / 224))
 
 

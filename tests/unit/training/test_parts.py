@@ -93,6 +93,7 @@ def test_a_folder_with_a_run_is_refused_and_remedies_named(pictures, tmp_path):
     config = small_config(pictures, tmp_path / "run")
     division = divide(load_dataset("csv", pictures), config)
     assert open_run(config, division, resume=False, write=True) is None
+    (config.folder / "metrics.jsonl").touch()
     with pytest.raises(FileExistsError, match=r"holds a run already; .*--resume --output .*run.* another --output"):
         open_run(config, division, resume=False, write=True)
     assert open_run(config, division, resume=False, write=False) is None  # another process of the same run

@@ -1,0 +1,151 @@
+"""`diml evaluate RUN...`: runs of one data set in one table, and all metrics."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+import yaml
+
+from diml.cli import main
+from diml.data import load_dataset
+from diml.evaluation import METRICS
+from diml.evaluation.extra import EXTRA_METRICS, extra_metrics
+from diml.models import load_embedder
+from diml.training import train
+from diml.training.runs import read_run, run_names
+from end_to_end.small_runs import make_pictures, small_config
+
+QUIET = ["--no-cache", "--workers", "0"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def runs(pictures, tmp_path_factory):
+    """Two finished runs that differ in objective, grid and picture size."""
+    folder = tmp_path_factory.mktemp("runs")
+    short = {"epochs": 1, "sampler_options": ("batches_per_epoch=2",)}
+    train(small_config(pictures, folder / "plain", **short))
+    train(small_config(pictures, folder / "wide", objective="margin_diml", grid=3, size=96, **short))
+    return folder
+
+
+def test_runs_make_one_table_with_the_numbers_of_their_own_tests(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    words = [
+        "evaluate",
+        str(runs / "plain"),
+        str(runs / "wide"),
+        "--rerank",
+        "0",
+        "5",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert main([*words, *QUIET]) == 0
+    shown = capsys.readouterr().out
+    for row in ("plain", "plain + DIML (5)", "wide", "wide + DIML (5)", "paired by query"):
+        assert row in shown
+    document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    for name in ("plain", "wide"):
+        own = json.loads((runs / name / "evaluation.json").read_text())["methods"][name]
+        for ours, theirs in zip(document["methods"][name]["rows"], own["rows"], strict=True):
+            assert ours == pytest.approx(theirs)
+        assert {comparison["rerank"] for comparison in document["methods"][name]["comparisons"]} == {5}
+    assert document["config"]["dataset"] == "csv"
+    assert document["config"]["runs"] == [str(runs / "plain"), str(runs / "wide")]
+    lines = (tmp_path / "out" / "evaluation.csv").read_text().splitlines()
+    rows = [["plain", "0"], ["plain", "5"], ["wide", "0"], ["wide", "5"]]
+    assert [line.split(",")[:2] for line in lines[1:]] == rows
+    assert not (tmp_path / "out" / "metrics.csv").exists()
+
+
+def test_all_metrics_are_shown_and_written(runs, pictures, tmp_path, capsys):
+    words = ["evaluate", str(runs / "plain"), "--rerank", "0", "--metrics", "all", "--output", str(tmp_path), *QUIET]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("R@8", *EXTRA_METRICS))
+    (line,) = csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines())
+    test = load_dataset("csv", pictures).test
+    expected = extra_metrics(load_embedder(runs / "plain").embed(test.paths, workers=0), test.labels)
+    assert {name: float(line[name]) for name in EXTRA_METRICS} == pytest.approx(expected, abs=2e-6)
+    assert json.loads((tmp_path / "evaluation.json").read_text())["metrics"]["plain"] == pytest.approx(expected)
+    header = (tmp_path / "evaluation.csv").read_text().splitlines()[0].split(",")
+    assert header == ["method", "rerank", "queries", *(n for m in METRICS for n in (m, f"{m}_low", f"{m}_high"))]
+    assert main([*words[: -len(QUIET)], *QUIET, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["plain"]["nmi"] == pytest.approx(expected["nmi"])
+
+
+def test_a_data_set_by_name_stays_as_it_was(runs, pictures, capsys):
+    words = ["evaluate", "csv", "--data", str(pictures), "--model", str(runs / "plain"), "--rerank", "0", "--json"]
+    assert main([*words, *QUIET]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["config"]["dataset"] == "csv"
+    assert document["config"]["model"] == list(document["methods"]) == [str(runs / "plain")]
+    assert "metrics" not in document
+    assert "runs" not in document["config"]
+
+
+def copy_of(runs, folder, **changes):
+    """A copy of a run, some settings in its `config.yaml` changed."""
+    folder.mkdir(parents=True)
+    for path in (runs / "plain").iterdir():
+        if path.is_file():
+            (folder / path.name).write_bytes(path.read_bytes())
+    config = yaml.safe_load((folder / "config.yaml").read_text()) | changes
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def test_data_says_where_the_pictures_are_now(runs, pictures, tmp_path, capsys):
+    moved = copy_of(runs, tmp_path / "plain", data=str(tmp_path / "gone.csv"))
+    assert main(["evaluate", str(moved), "--rerank", "0", *QUIET]) == 2
+    error = capsys.readouterr().err
+    assert "gone.csv" in error
+    assert "by --data" in error
+    assert main(["evaluate", str(moved), "--rerank", "0", "--data", str(pictures), *QUIET]) == 0
+    # two runs called the same are told apart by their paths
+    assert run_names([read_run(moved), read_run(runs / "plain")]) == (str(moved), str(runs / "plain"))
+
+
+def test_what_cannot_be_compared_is_refused(runs, tmp_path, capsys):
+    plain = str(runs / "plain")
+    faces = copy_of(runs, tmp_path / "faces", dataset="orl")
+    others = copy_of(runs, tmp_path / "others", data=str(make_pictures(tmp_path / "other", train=3, test=2)))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for words, told in (
+        ([plain, str(faces)], "one data set, got csv"),
+        ([plain, str(others)], "different test pictures"),
+        ([plain, str(empty)], f"no run in {empty}"),
+        ([plain, "csv"], "--model RUN"),
+        ([], "need the name"),
+        ([plain, "--head", "whiten"], "leave --head away"),
+        ([plain, "--model", "mobilenetv2_100"], "leave --model away"),
+    ):
+        assert main(["evaluate", *words]) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_finished_is_told(runs, tmp_path):
+    begun = copy_of(runs, tmp_path / "begun")
+    (begun / "evaluation.json").unlink()
+    with pytest.warns(UserWarning, match="begun is not finished"):
+        assert main(["evaluate", str(begun), "--rerank", "0", *QUIET]) == 0
+    (begun / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=f"diml train --resume --output {begun}"):
+        read_run(begun)

@@ -1,0 +1,178 @@
+"""`diml sweep`: runs x seeds from a file, resumed, reported, in one table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+from statistics import mean
+
+import pytest
+import torch
+import yaml
+
+from diml.cli import main
+from diml.training.steps import Stepper
+from diml.training.sweep import read_sweep
+from diml.training.sweep_table import collect_results
+from end_to_end.small_runs import SMALL, make_pictures
+
+SHORT = {"epochs": 1, "sampler_options": {"batches_per_epoch": 2}, "rerank": 4}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture
+def write(pictures, tmp_path):
+    """Write a sweep file; parts of it may be given."""
+
+    def written(**parts):
+        base = {name: list(v) if isinstance(v, tuple) else v for name, v in SMALL.items()}
+        values = {"output": str(tmp_path / "grid"), "base": base | SHORT | {"data": str(pictures)}, "seeds": [0, 1]}
+        path = tmp_path / "grid.yaml"
+        path.write_text(yaml.safe_dump(values | parts))
+        return path
+
+    return written
+
+
+RUNS = {"margin": {"miner": "distance"}, "broken": {"batch_size": 400}}
+BASELINE = {"frozen": {"head": "identity", "pretrained": False}, "white": {"head": "whiten", "dim": 8}}
+
+
+def test_a_grid_becomes_one_table_and_a_failed_run_stops_nothing(write, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    path = write(runs=RUNS, baseline=BASELINE)
+    assert main(["sweep", str(path), "--no-progress"]) == 1
+    printed = capsys.readouterr()
+    assert "Missing: broken, seed 1: ValueError: " in printed.out
+    for name in ("frozen", "white + DIML (4)", "margin", "margin + DIML (4)"):
+        assert name in printed.out
+    grid = tmp_path / "grid"
+    folders = {"frozen", "white", "margin-0", "margin-1", "broken-0", "broken-1"}
+    assert {place.name for place in grid.iterdir()} == folders | {"results.csv", "results.json", "results.md"}
+    document = json.loads((grid / "results.json").read_text())
+    assert document["missing"] == ["broken, seed 0", "broken, seed 1"]
+    rows = {(row["method"], row["rerank"]): row for row in document["rows"]}
+    assert list(rows) == [(name, k) for name in ("frozen", "white", "margin") for k in (0, 4)]
+    # against the tests of the runs themselves
+    tests = [json.loads((grid / f"margin-{seed}" / "evaluation.json").read_text()) for seed in (0, 1)]
+    plain, refined = ([test["methods"][f"margin-{s}"]["rows"][i] for s, test in enumerate(tests)] for i in (0, 1))
+    for metric in ("recall@1", "r_precision", "map@r"):
+        values = [row[metric] for row in refined]
+        found = rows["margin", 4]["metrics"][metric]
+        assert found["values"] == values
+        assert (found["mean"], found["min"], found["max"]) == pytest.approx((mean(values), min(values), max(values)))
+        gains = [ours[metric] - theirs[metric] for ours, theirs in zip(refined, plain, strict=True)]
+        assert rows["margin", 4]["gains"][metric]["values"] == pytest.approx(gains)
+    assert rows["margin", 0]["gains"] is None
+    assert rows["margin", 0]["best_epochs"] == [1, 1]
+    lines = list(csv.DictReader((grid / "results.csv").read_text().splitlines()))
+    assert [line["seeds"] for line in lines] == [""] * 4 + ["0 1"] * 2
+    assert float(lines[-1]["map@r_gain"]) == pytest.approx(rows["margin", 4]["gains"]["map@r"]["mean"], abs=1e-6)
+    text = (grid / "results.md").read_text()
+    assert "| margin + DIML (4) | 2 | " in text
+    assert "Not finished: broken, seed 0; broken, seed 1." in text
+    # again: what is done is skipped
+    before = {file: file.stat().st_mtime_ns for file in grid.glob("*/evaluation.json")}
+    assert main(["sweep", str(write(runs={"margin": RUNS["margin"]}, baseline=BASELINE)), "--no-progress"]) == 0
+    assert capsys.readouterr().err.count("done already") == 4
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_ctrl_c_stops_the_sweep_and_the_same_command_goes_on(write, tmp_path, capsys, monkeypatch):
+    path = write(runs={"first": {}, "second": {}}, seeds=[3])
+    whole = Stepper.step
+
+    def step(self, images, labels, number):
+        if "second" in str(self.config.folder):
+            os.kill(os.getpid(), signal.SIGINT)
+        return whole(self, images, labels, number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stepper, "step", step)
+        assert main(["sweep", str(path), "--no-progress"]) == 130
+    assert f"go on with: diml sweep {path}" in capsys.readouterr().err
+    assert main(["sweep", str(path), "--table-only"]) == 0
+    assert "Missing: second, seed 3: not finished" in capsys.readouterr().out
+    assert main(["sweep", str(path), "--no-progress"]) == 0
+    error = capsys.readouterr().err
+    assert "first, seed 3: done already" in error
+    assert "second, seed 3: going on" in error
+    # the interrupted run has the numbers of the one that was not, as their settings are the same
+    first, second = collect_results(read_sweep(path)).rows[1::2]
+    assert first.metrics == second.metrics
+
+
+def test_other_settings_are_not_taken_for_finished(write, tmp_path, capsys):
+    assert main(["sweep", str(write(runs={"one": {}}, seeds=[0])), "--no-progress"]) == 0
+    other = write(runs={"one": {"lr": 0.5}}, seeds=[0])
+    capsys.readouterr()
+    assert main(["sweep", str(other), "--table-only"]) == 2
+    assert "nothing is finished yet" in capsys.readouterr().err
+    assert main(["sweep", str(other), "--no-progress"]) == 1
+    shown = capsys.readouterr().out
+    assert "lr (0.001 to 0.5)" in shown
+    assert f"remove {tmp_path / 'grid' / 'one-0'}" in shown
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({"runs": {"a": {"learningrate": 1}}}, r"runs: a: unknown key 'learningrate'"),
+        ({"runs": {"a": {"seed": 1}}}, r"runs: a: seed does not belong here"),
+        ({"runs": {"a": {"data": "x"}}}, r"runs: a: data does not belong here, .* see `base`"),
+        ({"runs": {"a": {"objective": "margn"}}}, r"runs: a: .*'margn'.*margin"),
+        ({"runs": {"a": {"objective_options": {"bta": 1}}}}, r"runs: a: .*bta"),
+        ({"runs": {"a": {"objective": "proxyanchor", "miner": "distance"}}}, r"runs: a: .*miner"),
+        ({"runs": {"a": {"epochs": 0}}}, r"runs: a: epochs: need a number of at least 1"),
+        ({"runs": {"a b": {}}}, r"need a name of letters"),
+        ({"runs": ["a"]}, r"runs: need lines"),
+        ({"runs": {}}, r"at least one run or baseline"),
+        ({"runs": {"a": {}}, "seeds": [1, 1]}, r"seeds: need a list of distinct"),
+        ({"runs": {"a": {}}, "seeds": 3}, r"seeds: need a list of distinct"),
+        ({"runs": {"a": {}}, "baseline": {"a-0": {}}}, r"two runs would be written to"),
+        ({"baseline": {"b": {"head": "linear"}}}, r"baseline: b: head: a frozen baseline has"),
+        ({"baseline": {"b": {"epochs": 2}}}, r"baseline: b: unknown key 'epochs'"),
+        ({"base": {"epochs": 2}, "runs": {"a": {}}}, r"base: need the name of a data set"),
+        ({"rnus": {}}, r"unknown key 'rnus'; did you mean 'runs'"),
+    ],
+)
+def test_a_wrong_file_is_told_before_anything_is_trained(parts, told, write):
+    with pytest.raises(ValueError, match=told):
+        read_sweep(write(**parts))
+
+
+def test_several_processes_are_refused(write, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["sweep", str(write(runs={"a": {}}))]) == 2
+    assert "torchrun" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_told(capsys):
+    assert main(["sweep", "nowhere.yaml"]) == 2
+    assert "no file nowhere.yaml" in capsys.readouterr().err
+
+
+def test_the_sweep_of_the_repository_reads():
+    sweep = read_sweep(Path(__file__).parents[2] / "benchmarks" / "grocery_training.yaml")
+    assert [job.title for job in sweep.jobs][:3] == [
+        "baseline frozen_mobilenetv2_100",
+        "margin, seed 0",
+        "margin, seed 1",
+    ]
+    assert len(sweep.jobs) == 11
+    assert {job.config.protocol for job in sweep.jobs} == {"class_disjoint"}
