@@ -37,5 +37,5 @@ clean:                   ## remove .venv and what tools left behind
 	touch $@
 
 .venv/.complete: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[bninception,hub,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[bninception,hub,track,dev]'
 	touch .venv/.installed $@

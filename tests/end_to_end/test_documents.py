@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from diml.explain import drawn_pair
+from diml.models import load_embedder
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "docs/quickstart.md")
@@ -69,8 +70,10 @@ def test_console_blocks_run(document: str, console: dict[str, subprocess.Complet
 def test_the_demo_writes_what_it_names(console: dict[str, subprocess.CompletedProcess[str]]) -> None:
     folder, shown = Path(console["folder"].stdout), console["diml demo"].stdout
     named = [Path(line.strip()) for line in shown.splitlines() if line.startswith("  runs/demo/")]
-    names = {path.name for path in named}
-    assert names == {"evaluation.csv", "evaluation.json", "query-1.png", "query-2.png", "query-3.png", "wrong-hit.png"}
+    names = {str(path.relative_to("runs/demo")) for path in named}
+    pictures = {"query-1.png", "query-2.png", "query-3.png", "wrong-hit.png"}
+    tables = {"evaluation.csv", "evaluation.json", "run/test/evaluation.csv", "run/test/evaluation.json"}
+    assert names == pictures | tables | {"run"}
     assert all((folder / path).stat().st_size > 0 for path in named)
     methods = json.loads((folder / "runs/demo/evaluation.json").read_text())["methods"]
     plain, refined = methods["mobilenetv2_100"]["rows"]
@@ -81,6 +84,11 @@ def test_the_demo_writes_what_it_names(console: dict[str, subprocess.CompletedPr
     assert refined["map@r"] >= 0.692
     assert f"{100 * plain['recall@1']:.2f}" in shown
     assert f"{100 * refined['map@r']:.2f}" in shown
+    methods = json.loads((folder / "runs/demo/run/test/evaluation.json").read_text())["methods"]
+    frozen, trained = (methods[name]["rows"] for name in ("frozen", "trained"))
+    for before, after in zip(frozen, trained, strict=True):  # plain, and re-ranked
+        assert after["map@r"] > before["map@r"] + 0.01
+    assert load_embedder(folder / "runs/demo/run").preprocess.size == 160
 
 
 def test_make_targets_that_the_readme_names_exist() -> None:

@@ -25,7 +25,7 @@ class Train(TrainConfig):
 
     For instance:
 
-    diml train orl --objective margin --batch-size 16 --epochs 5 --lr 1e-4 --output runs/orl-margin
+    diml train orl --objective margin --batch-size 16 --epochs 5 --lr 1e-5 --output runs/orl-margin
 
     diml train grocery --data data --objective multisimilarity --similarity structural --size 160
 

@@ -88,8 +88,10 @@ def take_stock_of_folder(info: DataSetInfo, root: str | Path | None) -> Inventor
 
 
 def load_folder(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
-    """Every picture asks all others."""
+    """Every picture asks all others; or the first half of the classes trains and the second tests."""
     inventory = take_stock_of_folder(info, root)
+    if protocol == "class_disjoint":
+        return _halves(info, inventory, protocol)
     return DataSet(info.name, protocol, None, inventory.picture_set(inventory.folder.resolve().name), info.credit)
 
 

@@ -110,7 +110,7 @@ _ALL: Final = (
     DataSetInfo(
         name="folder",
         description="Any folder with one sub-folder a class, leave-one-out",
-        protocols=("all",),
+        protocols=("all", "class_disjoint"),
         layout="ROOT/<class>/ with pictures, further sub-folders included",
         how_to_get="name the folder as the root; it needs one sub-folder a class",
     ),

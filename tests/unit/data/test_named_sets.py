@@ -246,6 +246,10 @@ def test_folder(tmp_path: Path) -> None:
     assert check_dataset("folder", tmp_path).ok
     with pytest.raises(FileNotFoundError, match="one sub-folder a class"):
         load_dataset("folder", tmp_path / "cat")
+    halves = load_dataset("folder", tmp_path, protocol="class_disjoint")
+    assert halves.train is not None
+    assert named(halves.train) == [("x.webp", "cat")]
+    assert named(halves.test) == [("b.JPEG", "dog"), ("a.png", "dog")]
 
 
 @pytest.mark.parametrize("name", ["cub200", "cars196", "online_products", "grocery", "orl", "folder"])
