@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import importlib.util
 import json
 import os
 import re
@@ -57,6 +58,9 @@ def test_a_run_is_a_folder(words, pictures, tmp_path, capsys):
     assert "Best epoch: " in out
     names = {"config.yaml", "model.safetensors", "embedder.json", "last.ckpt", "best.ckpt", "metrics.jsonl"}
     names |= {"metrics.csv", "curves.png", "evaluation.csv", "evaluation.json"}
+    if importlib.util.find_spec("tensorboard"):
+        names.add("tensorboard")
+        assert any(path.stat().st_size > 0 for path in (run / "tensorboard").iterdir())
     assert {path.name for path in run.iterdir()} == names
     embedder = load_embedder(run)
     assert embedder.fingerprint() == load_embedder(run / "best.ckpt").fingerprint()

@@ -56,7 +56,7 @@ def test_without_validation_all_classes_are_trained_on(pictures, tmp_path):
 
 
 def test_a_data_set_without_training_pictures_names_remedies(pictures, tmp_path):
-    config = small_config(pictures.parent, tmp_path, dataset="folder")
+    config = small_config(pictures.parent, tmp_path, dataset="folder", protocol="all")
     with pytest.raises(ValueError, match=r"no training pictures under protocol 'all'; .*--protocol.* CSV file"):
         divide(open_training_data(config), config)
 
