@@ -18,6 +18,7 @@ check: .venv/.complete   ## format, lint, types
 
 bench: .venv/.complete   ## small sizes of all benchmarks
 	$(BIN)/python benchmarks/evaluation_memory.py --images 5000 --queries 500 --classes 1000
+	$(BIN)/python benchmarks/embedding.py --pictures 128 --runs 3
 
 docs: .venv/.complete    ## draw the picture of the README anew
 	$(BIN)/python docs/draw_pictures.py

@@ -54,7 +54,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     """One process: embed random pictures with MobileNetV2 at 224 pixels."""
     import torch
 
-    from diml.cli.allocator import keep_freed_memory
+    from diml.allocator import keep_freed_memory
     from diml.models import load_embedder
 
     if options.measure == "kept":

@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diml.allocator import keep_freed_memory
     from diml.data import DataSet, PictureSet, Preprocess, load_dataset
     from diml.evaluation import Report, evaluate_dataset, evaluate_regions
     from diml.explain import PictureMatch
@@ -35,6 +36,7 @@ __all__ = [
     "Report",
     "evaluate_dataset",
     "evaluate_regions",
+    "keep_freed_memory",
     "load_dataset",
     "load_embedder",
     "match",
@@ -54,6 +56,7 @@ _ROOM_OF = {
     "Report": "evaluation",
     "evaluate_dataset": "evaluation",
     "evaluate_regions": "evaluation",
+    "keep_freed_memory": "allocator",
     "load_dataset": "data",
     "load_embedder": "models",
     "rerank": "matching",

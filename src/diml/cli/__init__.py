@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(name: str, words: list[str]) -> int:
     import tyro
 
-    from diml.cli.allocator import keep_freed_memory
+    from diml.allocator import keep_freed_memory
 
     module = importlib.import_module(f"diml.cli.{name}")
     warnings.formatwarning = lambda message, *_, **__: f"diml {name}: warning: {message}\n"

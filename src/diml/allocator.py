@@ -12,10 +12,10 @@ _MMAP_MAX: Final = (-4, 0)
 
 
 def keep_freed_memory() -> bool:
-    """Set glibc's malloc to reuse large blocks instead of returning them; for processes of our own, not for libraries.
+    """Set glibc's malloc to reuse large blocks instead of returning them. It changes the whole process, so ask for it.
 
-    By default every large tensor is fresh memory whose pages the kernel has to clear: two thirds of the time of
-    embedding on a CPU (`docs/results.md`). The price: the process keeps its peak until it ends.
+    By default every large tensor is fresh memory whose pages the kernel has to clear: more than half of the time of
+    embedding on a CPU (`docs/results.md`). The price: the process keeps its peak until it ends. Our verbs do it.
 
     Returns:
         Whether it was done: False on systems without glibc, where nothing is changed.
