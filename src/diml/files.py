@@ -32,9 +32,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary.unlink()  # the block makes it anew, with the permissions of an ordinary file
     try:
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         temporary.replace(target)
-        _flush(target.parent)
+        flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -49,10 +49,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         yield scratch
         for file in scratch.iterdir():
-            _flush(file)
-        _flush(scratch)
+            flush(file)
+        flush(scratch)
         _replace(path, scratch, around / "old")
-        _flush(path.parent)
+        flush(path.parent)
     finally:
         shutil.rmtree(around, ignore_errors=True)
 
@@ -75,7 +75,7 @@ def _replace(path: Path, new: Path, aside: Path) -> None:
         raise
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Have the system write a file, or a folder's list of names, to the disk."""
     if path.is_dir() and os.name == "nt":  # Windows cannot open folders
         return

@@ -6,7 +6,6 @@ import csv
 import json
 
 import pytest
-import torch
 import yaml
 
 from diml.cli import main
@@ -19,19 +18,6 @@ from diml.training.runs import read_run, run_names
 from end_to_end.small_runs import make_pictures, small_config
 
 QUIET = ["--no-cache", "--workers", "0"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return make_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")

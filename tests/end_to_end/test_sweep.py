@@ -10,29 +10,15 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
-import torch
 import yaml
 
 from diml.cli import main
 from diml.training.steps import Stepper
 from diml.training.sweep import read_sweep
 from diml.training.sweep_table import collect_results
-from end_to_end.small_runs import SMALL, make_pictures
+from end_to_end.small_runs import SMALL
 
 SHORT = {"epochs": 1, "sampler_options": {"batches_per_epoch": 2}, "rerank": 4}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return make_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture

@@ -27,19 +27,6 @@ from diml.training.steps import Stepper
 from end_to_end.small_runs import make_pictures, small_config, tensors_of
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return make_pictures(tmp_path_factory.mktemp("pictures"))
-
-
 @pytest.fixture(scope="module")
 def words(pictures, tmp_path_factory):
     """Words after `diml train` for a run of seconds, without --output."""

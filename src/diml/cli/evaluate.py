@@ -193,15 +193,9 @@ class Evaluate:
 
     def _embedder(self, model: str | Path, dataset: DataSet) -> Embedder:
         """Load the model; fit its head where it is one that is fitted."""
-        from diml.models import Embedder, load_embedder
 
-        grid: int | Literal["default"] = "default" if self.grid is None else self.grid
-        embedder = load_embedder(model, grid=grid, head=self.head, dim=self.dim, architecture=self.architecture)
-        if self.resize is not None:
-            preprocess = replace(embedder.preprocess, mode=self.resize)
-            config = replace(embedder.config, preprocess=preprocess)
-            embedder = Embedder(embedder.backbone, embedder.head, config).eval()
-        embedder = embedder.to(self.device)
+        words = {"head": self.head, "dim": self.dim, "architecture": self.architecture}
+        embedder = open_embedder(model, self.grid, self.resize, **words).to(self.device)
         if self.head == "whiten":
             pictures = dataset.train if self.fit_on == "train" else dataset.test
             if pictures is None:
@@ -224,6 +218,19 @@ def open_dataset(name: str, data: Path, protocol: str | None) -> DataSet:
 
     fetched = name == "orl" and locate_dataset(name, data) is None
     return load_dataset(name, None if fetched else data, protocol=protocol)
+
+
+def open_embedder(
+    model: str | Path, grid: int | None, resize: Literal["crop", "square"] | None, **options: Any
+) -> Embedder:
+    """Load a model with the grid and the way of resizing that were asked for, else its own."""
+    from diml.models import Embedder, load_embedder
+
+    embedder = load_embedder(model, grid="default" if grid is None else grid, **options)
+    if resize is None:
+        return embedder
+    config = replace(embedder.config, preprocess=replace(embedder.preprocess, mode=resize))
+    return Embedder(embedder.backbone, embedder.head, config).eval()
 
 
 def embedding_cache() -> Path:

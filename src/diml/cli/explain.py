@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json as json_format
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+
+from diml.cli.evaluate import open_embedder
 
 if TYPE_CHECKING:
     from diml.explain import PictureMatch
@@ -100,13 +102,8 @@ class Explain:
 
     def _match(self) -> PictureMatch:
         from diml.explain import match_pictures
-        from diml.models import Embedder, load_embedder
 
-        grid: int | Literal["default"] = "default" if self.grid is None else self.grid
-        embedder = load_embedder(self.model, grid=grid, architecture=self.architecture)
-        if self.resize is not None:
-            config = replace(embedder.config, preprocess=replace(embedder.preprocess, mode=self.resize))
-            embedder = Embedder(embedder.backbone, embedder.head, config).eval()
+        embedder = open_embedder(self.model, self.grid, self.resize, architecture=self.architecture)
         return match_pictures(
             self.a,
             self.b,

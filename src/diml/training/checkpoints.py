@@ -7,7 +7,6 @@ other tensor, and `state.json` with everything that is no tensor.
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from diml.files import whole_file
+from diml.files import flush, whole_file
 from diml.models import Embedder
 
 LAST: Final = "last.ckpt"
@@ -57,9 +56,9 @@ def write_checkpoint(path: Path, embedder: Embedder, state: Mapping[str, Any]) -
     for tensor_file in whole.glob("*.safetensors"):
         shutil.copymode(whole / _STATE, tensor_file)  # safetensors makes them private
     for written in (*whole.iterdir(), whole):
-        _flush(written)
+        flush(written)
     whole.rename(_beside(path, "new"))
-    _flush(path.parent)
+    flush(path.parent)
     settle(path)
 
 
@@ -72,7 +71,7 @@ def settle(path: Path) -> bool:
         if path.exists():
             path.rename(old)
         new.rename(path)
-        _flush(path.parent)
+        flush(path.parent)
     elif old.exists() and not path.exists():
         old.rename(path)
     shutil.rmtree(old, ignore_errors=True)
@@ -179,14 +178,3 @@ def _with_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 def _beside(path: Path, what: str) -> Path:
     return path.with_name(f".{path.name}.{what}")
-
-
-def _flush(path: Path) -> None:
-    """Have the system write a file, or a folder's list of names, to the disk."""
-    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
-        return
-    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
