@@ -119,7 +119,12 @@ def test_other_settings_are_not_taken_for_finished(write, tmp_path, capsys):
     ("parts", "told"),
     [
         ({"runs": {"a": {"learningrate": 1}}}, r"runs: a: unknown key 'learningrate'"),
-        ({"runs": {"a": {"seed": 1}}}, r"runs: a: seed does not belong here"),
+        ({"runs": {"a": {"seed": 1}}}, r"runs: a: seed does not belong here, each run has every seed of `seeds`"),
+        ({"base": {"dataset": "orl", "output": "x"}}, r"base: output does not belong here, .*`output`, at the top"),
+        ({"base": {"dataset": "orll"}}, r"base: dataset: .*'orll'; did you mean 'orl'"),
+        ({"runs": {"a": {"sampler": "fidd"}}}, r"runs: a: .*'fidd'; did you mean 'fid'"),
+        ({"runs": {"a": {"sampler_options": {"pool": "x"}}}}, r"runs: a: sampler class_balanced: no option 'pool'"),
+        ({"runs": {"a": {"objective_options": {"beta": "x"}}}}, r"runs: a: objective_options: beta: need a number"),
         ({"runs": {"a": {"data": "x"}}}, r"runs: a: data does not belong here, .* see `base`"),
         ({"runs": {"a": {"objective": "margn"}}}, r"runs: a: .*'margn'.*margin"),
         ({"runs": {"a": {"objective_options": {"bta": 1}}}}, r"runs: a: .*bta"),

@@ -12,9 +12,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, get_type_hints
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -165,11 +165,39 @@ class Random(_Stateless):
 _BY_CHANCE: Final[Mapping[str, Callable[..., BatchSampler]]] = MappingProxyType(
     {"class_balanced": ClassBalanced, "random": Random}
 )
+#: Parameters of samplers that are no options: `build_sampler` has them for all.
+_NO_OPTIONS: Final = ("labels", "choice", "batch_size", "per_class", "seed", "return")
 
 
 def sampler_names() -> tuple[str, ...]:
     """Return the names that `build_sampler` knows, the default first."""
     return (*_BY_CHANCE, *CHOICES)
+
+
+def sampler_option_types(name: str) -> dict[str, Any]:
+    """Types of the options that `build_sampler` takes, option -> annotation, for who reads them from a text.
+
+    Raises:
+        ValueError: Unknown name (the nearest known one is named).
+
+    Example:
+        >>> sampler_option_types("random")
+        {'batches_per_epoch': int | None}
+    """
+    if name not in sampler_names():
+        raise ValueError(f"sampler: no sampler {name!r}; {nearest(name, sampler_names())}")
+    own = get_type_hints(CHOICES[name]) if name in CHOICES else {}
+    build = BatchMatching if name in CHOICES else _BY_CHANCE[name]
+    shared = get_type_hints(vars(build)["__init__"])
+    return own | {key: hint for key, hint in shared.items() if key not in _NO_OPTIONS}
+
+
+def check_sampler_options(name: str, options: Iterable[str]) -> None:
+    """ValueError, naming the nearest, for a sampler or an option of it that does not exist."""
+    known = tuple(sampler_option_types(name))
+    for option in options:
+        if option not in known:
+            raise ValueError(f"sampler {name}: no option {option!r}; {nearest(option, known)}")
 
 
 def build_sampler(
@@ -197,18 +225,13 @@ def build_sampler(
         >>> [sorted(batch) for batch in sampler.batches(epoch=0)]
         [[3, 4, 5, 6]]
     """
-    if name not in sampler_names():
-        raise ValueError(f"sampler: no sampler {name!r}; {nearest(name, sampler_names())}")
+    check_sampler_options(name, options)
     if name in CHOICES:
         own = [field.name for field in dataclasses.fields(CHOICES[name])]
         choice = CHOICES[name](**{key: options.pop(key) for key in own if key in options})
         build: Callable[..., BatchSampler] = functools.partial(BatchMatching, choice=choice)
     else:
-        own, build = [], _BY_CHANCE[name]
-    taken = [key for key in inspect.signature(build).parameters if key not in ("labels", "choice")]
-    known = own + [key for key in taken if key not in ("batch_size", "per_class", "seed")]
-    for option in options:
-        if option not in known:
-            raise ValueError(f"sampler {name}: no option {option!r}; {nearest(option, known)}")
+        build = _BY_CHANCE[name]
+    taken = inspect.signature(build).parameters
     given = {"batch_size": batch_size, "per_class": per_class, "seed": seed} | options
     return build(labels, **{key: value for key, value in given.items() if key in taken})

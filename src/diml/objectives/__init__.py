@@ -6,7 +6,7 @@ Read in this order: `distances` (structural matching as a distance), `losses` an
 
 from diml.objectives.build import Objective, build_objective
 from diml.objectives.distances import StructuralDistance, StructuralSimilarity, pack_regions, unpack_regions
-from diml.objectives.registry import allowed_miners, miner_names, objective_names
+from diml.objectives.registry import allowed_miners, miner_names, objective_names, option_types
 
 __all__ = ["Objective", "StructuralDistance", "StructuralSimilarity", "allowed_miners", "build_objective"]
-__all__ += ["miner_names", "objective_names", "pack_regions", "unpack_regions"]
+__all__ += ["miner_names", "objective_names", "option_types", "pack_regions", "unpack_regions"]

@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, get_args, get_type_hints
 
 import torch
 from pytorch_metric_learning.distances import DotProductSimilarity, LpDistance
@@ -105,6 +105,42 @@ def allowed_miners(name: str, similarity: Similarity | None = None) -> tuple[str
     return entry.miners
 
 
+def option_types(name: str, miner: str | None = None) -> dict[str, Any]:
+    """Types of the options that `build_objective` takes as plain values, for who reads them from a text.
+
+    Args:
+        name: one of `objective_names()`.
+        miner: one of `miner_names()`, whose options have the prefix `miner_`; None for the objective's own.
+
+    Returns:
+        Option -> annotation, such as float, `float | None` or `tuple[str, ...]`.
+
+    Raises:
+        ValueError: an unknown name.
+
+    Example:
+        >>> option_types("margin")["beta"]
+        <class 'float'>
+    """
+    entry, _ = lookup(name, None)
+    miner = entry.miners[0] if miner is None else miner
+    check_name("miner", miner, _ALL)
+    found = _hints(entry.make, defaults(entry.make)) | {"mining": str}
+    found |= {"marginals": str, "epsilon": float, "tolerance": float, "max_iterations": int}
+    if miner == "multisimilarity":
+        return found | {"miner_epsilon": float}
+    own: Iterable[str] = miner_defaults(miner) if miner != "none" else ()
+    for maker in _initialisers(miner):
+        found |= {f"miner_{option}": hint for option, hint in _hints(maker, own).items()}
+    return found
+
+
+def _hints(maker: Callable[..., Any], names: Iterable[str]) -> dict[str, Any]:
+    """Annotations of those parameters of a function that are among `names`."""
+    hints = get_type_hints(maker)
+    return {name: hints[name] for name in names if name in hints}
+
+
 def lookup(name: str, similarity: Similarity | None) -> tuple[Entry, bool]:
     """The entry of a name, and whether it is to be structural; ValueError for what cannot work, naming what can."""
     check_name("name", name, objective_names())
@@ -151,10 +187,16 @@ def miner_defaults(name: str) -> dict[str, Any]:
     if name == "multisimilarity":
         return {"epsilon": 0.1}
     found: dict[str, Any] = {}
-    for kind in reversed(TRIPLET_MINERS[name].__mro__):
-        if issubclass(kind, miners.TripletMiner) and "__init__" in vars(kind):
-            found |= defaults(vars(kind)["__init__"])
+    for maker in _initialisers(name):
+        found |= defaults(maker)
     return {key: value for key, value in found.items() if key not in ("distance", "generator", "dim")}
+
+
+def _initialisers(miner: str) -> list[Callable[..., Any]]:
+    """What builds a miner of triplets, its base classes' first; nothing for other miners."""
+    kinds = reversed(TRIPLET_MINERS[miner].__mro__) if miner in TRIPLET_MINERS else ()
+    own = [vars(kind).get("__init__") for kind in kinds if issubclass(kind, miners.TripletMiner)]
+    return [maker for maker in own if maker is not None]
 
 
 def defaults(maker: Callable[..., Any]) -> dict[str, Any]:

@@ -37,20 +37,25 @@ class TrainConfig:
     """Folder of the run; runs/DATASET-OBJECTIVE-SEED when omitted."""
 
     objective: str = "margin"
-    """What to minimise, for instance margin, multisimilarity, proxyanchor, or margin_diml."""
+    """What to minimise: margin, multisimilarity, triplet, contrastive, quadruplet, npair, lifted, angular, histogram,
+    snr, proxynca, proxyanchor, softtriple, arcface, softmax, adversarial_separation, margin_diml or
+    multisimilarity_diml."""
 
     similarity: Literal["pooled", "structural"] | None = None
     """What the objective compares: whole pictures, or pictures part by part. The objective's own choice when omitted:
     `structural` for margin_diml and multisimilarity_diml, else `pooled`."""
 
     miner: str | None = None
-    """Which pairs or triplets count: the objective's own choice when omitted; `none` takes all."""
+    """Which pairs or triplets count: distance, semihard, softhard, random, intra_random, random_distance,
+    rho_distance, parametric, multisimilarity, or none, which takes all. The objective's own choice when omitted."""
 
     objective_options: tuple[str, ...] = ()
-    """Settings of the objective and, with the prefix miner_, of its miner: NAME=VALUE, for instance beta=0.6."""
+    """Settings of the objective and, with the prefix miner_, of its miner: NAME=VALUE, for instance beta=0.6; a list
+    has commas, parts=discriminative,shared."""
 
     sampler: str = "class_balanced"
-    """How batches are drawn, for instance class_balanced or random."""
+    """How batches are drawn: class_balanced, random, or by stored embeddings d2_coreset, greedy_coreset, disthist,
+    fid."""
 
     sampler_options: tuple[str, ...] = ()
     """Settings of the sampler, NAME=VALUE, for instance batches_per_epoch=100."""
@@ -147,7 +152,8 @@ class TrainConfig:
     """Epochs between validations; the last epoch always has one."""
 
     metric: str = "map@r"
-    """Metric that chooses the best epoch."""
+    """Metric that chooses the best epoch: recall@1, recall@2, recall@4, recall@8, r_precision or map@r; the last two
+    also with _self_counted, as the authors count."""
 
     rerank: int = 100
     """K of the structural re-ranking in the test at the end, beside the plain ranking."""
@@ -266,7 +272,7 @@ def checked_values(values: Mapping[str, Any], source: str = "config") -> dict[st
     for key in values:
         if key not in FIELDS:
             raise ValueError(f"{source}: unknown key {key!r}; {nearest(str(key), FIELDS)}")
-    return {key: _converted(value, _HINTS[key], f"{source}: {key}") for key, value in values.items()}
+    return {key: converted(value, _HINTS[key], f"{source}: {key}") for key, value in values.items()}
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -300,13 +306,13 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _converted(value: Any, wanted: Any, what: str) -> Any:
+def converted(value: Any, wanted: Any, what: str) -> Any:
     """Bring a plain value to the type of its field; ValueError when it is of another kind."""
     origin, inner = get_origin(wanted), get_args(wanted)
     if origin in (Union, types.UnionType):
         if value is None:
             return None
-        return _converted(value, next(kind for kind in inner if kind is not type(None)), what)
+        return converted(value, next(kind for kind in inner if kind is not type(None)), what)
     if origin is Literal:
         if value not in inner:
             raise ValueError(f"{what}: no {value!r}; {nearest(str(value), inner)}")
@@ -316,7 +322,7 @@ def _converted(value: Any, wanted: Any, what: str) -> Any:
             value = _written(value)
         if not isinstance(value, list | tuple):
             raise ValueError(f"{what}: need a list, got {value!r}")
-        return tuple(_converted(item, inner[0], what) for item in value)
+        return tuple(converted(item, inner[0], what) for item in value)
     if wanted is float and not isinstance(value, bool):
         try:
             return float(value)  # YAML takes 1e-5, without a point, for text
@@ -334,13 +340,21 @@ _KINDS: Final = {float: "a number", int: "a whole number", bool: "true or false"
 
 def _written(options: Mapping[str, Any]) -> tuple[str, ...]:
     """Options as NAME=VALUE, which `parse_options` reads back."""
+    return tuple(f"{name}={_text(value)}" for name, value in options.items())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):  # the last comma tells a list of one from its item
+        return ",".join(_text(item) for item in value) + "," * (len(value) < 2)
     words = {True: "true", False: "false", None: "none"}
-    plain = {name: words[v] if isinstance(v, bool) or v is None else str(v) for name, v in options.items()}
-    return tuple(f"{name}={text}" for name, text in plain.items())
+    return words[value] if isinstance(value, bool) or value is None else str(value)
 
 
 def parse_options(pairs: Iterable[str], what: str) -> dict[str, Any]:
-    """Read NAME=VALUE pairs into a dict of numbers, truth values, None and texts; `what` is their name in errors."""
+    """Read NAME=VALUE pairs into a dict of numbers, truth values, None, texts, and lists of these, with commas.
+
+    `what` is their name in errors.
+    """
     options: dict[str, Any] = {}
     for pair in pairs:
         name, sign, text = pair.partition("=")
@@ -350,7 +364,9 @@ def parse_options(pairs: Iterable[str], what: str) -> dict[str, Any]:
     return options
 
 
-def _value(text: str) -> int | float | bool | str | None:
+def _value(text: str) -> Any:
+    if "," in text:
+        return [_value(item) for item in text.removesuffix(",").split(",") if text != ","]
     for kind in (int, float):
         try:
             return kind(text)

@@ -32,6 +32,7 @@ from diml.training.config import TrainConfig
 from diml.training.curves import CURVES, write_curves
 from diml.training.distributed import SharedEmbedding, Team, embed_shared, evaluate_shared, join_team, warn_of_bad
 from diml.training.logs import Display, MetricLog
+from diml.training.named import check_names
 from diml.training.optim import set_learning_rates
 from diml.training.parts import Parts, build_parts, divide, open_run, open_training_data
 from diml.training.steps import NonFiniteError, Step, own_random_streams, repeatable
@@ -94,6 +95,8 @@ def train(
     Example:
         >>> train(TrainConfig(dataset="orl", objective="margin", batch_size=16, epochs=2))  # doctest: +SKIP
     """
+    with own_random_streams(config.seed):
+        check_names(config)  # a slip in a name is told before pictures are listed and weights fetched
     with join_team(config.device) as team, own_random_streams(config.seed), repeatable(team.device):
         with team.first_goes_ahead():
             data = open_training_data(config) if dataset is None else dataset

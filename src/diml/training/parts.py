@@ -18,15 +18,16 @@ from torch.optim import Optimizer
 
 from diml.data import DataSet, PictureSet, Preprocess, dataset_info, load_dataset, locate_dataset
 from diml.data.augment import Augment
-from diml.data.samplers import BatchSampler, build_sampler
+from diml.data.samplers import BatchSampler
 from diml.models import Embedder, default_preprocess, load_embedder
 from diml.models.zoo import is_backbone
-from diml.objectives import Objective, build_objective
+from diml.objectives import Objective
 from diml.training.checkpoints import BEST, LAST, MODEL_FILES, publish_model, read_checkpoint, settle
-from diml.training.config import FIELDS, TrainConfig, parse_options, read_config, write_config
+from diml.training.config import FIELDS, TrainConfig, read_config, write_config
 from diml.training.curves import CURVES
 from diml.training.distributed import Team
 from diml.training.logs import LINES, TABLE
+from diml.training.named import named_objective, named_sampler
 from diml.training.optim import Schedule, build_optimizer
 from diml.training.steps import Stepper
 
@@ -195,19 +196,11 @@ def build_parts(config: TrainConfig, train: PictureSet, team: Team, state: Mappi
     """
     if config.batch_size < team.size:
         raise ValueError(f"batch_size: need a picture for each of {team.size} processes, got {config.batch_size}")
-    sampler = _sampler(config, train)
+    sampler = named_sampler(config, train.labels)
     with team.first_goes_ahead():  # who fetches weights
         embedder = load_embedder(config.folder / LAST) if state is not None else new_embedder(config)
     embedder = embedder.to(team.device)
-    objective = build_objective(
-        config.objective,
-        num_classes=train.num_classes,
-        embedding_dim=embedder.dim,
-        similarity=config.similarity,
-        miner=config.miner,
-        num_regions=config.grid**2,
-        **parse_options(config.objective_options, "objective_options"),
-    ).to(team.device)
+    objective = named_objective(config, num_classes=train.num_classes, dim=embedder.dim).to(team.device)
     if state is not None:
         objective.load_state_dict(state["objective"])
     team.copy_from_first(embedder)
@@ -257,15 +250,3 @@ def fingerprint(pictures: PictureSet) -> str:
 def resized(preprocess: Preprocess, size: int) -> Preprocess:
     """Preprocessing for another input size, short sides being scaled in proportion."""
     return dataclasses.replace(preprocess, size=size, resize=round(size * 256 / 224))
-
-
-def _sampler(config: TrainConfig, train: PictureSet) -> BatchSampler:
-    options = parse_options(config.sampler_options, "sampler_options")
-    sizes = {"batch_size": config.batch_size, "per_class": config.per_class, "seed": config.seed}
-    try:
-        return build_sampler(config.sampler, train.labels, **sizes, **options)
-    except ValueError as error:
-        if config.select_on == "validation" and config.validation_fraction and "classes" in str(error):
-            held = f"{config.validation_fraction:.0%} of the classes are held out for validation"
-            raise ValueError(f"{error} ({held}: --validation-fraction)") from error
-        raise

@@ -16,17 +16,20 @@ from typing import Any, Final, Literal
 
 import yaml
 
-from diml.data.registry import nearest
-from diml.training.config import TrainConfig, checked_values, parse_options
+from diml.data.registry import dataset_info, nearest
+from diml.training.config import TrainConfig, checked_values
 
 _KEYS: Final = ("output", "base", "runs", "seeds", "baseline")
 _BASELINE_KEYS: Final = ("model", "head", "dim", "size", "grid", "pretrained")
 
-#: Settings that every run shares, as the results stand in one table.
-_SHARED: Final = ("dataset", "data", "protocol")
+#: Settings that every run shares, as the results stand in one table, and where they belong.
+_SHARED: Final = dict.fromkeys(("dataset", "data", "protocol"), "it is the same for all runs: see `base`")
 
-#: Settings that a sweep gives itself.
-_OWN: Final = ("seed", "output")
+#: Settings that a sweep gives each run, and from what.
+_OWN: Final = {
+    "seed": "each run has every seed of `seeds`, at the top of the file",
+    "output": "each run is in a folder of its own in `output`, at the top of the file",
+}
 
 #: Settings that may differ between a finished run and the file: no number depends on them.
 _FREE: Final = {"output", "data", "workers", "device", "checkpoint_every", "on_bad_picture"}
@@ -117,9 +120,13 @@ def read_sweep(path: str | Path) -> Sweep:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"sweep: {path} is not YAML ({error})") from error
     _known(values, _KEYS, str(path))
-    base = _settings(values.get("base"), f"{path}: base", refused=_OWN, why="the sweep sets it for each run")
+    base = _settings(values.get("base"), f"{path}: base", refused=_OWN)
     if "dataset" not in base:
         raise ValueError(f"{path}: base: need the name of a data set, for instance `dataset: orl`")
+    try:
+        dataset_info(base["dataset"])
+    except ValueError as error:
+        raise ValueError(f"{path}: base: dataset: {error}") from error
     output = Path(_text(values.get("output", f"runs/{path.stem}"), f"{path}: output"))
     seeds = _seeds(values.get("seeds", [0]), f"{path}: seeds")
     runs = _mapping(values.get("runs", {}), f"{path}: runs")
@@ -235,34 +242,29 @@ def _training_jobs(
     runs: Mapping[str, Any], base: dict[str, Any], output: Path, seeds: tuple[int, ...], what: str
 ) -> Iterator[Job]:
     for name, given in runs.items():
-        own = _settings(given, f"{what}: {name}", refused=_OWN + _SHARED, why="it is the same for all runs: see `base`")
+        own = _settings(given, f"{what}: {name}", refused=_OWN | _SHARED)
         for seed in seeds:
             try:
                 config = TrainConfig(**(base | own | {"seed": seed, "output": output / f"{_name(name)}-{seed}"}))
-                _check_objective(config)
-            except (ValueError, TypeError) as error:
+                _check(config)
+            except ValueError as error:
                 raise ValueError(f"{what}: {name}: {error}") from error
             yield Job(name=name, config=config)
 
 
-def _check_objective(config: TrainConfig) -> None:
-    """Build the objective once, so that a wrong name, option or combination is told before hours of other runs."""
-    from diml.objectives import build_objective
+def _check(config: TrainConfig) -> None:
+    """Tell a wrong name, option or combination before hours of other runs."""
+    import torch
 
-    build_objective(
-        config.objective,
-        num_classes=8,
-        embedding_dim=8,
-        similarity=config.similarity,
-        miner=config.miner,
-        num_regions=config.grid**2,
-        **parse_options(config.objective_options, "objective_options"),
-    )
+    from diml.training.named import check_names
+
+    with torch.random.fork_rng():
+        check_names(config)
 
 
-def _settings(values: Any, what: str, *, refused: tuple[str, ...], why: str) -> dict[str, Any]:
+def _settings(values: Any, what: str, *, refused: Mapping[str, str]) -> dict[str, Any]:
     values = _mapping(values or {}, what)
-    for key in refused:
+    for key, why in refused.items():
         if key in values:
             raise ValueError(f"{what}: {key} does not belong here, {why}")
     return checked_values(values, what)

@@ -35,6 +35,15 @@ def test_options_have_types():
     assert {name: type(value) for name, value in found.items()} == {n: type(v) for n, v in expected.items()}
 
 
+def test_lists_have_commas_and_come_back_from_yaml(tmp_path):
+    (tmp_path / "mine.yaml").write_text("objective_options: {parts: [discriminative, shared], one: [0.5], none: []}\n")
+    config = TrainConfig(dataset="orl", **read_config(tmp_path / "mine.yaml"))
+    assert config.objective_options == ("parts=discriminative,shared", "one=0.5,", "none=,")
+    expected = {"parts": ["discriminative", "shared"], "one": [0.5], "none": []}
+    assert parse_options(config.objective_options, "objective_options") == expected
+    assert TrainConfig.from_dict(read_config(write_config(tmp_path / "config.yaml", config))) == config
+
+
 def test_an_option_without_a_value_is_refused():
     with pytest.raises(ValueError, match=r"objective_options: need NAME=VALUE.*got 'beta'"):
         TrainConfig(dataset="orl", objective_options=("beta",))
