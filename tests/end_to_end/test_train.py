@@ -19,8 +19,10 @@ from PIL import Image
 
 from diml.cli.train import parse
 from diml.data import load_dataset
-from diml.evaluation import evaluate_dataset
+from diml.data.samplers import sampler_names
+from diml.evaluation import METRICS, evaluate_dataset
 from diml.models import load_embedder
+from diml.objectives import miner_names, objective_names
 from diml.training import NonFiniteError, TrainConfig, TrainingStopped, read_records, train
 from diml.training.config import write_config
 from diml.training.steps import Stepper
@@ -230,6 +232,30 @@ def test_unknown_names_are_told(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse([])
     capsys.readouterr()
+
+
+def test_a_run_to_resume_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no run to resume in .*nothing .*leave --resume away"):
+        parse(["--resume", "--output", str(tmp_path / "nothing")])
+    with pytest.raises(ValueError, match=r"--resume needs the folder of the run"):
+        parse(["--resume", "--no-progress"])
+    assert parse(["--resume", "--preset", "cub200/npair"]).resume
+    assert parse(["orl", "--resume"]).folder == Path("runs/orl-margin-0")
+
+
+def test_a_wrong_name_is_told_before_pictures_are_looked_for(tmp_path):
+    with pytest.raises(ValueError, match=r"did you mean 'margin'"):
+        train(small_config(tmp_path / "nowhere.csv", tmp_path / "run", objective="marginn"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_has_every_name_there_is():
+    with pytest.raises(SystemExit), contextlib.redirect_stdout(io.StringIO()) as out:
+        parse(["--help"])
+    words = set(re.findall(r"[\w@]+", out.getvalue()))
+    names = {*objective_names(), *miner_names(), *sampler_names()}
+    assert sorted(names - words) == []
+    assert sorted({name.removesuffix("_self_counted") for name in METRICS} - words) == []
 
 
 def test_the_commands_of_the_document_are_understood():

@@ -89,12 +89,13 @@ def _given_defaults(words: Sequence[str]) -> dict[str, Any]:
         known.add_argument(name)
     known.add_argument("--resume", action="store_true")
     try:
-        given, _ = known.parse_known_args(list(words))
+        given, rest = known.parse_known_args(list(words))
     except argparse.ArgumentError:  # a flag without its value: the real parser says it better
         return {}
     values: dict[str, Any] = {}
-    if given.resume and given.output and (Path(given.output) / "config.yaml").is_file():
-        values |= read_config(Path(given.output) / "config.yaml")
+    if given.resume and not {"-h", "--help"} & set(words):
+        named = given.preset or given.config or any(not word.startswith("-") for word in rest)
+        values |= _settings_of_run(given.output, named=bool(named))
     if given.preset:
         from diml.training.presets import preset
 
@@ -102,6 +103,20 @@ def _given_defaults(words: Sequence[str]) -> dict[str, Any]:
     if given.config:
         values |= read_config(given.config)
     return values
+
+
+def _settings_of_run(output: str | None, *, named: bool) -> dict[str, Any]:
+    """Settings of the run to be resumed; none without --output, when the words may name its data set instead."""
+    if output is not None:
+        path = Path(output) / "config.yaml"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"output: no run to resume in {output} (no {path.name}); leave --resume away to begin one"
+            )
+        return read_config(path)
+    if not named:
+        raise ValueError("output: --resume needs the folder of the run, got none; say --resume --output FOLDER")
+    return {}
 
 
 def _with_defaults(values: Mapping[str, Any]) -> type[Train]:
