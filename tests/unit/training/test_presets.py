@@ -10,6 +10,7 @@ from diml.data.samplers import build_sampler
 from diml.matching import Regions
 from diml.objectives import build_objective
 from diml.training.config import TrainConfig
+from diml.training.named import check_names
 from diml.training.presets import EPOCHS, NOTES, PRESETS, preset, preset_names
 
 RUNS = {name.partition("/")[2] for name in PRESETS}
@@ -53,6 +54,7 @@ def test_every_run_on_every_data_set() -> None:
 def test_each_is_a_training_configuration(name) -> None:
     config = TrainConfig.from_dict(preset(name))
     assert config.dataset == name.partition("/")[0]
+    check_names(config)  # its options have the types that are wanted
     assert config.select_on == "validation"  # not the authors' way: defect 8
     back = config.to_dict()
     assert {key: back[key] for key in preset(name)} == preset(name)
