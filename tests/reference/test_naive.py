@@ -10,7 +10,7 @@ import torch
 from diml.matching import Regions, match, rerank
 from laws.strategies import KINDS, pair
 
-EPSILON = 0.1
+EPSILON = 0.2  # at 0.1 the loop needs more than its 3,000 iterations where every region disagrees
 
 
 def dot(a, b):

@@ -4,9 +4,9 @@ Read in this order: `regions`, `marginals`, `sinkhorn`, `similarity`, `ledger`.
 """
 
 from diml.matching.ledger import Flow, Ledger
-from diml.matching.regions import Regions
+from diml.matching.regions import QuantizedRegions, Regions
 from diml.matching.similarity import ConvergenceWarning, Marginals, Match, MatchSettings, Score, match, rerank
 from diml.matching.sinkhorn import TransportPlan, sinkhorn
 
-__all__ = ["ConvergenceWarning", "Flow", "Ledger", "Marginals", "Match", "MatchSettings", "Regions", "Score"]
-__all__ += ["TransportPlan", "match", "rerank", "sinkhorn"]
+__all__ = ["ConvergenceWarning", "Flow", "Ledger", "Marginals", "Match", "MatchSettings", "QuantizedRegions"]
+__all__ += ["Regions", "Score", "TransportPlan", "match", "rerank", "sinkhorn"]

@@ -103,8 +103,74 @@ class Regions:
         """Move or convert like `Tensor.to`; `regions.to(torch.float16)` halves the storage."""
         return self._trusted(self.dense.to(*args, **kwargs), self.pooled.to(*args, **kwargs), self.grid)
 
+    def quantized(self) -> QuantizedRegions:
+        """A quarter of the storage of float32: int8 codes with one scale a region; see `QuantizedRegions`."""
+        dense = self.dense.to(torch.promote_types(self.dense.dtype, torch.float32))
+        largest = dense.abs().amax(dim=2, keepdim=True)
+        codes = (dense * (127 / torch.where(largest > 0, largest, 1))).round()
+        length = torch.linalg.vector_norm(codes, dim=2)
+        scale = torch.where(length > 0, 1 / length, 0).float()
+        return QuantizedRegions(codes.to(torch.int8), scale, self.pooled, self.grid)
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Regions (..., R, D) and pooled vectors (..., D) of images at `rows` (...), int64."""
+        return self.dense[rows], self.pooled[rows]
+
     def __repr__(self) -> str:
         return f"Regions(dense {tuple(self.dense.shape)} {self.dense.dtype} on {self.dense.device}, grid {self.grid})"
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedRegions:
+    """A gallery of N images whose regions are stored in int8, for `rerank` and evaluation; made by `Regions.quantized`.
+
+    A region is codes * scale, of unit length to rounding; indexing gives `Regions` in float32 again.
+
+    Args:
+        codes: (N, R, D) int8.
+        scale: (N, R) float32, 0 for a blank region.
+        pooled: (N, D) unit vectors, float16 to float64.
+        grid: (rows, columns) of the regions, or None.
+
+    Raises TypeError or ValueError where a dtype or shape is wrong.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    pooled: Tensor
+    grid: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        kinds = (self.codes.dtype, self.scale.dtype)
+        if kinds != (torch.int8, torch.float32) or self.pooled.dtype not in UNIT_TOLERANCE:
+            got = f"{kinds[0]}, {kinds[1]} and {self.pooled.dtype}"
+            raise TypeError(f"codes, scale, pooled: need int8, float32 and a float type, got {got}")
+        shape = tuple(self.codes.shape)
+        if len(shape) != 3 or self.scale.shape != shape[:2] or self.pooled.shape != (shape[0], shape[2]):
+            got = f"{shape}, {tuple(self.scale.shape)} and {tuple(self.pooled.shape)}"
+            raise ValueError(f"codes, scale, pooled: need (N, R, D), (N, R) and (N, D), got {got}")
+
+    @property
+    def num_regions(self) -> int:
+        """R, the regions of each image."""
+        return self.codes.shape[1]
+
+    @property
+    def dim(self) -> int:
+        """D, the length of each vector."""
+        return self.codes.shape[2]
+
+    def __len__(self) -> int:
+        return self.codes.shape[0]
+
+    def __getitem__(self, index: Any) -> Regions:
+        """Images as float32 `Regions`, indexed like those."""
+        rows = torch.arange(len(self), device=self.codes.device)[index].reshape(-1)
+        return Regions._trusted(*self.gather(rows), self.grid)
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Regions (..., R, D) and pooled vectors (..., D) in float32 of images at `rows` (...), int64."""
+        return self.codes[rows] * self.scale[rows].unsqueeze(-1), self.pooled[rows].float()
 
 
 def _unit(vectors: Tensor) -> Tensor:

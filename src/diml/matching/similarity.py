@@ -13,10 +13,11 @@ from typing import Any, Literal, TypedDict, Unpack, get_args
 import torch
 from torch import Tensor
 
+from diml.matching import native
 from diml.matching.ledger import Ledger
 from diml.matching.marginals import cross_correlation_weights, normalize_mass
-from diml.matching.regions import Regions
-from diml.matching.sinkhorn import TransportPlan, sinkhorn
+from diml.matching.regions import QuantizedRegions, Regions
+from diml.matching.sinkhorn import TransportPlan, checked_solver, sinkhorn
 
 Marginals = Literal["cross_correlation", "uniform"] | tuple[Tensor, Tensor]
 Score = Literal["both", "structural", "pooled"]
@@ -80,7 +81,7 @@ def match(
     *,
     marginals: Marginals = "cross_correlation",
     epsilon: float = 0.05,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-5,
     max_iterations: int = 1000,
 ) -> Match:
     """Compare row i of `query` with row i of `gallery`, region by region.
@@ -115,20 +116,20 @@ def match(
 @torch.no_grad()
 def rerank(
     query: Regions,
-    gallery: Regions,
+    gallery: Regions | QuantizedRegions,
     candidates: Tensor,
     *,
     score: Score = "both",
     block_bytes: int = 64 * 2**20,
     **settings: Unpack[MatchSettings],
 ) -> Tensor:
-    """Score query i against the gallery rows `candidates[i]`, in blocks of bounded memory.
+    """Score query i against the gallery rows `candidates[i]`: by the compiled kernel on the CPU, else in blocks.
 
     Args:
-        query, gallery: Q and N images on one device, stored in any float type.
+        query, gallery: Q and N images on one device, stored in any float type; the gallery also in int8.
         candidates: (Q, K) integer rows of `gallery`; K may be 0.
         score: "both" = pooled + structural (the paper's), or one of the two alone.
-        block_bytes: working memory to aim at, in bytes.
+        block_bytes: working memory to aim at, in bytes, where torch does the work.
         settings: marginals, epsilon, tolerance, max_iterations with the meaning and defaults of `match`.
 
     Returns (Q, K) scores, higher is more alike, float32 (float64 for float64 input), without gradient; raises
@@ -137,18 +138,61 @@ def rerank(
     _check(query, gallery, candidates)
     if score not in get_args(Score):
         raise ValueError(f"score: need one of {get_args(Score)}, got {score!r}")
-    dtype = torch.promote_types(torch.promote_types(query.dense.dtype, gallery.dense.dtype), torch.float32)
+    stored = gallery.codes if isinstance(gallery, QuantizedRegions) else gallery.dense
+    named = settings.get("marginals", "cross_correlation") in ("cross_correlation", "uniform")
+    if named and stored.dtype in native.STORED and native.suits(query.dense, stored, gallery.pooled):
+        scores, unfinished = _rerank_native(query, gallery, candidates, score, settings)
+    else:
+        scores, unfinished = _rerank_torch(query, gallery, candidates, score, block_bytes, settings)
+    if unfinished:
+        warnings.warn(ConvergenceWarning(unfinished), stacklevel=3)
+    return scores
+
+
+def _rerank_native(
+    query: Regions, gallery: Regions | QuantizedRegions, candidates: Tensor, score: Score, settings: MatchSettings
+) -> tuple[Tensor, int]:
+    """Scores (Q, K) by the kernel, and how many pairs stopped early; what float32 cannot hold is left to torch."""
+    solver: Any = {name: value for name, value in settings.items() if name != "marginals"}
+    coded = isinstance(gallery, QuantizedRegions)
+    found = native.score(
+        query.dense,
+        query.pooled,
+        gallery.codes if coded else gallery.dense,
+        gallery.scale if coded else None,
+        gallery.pooled,
+        candidates,
+        settings.get("marginals") == "uniform",
+        *checked_solver(**solver),
+    )
+    parts = {"structural": found.structural, "pooled": found.pooled, "both": found.structural + found.pooled}
+    scores, unfinished = parts[score], int((~found.converged & ~found.too_wide).sum())
+    rows, places = found.too_wide.nonzero(as_tuple=True)
+    if len(rows):
+        again = candidates[rows, places].unsqueeze(1)
+        solved, more = _rerank_torch(query[rows], gallery, again, score, 64 * 2**20, settings)
+        scores[rows, places], unfinished = solved.squeeze(1), unfinished + more
+    return scores, unfinished
+
+
+def _rerank_torch(
+    query: Regions,
+    gallery: Regions | QuantizedRegions,
+    candidates: Tensor,
+    score: Score,
+    block_bytes: int,
+    settings: MatchSettings,
+) -> tuple[Tensor, int]:
+    """Scores (Q, K) block by block, and how many pairs stopped early."""
+    dtype = torch.promote_types(torch.promote_types(query.dense.dtype, gallery.pooled.dtype), torch.float32)
     scores = query.pooled.new_empty(candidates.shape, dtype=dtype)
     unfinished = 0
     for rows, columns in _blocks(query, gallery, candidates.shape[1], block_bytes):
         chosen = candidates[rows, columns].long()
-        dense_g, pooled_g = gallery.dense[chosen], gallery.pooled[chosen]
-        found = _compare(query[rows], dense_g, pooled_g, gallery.grid, settings)
+        found = _compare(query[rows], *gallery.gather(chosen), gallery.grid, settings)
         scores[rows, columns] = (found.score if score == "both" else getattr(found, score)).reshape(chosen.shape)
         unfinished += int((~found.converged).sum())
-    if unfinished:
-        warnings.warn(ConvergenceWarning(unfinished), stacklevel=3)
-    return scores
+    return scores, unfinished
 
 
 def _compare(query: Regions, dense_g: Tensor, pooled_g: Tensor, grid_g: Grid | None, settings: MatchSettings) -> Match:
@@ -188,9 +232,11 @@ def _given_weights(marginals: Marginals, cosine: Tensor) -> tuple[Tensor, Tensor
     return weight_q, weight_g
 
 
-def _blocks(query: Regions, gallery: Regions, candidates: int, block_bytes: int) -> Iterator[tuple[slice, slice]]:
+def _blocks(
+    query: Regions, gallery: Regions | QuantizedRegions, candidates: int, block_bytes: int
+) -> Iterator[tuple[slice, slice]]:
     """Cut the (Q, K) table of pairs into rectangles that need about `block_bytes` (at least one pair each)."""
-    gathered = gallery.num_regions * gallery.dim * (4 + gallery.dense.element_size())  # as stored and as computed
+    gathered = gallery.num_regions * gallery.dim * 8  # as stored and as computed
     limit = max(1, block_bytes // (gathered + 24 * query.num_regions * gallery.num_regions))
     rows, columns = max(1, limit // max(1, candidates)), max(1, min(candidates, limit))
     for top in range(0, len(query), rows):
@@ -198,12 +244,12 @@ def _blocks(query: Regions, gallery: Regions, candidates: int, block_bytes: int)
             yield slice(top, top + rows), slice(left, left + columns)
 
 
-def _check(query: Regions, gallery: Regions, candidates: Tensor | None = None) -> None:
-    for side in (query, gallery):
-        if not isinstance(side, Regions):
+def _check(query: Regions, gallery: Regions | QuantizedRegions, candidates: Tensor | None = None) -> None:
+    for side, kinds in ((query, Regions), (gallery, Regions if candidates is None else Regions | QuantizedRegions)):
+        if not isinstance(side, kinds):
             raise TypeError(f"query, gallery: need Regions, got {type(side).__name__}; diml.match takes pictures")
-    if query.dim != gallery.dim or query.dense.device != gallery.dense.device:
-        got = f"D {query.dim} on {query.dense.device} and D {gallery.dim} on {gallery.dense.device}"
+    if query.dim != gallery.dim or query.pooled.device != gallery.pooled.device:
+        got = f"D {query.dim} on {query.pooled.device} and D {gallery.dim} on {gallery.pooled.device}"
         raise ValueError(f"query, gallery: need one D and one device, got {got}; embed both with one model")
     if candidates is None:
         return

@@ -1,0 +1,189 @@
+"""The compiled CPU kernel: scores of embedded pairs, transport plans, nearest images. Same results as the torch path.
+
+Nothing here is needed: `diml.matching` asks `suits` and goes by way of torch where the answer is no. DIML_NATIVE=0
+in the environment turns the kernel off. Legend: Q queries, N images, K candidates, B problems, R regions, D channels.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Storage types of regions that the kernel reads as they are.
+STORED = (torch.float32, torch.float16, torch.int8)
+
+
+class KernelMissingWarning(UserWarning):
+    """The package was installed without its compiled kernel: everything works, by way of torch, and slower."""
+
+
+def _load() -> tuple[ModuleType | None, str]:
+    if os.environ.get("DIML_NATIVE", "1") == "0":
+        return None, "turned off by DIML_NATIVE=0"
+    try:
+        _kernel = importlib.import_module("diml.matching.native._kernel")
+    except ImportError as error:
+        return None, f"not built: {error}"
+    if chosen := os.environ.get("DIML_NATIVE_DISPATCH"):
+        if chosen not in _kernel.usable():
+            raise ValueError(f"DIML_NATIVE_DISPATCH: need one of {_kernel.usable()} on this machine, got {chosen!r}")
+        _kernel.choose(chosen)
+    return _kernel, "in use"
+
+
+_KERNEL, _REASON = _load()
+_warned = False
+
+
+def info() -> dict[str, Any]:
+    """What is in use: available, reason, dispatch, usable (instruction sets, fastest first), threads."""
+    usable = _KERNEL.usable() if _KERNEL else []
+    dispatch = _KERNEL.dispatch() if _KERNEL else None
+    found = {"available": _KERNEL is not None, "reason": _REASON, "dispatch": dispatch, "usable": usable}
+    return found | {"threads": torch.get_num_threads()}
+
+
+def suits(*tensors: Tensor) -> bool:
+    """Whether the kernel can work on these: it is there, and they are on the CPU and not in float64.
+
+    Warns once (KernelMissingWarning) where the package was installed without a kernel.
+    """
+    global _warned
+    if _KERNEL is None:
+        if not _warned and _REASON.startswith("not built"):
+            _warned = True
+            warnings.warn(
+                KernelMissingWarning(
+                    "diml: the compiled kernel is not there, matching goes by way of torch (10 to 100 times slower); "
+                    "install a C++ compiler and reinstall diml, or set DIML_NATIVE=0 to silence this"
+                ),
+                stacklevel=4,
+            )
+        return False
+    return all(tensor.device.type == "cpu" and tensor.dtype != torch.float64 for tensor in tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class PairScores:
+    """Of each pair: structural and pooled similarity, marginal error, iterations, whether the error is small enough.
+
+    Pairs that are `too_wide`, their costs spanning more than float32 can hold, were not solved.
+    """
+
+    structural: Tensor
+    pooled: Tensor
+    marginal_error: Tensor
+    iterations: Tensor
+    converged: Tensor
+    too_wide: Tensor
+
+    @classmethod
+    def of(cls, structural: Tensor, pooled: Tensor, error: Tensor, iterations: Tensor, tolerance: float) -> PairScores:
+        """From what the kernel wrote."""
+        assert _KERNEL is not None
+        too_wide = iterations == _KERNEL.TOO_WIDE
+        return cls(structural, pooled, error, iterations, (error <= tolerance) & ~too_wide, too_wide)
+
+
+def score(
+    dense_q: Tensor,
+    pooled_q: Tensor,
+    dense_g: Tensor,
+    scale_g: Tensor | None,
+    pooled_g: Tensor,
+    candidates: Tensor,
+    uniform: bool,
+    epsilon: float,
+    tolerance: float,
+    max_iterations: int,
+) -> PairScores:
+    """Score query i against gallery rows `candidates[i]`.
+
+    Takes (Q, Rq, D), (Q, D) of any float type; dense_g (N, Rg, D) as stored in one of `STORED`, with scale_g (N, Rg)
+    for int8; pooled_g (N, D); candidates (Q, K). Returns PairScores of (Q, K) float32, iterations int32.
+    """
+    assert _KERNEL is not None
+    shape = candidates.shape
+    structural, pooled, error = (torch.empty(shape) for _ in range(3))
+    iterations = torch.empty(shape, dtype=torch.int32)
+    queries, pooled_rows, gallery_rows = _floats(dense_q), _floats(pooled_q), _floats(pooled_g)
+    stored, rows = dense_g.detach().contiguous(), candidates.long().contiguous()
+    given = (queries, pooled_rows, stored, None if scale_g is None else _floats(scale_g), gallery_rows, rows, uniform)
+    threads = torch.get_num_threads()
+    _KERNEL.score(
+        *given, epsilon, tolerance, min(max_iterations, 2**30), threads, structural, pooled, error, iterations
+    )
+    return PairScores.of(structural, pooled, error, iterations, tolerance)
+
+
+@dataclass(frozen=True, eq=False)
+class Problems:
+    """B transport problems in larger float32 arrays: where each one begins, and how far apart its numbers are.
+
+    Args:
+        cosine: holds the (Rq, Rg) similarities of problem b from flat index `cosine_at[b]`, rows `stride` apart.
+        mass_q, mass_g: hold non-negative weights from `mass_q_at[b]` and `mass_g_at[b]`, `mass_*_stride` apart.
+        mirror_at: where the transposed plan is written as well; negative: nowhere; None: of no problem.
+    """
+
+    cosine: Tensor
+    cosine_at: Tensor
+    stride: int
+    mass_q: Tensor
+    mass_q_at: Tensor
+    mass_q_stride: int
+    mass_g: Tensor
+    mass_g_at: Tensor
+    mass_g_stride: int
+    regions: tuple[int, int]
+    mirror_at: Tensor | None = None
+
+    @classmethod
+    def batch(cls, cosine: Tensor, mass_q: Tensor, mass_g: Tensor) -> Problems:
+        """Of (B, Rq, Rg) similarities, (B, Rq) and (B, Rg) weights."""
+        count, rows, cols = cosine.shape
+        number = torch.arange(count)
+        cosine, mass_q, mass_g = (_floats(part) for part in (cosine, mass_q, mass_g))
+        at = (number * rows * cols, number * rows, number * cols)
+        return cls(cosine, at[0], cols, mass_q, at[1], 1, mass_g, at[2], 1, (rows, cols))
+
+
+def solve(
+    problems: Problems, epsilon: float, tolerance: float, max_iterations: int, *, plan: Tensor | None = None
+) -> PairScores:
+    """Solve B problems; their plans are written to `plan`, an array like `problems.cosine`, if it is given.
+
+    Returns PairScores of (B,); `pooled` is empty.
+    """
+    assert _KERNEL is not None
+    p, count = problems, len(problems.cosine_at)
+    structural, error, iterations = torch.empty(count), torch.empty(count), torch.empty(count, dtype=torch.int32)
+    given = (p.cosine, p.cosine_at, p.stride, p.mass_q, p.mass_q_at, p.mass_q_stride, p.mass_g, p.mass_g_at)
+    solver = (epsilon, tolerance, min(max_iterations, 2**30), torch.get_num_threads())
+    results = (plan, p.mirror_at, structural, error, iterations)
+    _KERNEL.solve(*given, p.mass_g_stride, *p.regions, *solver, *results)
+    return PairScores.of(structural, torch.empty(0), error, iterations, tolerance)
+
+
+def nearest(queries: Tensor, gallery: Tensor, excluded: Tensor, depth: int) -> Tensor:
+    """(Q, depth) int64 rows of `gallery` (N, D) by falling dot product with `queries` (Q, D), unit vectors both.
+
+    Exact: scores count as summed in float64 and rounded to float32, equal ones stand by rising row. `excluded` (Q,) is
+    a row that each query may not find, or -1; where nothing is left, -1 stands.
+    """
+    assert _KERNEL is not None
+    order = torch.empty(len(queries), min(depth, len(gallery)), dtype=torch.int64)
+    if order.numel():
+        _KERNEL.nearest(_floats(queries), _floats(gallery), excluded.contiguous(), torch.get_num_threads(), order)
+    return order
+
+
+def _floats(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.float32).contiguous()

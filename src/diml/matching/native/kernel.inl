@@ -1,0 +1,270 @@
+// The three jobs of one instruction set: score embedded pairs, solve given problems, find the nearest by dot product.
+
+#include <cstdint>
+#include <utility>
+#if defined(__x86_64__) && (defined(__AVX2__) || defined(__AVX512F__))
+#include <immintrin.h>
+#endif
+
+#include "tasks.hpp"
+
+namespace diml {
+namespace {
+
+#include "lanes.inl"
+#include "products.inl"
+#include "transport.inl"
+
+constexpr int64_t kLine = 64;
+
+// Hands out pieces of one block of memory; with none, it only counts.
+struct Carver {
+  char* base;
+  int64_t used;
+  template <typename T>
+  T* take(int64_t count) {
+    T* piece = base ? reinterpret_cast<T*>(base + used) : nullptr;
+    used += (count * (int64_t)sizeof(T) + kLine - 1) / kLine * kLine;
+    return piece;
+  }
+};
+
+struct ScoreRoom {
+  Query query;
+  Problem problem;
+  float *image, *cells, *row, *mass;  // cells: (W, Rg, lanes); row: (W, lanes); mass: (W, up(Rg))
+  int64_t bytes;
+};
+
+static ScoreRoom score_room(const ScoreTask& task, void* memory) {
+  Carver carver{static_cast<char*>(memory), 0};
+  ScoreRoom room{};
+  room.query.regions = task.regions_q, room.query.dim = task.dim;
+  room.query.vectors = up(task.regions_q) / W, room.query.spare = task.regions_q % W != 0;
+  const int64_t lanes = room.query.vectors * W;
+  Lanes* problem = carver.take<Lanes>(problem_lanes(task.regions_q, task.regions_g));
+  room.problem = lay_out(problem, task.regions_q, task.regions_g);
+  room.query.panels = carver.take<float>(lanes * task.dim);
+  room.image = carver.take<float>(task.storage == Storage::float32 ? 0 : task.regions_g * task.dim);
+  room.cells = carver.take<float>(W * task.regions_g * lanes);
+  room.row = carver.take<float>(W * lanes);
+  room.mass = carver.take<float>(W * up(task.regions_g));
+  room.bytes = carver.used;
+  return room;
+}
+
+static int64_t score_bytes(const ScoreTask& task) { return score_room(task, nullptr).bytes; }
+
+// Numbers of pair `lane`: cosines of regions, and of each region with the other image as a whole.
+static float describe(const ScoreTask& task, ScoreRoom& room, int lane, int64_t pair, int64_t next) {
+  const int64_t lanes = room.query.vectors * W, image = task.candidates[pair];
+  const float* regions = read_image(task, image, room.image);
+  const float* pooled = task.pooled_g + image * task.dim;
+  float *cells = room.cells + lane * task.regions_g * lanes, *row = room.row + lane * lanes;
+  Ahead ahead = image_ahead(task, task.candidates[next]);
+  products(room.query, regions, task.regions_g, cells, ahead);
+  const bool weigh = !task.uniform;
+  if (weigh) products_row(room.query, pooled, row);
+  if (weigh && room.query.spare) return row[task.regions_q];
+  if (weigh) dots(room.query.pooled, regions, task.regions_g, task.dim, room.mass + lane * up(task.regions_g));
+  return dot(room.query.pooled, pooled, task.dim);
+}
+
+// Sorts the numbers of W pairs so that the pairs stand side by side.
+static void arrange(const ScoreTask& task, ScoreRoom& room) {
+  const int64_t lanes = room.query.vectors * W, rows = task.regions_q, cols = task.regions_g;
+  Lanes block[W];
+  for (int64_t first = 0; first < lanes; first += W) {
+    for (int64_t j = 0; j < cols; ++j) {
+      for (int lane = 0; lane < W; ++lane) block[lane] = load(room.cells + (lane * cols + j) * lanes + first);
+      transpose(block);
+      for (int x = 0; x < W && first + x < rows; ++x) room.problem.cosine[(first + x) * cols + j] = block[x];
+      if (rows >= first && rows < first + W) room.problem.weight_g[j] = block[rows - first];
+    }
+    for (int lane = 0; lane < W; ++lane) block[lane] = load(room.row + lane * lanes + first);
+    transpose(block);
+    for (int x = 0; x < W && first + x < rows; ++x) room.problem.weight_q[first + x] = block[x];
+  }
+  if (task.uniform) {
+    for (int64_t i = 0; i < rows; ++i) room.problem.weight_q[i] = all(1.0f);
+    for (int64_t j = 0; j < cols; ++j) room.problem.weight_g[j] = all(1.0f);
+  } else if (!room.query.spare) {
+    for (int64_t first = 0; first < cols; first += W) {
+      for (int lane = 0; lane < W; ++lane) block[lane] = load(room.mass + lane * up(cols) + first);
+      transpose(block);
+      for (int x = 0; x < W && first + x < cols; ++x) room.problem.weight_g[first + x] = block[x];
+    }
+  }
+}
+
+static void score(const ScoreTask& task, int64_t first, int64_t last, void* memory) {
+  ScoreRoom room = score_room(task, memory);
+  int64_t packed = -1;
+  for (int64_t start = first; start < last; start += W) {
+    for (int lane = 0; lane < W; ++lane) {
+      const int64_t pair = start + lane < last ? start + lane : last - 1, query = pair / task.per_query;
+      if (query != packed) {
+        room.query.pooled = task.pooled_q + query * task.dim;
+        pack(room.query, task.dense_q + query * task.regions_q * task.dim);
+        packed = query;
+      }
+      task.pooled[pair] = describe(task, room, lane, pair, pair + 1 < last ? pair + 1 : pair);
+    }
+    arrange(task, room);
+    normalize(room.problem.weight_q, task.regions_q);
+    normalize(room.problem.weight_g, task.regions_g);
+    const Outcome found = transport_of(room.problem, task.solver);
+    for (int lane = 0; lane < W && start + lane < last; ++lane) {
+      task.structural[start + lane] = found.structural[lane];
+      task.error[start + lane] = found.error[lane];
+      task.iterations[start + lane] = found.iterations[lane];
+    }
+  }
+}
+
+// W matrices (rows, cols) in memory become one with the pairs side by side, or back.
+static void gather(const float* const (&from)[W], int64_t stride, int64_t rows, int64_t cols, Lanes* to) {
+  Lanes block[W];
+  for (int64_t i = 0; i < rows; ++i) {
+    int64_t j = 0;
+    for (; j + W <= cols; j += W) {
+      for (int lane = 0; lane < W; ++lane) block[lane] = load(from[lane] + i * stride + j);
+      transpose(block);
+      for (int x = 0; x < W; ++x) to[i * cols + j + x] = block[x];
+    }
+    for (; j < cols; ++j) {
+      for (int lane = 0; lane < W; ++lane) to[i * cols + j][lane] = from[lane][i * stride + j];
+    }
+  }
+}
+
+// Writes matrix [(i * along + j * across)] of each pair to rows of `stride`; a null place is left out.
+static void scatter(const Lanes* from, int64_t along, int64_t across, int64_t rows, int64_t cols, float* const (&to)[W],
+                    int64_t stride) {
+  Lanes block[W];
+  for (int64_t i = 0; i < rows; ++i) {
+    int64_t j = 0;
+    for (; j + W <= cols; j += W) {
+      for (int x = 0; x < W; ++x) block[x] = from[i * along + (j + x) * across];
+      transpose(block);
+      for (int lane = 0; lane < W; ++lane) {
+        if (to[lane]) store(to[lane] + i * stride + j, block[lane]);
+      }
+    }
+    for (; j < cols; ++j) {
+      for (int lane = 0; lane < W; ++lane) {
+        if (to[lane]) to[lane][i * stride + j] = from[i * along + j * across][lane];
+      }
+    }
+  }
+}
+
+static int64_t solve_bytes(const SolveTask& task) {
+  return problem_lanes(task.regions_q, task.regions_g) * (int64_t)sizeof(Lanes);
+}
+
+static void solve(const SolveTask& task, int64_t first, int64_t last, void* memory) {
+  const int64_t rows = task.regions_q, cols = task.regions_g;
+  const Problem problem = lay_out(static_cast<Lanes*>(memory), rows, cols);
+  for (int64_t start = first; start < last; start += W) {
+    const float* cosine[W];
+    float *plan[W], *mirror[W];
+    for (int lane = 0; lane < W; ++lane) {
+      const int64_t pair = start + lane < last ? start + lane : last - 1;
+      const bool own = start + lane < last && task.plan;
+      cosine[lane] = task.cosine + task.cosine_at[pair];
+      plan[lane] = own ? task.plan + task.cosine_at[pair] : nullptr;
+      mirror[lane] = own && task.mirror_at && task.mirror_at[pair] >= 0 ? task.plan + task.mirror_at[pair] : nullptr;
+      const float *mass_q = task.mass_q + task.mass_q_at[pair], *mass_g = task.mass_g + task.mass_g_at[pair];
+      for (int64_t i = 0; i < rows; ++i) problem.weight_q[i][lane] = mass_q[i * task.mass_q_stride];
+      for (int64_t j = 0; j < cols; ++j) problem.weight_g[j][lane] = mass_g[j * task.mass_g_stride];
+    }
+    gather(cosine, task.stride, rows, cols, problem.cosine);
+    normalize(problem.weight_q, rows);
+    normalize(problem.weight_g, cols);
+    const Outcome found = transport_of(problem, task.solver);
+    for (int lane = 0; lane < W && start + lane < last; ++lane) {
+      task.structural[start + lane] = found.structural[lane];
+      task.error[start + lane] = found.error[lane];
+      task.iterations[start + lane] = found.iterations[lane];
+    }
+    if (!task.plan) continue;
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < cols; ++j) problem.kernel[i * cols + j] *= problem.u[i] * problem.v[j];
+    }
+    scatter(problem.kernel, cols, 1, rows, cols, plan, task.stride);
+    if (task.mirror_at) scatter(problem.kernel, 1, cols, cols, rows, mirror, task.stride);
+  }
+}
+
+constexpr int64_t kQueries = 2 * W;      // side by side in one panel
+constexpr int64_t kGalleryRows = 240;    // stay in the cache while all panels pass
+
+static int64_t nearest_bytes(const NearestTask& task) {
+  const int64_t panel = kQueries * task.dim * 4;
+  return 16 * panel + kQueries * (kTile / 2) * 4 + 8 * kLine;
+}
+
+static void keep(const NearestTask& task, int64_t query, float value, int64_t row) {
+  Shortlist& list = task.lists[query];
+  if (!(value >= list.threshold)) return;
+  if (list.count == list.capacity) {
+    task.make_room(task.owner, query);
+    if (!(value >= list.threshold)) return;
+  }
+  list.scores[list.count] = value;
+  list.rows[list.count++] = row;
+}
+
+// Scores of one panel of queries with `height` rows; what reaches the threshold of its query goes on its list.
+static void nearest_tile(const NearestTask& task, const float* panel, int64_t first, int64_t count, int64_t row,
+                         int64_t height, float* scores, Ahead& ahead) {
+  tile_of<2>(height, panel, task.pooled_g + row * task.dim, task.dim, task.dim, scores, kQueries, false, ahead);
+  float limit[kQueries];
+  for (int64_t x = 0; x < kQueries; ++x) limit[x] = x < count ? task.lists[first + x].threshold : __builtin_inff();
+  const Lanes low[2] = {load(limit), load(limit + W)};
+  for (int64_t j = 0; j < height; ++j) {
+    const float* at = scores + j * kQueries;
+    if (!any((load(at) >= low[0]) | (load(at + W) >= low[1]))) continue;
+    for (int64_t x = 0; x < count; ++x) keep(task, first + x, at[x], row + j);
+  }
+}
+
+static void nearest(const NearestTask& task, int64_t first, int64_t last, void* memory) {
+  constexpr int64_t highest = kTile / 2, group = 16 * kQueries;
+  Carver carver{static_cast<char*>(memory), 0};
+  float* panels = carver.take<float>(16 * kQueries * task.dim);
+  float* scores = carver.take<float>(kQueries * highest);
+  Ahead nothing{reinterpret_cast<const char*>(scores), reinterpret_cast<const char*>(scores)};
+  for (int64_t from = first; from < last; from += group) {
+    const int64_t to = from + group < last ? from + group : last;
+    for (int64_t query = from; query < to; query += kQueries) {
+      const int64_t count = query + kQueries < to ? kQueries : to - query;
+      Query packed{count, task.dim, 2, count < kQueries, panels + (query - from) * task.dim, nullptr};
+      packed.pooled = task.pooled_q;  // fills the lane behind the last query, whose scores are not looked at
+      pack(packed, task.pooled_q + query * task.dim);
+    }
+    for (int64_t chunk = 0; chunk < task.images; chunk += kGalleryRows) {
+      const int64_t end = chunk + kGalleryRows < task.images ? chunk + kGalleryRows : task.images;
+      for (int64_t query = from; query < to; query += kQueries) {
+        const int64_t count = query + kQueries < to ? kQueries : to - query;
+        for (int64_t row = chunk; row < end; row += highest) {
+          const int64_t height = row + highest < end ? highest : end - row;
+          nearest_tile(task, panels + (query - from) * task.dim, query, count, row, height, scores, nothing);
+        }
+      }
+    }
+  }
+}
+
+static void exponentials(const float* from, float* to, int64_t count) {
+  int64_t x = 0;
+  for (; x + W <= count; x += W) store(to + x, exponential(load(from + x)));
+  for (; x < count; ++x) to[x] = exponential(all(from[x]))[0];
+}
+
+constexpr Kernels table{DIML_NAME, W,     score_bytes,   score,   solve_bytes,
+                        solve,     nearest_bytes, nearest, exponentials};
+
+}  // namespace
+}  // namespace diml

@@ -1,0 +1,87 @@
+// W floats side by side, in the vector types of GCC and Clang. Included once by each instruction set, inside its own
+// namespace: nothing here may be shared between them, and no template of the standard library may be used, since the
+// linker would keep one copy of it, compiled for any of them.
+
+typedef float Lanes __attribute__((vector_size(4 * DIML_LANES)));
+typedef int32_t Mask __attribute__((vector_size(4 * DIML_LANES)));
+typedef float LooseLanes __attribute__((vector_size(4 * DIML_LANES), aligned(4), may_alias));
+
+constexpr int W = DIML_LANES;
+
+#define DIML_INLINE static inline __attribute__((always_inline))
+
+DIML_INLINE Lanes load(const float* at) { return *reinterpret_cast<const LooseLanes*>(at); }
+DIML_INLINE void store(float* at, Lanes value) { *reinterpret_cast<LooseLanes*>(at) = value; }
+DIML_INLINE Lanes all(float value) { return value - Lanes{}; }
+DIML_INLINE Mask all_true() { return Mask{} == Mask{}; }
+
+DIML_INLINE Lanes select(Mask where, Lanes yes, Lanes no) { return where ? yes : no; }
+DIML_INLINE Mask select_mask(Mask where, Mask yes, Mask no) { return where ? yes : no; }
+DIML_INLINE Lanes largest(Lanes a, Lanes b) { return a > b ? a : b; }
+DIML_INLINE Lanes smallest(Lanes a, Lanes b) { return a < b ? a : b; }
+
+DIML_INLINE bool any(Mask mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps((__m256)mask) != 0;
+#else
+  int32_t found = 0;
+  for (int lane = 0; lane < W; ++lane) found |= mask[lane];
+  return found != 0;
+#endif
+}
+
+DIML_INLINE Lanes root(Lanes value) {
+#if defined(__AVX512F__)
+  return (Lanes)_mm512_sqrt_ps((__m512)value);
+#elif defined(__AVX2__)
+  return (Lanes)_mm256_sqrt_ps((__m256)value);
+#else
+  for (int lane = 0; lane < W; ++lane) value[lane] = __builtin_sqrtf(value[lane]);
+  return value;
+#endif
+}
+
+// e^x for -87 < x <= 0, relative error below 2e-7 (tests/unit/matching/test_native.py); below that range about 1e-38.
+// 2^n * e^r with |r| <= ln(2) / 2; n is rounded by adding 1.5 * 2^23; polynomial: Cephes, expf.
+DIML_INLINE Lanes exponential(Lanes x) {
+  x = largest(x, all(-87.0f));
+  const Lanes magic = all(12582912.0f);
+  const Lanes shifted = x * all(1.44269504088896341f) + magic;
+  const Lanes n = shifted - magic;
+  const Lanes r = (x - n * all(0.693359375f)) + n * all(2.12194440e-4f);
+  Lanes p = all(1.9875691500e-4f);
+  p = p * r + all(1.3981999507e-3f);
+  p = p * r + all(8.3334519073e-3f);
+  p = p * r + all(4.1665795894e-2f);
+  p = p * r + all(1.6666665459e-1f);
+  p = p * r + all(5.0000001201e-1f);
+  p = p * (r * r) + (r + all(1.0f));
+  const Mask power = ((Mask)shifted - (Mask)magic + 127) << 23;
+  return p * (Lanes)power;
+}
+
+// Trades the off-diagonal blocks of `half` x `half` numbers of two rows.
+template <int half, int... lane>
+DIML_INLINE void trade(Lanes& first, Lanes& second, std::integer_sequence<int, lane...>) {
+  const Lanes a = first, b = second;
+  first = __builtin_shufflevector(a, b, ((lane & half) ? lane - half + W : lane)...);
+  second = __builtin_shufflevector(a, b, ((lane & half) ? lane + W : lane + half)...);
+}
+
+template <int half>
+DIML_INLINE void trade_all(Lanes (&rows)[W]) {
+#pragma GCC unroll 16
+  for (int row = 0; row < W; ++row) {
+    if (!(row & half)) trade<half>(rows[row], rows[row + half], std::make_integer_sequence<int, W>{});
+  }
+}
+
+// W rows of W numbers become W columns.
+DIML_INLINE void transpose(Lanes (&rows)[W]) {
+  trade_all<1>(rows);
+  trade_all<2>(rows);
+  if constexpr (W > 4) trade_all<4>(rows);
+  if constexpr (W > 8) trade_all<8>(rows);
+}

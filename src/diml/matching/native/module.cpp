@@ -1,0 +1,355 @@
+// diml.matching.native._kernel: the kernels for Python, on arrays given as DLPack or buffers. No torch headers.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <numeric>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "pool.hpp"
+#include "tasks.hpp"
+
+namespace nb = nanobind;
+
+namespace diml {
+namespace {
+
+template <typename T, typename... Shape>
+using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu, Shape...>;
+template <typename T, typename... Shape>
+using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu, Shape...>;
+using Any = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu, nb::ndim<3>>;
+using Float1 = In<float, nb::ndim<1>>;
+using Float2 = In<float, nb::ndim<2>>;
+using Float3 = In<float, nb::ndim<3>>;
+using Long1 = In<int64_t, nb::ndim<1>>;
+using Long2 = In<int64_t, nb::ndim<2>>;
+
+bool runs_here(const Kernels* kernels) {
+  if (!kernels) return false;
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_cpu_init();
+  const std::string name = kernels->name;
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (name == "avx2") return avx2;
+  if (name == "avx512") {
+    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  }
+#endif
+  return std::string(kernels->name) == "portable";
+}
+
+std::vector<const Kernels*> usable() {
+  std::vector<const Kernels*> found;
+  for (const Kernels* kernels : {kernels_avx512(), kernels_avx2(), kernels_portable()}) {
+    if (runs_here(kernels)) found.push_back(kernels);
+  }
+  return found;  // the fastest first
+}
+
+const Kernels*& chosen() {
+  static const Kernels* kernels = usable().front();
+  return kernels;
+}
+
+void need(bool fits, const char* what) {
+  if (!fits) throw std::invalid_argument(what);
+}
+
+struct Freed {
+  void operator()(void* memory) const { std::free(memory); }
+};
+
+std::unique_ptr<void, Freed> aligned(int64_t bytes) {
+  void* memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
+  if (!memory) throw std::bad_alloc();
+  std::memset(memory, 0, bytes);
+  return std::unique_ptr<void, Freed>(memory);
+}
+
+// Runs `job(first, last, memory)` over 0..count in pieces, without the interpreter's lock; Ctrl-C ends it.
+template <typename Job>
+void in_pieces(int64_t count, int64_t piece, int threads, int64_t bytes, const Job& job) {
+  if (count == 0) return;
+  const nb::gil_scoped_release released;
+  const int64_t pieces = (count + piece - 1) / piece;
+  const int workers = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, pieces)));
+  std::vector<std::unique_ptr<void, Freed>> memory;
+  for (int worker = 0; worker < workers; ++worker) memory.push_back(aligned(bytes));
+  auto looked = std::chrono::steady_clock::now();
+  bool interrupted = false;
+  Pool::instance().run(
+      pieces, workers,
+      [&](int64_t number, int worker) {
+        job(number * piece, std::min(count, (number + 1) * piece), memory[worker].get());
+      },
+      [&] {
+        const auto now = std::chrono::steady_clock::now();
+        if (now - looked < std::chrono::milliseconds(100)) return false;
+        looked = now;
+        const nb::gil_scoped_acquire held;
+        interrupted = PyErr_CheckSignals() != 0;
+        return interrupted;
+      });
+  if (interrupted) {
+    const nb::gil_scoped_acquire held;
+    throw nb::python_error();
+  }
+}
+
+// Pieces small enough that threads share the work evenly and Ctrl-C is noticed, whole groups of lanes each.
+int64_t piece_of(int64_t count, int threads, int64_t work_of_one) {
+  constexpr int64_t kGroup = 16, kMost = 100'000'000;  // about 30 ms of multiplications
+  const int64_t even = count / (4 * std::max(1, threads)), most = kMost / std::max<int64_t>(1, work_of_one);
+  return std::max<int64_t>(1, std::min(even, most) / kGroup) * kGroup;
+}
+
+Storage storage_of(const Any& dense) {
+  if (dense.dtype() == nb::dtype<float>()) return Storage::float32;
+  if (dense.dtype() == nb::dtype<int8_t>()) return Storage::int8;
+  const bool half = dense.dtype().code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float);
+  need(half && dense.dtype().bits == 16, "dense_g: need float32, float16 or int8");
+  return Storage::float16;
+}
+
+void score(const Float3& dense_q, const Float2& pooled_q, const Any& dense_g, const std::optional<Float2>& scale_g,
+           const Float2& pooled_g, const Long2& candidates, bool uniform, double epsilon, double tolerance,
+           int32_t max_iterations, int threads, const Out<float, nb::ndim<2>>& structural,
+           const Out<float, nb::ndim<2>>& pooled, const Out<float, nb::ndim<2>>& error,
+           const Out<int32_t, nb::ndim<2>>& iterations) {
+  ScoreTask task{};
+  task.dense_q = dense_q.data(), task.pooled_q = pooled_q.data(), task.regions_q = dense_q.shape(1);
+  task.dense_g = dense_g.data(), task.pooled_g = pooled_g.data(), task.regions_g = dense_g.shape(1);
+  task.storage = storage_of(dense_g), task.dim = dense_q.shape(2);
+  task.scale_g = scale_g ? scale_g->data() : nullptr;
+  task.candidates = candidates.data(), task.per_query = candidates.shape(1);
+  task.uniform = uniform;
+  task.solver = {static_cast<float>(epsilon), static_cast<float>(tolerance), max_iterations};
+  task.structural = structural.data(), task.pooled = pooled.data();
+  task.error = error.data(), task.iterations = iterations.data();
+  const size_t queries = dense_q.shape(0), images = dense_g.shape(0), dim = dense_q.shape(2);
+  need(dense_g.shape(2) == dim && pooled_q.shape(1) == dim && pooled_g.shape(1) == dim, "dim: sides differ");
+  need(pooled_q.shape(0) == queries && candidates.shape(0) == queries, "queries: counts differ");
+  need(pooled_g.shape(0) == images, "gallery: counts of dense_g and pooled_g differ");
+  need((task.storage == Storage::int8) == scale_g.has_value(), "scale_g: need it for int8, and only there");
+  if (scale_g) need(scale_g->shape(0) == images && scale_g->shape(1) == dense_g.shape(1), "scale_g: need (N, R)");
+  for (size_t size : {structural.size(), pooled.size(), error.size(), iterations.size()}) {
+    need(size == candidates.size(), "outputs: need the shape of candidates");
+  }
+  const int64_t pairs = static_cast<int64_t>(candidates.size());
+  for (int64_t pair = 0; pair < pairs; ++pair) {
+    need(task.candidates[pair] >= 0 && task.candidates[pair] < static_cast<int64_t>(images), "candidates: no such row");
+  }
+  const Kernels& kernels = *chosen();
+  const int64_t work = task.regions_q * task.regions_g * (task.dim + 32);
+  in_pieces(pairs, piece_of(pairs, threads, work), threads, kernels.score_bytes(task),
+            [&](int64_t first, int64_t last, void* memory) { kernels.score(task, first, last, memory); });
+}
+
+void solve(const In<float>& cosine, const Long1& cosine_at, int64_t stride, const In<float>& mass_q,
+           const Long1& mass_q_at, int64_t mass_q_stride, const In<float>& mass_g, const Long1& mass_g_at,
+           int64_t mass_g_stride, int64_t regions_q, int64_t regions_g, double epsilon, double tolerance,
+           int32_t max_iterations, int threads, const std::optional<Out<float>>& plan,
+           const std::optional<Long1>& mirror_at, const Out<float, nb::ndim<1>>& structural,
+           const Out<float, nb::ndim<1>>& error, const Out<int32_t, nb::ndim<1>>& iterations) {
+  const int64_t pairs = static_cast<int64_t>(cosine_at.size());
+  const auto reaches = [&](const Long1& at, int64_t furthest, size_t size, bool may_skip, const char* what) {
+    need(static_cast<int64_t>(at.size()) == pairs, what);
+    for (int64_t pair = 0; pair < pairs; ++pair) {
+      const int64_t place = at.data()[pair];
+      need(may_skip && place < 0 ? true : place >= 0 && place + furthest < static_cast<int64_t>(size), what);
+    }
+  };
+  need(regions_q >= 1 && regions_g >= 1, "regions: need at least 1");
+  need(stride >= regions_g && mass_q_stride >= 1 && mass_g_stride >= 1, "stride: too small");
+  const int64_t furthest = (regions_q - 1) * stride + regions_g - 1;
+  reaches(cosine_at, furthest, cosine.size(), false, "cosine_at: outside the array");
+  reaches(mass_q_at, (regions_q - 1) * mass_q_stride, mass_q.size(), false, "mass_q_at: outside the array");
+  reaches(mass_g_at, (regions_g - 1) * mass_g_stride, mass_g.size(), false, "mass_g_at: outside the array");
+  if (plan) need(plan->size() == cosine.size(), "plan: need the size of cosine");
+  if (mirror_at) {
+    need(plan.has_value() && stride >= regions_q, "mirror_at: needs a plan with rows that hold the transposed one");
+    reaches(*mirror_at, (regions_g - 1) * stride + regions_q - 1, plan->size(), true, "mirror_at: outside the array");
+  }
+  for (size_t size : {structural.size(), error.size(), iterations.size()}) {
+    need(static_cast<int64_t>(size) == pairs, "outputs: need one number a pair");
+  }
+  SolveTask task{};
+  task.cosine = cosine.data(), task.cosine_at = cosine_at.data(), task.stride = stride;
+  task.mass_q = mass_q.data(), task.mass_q_at = mass_q_at.data(), task.mass_q_stride = mass_q_stride;
+  task.mass_g = mass_g.data(), task.mass_g_at = mass_g_at.data(), task.mass_g_stride = mass_g_stride;
+  task.regions_q = regions_q, task.regions_g = regions_g;
+  task.solver = {static_cast<float>(epsilon), static_cast<float>(tolerance), max_iterations};
+  task.plan = plan ? plan->data() : nullptr;
+  task.mirror_at = mirror_at ? mirror_at->data() : nullptr;
+  task.structural = structural.data(), task.error = error.data(), task.iterations = iterations.data();
+  const Kernels& kernels = *chosen();
+  const int64_t work = regions_q * regions_g * 64;
+  in_pieces(pairs, piece_of(pairs, threads, work), threads, kernels.solve_bytes(task),
+            [&](int64_t first, int64_t last, void* memory) { kernels.solve(task, first, last, memory); });
+}
+
+// Shortlists of all queries of one call, and how they make room.
+class Search {
+ public:
+  Search(const Float2& queries, const Float2& gallery, const Long1& excluded, int64_t depth)
+      : queries_(queries.data()), gallery_(gallery.data()), excluded_(excluded.data()), dim_(queries.shape(1)) {
+    images_ = gallery.shape(0), depth_ = depth;
+    // a float32 sum of D products of unit vectors is wrong by less than (D + 1) * 2^-24; two scores by twice as much
+    margin_ = 4.0f * static_cast<float>(dim_ + 1) * 5.97e-8f;
+    lists_.resize(queries.shape(0));
+    room_.resize(queries.shape(0));
+    for (size_t query = 0; query < lists_.size(); ++query) resize(query, 2 * depth + 64);
+    task_ = NearestTask{queries_, gallery_, images_, dim_, lists_.data(), &Search::make_room, this};
+  }
+
+  const NearestTask& task() const { return task_; }
+
+  // Rows by falling score, summed in float64 and rounded to float32; equal scores by rising row; -1 at the end.
+  void finish(int64_t query, int64_t* order) {
+    drop_excluded(query);
+    const Shortlist& list = lists_[query];
+    std::vector<std::pair<float, int64_t>> found(list.count);
+    for (int64_t x = 0; x < list.count; ++x) found[x] = {exact(query, list.rows[x]), list.rows[x]};
+    const int64_t depth = std::min(depth_, list.count);
+    std::partial_sort(found.begin(), found.begin() + depth, found.end(), [](const auto& a, const auto& b) {
+      return a.first != b.first ? a.first > b.first : a.second < b.second;
+    });
+    for (int64_t x = 0; x < depth_; ++x) order[x] = x < depth ? found[x].second : -1;
+    room_[query] = Room{};
+  }
+
+ private:
+  struct Room {
+    std::vector<float> scores;
+    std::vector<int64_t> rows;
+  };
+
+  void resize(int64_t query, int64_t capacity) {
+    Room& room = room_[query];
+    room.scores.resize(capacity), room.rows.resize(capacity);
+    Shortlist& list = lists_[query];
+    if (!list.capacity) list.threshold = -INFINITY;
+    list.scores = room.scores.data(), list.rows = room.rows.data(), list.capacity = capacity;
+  }
+
+  // Drops what cannot be among the best any more; where nearly all ties, the list grows instead.
+  static void make_room(void* owner, int64_t query) {
+    Search& search = *static_cast<Search*>(owner);
+    Shortlist& list = search.lists_[query];
+    search.drop_excluded(query);
+    if (list.count >= search.depth_) {
+      std::vector<float> sorted(list.scores, list.scores + list.count);
+      std::nth_element(sorted.begin(), sorted.begin() + (search.depth_ - 1), sorted.end(), std::greater<float>());
+      list.threshold = sorted[search.depth_ - 1] - search.margin_;
+      int64_t kept = 0;
+      for (int64_t x = 0; x < list.count; ++x) {
+        if (list.scores[x] < list.threshold) continue;
+        list.scores[kept] = list.scores[x], list.rows[kept++] = list.rows[x];
+      }
+      list.count = kept;
+    }
+    if (4 * list.count > 3 * list.capacity) search.resize(query, 2 * list.capacity);
+  }
+
+  void drop_excluded(int64_t query) {
+    Shortlist& list = lists_[query];
+    for (int64_t x = 0; x < list.count; ++x) {
+      if (list.rows[x] != excluded_[query]) continue;
+      std::copy(list.rows + x + 1, list.rows + list.count, list.rows + x);
+      std::copy(list.scores + x + 1, list.scores + list.count, list.scores + x);
+      --list.count;
+      return;
+    }
+  }
+
+  float exact(int64_t query, int64_t row) const {
+    const float *a = queries_ + query * dim_, *b = gallery_ + row * dim_;
+    double sum[4] = {0, 0, 0, 0};
+    int64_t d = 0;
+    for (; d + 4 <= dim_; d += 4) {
+      for (int x = 0; x < 4; ++x) sum[x] += static_cast<double>(a[d + x]) * b[d + x];
+    }
+    for (; d < dim_; ++d) sum[0] += static_cast<double>(a[d]) * b[d];
+    return static_cast<float>((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  }
+
+  const float *queries_, *gallery_;
+  const int64_t* excluded_;
+  int64_t dim_, images_ = 0, depth_ = 0;
+  float margin_ = 0;
+  std::vector<Shortlist> lists_;
+  std::vector<Room> room_;
+  NearestTask task_{};
+};
+
+void nearest(const Float2& queries, const Float2& gallery, const Long1& excluded, int threads,
+             const Out<int64_t, nb::ndim<2>>& order) {
+  need(queries.shape(1) == gallery.shape(1), "dim: sides differ");
+  need(excluded.size() == queries.shape(0) && order.shape(0) == queries.shape(0), "queries: counts differ");
+  need(order.shape(1) >= 1, "order: need a depth of at least 1");
+  const Kernels& kernels = *chosen();
+  const int64_t depth = order.shape(1), count = queries.shape(0), group = 32 * kernels.lanes;
+  Search search(queries, gallery, excluded, depth);
+  const int64_t even = (count + threads - 1) / std::max(1, threads);
+  in_pieces(count, std::max<int64_t>(1, std::min(group, even)), threads, kernels.nearest_bytes(search.task()),
+            [&](int64_t first, int64_t last, void* memory) {
+              kernels.nearest(search.task(), first, last, memory);
+              for (int64_t query = first; query < last; ++query) search.finish(query, order.data() + query * depth);
+            });
+}
+
+void exponentials(const Float1& from, const Out<float, nb::ndim<1>>& to) {
+  need(from.size() == to.size(), "to: need the size of from");
+  chosen()->exp(from.data(), to.data(), static_cast<int64_t>(from.size()));
+}
+
+}  // namespace
+}  // namespace diml
+
+NB_MODULE(_kernel, m) {
+  using namespace diml;
+  m.doc() = "Compiled kernels of diml.matching for the CPU; diml.matching.native calls them.";
+  m.attr("TOO_WIDE") = static_cast<int>(kTooWide);
+  m.def("usable", [] {
+    std::vector<std::string> names;
+    for (const Kernels* kernels : usable()) names.emplace_back(kernels->name);
+    return names;
+  }, "Instruction sets that were compiled and run on this processor, the fastest first.");
+  m.def("dispatch", [] { return std::string(chosen()->name); }, "The instruction set in use.");
+  m.def("choose", [](const std::string& name) {
+    for (const Kernels* kernels : usable()) {
+      if (name == kernels->name) {
+        chosen() = kernels;
+        return;
+      }
+    }
+    throw std::invalid_argument("name: not an instruction set of usable()");
+  }, nb::arg("name"), "Use another instruction set, for tests and benchmarks.");
+  m.def("score", &score, nb::arg("dense_q"), nb::arg("pooled_q"), nb::arg("dense_g"), nb::arg("scale_g").none(),
+        nb::arg("pooled_g"), nb::arg("candidates"), nb::arg("uniform"), nb::arg("epsilon"), nb::arg("tolerance"),
+        nb::arg("max_iterations"), nb::arg("threads"), nb::arg("structural"), nb::arg("pooled"), nb::arg("error"),
+        nb::arg("iterations"));
+  m.def("solve", &solve, nb::arg("cosine"), nb::arg("cosine_at"), nb::arg("stride"), nb::arg("mass_q"),
+        nb::arg("mass_q_at"), nb::arg("mass_q_stride"), nb::arg("mass_g"), nb::arg("mass_g_at"),
+        nb::arg("mass_g_stride"), nb::arg("regions_q"), nb::arg("regions_g"), nb::arg("epsilon"), nb::arg("tolerance"),
+        nb::arg("max_iterations"), nb::arg("threads"), nb::arg("plan").none(), nb::arg("mirror_at").none(),
+        nb::arg("structural"), nb::arg("error"), nb::arg("iterations"));
+  m.def("nearest", &nearest, nb::arg("queries"), nb::arg("gallery"), nb::arg("excluded"), nb::arg("threads"),
+        nb::arg("order"));
+  m.def("exp", &exponentials, nb::arg("from_"), nb::arg("to"));
+}

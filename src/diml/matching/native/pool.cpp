@@ -1,0 +1,119 @@
+#include "pool.hpp"
+
+#include <exception>
+#include <memory>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
+namespace diml {
+
+namespace {
+
+Pool* current = nullptr;
+std::mutex current_mutex;
+
+#if defined(__unix__) || defined(__APPLE__)
+// The child of a fork has one thread: the parent's pool, and a lock held at that moment, are of no use to it.
+void forget_after_fork() {
+  current = nullptr;
+  new (&current_mutex) std::mutex;
+}
+#endif
+
+}  // namespace
+
+Pool& Pool::instance() {
+  const std::lock_guard<std::mutex> lock(current_mutex);
+  if (!current) {
+#if defined(__unix__) || defined(__APPLE__)
+    static const int registered = pthread_atfork(nullptr, nullptr, forget_after_fork);
+    (void)registered;
+#endif
+    current = new Pool;  // lives as long as the process
+  }
+  return *current;
+}
+
+Pool::~Pool() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    closing_ = true;
+  }
+  begin_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void Pool::grow(int helpers) {
+  while (static_cast<int>(threads_.size()) < helpers) {
+    const int worker = static_cast<int>(threads_.size()) + 1;
+    threads_.emplace_back([this, worker] { wait_for_work(worker); });
+  }
+}
+
+void Pool::wait_for_work(int worker) {
+  uint64_t seen = 0;
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    begin_.wait(lock, [&] { return closing_ || (task_ != seen && work_); });
+    if (closing_) return;
+    seen = task_;
+    if (worker > wanted_) continue;
+    ++busy_;
+    lock.unlock();
+    take_pieces(worker);
+    lock.lock();
+    if (--busy_ == 0) end_.notify_all();
+  }
+}
+
+void Pool::take_pieces(int worker) {
+  try {
+    while (!halt_.load(std::memory_order_relaxed)) {
+      const int64_t piece = next_.fetch_add(1);
+      if (piece >= pieces_) return;
+      (*work_)(piece, worker);
+    }
+  } catch (...) {
+    halt_ = true;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!failure_) failure_ = std::current_exception();
+  }
+}
+
+void Pool::run(int64_t pieces, int threads, const std::function<void(int64_t, int)>& work,
+               const std::function<bool()>& stop) {
+  const std::lock_guard<std::mutex> turn(turn_);
+  const int helpers = static_cast<int>(std::min<int64_t>(threads, pieces)) - 1;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    grow(helpers);
+    work_ = &work;
+    pieces_ = pieces;
+    next_ = 0;
+    halt_ = false;
+    failure_ = nullptr;
+    wanted_ = helpers;
+    ++task_;
+  }
+  if (helpers > 0) begin_.notify_all();
+  try {
+    while (!halt_.load(std::memory_order_relaxed)) {
+      const int64_t piece = next_.fetch_add(1);
+      if (piece >= pieces) break;
+      work(piece, 0);
+      if (stop()) halt_ = true;
+    }
+  } catch (...) {
+    halt_ = true;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!failure_) failure_ = std::current_exception();
+  }
+  std::unique_lock<std::mutex> lock(mutex_);
+  end_.wait(lock, [&] { return busy_ == 0; });
+  work_ = nullptr;  // a helper that wakes only now finds nothing to do
+  if (failure_) std::rethrow_exception(failure_);
+}
+
+}  // namespace diml

@@ -1,0 +1,236 @@
+// Dot products of the regions of a query with those of one gallery image, and reading stored vectors.
+//
+// The query is packed once: panels of up to two vectors of regions, channel by channel. A tile of NV vectors of query
+// regions times NJ gallery rows then stays in registers; gallery rows are read as they lie in memory.
+
+constexpr int kTile = W == 16 ? 24 : 12;  // accumulators of one tile; the other registers hold operands
+
+struct Query {
+  int64_t regions, dim, vectors;  // vectors of W regions, the last one filled up
+  bool spare;                     // the lane behind the last region is free and holds the pooled vector
+  float* panels;
+  const float* pooled;
+};
+
+DIML_INLINE int64_t up(int64_t count) { return (count + W - 1) / W * W; }
+
+// Copies regions (R, D) and the pooled vector into panels: two vectors of regions a panel, the last one maybe one.
+static void pack(Query& query, const float* dense) {
+  const int64_t lanes = query.vectors * W;
+  for (int64_t first = 0; first < lanes; first += 2 * W) {
+    const int64_t width = first + 2 * W <= lanes ? 2 * W : W;
+    float* panel = query.panels + first * query.dim;
+    for (int64_t x = 0; x < width; ++x) {
+      const int64_t region = first + x;
+      const float* from = region < query.regions ? dense + region * query.dim
+                          : region == query.regions ? query.pooled
+                                                    : nullptr;
+      for (int64_t d = 0; d < query.dim; ++d) panel[d * width + x] = from ? from[d] : 0.0f;
+    }
+  }
+}
+
+// Fetches what will be read next, one line at a time.
+struct Ahead {
+  const char* at;
+  const char* end;
+  __attribute__((always_inline)) void step() {
+    __builtin_prefetch(at);
+    at += at < end ? 64 : 0;
+  }
+};
+
+constexpr int64_t kChannels = 256;  // at once: what a panel has of them stays in the first cache
+
+// Products of `dim` channels, added to what stands in `to` if there is `more` to add to.
+template <int NV, int NJ>
+static void tile(const float* panel, const float* rows, int64_t row_stride, int64_t dim, float* to, int64_t to_stride,
+                 bool more, Ahead& shared) {
+  Lanes sum[NV * NJ];
+#pragma GCC unroll 24
+  for (int x = 0; x < NV * NJ; ++x) sum[x] = more ? load(to + x / NV * to_stride + x % NV * W) : Lanes{};
+  Ahead ahead = shared;
+  const auto channel = [&](int64_t d) __attribute__((always_inline)) {
+    Lanes q[NV];
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) q[v] = load(panel + d * NV * W + v * W);
+#pragma GCC unroll 24
+    for (int j = 0; j < NJ; ++j) {
+      const Lanes g = all(rows[j * row_stride + d]);
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) sum[j * NV + v] += q[v] * g;
+    }
+  };
+  int64_t d = 0;
+  for (; d + 2 <= dim; d += 2) {
+    ahead.step();
+    channel(d);
+    channel(d + 1);
+  }
+  if (d < dim) channel(d);
+  shared = ahead;
+#pragma GCC unroll 24
+  for (int j = 0; j < NJ; ++j) {
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) store(to + j * to_stride + v * W, sum[j * NV + v]);
+  }
+}
+
+template <int NV, int NJ = kTile / NV>
+static void tile_of(int64_t count, const float* panel, const float* rows, int64_t row_stride, int64_t dim, float* to,
+                    int64_t to_stride, bool more, Ahead& ahead) {
+  if constexpr (NJ > 0) {
+    if (count == NJ) return tile<NV, NJ>(panel, rows, row_stride, dim, to, to_stride, more, ahead);
+    tile_of<NV, NJ - 1>(count, panel, rows, row_stride, dim, to, to_stride, more, ahead);
+  }
+}
+
+// to[j][lane] = <region `lane` of the query, row j>, for `count` rows, in tiles of about equal height.
+template <int NV>
+static void panel_products(const float* panel, const float* rows, int64_t count, int64_t dim, float* to,
+                           int64_t to_stride, Ahead& ahead) {
+  constexpr int64_t highest = kTile / NV;
+  for (int64_t d = 0; d < dim; d += kChannels) {
+    const int64_t depth = d + kChannels < dim ? kChannels : dim - d;
+    for (int64_t tiles = (count + highest - 1) / highest, done = 0; tiles > 0; --tiles) {
+      const int64_t height = (count - done + tiles - 1) / tiles;
+      tile_of<NV>(height, panel + d * NV * W, rows + done * dim + d, dim, depth, to + done * to_stride, to_stride,
+                  d > 0, ahead);
+      done += height;
+    }
+  }
+}
+
+// to[lane] = <region `lane` of the query, row>: a single row, whose sum is split so that additions need not wait.
+template <int NV>
+static void panel_row(const float* panel, const float* row, int64_t dim, float* to) {
+  constexpr int parts = 4;
+  Lanes sum[NV * parts];
+#pragma GCC unroll 8
+  for (int x = 0; x < NV * parts; ++x) sum[x] = Lanes{};
+  int64_t d = 0;
+  for (; d + parts <= dim; d += parts) {
+#pragma GCC unroll 8
+    for (int x = 0; x < NV * parts; ++x) {
+      sum[x] += load(panel + (d + x / NV) * NV * W + (x % NV) * W) * all(row[d + x / NV]);
+    }
+  }
+  for (; d < dim; ++d) {
+    for (int v = 0; v < NV; ++v) sum[v] += load(panel + d * NV * W + v * W) * all(row[d]);
+  }
+  for (int v = 0; v < NV; ++v) store(to + v * W, (sum[v] + sum[NV + v]) + (sum[2 * NV + v] + sum[3 * NV + v]));
+}
+
+static void products(const Query& query, const float* rows, int64_t count, float* to, Ahead& ahead) {
+  const int64_t lanes = query.vectors * W;
+  for (int64_t first = 0; first < lanes; first += 2 * W) {
+    const float* panel = query.panels + first * query.dim;
+    if (first + 2 * W <= lanes) {
+      panel_products<2>(panel, rows, count, query.dim, to + first, lanes, ahead);
+    } else {
+      panel_products<1>(panel, rows, count, query.dim, to + first, lanes, ahead);
+    }
+  }
+}
+
+static void products_row(const Query& query, const float* row, float* to) {
+  const int64_t lanes = query.vectors * W;
+  for (int64_t first = 0; first < lanes; first += 2 * W) {
+    const float* panel = query.panels + first * query.dim;
+    if (first + 2 * W <= lanes) {
+      panel_row<2>(panel, row, query.dim, to + first);
+    } else {
+      panel_row<1>(panel, row, query.dim, to + first);
+    }
+  }
+}
+
+// to[j] = <vector, row j>; writes up(count) numbers.
+static void dots(const float* vector, const float* rows, int64_t count, int64_t dim, float* to) {
+  for (int64_t first = 0; first < count; first += W) {
+    Lanes sum[W];
+#pragma GCC unroll 16
+    for (int j = 0; j < W; ++j) sum[j] = Lanes{};
+    const float* at[W];
+    for (int j = 0; j < W; ++j) at[j] = rows + (first + j < count ? first + j : count - 1) * dim;
+    int64_t d = 0;
+    for (; d + W <= dim; d += W) {
+      const Lanes q = load(vector + d);
+#pragma GCC unroll 16
+      for (int j = 0; j < W; ++j) sum[j] += q * load(at[j] + d);
+    }
+    transpose(sum);
+    Lanes total = sum[0];
+    for (int j = 1; j < W; ++j) total += sum[j];
+    for (; d < dim; ++d) {
+      for (int j = 0; j < W; ++j) total[j] += vector[d] * at[j][d];
+    }
+    store(to + first, total);
+  }
+}
+
+static float dot(const float* a, const float* b, int64_t dim) {
+  Lanes sum[4] = {Lanes{}, Lanes{}, Lanes{}, Lanes{}};
+  int64_t d = 0;
+  for (; d + 4 * W <= dim; d += 4 * W) {
+    for (int x = 0; x < 4; ++x) sum[x] += load(a + d + x * W) * load(b + d + x * W);
+  }
+  const Lanes part = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  float total = 0;
+  for (int lane = 0; lane < W; ++lane) total += part[lane];
+  for (; d < dim; ++d) total += a[d] * b[d];
+  return total;
+}
+
+DIML_INLINE float half_to_float(uint16_t half) {
+  const uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7fffu;
+  uint32_t bits = (rest << 13) + (112u << 23);  // the exponent is biased by 15 there, by 127 here
+  float value;
+  if (rest >= 0x7c00u) bits += 112u << 23;  // infinity and NaN
+  __builtin_memcpy(&value, &bits, 4);
+  if (rest < 0x0400u) value = (float)rest * 5.9604644775390625e-8f;  // below the normal numbers: units of 2^-24
+  __builtin_memcpy(&bits, &value, 4);
+  bits |= sign;
+  __builtin_memcpy(&value, &bits, 4);
+  return value;
+}
+
+static void read_half(const uint16_t* from, float* to, int64_t count) {
+  int64_t x = 0;
+#if defined(__AVX512F__)
+  for (; x + 16 <= count; x += 16) {
+    store(to + x, (Lanes)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + x))));
+  }
+#elif defined(__F16C__)
+  for (; x + 8 <= count; x += 8) {
+    store(to + x, (Lanes)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + x))));
+  }
+#endif
+  for (; x < count; ++x) to[x] = half_to_float(from[x]);
+}
+
+static void read_int8(const int8_t* from, float scale, float* to, int64_t count) {
+  for (int64_t x = 0; x < count; ++x) to[x] = (float)from[x] * scale;
+}
+
+// The regions (R, D) of one stored image as floats: in place, or decoded into `room`.
+static const float* read_image(const ScoreTask& task, int64_t image, float* room) {
+  const int64_t size = task.regions_g * task.dim;
+  if (task.storage == Storage::float32) return static_cast<const float*>(task.dense_g) + image * size;
+  if (task.storage == Storage::float16) {
+    read_half(static_cast<const uint16_t*>(task.dense_g) + image * size, room, size);
+    return room;
+  }
+  const int8_t* codes = static_cast<const int8_t*>(task.dense_g) + image * size;
+  for (int64_t j = 0; j < task.regions_g; ++j) {
+    read_int8(codes + j * task.dim, task.scale_g[image * task.regions_g + j], room + j * task.dim, task.dim);
+  }
+  return room;
+}
+
+static Ahead image_ahead(const ScoreTask& task, int64_t image) {
+  const int64_t width = task.storage == Storage::float32 ? 4 : task.storage == Storage::float16 ? 2 : 1;
+  const int64_t size = task.regions_g * task.dim * width;
+  const char* start = static_cast<const char*>(task.dense_g) + image * size;
+  return Ahead{start, start + size};
+}

@@ -1,0 +1,101 @@
+// What the kernel is asked to do: plain structures, filled by module.cpp and read by the code of each instruction set.
+//
+// Legend: Q queries, N images of the gallery, K candidates of a query, R regions, D channels, W pairs side by side.
+// Arrays are C-contiguous unless a stride is given; strides count elements.
+#pragma once
+
+#include <cstdint>
+
+namespace diml {
+
+enum class Storage : int { float32 = 0, float16 = 1, int8 = 2 };
+
+// When the transport problem of a pair is done, see sinkhorn.py, whose constants these are.
+struct Solver {
+  float epsilon;
+  float tolerance;
+  int32_t max_iterations;
+};
+
+// A pair whose costs span more than the plain kernel can hold is left to the caller, with this many iterations.
+constexpr int32_t kTooWide = -1;
+
+// Pairs of embedded images: pair p is query p / K against gallery image candidates[p].
+struct ScoreTask {
+  const float* dense_q;   // (Q, Rq, D)
+  const float* pooled_q;  // (Q, D)
+  int64_t regions_q;
+  const void* dense_g;    // (N, Rg, D) as stored
+  const float* scale_g;   // (N, Rg), int8 only
+  const float* pooled_g;  // (N, D)
+  Storage storage;
+  int64_t regions_g;
+  int64_t dim;
+  const int64_t* candidates;  // (Q, K)
+  int64_t per_query;          // K
+  bool uniform;               // weights 1 / R in place of cross-correlation
+  Solver solver;
+  float* structural;    // (Q, K)
+  float* pooled;        // (Q, K)
+  float* error;         // (Q, K) marginal error
+  int32_t* iterations;  // (Q, K)
+};
+
+// Pairs whose cosines are known: problem p has its cosines at `cosine + cosine_at[p]`, and so on.
+struct SolveTask {
+  const float* cosine;  // rows of `stride` elements
+  const int64_t* cosine_at;
+  int64_t stride;
+  const float* mass_q;  // Rq non-negative numbers at mass_q + mass_q_at[p], `mass_q_stride` apart
+  const int64_t* mass_q_at;
+  int64_t mass_q_stride;
+  const float* mass_g;
+  const int64_t* mass_g_at;
+  int64_t mass_g_stride;
+  int64_t regions_q;
+  int64_t regions_g;
+  Solver solver;
+  float* plan;  // (Rq, Rg) at plan + cosine_at[p], rows of `stride`; may be null
+  const int64_t* mirror_at;  // where to write the transposed plan as well, or null; negative: nowhere
+  float* structural;    // (B,)
+  float* error;         // (B,)
+  int32_t* iterations;  // (B,)
+};
+
+// The best gallery rows of queries by dot product: everything that may be among the `depth` best.
+struct Shortlist {
+  float* scores;
+  int64_t* rows;
+  int64_t count;
+  int64_t capacity;
+  float threshold;  // only scores at or above it are kept
+};
+
+struct NearestTask {
+  const float* pooled_q;  // (Q, D)
+  const float* pooled_g;  // (N, D)
+  int64_t images;         // N
+  int64_t dim;
+  Shortlist* lists;  // (Q,)
+  void (*make_room)(void* owner, int64_t query);  // called when a list is full
+  void* owner;
+};
+
+// One instruction set.
+struct Kernels {
+  const char* name;
+  int lanes;
+  int64_t (*score_bytes)(const ScoreTask&);  // working memory of one thread
+  void (*score)(const ScoreTask&, int64_t first, int64_t last, void* memory);  // pairs first..last
+  int64_t (*solve_bytes)(const SolveTask&);
+  void (*solve)(const SolveTask&, int64_t first, int64_t last, void* memory);
+  int64_t (*nearest_bytes)(const NearestTask&);
+  void (*nearest)(const NearestTask&, int64_t first, int64_t last, void* memory);  // queries first..last
+  void (*exp)(const float* from, float* to, int64_t count);  // for tests of its accuracy
+};
+
+const Kernels* kernels_portable();
+const Kernels* kernels_avx2();    // null where it was not compiled
+const Kernels* kernels_avx512();  // null where it was not compiled
+
+}  // namespace diml
