@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from diml.evaluation.rankings import NOTHING
-from diml.matching import Regions
+from diml.matching import QuantizedRegions, Regions
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,10 @@ class IndexSets:
 
 
 def index_sets(
-    regions: Regions, labels: ArrayLike | Tensor, queries: ArrayLike | Tensor | None, gallery: ArrayLike | Tensor | None
+    regions: Regions | QuantizedRegions,
+    labels: ArrayLike | Tensor,
+    queries: ArrayLike | Tensor | None,
+    gallery: ArrayLike | Tensor | None,
 ) -> IndexSets:
     """Check labels (N,) and image rows of both sides (all images where None); ValueError names what does not fit."""
     device = regions.pooled.device

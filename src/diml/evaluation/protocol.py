@@ -21,20 +21,22 @@ from diml.evaluation.index_sets import IndexSets, index_sets
 from diml.evaluation.metrics import METRICS, depth_needed, query_metrics
 from diml.evaluation.rankings import NOTHING, Ranking, rank
 from diml.evaluation.report import Report, summarize
-from diml.matching import ConvergenceWarning, MatchSettings, Regions, Score, match
+from diml.matching import ConvergenceWarning, MatchSettings, QuantizedRegions, Regions, Score, match, native
 from diml.matching import rerank as rerank_candidates
 
+Images = Regions | QuantizedRegions
 WithoutRelevant = Literal["exclude", "miss", "fail"]
 
 #: Best hits of each query that a report keeps.
 HITS_KEPT = 10
 
-#: Queries in one block at most: more does not go faster, and a progress bar wants to move.
-QUERIES_AT_ONCE = 256
+#: Queries in one block at most, with the compiled kernel and without: more does not go faster, and a progress bar
+#: wants to move.
+QUERIES_AT_ONCE = {True: 2048, False: 256}
 
 
 def evaluate_regions(
-    regions: Regions,
+    regions: Images,
     labels: ArrayLike | Tensor,
     *,
     rerank: Sequence[int] = (0, 100),
@@ -54,7 +56,7 @@ def evaluate_regions(
     gallery order. A picture that is query and gallery image never retrieves itself.
 
     Args:
-        regions: N images.
+        regions: N images; `regions.quantized()` takes a quarter of the memory.
         labels: (N,) integer class of each.
         rerank: the K to evaluate; 0 is the plain ranking; a K beyond the gallery re-ranks all of it.
         queries: (Q,) image rows that query, or all. Without `queries` and `gallery` this is leave-one-out.
@@ -64,7 +66,7 @@ def evaluate_regions(
             counted with zeros ("miss"), or refused ("fail").
         resamples: bootstrap resamples for the 95 % intervals.
         seed: of the bootstrap.
-        block_bytes: working memory to aim at for the block of scores, in bytes.
+        block_bytes: working memory to aim at for the block of scores, in bytes, where torch does the work.
         progress: show a progress bar on standard error.
         settings: marginals, epsilon, tolerance, max_iterations as in `diml.matching.match`.
 
@@ -98,7 +100,13 @@ def evaluate_regions(
         raise ValueError("labels: no query has a relevant image in the gallery; check labels, queries and gallery")
     found = _Found(wanted)
     chosen = counted.nonzero().flatten()
-    for block in _blocks(chosen, len(sets.gallery), block_bytes, progress):
+    compiled = native.suits(regions.pooled)
+    size = (
+        QUERIES_AT_ONCE[compiled]
+        if compiled
+        else min(QUERIES_AT_ONCE[compiled], block_bytes // (4 * len(sets.gallery)))
+    )
+    for block in _blocks(chosen, max(1, size), progress):
         found.add(_evaluate_block(regions, sets, block, wanted, score, settings))
     if found.unfinished:
         warnings.warn(ConvergenceWarning(found.unfinished), stacklevel=2)
@@ -149,7 +157,7 @@ class _Block:
 
 @torch.no_grad()
 def _evaluate_block(
-    regions: Regions,
+    regions: Images,
     sets: IndexSets,
     block: Tensor,
     rerank: tuple[int, ...],
@@ -158,9 +166,7 @@ def _evaluate_block(
 ) -> _Block:
     """Rank, re-rank and measure the queries `block` (rows of sets.queries)."""
     own_row, count = sets.own_row[block], sets.relevant_count[block]
-    plain = rank(
-        _pooled_scores(regions, sets, block), max(HITS_KEPT, depth_needed(sets.relevant_count, rerank)), own_row
-    )
+    plain = _plain_ranking(regions, sets, block, max(HITS_KEPT, depth_needed(sets.relevant_count, rerank)))
     candidates = plain.order[:, : max(rerank)]
     refined, unfinished = _structural_scores(regions, sets, block, candidates, score, settings)
     metrics, hits = {}, {}
@@ -174,7 +180,7 @@ def _evaluate_block(
 
 
 def _structural_scores(
-    regions: Regions, sets: IndexSets, block: Tensor, candidates: Tensor, score: Score, settings: MatchSettings
+    regions: Images, sets: IndexSets, block: Tensor, candidates: Tensor, score: Score, settings: MatchSettings
 ) -> tuple[Tensor, int]:
     """Scores (Q, K) of the candidates and how many pairs stopped early; the place of no image scores -infinity."""
     refined = torch.full(candidates.shape, -torch.inf, device=candidates.device)
@@ -199,7 +205,17 @@ def _structural_scores(
     return refined, unfinished
 
 
-def _pooled_scores(regions: Regions, sets: IndexSets, block: Tensor) -> Tensor:
+def _plain_ranking(regions: Images, sets: IndexSets, block: Tensor, depth: int) -> Ranking:
+    """The first `depth` places by pooled cosine: by the compiled kernel on the CPU, else by all scores of the block."""
+    own_row, size = sets.own_row[block], len(sets.gallery)
+    if not native.suits(regions.pooled):
+        return rank(_pooled_scores(regions, sets, block), depth, own_row)
+    everything = size == len(regions) and torch.equal(sets.gallery, torch.arange(size))
+    gallery = regions.pooled if everything else regions.pooled[sets.gallery]
+    return Ranking(native.nearest(regions.pooled[sets.queries[block]], gallery, own_row, depth), size)
+
+
+def _pooled_scores(regions: Images, sets: IndexSets, block: Tensor) -> Tensor:
     """(Q, G) cosines of the pooled vectors, summed in float64 and rounded to float32.
 
     In float32 the same two vectors can differ in the last bit with their place in the matrix product; rounded after
@@ -237,9 +253,8 @@ def _check_settings(score: str, resamples: int, settings: MatchSettings) -> None
     rerank_candidates(single, single, torch.zeros(1, 0, dtype=torch.int64), score=cast(Score, score))
 
 
-def _blocks(queries: Tensor, gallery: int, block_bytes: int, progress: bool) -> Iterator[Tensor]:
-    """Cut the queries so that their scores with the gallery fit `block_bytes`; show a bar that counts queries."""
-    size = max(1, min(QUERIES_AT_ONCE, block_bytes // (4 * gallery)))
+def _blocks(queries: Tensor, size: int, progress: bool) -> Iterator[Tensor]:
+    """Cut the queries into blocks of `size`; show a bar that counts queries."""
     columns = (TextColumn("matching"), BarColumn(), MofNCompleteColumn(), TextColumn("queries"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("matching", total=len(queries))

@@ -154,17 +154,11 @@ def _rerank_native(
 ) -> tuple[Tensor, int]:
     """Scores (Q, K) by the kernel, and how many pairs stopped early; what float32 cannot hold is left to torch."""
     solver: Any = {name: value for name, value in settings.items() if name != "marginals"}
-    coded = isinstance(gallery, QuantizedRegions)
-    found = native.score(
-        query.dense,
-        query.pooled,
-        gallery.codes if coded else gallery.dense,
-        gallery.scale if coded else None,
-        gallery.pooled,
-        candidates,
-        settings.get("marginals") == "uniform",
-        *checked_solver(**solver),
-    )
+    given = (gallery.pooled, candidates, settings.get("marginals") == "uniform", *checked_solver(**solver))
+    if isinstance(gallery, QuantizedRegions):
+        found = native.score(query.dense, query.pooled, gallery.codes, gallery.scale, *given)
+    else:
+        found = native.score(query.dense, query.pooled, gallery.dense, None, *given)
     parts = {"structural": found.structural, "pooled": found.pooled, "both": found.structural + found.pooled}
     scores, unfinished = parts[score], int((~found.converged & ~found.too_wide).sum())
     rows, places = found.too_wide.nonzero(as_tuple=True)

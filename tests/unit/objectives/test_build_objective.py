@@ -190,8 +190,8 @@ def test_miner_and_loss_share_one_matrix(make_maps, monkeypatch):
     objective = _build("multisimilarity_diml")
     solved = []
     for distance in objective._structural:
-        solve = distance._plans
-        monkeypatch.setattr(distance, "_plans", lambda *a, _s=solve, **k: solved.append(1) or _s(*a, **k))
+        solve = distance._matrix
+        monkeypatch.setattr(distance, "_matrix", lambda *a, _s=solve, **k: solved.append(1) or _s(*a, **k))
     objective(Regions.from_maps(maps), labels).backward()
     assert len(solved) == 1
 
@@ -201,7 +201,7 @@ def test_mined_triplets_need_no_other_pairs(name, make_maps, monkeypatch):
     maps, labels = make_maps(classes=5, per_class=6)
     regions = Regions.from_maps(maps.detach())
     few = _build(name, similarity="structural")
-    monkeypatch.setattr(type(few._structural[0]), "_plans", None)  # what solves all pairs
+    monkeypatch.setattr(type(few._structural[0]), "_matrix", None)  # what solves all pairs
     value = few(regions, labels)
     monkeypatch.undo()
     every = _build(name, similarity="structural")

@@ -1,0 +1,293 @@
+"""The compiled kernel against the torch path: same scores, plans and nearest images, for every shape and storage."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diml.matching import Regions, match, native, rerank, similarity, sinkhorn
+
+pytestmark = pytest.mark.skipif(not native.info()["available"], reason=native.info()["reason"])
+
+SETS = native.info()["usable"]
+
+
+@pytest.fixture(params=SETS)
+def instruction_set(request):
+    """Each instruction set that runs here, in turn."""
+    before = native.info()["dispatch"]
+    native._KERNEL.choose(request.param)
+    yield request.param
+    native._KERNEL.choose(before)
+
+
+def images(count, regions, dim, seed, spread=1.0, dtype=torch.float32):
+    """Pictures of a few kinds: spread about a shared direction, one with blank regions, one wholly blank, two equal."""
+    generator = torch.Generator().manual_seed(seed)
+    dense = torch.randn(count, regions, dim, generator=generator) * spread + torch.randn(1, 1, dim, generator=generator)
+    if count > 3:
+        dense[0, : regions // 2] = 0
+        dense[1] = 0
+        dense[2] = dense[3]
+    return Regions.normalized(dense, dense.mean(dim=1)).to(dtype)
+
+
+def by_torch(monkeypatch, call):
+    """The result of the torch path."""
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "_KERNEL", None)
+        patch.setattr(native, "_REASON", "turned off by a test")
+        return call()
+
+
+@settings(max_examples=60)
+@given(
+    regions_q=st.integers(1, 20) | st.sampled_from([49, 64]),
+    regions_g=st.integers(1, 20) | st.sampled_from([49, 64]),
+    same=st.booleans(),
+    dim=st.integers(1, 40) | st.sampled_from([128, 300]),
+    stored=st.sampled_from([torch.float32, torch.float16, torch.int8]),
+    marginals=st.sampled_from(["cross_correlation", "uniform"]),
+    spread=st.sampled_from([0.2, 1.0, 3.0]),
+    epsilon=st.sampled_from([0.05, 0.2, 0.02]),
+    seed=st.integers(0, 1000),
+)
+def test_scores_are_those_of_the_torch_path(regions_q, regions_g, same, dim, stored, marginals, spread, epsilon, seed):
+    query = images(3, regions_q, dim, seed, spread)
+    gallery = images(11, regions_q if same else regions_g, dim, seed, spread)
+    gallery = gallery.quantized() if stored == torch.int8 else gallery.to(stored)
+    rows = torch.randint(0, 11, (3, 9), generator=torch.Generator().manual_seed(seed))
+    given_settings = {"marginals": marginals, "epsilon": epsilon}
+    unfinished = {}
+    scores = {}
+    for way in (similarity._rerank_native, similarity._rerank_torch):
+        extra = () if way is similarity._rerank_native else (2**20,)
+        with pytest.MonkeyPatch.context() as patch:
+            if way is similarity._rerank_torch:
+                patch.setattr(native, "_KERNEL", None)
+                patch.setattr(native, "_REASON", "turned off by a test")
+            scores[way], unfinished[way] = way(query, gallery, rows, "both", *extra, given_settings)
+    first, second = scores.values()
+    finished = max(unfinished.values()) == 0
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-5 if finished else 1e-3)
+
+
+@pytest.mark.parametrize("regions", [1, 4, 9, 16, 49, 64, 196])
+@pytest.mark.parametrize("stored", ["float32", "float16", "int8"])
+def test_every_shape_in_every_instruction_set(instruction_set, regions, stored, monkeypatch):
+    query, gallery = images(2, regions, 37, 0), images(19, regions, 37, 1)
+    gallery = gallery.quantized() if stored == "int8" else gallery.to(getattr(torch, stored))
+    rows = torch.arange(19).repeat(2, 1)
+    scores = rerank(query, gallery, rows)
+    expected = by_torch(monkeypatch, lambda: rerank(query, gallery, rows))
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
+
+
+def test_scores_are_close_to_the_converged_solution_in_float64(instruction_set):
+    query, gallery = images(4, 16, 128, 2), images(50, 16, 128, 3)
+    rows = torch.arange(50).repeat(4, 1)
+    scores = rerank(query, gallery, rows)
+    for i in range(4):
+        exact = match(query[i].to(torch.float64), gallery.to(torch.float64), tolerance=1e-10, max_iterations=100_000)
+        assert exact.converged.all()
+        torch.testing.assert_close(scores[i].double(), exact.score, rtol=0, atol=1e-4)
+
+
+def test_plans_are_those_of_the_torch_path(instruction_set, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    for rows, cols in ((16, 16), (5, 7), (1, 3), (49, 49)):
+        cost = torch.rand(21, rows, cols, generator=generator)
+        weights = (torch.rand(21, size, generator=generator).softmax(dim=1) for size in (rows, cols))
+        problem = (cost, *weights)
+        found, expected = sinkhorn(*problem), by_torch(monkeypatch, lambda problem=problem: sinkhorn(*problem))
+        torch.testing.assert_close(found.plan, expected.plan, rtol=0, atol=1e-5)
+        torch.testing.assert_close(found.plan.sum(dim=1), problem[2], rtol=0, atol=2e-6)
+        assert ((found.plan.sum(dim=2) - problem[1]).abs().sum(dim=1) <= 2e-5).all()
+        assert (found.iterations - expected.iterations).abs().max() <= 4
+        assert found.converged.all()
+
+
+def test_a_pair_scores_the_same_alone_and_in_a_batch_to_the_bit(instruction_set):
+    query, gallery = images(5, 16, 64, 4), images(40, 16, 64, 5)
+    rows = torch.arange(40).repeat(5, 1)
+    together = rerank(query, gallery, rows)
+    for i, j in ((0, 0), (1, 17), (2, 39), (4, 20)):
+        assert rerank(query[i], gallery, torch.tensor([[j]])).item() == together[i, j].item()
+
+
+def test_threads_change_nothing():
+    query, gallery = images(20, 16, 64, 6), images(100, 16, 64, 7)
+    rows = torch.arange(100).repeat(20, 1)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append(rerank(query, gallery, rows))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_problems_too_wide_for_float32_are_solved_all_the_same():
+    generator = torch.Generator().manual_seed(1)
+    cost = torch.rand(6, 5, 5, generator=generator)
+    cost[::2] *= 0.1
+    weight = torch.rand(6, 5, generator=generator).softmax(dim=1)
+    wide = native.solve(native.Problems.batch(-cost, weight, weight), 0.02, 1e-5, 3000).too_wide
+    assert wide.tolist() == ((cost.amax((1, 2)) - cost.amin((1, 2))) / 0.02 > 41).tolist()
+    assert wide.any()
+    assert not wide.all()
+    found = sinkhorn(cost, weight, weight, epsilon=0.02, max_iterations=3000)
+    expected = sinkhorn(cost.double(), weight.double(), weight.double(), epsilon=0.02, max_iterations=3000)
+    assert found.converged.all()
+    torch.testing.assert_close(found.plan, expected.plan.float(), rtol=0, atol=1e-5)
+
+
+@settings(max_examples=40)
+@given(
+    queries=st.integers(1, 40),
+    count=st.integers(1, 600),
+    dim=st.sampled_from([1, 3, 16, 128]),
+    depth=st.integers(1, 130),
+    copies=st.booleans(),
+    seed=st.integers(0, 100),
+)
+def test_nearest_is_the_full_stable_sort(queries, count, dim, depth, copies, seed):
+    generator = torch.Generator().manual_seed(seed)
+    gallery = torch.nn.functional.normalize(torch.randn(count, dim, generator=generator), dim=1)
+    if copies:  # ties all over
+        gallery = gallery[torch.randint(0, max(1, count // 4), (count,), generator=generator)]
+    own = torch.randint(-1, count, (queries,), generator=generator)
+    query = gallery[own]
+    scores = (query.double() @ gallery.double().T).float()
+    scores[torch.arange(queries)[own >= 0], own[own >= 0]] = -torch.inf
+    expected = scores.sort(dim=1, descending=True, stable=True).indices[:, :depth]
+    found = native.nearest(query, gallery, own, depth)
+    last = found == -1
+    assert (last.sum(dim=1) == ((own >= 0) & (depth >= count)).long()).all()
+    assert torch.equal(found.masked_fill(last, 0), expected.masked_fill(last, 0))
+
+
+def test_exponentials_are_accurate(instruction_set):
+    x = torch.cat([torch.linspace(-86.9, 0, 100_003), torch.tensor([0.0, -1e-30, -41.0])])
+    found = torch.empty_like(x)
+    native._KERNEL.exp(x, found)
+    relative = (found.double() / x.double().exp() - 1).abs().max()
+    assert relative < 2e-7
+    assert found[-3] == 1
+
+
+@pytest.mark.parametrize("value", [0, 1, -1, 1e-8, -6e-8, 65504, 0.3333, 6.1e-5])
+def test_half_floats_are_read_as_they_are(instruction_set, value):
+    dense = torch.zeros(1, 1, 5, dtype=torch.float16)
+    dense[0, 0] = torch.tensor([value, 0.5, -0.25, value, 2.0])
+    one = torch.ones(1, 1, 5)
+    found = native.score(one, one[0], dense, None, torch.ones(1, 5), torch.zeros(1, 1).long(), True, 1e6, 1e-5, 10)
+    assert found.structural.item() == pytest.approx(dense.float().sum().item(), rel=1e-6, abs=1e-6)
+
+
+def test_wrong_arguments_are_refused_and_not_read():
+    one, row = torch.ones(1, 2, 3), torch.tensor([[0]])
+    solver = (False, 0.05, 1e-5, 10)
+    with pytest.raises(ValueError, match="candidates"):
+        native.score(one, one[0, :1], one, None, one[0, :1], row + 1, *solver)
+    with pytest.raises(ValueError, match="dim"):
+        native.score(one, one[0, :1], torch.ones(1, 2, 4), None, torch.ones(1, 4), row, *solver)
+    with pytest.raises(ValueError, match="scale_g"):
+        native.score(one, one[0, :1], one.to(torch.int8), None, one[0, :1], row, *solver)
+    problems = native.Problems.batch(torch.ones(2, 3, 3), torch.ones(2, 3), torch.ones(2, 3))
+    outside = native.Problems(**{**vars(problems), "cosine_at": problems.cosine_at + 1})
+    with pytest.raises(ValueError, match="cosine_at"):
+        native.solve(outside, 0.05, 1e-5, 10)
+
+
+def test_other_threads_run_meanwhile():
+    """The interpreter's lock is released: a thread that counts goes on while the kernel works."""
+    query, gallery = images(60, 49, 64, 8), images(200, 49, 64, 9)
+    rows = torch.arange(200).repeat(60, 1)
+    ticks, stop = [], threading.Event()
+
+    def count():
+        while not stop.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0.001)
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    time.sleep(0.05)
+    started = time.perf_counter()
+    rerank(query, gallery, rows)
+    ended = time.perf_counter()
+    stop.set()
+    counter.join()
+    assert sum(started < tick < ended for tick in ticks) >= 3
+
+
+def test_a_forked_child_has_its_own_threads():
+    code = """
+import os, torch
+from diml.matching import Regions, rerank
+x = torch.randn(40, 4, 8)
+r = Regions.normalized(x, x.mean(1))
+rows = torch.arange(40).repeat(40, 1)
+torch.set_num_threads(2)
+first = rerank(r, r, rows)
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(rerank(r, r, rows), first) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_ctrl_c_ends_it_soon():
+    code = """
+import torch
+from diml.matching import Regions, rerank
+x = torch.randn(300, 64, 64)
+r = Regions.normalized(x, x.mean(1))
+rows = torch.arange(300).repeat(300, 1)
+print("ready", flush=True)
+while True:
+    rerank(r, r, rows, tolerance=1e-30)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"ready\n"
+    time.sleep(0.5)
+    sent = time.perf_counter()
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=30)[1]
+    assert b"KeyboardInterrupt" in error
+    assert time.perf_counter() - sent < 10  # within a second on a quiet machine; this one may be loaded
+
+
+@pytest.mark.parametrize(("value", "available"), [("0", False), ("1", True)])
+def test_the_environment_turns_it_off(value, available):
+    code = "from diml.matching import native; print(native.info()['available'])"
+    environment = {**os.environ, "DIML_NATIVE": value}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == str(available), done.stderr
+
+
+def test_without_a_kernel_it_says_so_once(monkeypatch):
+    monkeypatch.setattr(native, "_KERNEL", None)
+    monkeypatch.setattr(native, "_REASON", "not built: no compiler")
+    monkeypatch.setattr(native, "_warned", False)
+    regions = images(4, 4, 8, 0)
+    with pytest.warns(native.KernelMissingWarning, match="install a C"):
+        first = match(regions, regions)
+    again = match(regions, regions)  # warnings are errors here
+    assert torch.equal(first.score, again.score)
