@@ -2,8 +2,9 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+KERNEL := CMakeLists.txt $(wildcard src/diml/matching/native/*.[chi]*)
 
-.PHONY: demo test check bench docs venv clean
+.PHONY: demo test check bench sanitize docs venv clean
 
 demo: .venv/.installed   ## table and pictures on 400 photos, into runs/demo/
 	$(BIN)/diml demo
@@ -20,6 +21,18 @@ bench: .venv/.complete   ## small sizes of all benchmarks
 	$(BIN)/python benchmarks/evaluation_memory.py --images 5000 --queries 500 --classes 1000
 	$(BIN)/python benchmarks/embedding.py --pictures 128 --runs 3
 
+# The kernel is built anew with the sanitizers, into build/sanitized, and taken from there: the finder of the editable
+# installation would otherwise come first.
+sanitize: .venv/.complete   ## the tests of the kernel under AddressSanitizer and UndefinedBehaviorSanitizer
+	rm -rf build/sanitized
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target build/sanitized \
+		--config-settings=cmake.define.DIML_SANITIZE=ON --config-settings=build-dir=build/sanitize .
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+		PYTHONPATH=build/sanitized $(BIN)/python -c "import sys; \
+		sys.meta_path = [finder for finder in sys.meta_path if 'ScikitBuild' not in type(finder).__name__]; \
+		import diml, pytest; assert 'sanitized' in diml.__file__, diml.__file__; \
+		sys.exit(pytest.main(['-n', '0', '-p', 'no:randomly', 'tests/unit/matching/test_native.py']))"
+
 docs: .venv/.complete    ## draw the picture of the README anew
 	$(BIN)/python docs/draw_pictures.py
 
@@ -33,10 +46,10 @@ clean:                   ## remove .venv and what tools left behind
 	$(PYTHON) -m venv .venv
 
 # A stamp is written only when its installation ended well, so an interrupted one is taken up again.
-.venv/.installed: pyproject.toml | .venv/bin/python
+.venv/.installed: pyproject.toml $(KERNEL) | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable .
 	touch $@
 
-.venv/.complete: pyproject.toml | .venv/bin/python
+.venv/.complete: pyproject.toml $(KERNEL) | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[bninception,hub,track,dev]'
 	touch .venv/.installed $@

@@ -18,6 +18,7 @@ VERBS: Final = {
     "sweep": "a grid of trainings over seeds from one file, and one table of results",
     "presets": "the runs of the authors, by name",
     "datasets": "the known data sets, what is found of them, whether they are whole",
+    "doctor": "what is in use here: versions, compiled kernel, threads, devices, assets",
 }
 
 HELP: Final = """usage: diml VERB ...

@@ -1,0 +1,93 @@
+"""`diml doctor`: what this installation works with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json as json_format
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any, Final
+
+#: What a package is for, of those that may be missing: the extra that brings it.
+EXTRAS: Final = {"pretrainedmodels": "bninception", "huggingface_hub": "hub", "tensorboard": "track"}
+NEEDED: Final = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "pillow", "safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Show what is in use: versions, compiled kernel, threads, devices, weights and photos in the cache.
+
+    Ends with code 1 where the compiled kernel is missing.
+
+    For instance:
+
+    diml doctor
+
+    DIML_NATIVE=0 diml doctor
+
+    diml doctor --json
+    """
+
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Look, print, and say what could be better."""
+        found = examine()
+        advice = advise(found)
+        missing = int(found["kernel"]["reason"].startswith("not built"))
+        if self.json:
+            print(json_format.dumps(found | {"advice": advice}, indent=1))
+            return missing
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(show_header=False, title="diml doctor")
+        for section, values in found.items():
+            for name, value in values.items():
+                table.add_row(section, name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+                section = ""
+            table.add_section()
+        Console().print(table)
+        print("\n".join(f"! {line}" for line in advice) or "Nothing to mend.")
+        return missing
+
+
+def examine() -> dict[str, dict[str, Any]]:
+    """Plain facts by section."""
+    import torch
+
+    from diml.assets import asset_status, cache_folder
+    from diml.matching import native
+
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    extras = {name: importlib.util.find_spec(name) is not None for name in EXTRAS}
+    assets = {status.asset.name: status.cached for status in asset_status()}
+    return {
+        "versions": {
+            "diml": importlib.metadata.version("diml"),
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in NEEDED},
+        },
+        "kernel": native.info() | {"switch": os.environ.get("DIML_NATIVE", "not set")},
+        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "devices": ["cpu", *mps, *cuda]},
+        "extras": {name: "there" if there else f"missing (diml[{EXTRAS[name]}])" for name, there in extras.items()},
+        "assets": {"folder": str(cache_folder())}
+        | {name: "in the cache" if cached else "fetched when needed" for name, cached in assets.items()},
+    }
+
+
+def advise(found: dict[str, dict[str, Any]]) -> list[str]:
+    """What slows diml down here, and the remedy."""
+    kernel, machine = found["kernel"], found["machine"]
+    advice = []
+    if not kernel["available"]:
+        remedy = "unset DIML_NATIVE" if kernel["switch"] == "0" else "install a C++ compiler, then reinstall diml"
+        advice.append(f"kernel: {kernel['reason']}; matching on the CPU is 10 to 100 times slower; {remedy}")
+    if kernel["threads"] < (machine["cores"] or 1) // 2:
+        used = f"torch uses {kernel['threads']} of {machine['cores']} cores"
+        advice.append(f"threads: {used}; raise OMP_NUM_THREADS, or torch.set_num_threads in your program")
+    return advice
