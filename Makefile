@@ -17,8 +17,15 @@ check: .venv/.complete   ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: .venv/.complete   ## small sizes of all benchmarks
-	$(BIN)/python benchmarks/evaluation_memory.py --images 5000 --queries 500 --classes 1000
+bench: .venv/.complete   ## small sizes of all benchmarks, into runs/bench/
+	$(BIN)/python benchmarks/regimes.py --images 3000 --queries 20 --json runs/bench/regimes.json
+	$(BIN)/python benchmarks/rerank.py --queries 40 --runs 3 --pairs 300 --json runs/bench/rerank.json
+	$(BIN)/python benchmarks/evaluate.py --images 1000 --classes 20 --plain-queries 100 --json runs/bench/evaluate.json
+	$(BIN)/python benchmarks/loss.py --runs 3 --json runs/bench/loss.json
+	$(BIN)/python benchmarks/peers.py --images 1000 --pairs 1000 --runs 3 --json runs/bench/peers.json
+	$(BIN)/python benchmarks/memory.py --images 5000 --queries 500 --classes 1000 --json runs/bench/memory.json
+	$(BIN)/python benchmarks/scaling.py --embeddings hard --queries 20 --plain-queries 5 --runs 1 --images-grid 1000 4000 \
+		--rerank-grid 10 100 --regions-grid 4 16 49 --dim-grid 64 256 --plots runs/bench --json runs/bench/scaling.json
 	$(BIN)/python benchmarks/embedding.py --pictures 128 --runs 3
 
 # The kernel is built anew with the sanitizers, into build/sanitized, and taken from there: the finder of the editable

@@ -1,0 +1,140 @@
+"""Time and memory of the training losses, forward and backward: as the released code has them, and `diml.objectives`.
+
+    python benchmarks/loss.py
+    python benchmarks/loss.py --objectives margin_diml --embeddings hard --runs 20
+    python benchmarks/loss.py --batch 32 --per-class 4 --regions 49 --json runs/loss.json
+
+Peak memory is that of forward and backward above what was resident before, each in a process of its own. The plain
+margin loss gets triplets from the same miner, drawn with the same seed, and its time is counted on both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import measure
+import plain
+import regimes
+from diml.matching import Regions
+from diml.objectives import build_objective
+
+OBJECTIVES = ("multisimilarity_diml", "margin_diml")
+SIDES = ("plain", "diml")
+
+#: A side of a benchmark: value of the loss and gradient of the embeddings.
+Step = Callable[[], tuple[float, Tensor]]
+
+
+def main() -> None:
+    made = measure.parser(__doc__, runs=9)
+    made.add_argument("--objectives", choices=OBJECTIVES, nargs="+", default=list(OBJECTIVES), help="default: both")
+    made.add_argument(
+        "--embeddings", choices=tuple(regimes.REGIMES), nargs="+", default=["easy", "hard"], help="default: easy hard"
+    )
+    made.add_argument("--batch", type=int, default=112, help="images; default: %(default)s")
+    made.add_argument("--per-class", type=int, default=2, help="images of each class; default: %(default)s")
+    made.add_argument("--regions", type=int, default=16, help="R; default: %(default)s")
+    made.add_argument("--dim", type=int, default=128, help="D; default: %(default)s")
+    made.add_argument("--measure", help=argparse.SUPPRESS)  # side, objective, embeddings: memory of one step
+    options = measure.read(made)
+    if options.measure:
+        print(json.dumps(memory(*options.measure.split(","), options)))
+        return
+    results = [one(name, kind, options) for name in options.objectives for kind in options.embeddings]
+    measure.finish("loss", options, results, costs(results), agreement(results))
+
+
+def one(name: str, kind: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Both sides of one objective: seconds in turns, memory in processes, and whether they agree."""
+    steps = {side: step(side, name, kind, options.batch, options) for side in SIDES}
+    seconds = measure.alternate(steps, options.runs, options.warmup)
+    (released, released_gradient), (ours, gradient) = (steps[side]() for side in SIDES)
+    flags = ("batch", "per_class", "regions", "dim", "seed")
+    words = [word for flag in flags for word in (f"--{flag.replace('_', '-')}", str(getattr(options, flag)))]
+    words += ["--threads", str(torch.get_num_threads())]
+    megabytes = {}
+    for side in SIDES:
+        with measure.progress.status(f"memory of {name}, {kind}: {side}"):
+            megabytes[side] = measure.in_own_process(__file__, [*words, "--measure", f"{side},{name},{kind}"])
+    return {
+        "objective": name,
+        "embeddings": kind,
+        "batch": options.batch,
+        "regions": options.regions,
+        "dim": options.dim,
+        "ms": {side: measure.spread(seconds[side], 1000) for side in SIDES},
+        "ratio": measure.ratios(seconds["plain"], seconds["diml"]),
+        "megabytes": megabytes,
+        "memory_ratio": megabytes["plain"] / megabytes["diml"] if megabytes["diml"] else None,
+        "loss": {"plain": released, "diml": ours},
+        "gradient_difference": float((gradient - released_gradient).norm() / released_gradient.norm()),
+    }
+
+
+def step(side: str, name: str, kind: str, batch: int, options: argparse.Namespace) -> Step:
+    """Forward and backward of one batch, from raw feature maps as a head gives them."""
+    classes = max(2, batch // options.per_class)
+    sizes = {"images": batch, "classes": classes, "regions": options.regions, "dim": options.dim}
+    made = regimes.generate(kind, **sizes, seed=options.seed)
+    features, labels = made.regions.dense.clone(), made.labels.sort().values
+    features = features[made.labels.argsort(stable=True)].requires_grad_()
+    objective = build_objective(
+        name, num_classes=classes, embedding_dim=options.dim, generator=(generator := torch.Generator())
+    )
+
+    def value() -> Tensor:
+        regions = Regions.normalized(features, features.mean(dim=1))
+        generator.manual_seed(options.seed)  # the same triplets in every run and on both sides
+        if side == "diml":
+            return objective(regions, labels)
+        if name == "multisimilarity_diml":
+            return plain.multisimilarity_diml(regions, labels)
+        return plain.margin_diml(regions, objective.miner(regions.pooled, labels), objective.loss.beta, labels)
+
+    def run() -> tuple[float, Tensor]:
+        features.grad = None
+        loss = value()
+        loss.backward()
+        assert features.grad is not None
+        return loss.item(), features.grad
+
+    return run
+
+
+def memory(side: str, name: str, kind: str, options: argparse.Namespace) -> float:
+    """Megabytes of one step above what was there, after a step of a few images has loaded what is loaded once."""
+    step(side, name, kind, 2 * options.per_class, options)()
+    return measure.memory_above(step(side, name, kind, options.batch, options))
+
+
+def costs(results: list[dict[str, Any]]) -> measure.Table:
+    rows = []
+    for result in results:
+        sides = [measure.shown(result["ms"][side]) for side in SIDES]
+        megabytes = [f"{result['megabytes'][side]:.0f}" for side in SIDES]
+        less = f"{result['memory_ratio']:.3g}" if result["memory_ratio"] else "-"
+        name = f"{result['objective'].replace('_', ' ')}\n{result['embeddings']}"
+        rows.append([name, *sides, measure.shown(result["ratio"]), *megabytes, less])
+    columns = ("objective", "plain, ms", "diml, ms", "ratio", "plain, MB", "diml, MB", "ratio")
+    first = results[0]
+    title = f"Forward and backward, batch {first['batch']}, R {first['regions']}, D {first['dim']}: median, least..most"
+    return measure.table(title, columns, rows)
+
+
+def agreement(results: list[dict[str, Any]]) -> measure.Table:
+    rows = []
+    for result in results:
+        losses = [f"{result['loss'][side]:.6f}" for side in SIDES]
+        rows.append([f"{result['objective']}, {result['embeddings']}", *losses, f"{result['gradient_difference']:.1e}"])
+    columns = ("objective", "loss, plain", "loss, diml", "gradients differ by")
+    return measure.table("Agreement; the plain solver stops early, by the released rule", columns, rows)
+
+
+if __name__ == "__main__":
+    main()

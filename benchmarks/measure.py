@@ -1,0 +1,204 @@
+"""What the benchmarks share: flags, timing in turns, peak memory, facts of the machine, tables and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from diml.files import write_text
+
+PACKAGES = ("diml", "torch", "numpy", "pytorch-metric-learning", "POT")
+
+#: Progress goes here, so that the table alone is on standard output.
+progress = Console(stderr=True)
+
+
+def parser(description: str | None, *, runs: int | None = 5, warmup: int = 1) -> argparse.ArgumentParser:
+    """A command line with the flags that every benchmark has; `description` is the module's text with its examples.
+
+    `runs` and `warmup` are their defaults; without `runs` nothing is timed.
+    """
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if runs is not None:
+        made.add_argument("--runs", type=int, default=runs, help="timed runs a side, in turns; default: %(default)s")
+        made.add_argument("--warmup", type=int, default=warmup, help="untimed runs before; default: %(default)s")
+    made.add_argument("--threads", type=int, help="threads of torch; default: its own choice")
+    made.add_argument("--seed", type=int, default=0, help="of everything drawn; default: %(default)s")
+    made.add_argument("--json", type=Path, help="also write the numbers to this file")
+    return made
+
+
+def read(made: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the command line and set the threads."""
+    options = made.parse_args()
+    for name, least in (("runs", 1), ("warmup", 0), ("threads", 1)):
+        given = getattr(options, name, None)
+        if given is not None and given < least:
+            made.error(f"--{name}: need {least} or more, got {given}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return options
+
+
+# ---- Time ------------------------------------------------------------------------------------------------------------
+
+
+def alternate(sides: Mapping[str, Callable[[], object]], runs: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Seconds of each run of each side, measured in turns (A B A B ...), so that a slow minute hits all alike."""
+    for work in sides.values():
+        for _ in range(warmup):
+            work()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for run in range(runs):
+        for name, work in sides.items():
+            with progress.status(f"run {run + 1} of {runs}: {name}"):
+                start = time.perf_counter()
+                work()
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def spread(values: Sequence[float], factor: float = 1.0) -> dict[str, Any]:
+    """Median, extremes and all values, times `factor` (1000 / queries makes milliseconds a query of seconds)."""
+    scaled = [factor * value for value in values]
+    return {"median": statistics.median(scaled), "low": min(scaled), "high": max(scaled), "values": scaled}
+
+
+def ratios(slow: Sequence[float], fast: Sequence[float], factor: float = 1.0) -> dict[str, Any]:
+    """How many times as long `slow` took, run by run."""
+    return spread([a / b for a, b in zip(slow, fast, strict=True)], factor)
+
+
+def shown(found: Mapping[str, Any], digits: int = 3) -> str:
+    """`spread` for a table: the median, and below it least and most."""
+    return f"{found['median']:.{digits}g}\n{found['low']:.{digits}g}..{found['high']:.{digits}g}"
+
+
+# ---- Memory ----------------------------------------------------------------------------------------------------------
+
+
+def peak_gb() -> float:
+    """Largest resident memory of this process since `forget_peak`, in 10^9 bytes.
+
+    Not by getrusage where it can be helped: its mark passes from parent to child and cannot be set back.
+    """
+    return _status_gb("VmHWM")
+
+
+def resident_gb() -> float:
+    """Resident memory of this process now, in 10^9 bytes; where the system does not tell, the largest so far."""
+    return _status_gb("VmRSS")
+
+
+def _status_gb(name: str) -> float:
+    listing = Path("/proc/self/status")
+    if listing.is_file():
+        for line in listing.read_text(encoding="ascii").splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def forget_peak() -> None:
+    """Set the mark of `peak_gb` back to what is resident now, where the system can do so."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def memory_above(work: Callable[[], object]) -> float:
+    """Peak resident memory of `work()` above what was resident before, in 10^6 bytes."""
+    before = resident_gb()
+    forget_peak()
+    work()
+    return 1000 * max(0.0, peak_gb() - before)
+
+
+def in_own_process(script: str, words: Sequence[str]) -> Any:
+    """What `python script words...` prints, read as JSON."""
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{Path(script).name} {' '.join(words)} failed:\n{done.stderr}")
+    return json.loads(done.stdout)
+
+
+# ---- Facts -----------------------------------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and threads."""
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+    }
+
+
+def processor() -> str:
+    """Name of the processor where the system tells, else its architecture."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what is measured; packages that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def kernel() -> dict[str, Any]:
+    """Whether the compiled kernel is in use, and which: as `diml.matching.native.info` tells."""
+    try:
+        from diml.matching import native
+    except ImportError:
+        return {"available": False, "dispatch": "torch", "reason": "this version has no compiled kernel"}
+    return dict(native.info())
+
+
+# ---- Results ---------------------------------------------------------------------------------------------------------
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> Table:
+    """A table whose first column is text and whose others are numbers."""
+    made = Table(title=title, title_justify="left", caption=caption or None, caption_justify="left")
+    for place, column in enumerate(columns):
+        made.add_column(column, justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def finish(name: str, options: argparse.Namespace, results: Sequence[Mapping[str, Any]], *tables: Table) -> None:
+    """Print the tables with the machine below, and write everything to `--json`."""
+    console, used, where = Console(), kernel(), machine()
+    for made in tables:
+        console.print(made)
+    state = used.get("dispatch") if used.get("available") else f"off ({used.get('reason')})"
+    console.print(f"{where['processor']}, {where['threads']} threads of {where['cores']} cores; kernel: {state}")
+    if options.json:
+        plain = {key: value for key, value in vars(options).items() if key not in ("json", "measure")}
+        document = {"benchmark": name, "options": plain, "seed": options.seed, "machine": where}
+        document |= {"versions": versions(), "kernel": used, "results": list(results)}
+        write_text(options.json, json.dumps(document, indent=1, default=str) + "\n")

@@ -1,0 +1,157 @@
+"""Pairs a second of pure transport at equal marginal error: our solver against others.
+
+    python benchmarks/peers.py
+    python benchmarks/peers.py --pairs 20000 --embeddings hard --json runs/peers.json
+    python benchmarks/peers.py --peers pot_batch pot_batch_log --regions 49
+
+Cost matrices and weights are given: those of queries and their best K candidates, weights not below 1e-7, as several
+solvers fail at zero. Ours stops each pair at a marginal error of 1e-4. Every other one gets the least effort of its own
+(a cap of iterations, or a tolerance where it stops by itself) with which the mean marginal error of its plans is not
+above that of ours, all measured alike, in float64, as the L1 distance of both marginals together. Batched ones get the
+best of several batch sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import measure
+import regimes
+from diml.matching import match, sinkhorn
+from solvers import EPSILON, PEERS, Peer, Problems
+
+#: Least weight of a region.
+LEAST_WEIGHT = 1e-7
+
+#: Batch sizes that batched peers may choose from; all pairs at once besides.
+BATCHES = (100, 400, 1600)
+
+
+def ours(problems: Problems) -> Tensor:
+    """Plans (B, R, R) of our solver at its default tolerance."""
+    return sinkhorn(*problems, epsilon=EPSILON).plan
+
+
+def main() -> None:
+    made = measure.parser(__doc__)
+    regimes.add_arguments(made, images=2000)
+    made.add_argument("--pairs", type=int, default=5000, help="B; default: %(default)s")
+    made.add_argument("--rerank", type=int, default=100, help="candidates a query; default: %(default)s")
+    made.add_argument("--peers", choices=tuple(PEERS), nargs="+", default=list(PEERS), help="default: all")
+    options = measure.read(made)
+    results = [row for name in options.embeddings for row in compare(regimes.load(name, options), options)]
+    measure.finish("peers", options, results, table(results))
+
+
+def compare(found: regimes.Labelled, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row a solver."""
+    problems = problems_of(found, options)
+    plan = ours(problems)
+    wanted = float(marginal_error(plan, problems).mean())
+    exact = sinkhorn(*(part.double() for part in problems), epsilon=EPSILON, tolerance=1e-9, max_iterations=50_000)
+    rows = [row(found, "diml", {"marginal_error": wanted, "plan_error": plan_error(plan, exact.plan)}, len(plan))]
+    for name in options.peers:
+        peer = PEERS[name]
+        reason = peer.missing()
+        if reason:
+            rows.append(row(found, name, {"skipped": reason}, 0))
+            continue
+        some = tuple(part[: min(len(plan), peer.most_pairs)] for part in problems)
+        with measure.progress.status(f"{found.name}: effort of {name}"):
+            effort = least_effort(peer, some, wanted)
+            if effort is None:
+                rows.append(row(found, name, {"skipped": "did not reach our marginal error"}, 0))
+                continue
+            batch = best_batch(peer, some, effort)
+        sides = {"peer": lambda: peer.solve(some, effort, batch), "diml": lambda: ours(problems)}  # noqa: B023
+        seconds = measure.alternate(sides, options.runs, options.warmup)
+        plan = peer.solve(some, effort, batch)
+        error = float(marginal_error(plan, some).mean())
+        facts = {"effort": effort, "effort_is": peer.effort_is, "batch": batch, "marginal_error": error}
+        facts |= {"plan_error": plan_error(plan, exact.plan[: len(plan)])}
+        facts |= {"pairs_per_second": measure.spread([len(plan) / s for s in seconds["peer"]])}
+        facts |= {"diml_pairs_per_second": measure.spread([len(problems[0]) / s for s in seconds["diml"]])}
+        facts |= {"ratio": measure.ratios(seconds["peer"], seconds["diml"], len(problems[0]) / len(plan))}
+        rows.append(row(found, name, facts, len(plan)))
+    return rows
+
+
+def row(found: regimes.Labelled, solver: str, facts: dict[str, Any], pairs: int) -> dict[str, Any]:
+    return {"embeddings": found.name, "regions": found.regions.num_regions, "solver": solver, "pairs": pairs} | facts
+
+
+def problems_of(found: regimes.Labelled, options: argparse.Namespace) -> Problems:
+    """Cost (B, R, R) and weights (B, R) of queries with their candidates, float32."""
+    regions = found.regions.to(torch.float32)
+    queries = regimes.drawn_queries(math.ceil(options.pairs / options.rerank), len(regions), options.seed)
+    order, _ = regimes.candidates(regions, queries, options.rerank)
+    left = queries.repeat_interleave(order.shape[1])[: options.pairs]
+    compared = match(regions[left], regions[order.flatten()[: options.pairs]], max_iterations=1)
+    weights = [weight.clamp(min=LEAST_WEIGHT) for weight in (compared.weight_q, compared.weight_g)]
+    weight_q, weight_g = (weight / weight.sum(dim=1, keepdim=True) for weight in weights)
+    return 1 - compared.cosine, weight_q, weight_g
+
+
+def marginal_error(plan: Tensor, problems: Problems) -> Tensor:
+    """(B,) L1 distance of row sums and column sums from the weights, together, in float64."""
+    plan, (_, weight_q, weight_g) = plan.double(), problems
+    rows = (plan.sum(dim=2) - weight_q.double()).abs().sum(dim=1)
+    return rows + (plan.sum(dim=1) - weight_g.double()).abs().sum(dim=1)
+
+
+def plan_error(plan: Tensor, exact: Tensor) -> float:
+    """Mean L1 distance from the converged plan: whether a solver solves the same problem."""
+    return float((plan.double() - exact).abs().sum(dim=(1, 2)).mean())
+
+
+def least_effort(peer: Peer, problems: Problems, wanted: float) -> float | None:
+    """The first effort on the peer's scale, by bisection, at which its mean marginal error is at most `wanted`."""
+    low, high = 0, len(peer.efforts)
+    while low < high:
+        middle = (low + high) // 2
+        error = float(marginal_error(peer.solve(problems, peer.efforts[middle], 400), problems).mean())
+        low, high = (low, middle) if error <= wanted else (middle + 1, high)
+    return peer.efforts[low] if low < len(peer.efforts) else None
+
+
+def best_batch(peer: Peer, problems: Problems, effort: float) -> int:
+    """The batch size with the best time of two runs each."""
+    sizes = [size for size in BATCHES if size < len(problems[0])] + [len(problems[0])]
+    if not peer.batched:
+        return 1
+
+    def seconds(size: int) -> float:
+        start = time.perf_counter()
+        peer.solve(problems, effort, size)
+        return time.perf_counter() - start
+
+    return min(sizes, key=lambda size: min(seconds(size), seconds(size)))
+
+
+def table(results: list[dict[str, Any]]) -> measure.Table:
+    rows = []
+    for result in results:
+        start = [f"{result['solver'].replace('_', ' ')}\n{result['embeddings']}"]
+        if "skipped" in result:
+            rows.append([*start, "skipped", result["skipped"], "", "", ""])
+            continue
+        errors = [f"{result['marginal_error']:.1e}", f"{result['plan_error']:.1e}"]
+        if "ratio" not in result:
+            rows.append([*start, "", "", *errors, ""])
+            continue
+        rate = measure.shown(result["pairs_per_second"])
+        effort = f"{result['effort']:.3g} {result['effort_is']}\nbatch {result['batch']}"
+        rows.append([*start, rate, effort, *errors, measure.shown(result["ratio"])])
+    columns = ("solver", "pairs/s", "effort", "marginal\nerror", "plan\nerror", "diml / it")
+    caption = "Errors: mean L1, of both marginals, and of the plan from the converged one."
+    return measure.table("Transport at equal marginal error: median, least..most", columns, rows, caption)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Time a query of structural re-ranking: the authors' algorithm against `diml.matching.rerank`.
+
+    python benchmarks/rerank.py
+    python benchmarks/rerank.py --embeddings hard --regions 49 --rerank 50 --queries 50
+    python benchmarks/rerank.py --embeddings orl orl-whitened --json runs/rerank.json
+
+Candidates are given to both sides. Beside the times: how far the scores of either are from the solution in float64
+(marginal error 1e-10) on a sample of pairs, and how many iterations either took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import measure
+import plain
+import regimes
+from diml.matching import ConvergenceWarning, Regions, match, rerank
+
+SIDES = ("plain", "diml")
+
+
+def main() -> None:
+    made = measure.parser(__doc__)
+    regimes.add_arguments(made)
+    made.add_argument("--queries", type=int, default=200, help="Q, drawn; default: %(default)s")
+    made.add_argument("--rerank", type=int, default=100, help="K; default: %(default)s")
+    made.add_argument("--pairs", type=int, default=1000, help="pairs solved in float64; default: %(default)s")
+    options = measure.read(made)
+    results = [one(regimes.load(name, options), options) for name in options.embeddings]
+    measure.finish("rerank", options, results, times(results), accuracy(results))
+
+
+def one(found: regimes.Labelled, options: argparse.Namespace) -> dict[str, Any]:
+    """Both sides on the same queries and candidates."""
+    queries = regimes.drawn_queries(options.queries, len(found.regions), options.seed)
+    order, best = regimes.candidates(found.regions, queries, options.rerank)
+    slow = found.regions.to(torch.float32)
+    sides = {
+        "plain": lambda: by_plain(slow, queries, order, best),
+        "diml": lambda: by_diml(found.regions, queries, order),
+    }
+    seconds = measure.alternate(sides, options.runs, options.warmup)
+    released, iterations = by_plain(slow, queries, order, best)
+    scores = {"plain": released, "diml": by_diml(found.regions, queries, order)}
+    return {
+        "embeddings": found.name,
+        "images": len(slow),
+        "regions": slow.num_regions,
+        "dim": slow.dim,
+        "queries": len(queries),
+        "rerank": order.shape[1],
+        "ms_per_query": {side: measure.spread(seconds[side], 1000 / len(queries)) for side in SIDES},
+        "ratio": measure.ratios(seconds["plain"], seconds["diml"]),
+        **against_float64(found.regions, queries, order, scores, options),
+        "plain_iterations": regimes.about(torch.tensor(iterations)),
+    }
+
+
+def by_plain(regions: Regions, queries: Tensor, order: Tensor, best: Tensor) -> tuple[Tensor, list[int]]:
+    """Scores (Q, K) and iterations of each query, query by query."""
+    found = [plain.rerank(regions, *each) for each in zip(queries.tolist(), order, best, strict=True)]
+    return torch.stack([scores for scores, _ in found]), [iterations for _, iterations in found]
+
+
+def by_diml(regions: Regions, queries: Tensor, order: Tensor) -> Tensor:
+    """Scores (Q, K), each pair converged to a marginal error of 1e-4."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return rerank(regions[queries], regions, order)
+
+
+def against_float64(
+    regions: Regions, queries: Tensor, order: Tensor, scores: dict[str, Tensor], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Largest and mean distance of both sides' scores from the converged solution, on a sample of pairs."""
+    generator = torch.Generator().manual_seed(options.seed)
+    chosen = torch.randperm(order.numel(), generator=generator)[: options.pairs]
+    left, right = queries[chosen // order.shape[1]], order.flatten()[chosen]
+    with measure.progress.status(f"solving {len(chosen)} pairs in float64"):
+        exact = regions[left].to(torch.float64), regions[right].to(torch.float64)
+        converged = match(*exact, tolerance=1e-10, max_iterations=100_000)
+    compared = match(regions[left], regions[right])
+    errors = {side: (scores[side].flatten()[chosen].double() - converged.score).abs() for side in SIDES}
+    return {
+        "pairs": len(chosen),
+        "float64_unconverged": int((~converged.converged).sum()),
+        "diml_iterations": regimes.about(compared.iterations),
+        "diml_unconverged": int((~compared.converged).sum()),
+        "error": {side: {"max": float(e.max()), "mean": float(e.mean())} for side, e in errors.items()},
+    }
+
+
+def times(results: list[dict[str, Any]]) -> measure.Table:
+    rows = []
+    for result in results:
+        sizes = [f"{result[size]:,}" for size in ("images", "regions", "dim", "rerank")]
+        sides = [measure.shown(result["ms_per_query"][side]) for side in SIDES]
+        rows.append([result["embeddings"], *sizes, *sides, measure.shown(result["ratio"])])
+    columns = ("embeddings", "N", "R", "D", "K", "plain, ms", "diml, ms", "plain / diml")
+    return measure.table("Re-ranking, milliseconds a query: median, least..most", columns, rows)
+
+
+def accuracy(results: list[dict[str, Any]]) -> measure.Table:
+    rows = []
+    for result in results:
+        for side in SIDES:
+            error, count = result["error"][side], result[f"{side}_iterations"]
+            spent = f"{count['mean']:.1f} ({count['low']}..{count['high']})"
+            rows.append([f"{result['embeddings']}, {side}", f"{error['max']:.1e}", f"{error['mean']:.1e}", spent])
+    columns = ("", "largest error", "mean error", "iterations")
+    return measure.table("Scores against the converged solution in float64", columns, rows)
+
+
+if __name__ == "__main__":
+    main()

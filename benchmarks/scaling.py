@@ -1,0 +1,157 @@
+"""How the time of a query grows with N, K, R and D, one at a time around the defaults: the slow twin beside ours.
+
+    python benchmarks/scaling.py
+    python benchmarks/scaling.py --embeddings hard --plots runs/scaling --json runs/scaling.json
+    python benchmarks/scaling.py --axes K R --rerank-grid 10 100 1000 --regions-grid 4 16 64
+
+Along N the time is that of a whole evaluation (ranking, re-ranking, metrics; no intervals) of the drawn queries, along
+K, R and D that of re-ranking given candidates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import measure
+import plain
+import regimes
+import rerank
+from diml.evaluation import evaluate_regions
+from diml.matching import ConvergenceWarning
+
+#: Axis -> the flag that it varies.
+AXES = {"N": "images", "K": "rerank", "R": "regions", "D": "dim"}
+GRIDS = {
+    "N": [1000, 4000, 16000, 64000],
+    "K": [10, 30, 100, 300, 1000],
+    "R": [4, 9, 16, 25, 49, 64],
+    "D": [32, 64, 128, 256, 512, 1280],
+}
+SIDES = ("plain", "diml")
+
+
+def main() -> None:
+    made = measure.parser(__doc__, runs=3)
+    regimes.add_arguments(made, images=3000)
+    made.add_argument("--rerank", type=int, default=100, help="K; default: %(default)s")
+    made.add_argument("--queries", type=int, default=100, help="queries of ours; default: %(default)s")
+    made.add_argument("--plain-queries", type=int, default=20, help="queries of the plain side; default: %(default)s")
+    made.add_argument("--axes", choices=tuple(AXES), nargs="+", default=list(AXES), help="default: N K R D")
+    for axis, flag in AXES.items():
+        shown = " ".join(map(str, GRIDS[axis]))
+        made.add_argument(f"--{flag}-grid", type=int, nargs="+", default=GRIDS[axis], help=f"{axis}; default: {shown}")
+    made.add_argument("--plots", type=Path, help="folder for a picture of each axis")
+    options = measure.read(made)
+    unreal = [name for name in options.embeddings if name in regimes.REAL]
+    if unreal:
+        made.error(f"--embeddings: need generated ones, whose sizes can be chosen, got {' '.join(unreal)}")
+    results = [
+        point(name, axis, size, options)
+        for name in options.embeddings
+        for axis in options.axes
+        for size in getattr(options, f"{AXES[axis]}_grid")
+    ]
+    if options.plots:
+        draw(results, options.plots)
+    measure.finish("scaling", options, results, table(results))
+
+
+def point(name: str, axis: str, size: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds a query of both sides at one size, the others at their defaults."""
+    chosen = argparse.Namespace(**vars(options) | {AXES[axis]: size})
+    if axis == "K":
+        chosen.images = max(chosen.images, size + 1)
+    found = regimes.load(name, chosen)
+    sides, counts = evaluations(found, chosen) if axis == "N" else rerankings(found, chosen)
+    seconds = measure.alternate(sides, options.runs, options.warmup)
+    return {
+        "embeddings": name,
+        "axis": axis,
+        "size": size,
+        "what": "evaluation" if axis == "N" else "re-ranking",
+        **{flag: getattr(chosen, flag) for flag in AXES.values()},
+        "ms_per_query": {side: measure.spread(seconds[side], 1000 / counts[side]) for side in SIDES},
+        "ratio": measure.ratios(seconds["plain"], seconds["diml"], counts["diml"] / counts["plain"]),
+    }
+
+
+Sides = dict[str, Callable[[], object]]
+
+
+def rerankings(found: regimes.Labelled, chosen: argparse.Namespace) -> tuple[Sides, dict[str, int]]:
+    """Both sides' re-ranking of given candidates, and how many queries each does."""
+    regions = found.regions
+    queries = regimes.drawn_queries(chosen.queries, len(regions), chosen.seed)
+    order, best = regimes.candidates(regions, queries, chosen.rerank)
+    few = slice(chosen.plain_queries)
+    slow = regions.to(torch.float32)
+    sides: Sides = {
+        "plain": lambda: rerank.by_plain(slow, queries[few], order[few], best[few]),
+        "diml": lambda: rerank.by_diml(regions, queries, order),
+    }
+    return sides, {"plain": len(queries[few]), "diml": len(queries)}
+
+
+def evaluations(found: regimes.Labelled, chosen: argparse.Namespace) -> tuple[Sides, dict[str, int]]:
+    """Both sides' evaluation of drawn queries against all images, and how many each does."""
+    queries = regimes.drawn_queries(chosen.queries, len(found.regions), chosen.seed)
+    few, slow = queries[: chosen.plain_queries], found.regions.to(torch.float32)
+
+    def by_diml() -> object:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            settings: dict[str, Any] = {"rerank": (0, chosen.rerank), "without_relevant": "miss", "resamples": 1}
+            return evaluate_regions(found.regions, found.labels, queries=queries, **settings)
+
+    sides: Sides = {
+        "plain": lambda: plain.evaluate(slow, found.labels, chosen.rerank, few),
+        "diml": by_diml,
+    }
+    return sides, {"plain": len(few), "diml": len(queries)}
+
+
+def draw(results: list[dict[str, Any]], folder: Path) -> None:
+    """A picture of each axis: milliseconds a query over its size, both sides, on logarithmic scales."""
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for axis in dict.fromkeys(result["axis"] for result in results):
+        figure = Figure(figsize=(5, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for name in dict.fromkeys(result["embeddings"] for result in results):
+            for side in SIDES:
+                points = [r for r in results if (r["axis"], r["embeddings"]) == (axis, name)]
+                sizes = [p["size"] for p in points]
+                times = [p["ms_per_query"][side] for p in points]
+                style = {"marker": "o", "linestyle": "--" if side == "plain" else "-"}
+                (line,) = axes.plot(sizes, [t["median"] for t in times], label=f"{side}, {name}", **style)
+                axes.fill_between(
+                    sizes, [t["low"] for t in times], [t["high"] for t in times], color=line.get_color(), alpha=0.2
+                )
+        fixed = ", ".join(f"{other} {points[0][flag]:,}" for other, flag in AXES.items() if other != axis)
+        axes.set(xscale="log", yscale="log", xlabel=axis, ylabel=f"{points[0]['what']}, ms a query", title=fixed)
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.savefig(folder / f"scaling-{axis}.png", dpi=150)
+
+
+def table(results: list[dict[str, Any]]) -> measure.Table:
+    rows = []
+    for result in results:
+        sides = [measure.shown(result["ms_per_query"][side]) for side in SIDES]
+        where = f"{result['axis']} = {result['size']:,}"
+        rows.append([f"{where}, {result['embeddings']}", result["what"], *sides, measure.shown(result["ratio"])])
+    columns = ("size", "what", "plain, ms", "diml, ms", "plain / diml")
+    return measure.table("Milliseconds a query: median, least..most", columns, rows)
+
+
+if __name__ == "__main__":
+    main()

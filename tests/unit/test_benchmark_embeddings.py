@@ -1,0 +1,40 @@
+"""The regimes of generated embeddings are what the benchmarks say they are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import plain
+import regimes
+
+
+@pytest.mark.parametrize(("name", "least", "most"), [("easy", 4, 7), ("hard", 100, 100)])
+@pytest.mark.parametrize("classes", [12, 120])
+def test_the_released_rule_stops_where_the_regime_says(name, least, most, classes):
+    found = regimes.generate(name, images=600, classes=classes)
+    queries = regimes.drawn_queries(6, 600, seed=1)
+    used = [
+        plain.rerank(found.regions, query, order, best)[1]
+        for query, order, best in zip(queries.tolist(), *regimes.candidates(found.regions, queries, 100), strict=True)
+    ]
+    assert least <= sum(used) / len(used) <= most
+
+
+@pytest.mark.parametrize("name", regimes.REGIMES)
+def test_generated_embeddings_are_valid_and_repeatable(name, monkeypatch):
+    monkeypatch.setattr(regimes, "CHUNK", 7)
+    one, other = (regimes.generate(name, images=20, classes=3, regions=4, dim=8, seed=5) for _ in range(2))
+    assert torch.equal(one.regions.dense, other.regions.dense)
+    type(one.regions)(one.regions.dense, one.regions.pooled)  # refuses what is not of unit length
+    assert one.labels.tolist() == [i % 3 for i in range(20)]
+    assert one.regions.grid == (2, 2)
+
+
+def test_candidates_are_the_nearest_without_the_query():
+    found = regimes.generate("easy", images=30, classes=3, regions=4, dim=8)
+    queries = torch.tensor([4, 17])
+    order, best = regimes.candidates(found.regions, queries, 50)
+    assert order.shape == best.shape == (2, 29)
+    assert not (order == queries[:, None]).any()
+    assert (best[:, 1:] <= best[:, :-1]).all()
