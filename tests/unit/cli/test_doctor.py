@@ -19,7 +19,8 @@ def test_it_shows_versions_kernel_threads_devices_and_assets(capsys, monkeypatch
     monkeypatch.setenv("COLUMNS", "120")
     run()
     printed = capsys.readouterr().out
-    for part in (importlib.metadata.version("torch"), "dispatch", "threads", "devices", "mobilenetv2", "orl_faces", "cores"):
+    version = importlib.metadata.version("torch")
+    for part in (version, "dispatch", "threads", "devices", "mobilenetv2", "orl_faces", "cores"):
         assert part in printed
 
 
