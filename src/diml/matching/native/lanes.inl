@@ -20,6 +20,8 @@ DIML_INLINE Mask select_mask(Mask where, Mask yes, Mask no) { return where ? yes
 DIML_INLINE Lanes largest(Lanes a, Lanes b) { return a > b ? a : b; }
 DIML_INLINE Lanes smallest(Lanes a, Lanes b) { return a < b ? a : b; }
 
+DIML_INLINE Lanes magnitude(Lanes value) { return (Lanes)((Mask)value & 0x7fffffff); }
+
 DIML_INLINE bool any(Mask mask) {
 #if defined(__AVX512F__)
   return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;

@@ -48,8 +48,9 @@ static void normalize(Lanes* mass, int64_t count) {
 
 // scale * (target / (scale * sum))^relaxation to first order, positive for any ratio; 0 where nothing is reached.
 DIML_INLINE Lanes updated(Lanes scale, Lanes reached, Lanes target, Lanes over) {
-  const Lanes ratio = select(reached > 0.0f, target / reached, Lanes{});
-  return scale * ratio * (1.0f + over * smallest(largest(ratio - 1.0f, all(-kStep)), all(kStep)));
+  const Lanes ratio = target / largest(reached, all(1e-37f));
+  const Lanes step = smallest(largest(ratio - 1.0f, all(-kStep)), all(kStep));
+  return scale * (ratio + ratio * over * step);
 }
 
 // One sweep over ROWS rows from row `i`: their sums, their error, their new u, and what they add to the column sums.
@@ -67,7 +68,7 @@ DIML_INLINE void sweep_rows(const Problem& p, int64_t i, int64_t cols, Mask acti
 #pragma GCC unroll 8
   for (int x = 0; x < ROWS; ++x) {
     const Lanes before = p.u[i + x], reached = before * sum[x], target = p.weight_q[i + x];
-    error += largest(reached - target, target - reached);
+    error += magnitude(reached - target);
     p.u_before[i + x] = before;
     sum[x] = p.u[i + x] = select(active, updated(before, reached, target, over), before);
   }
@@ -117,6 +118,7 @@ static Outcome transport(const Problem& p, const Solver& solver) {
     for (int64_t j = 0; j < cols; ++j) p.columns[j] = Lanes{};
     Lanes error = Lanes{};
     int64_t i = 0;
+    for (; i + 8 <= rows; i += 8) sweep_rows<8>(p, i, cols, active, pace.relaxation - 1.0f, error);
     for (; i + 4 <= rows; i += 4) sweep_rows<4>(p, i, cols, active, pace.relaxation - 1.0f, error);
     for (; i < rows; ++i) sweep_rows<1>(p, i, cols, active, pace.relaxation - 1.0f, error);
     Mask good = Mask{};
