@@ -117,11 +117,11 @@ def costs(results: list[dict[str, Any]]) -> measure.Table:
     rows = []
     for result in results:
         sides = [measure.shown(result["ms"][side]) for side in SIDES]
-        megabytes = [f"{result['megabytes'][side]:.0f}" for side in SIDES]
+        megabytes = "\n".join(f"{result['megabytes'][side]:.0f}" for side in SIDES)
         less = f"{result['memory_ratio']:.3g}" if result["memory_ratio"] else "-"
         name = f"{result['objective'].replace('_', ' ')}\n{result['embeddings']}"
-        rows.append([name, *sides, measure.shown(result["ratio"]), *megabytes, less])
-    columns = ("objective", "plain, ms", "diml, ms", "ratio", "plain, MB", "diml, MB", "ratio")
+        rows.append([name, *sides, measure.shown(result["ratio"]), megabytes, less])
+    columns = ("objective", "plain, ms", "diml, ms", "ratio", "MB, plain\nand diml", "ratio")
     first = results[0]
     title = f"Forward and backward, batch {first['batch']}, R {first['regions']}, D {first['dim']}: median, least..most"
     return measure.table(title, columns, rows)

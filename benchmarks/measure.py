@@ -87,7 +87,13 @@ def ratios(slow: Sequence[float], fast: Sequence[float], factor: float = 1.0) ->
 
 def shown(found: Mapping[str, Any], digits: int = 3) -> str:
     """`spread` for a table: the median, and below it least and most."""
-    return f"{found['median']:.{digits}g}\n{found['low']:.{digits}g}..{found['high']:.{digits}g}"
+    median, low, high = (number(found[name], digits) for name in ("median", "low", "high"))
+    return f"{median}\n{low}..{high}"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """So many digits that count, and all of those before the point."""
+    return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 # ---- Memory ----------------------------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def real(name: str, data: Path) -> Labelled:
         embedder = open_embedder("mobilenetv2_100", None, resize, head="whiten")
         embedder.fit_head(raw)
     regions = embed_cached(embedder, dataset.test.paths, **cached).regions
-    labels = torch.unique(torch.as_tensor(dataset.test.labels), return_inverse=True)[1]
+    labels = torch.unique(torch.tensor(dataset.test.labels), return_inverse=True)[1]
     return Labelled(name, regions, labels)
 
 
