@@ -23,6 +23,7 @@ bench: .venv/.complete   ## small sizes of all benchmarks, into runs/bench/
 	$(BIN)/python benchmarks/evaluate.py --images 1000 --classes 20 --plain-queries 100 --json runs/bench/evaluate.json
 	$(BIN)/python benchmarks/loss.py --runs 3 --json runs/bench/loss.json
 	$(BIN)/python benchmarks/peers.py --images 1000 --pairs 1000 --runs 3 --json runs/bench/peers.json
+	$(BIN)/python benchmarks/storage.py --embeddings orl orl-whitened --json runs/bench/storage.json
 	$(BIN)/python benchmarks/memory.py --images 5000 --queries 500 --classes 1000 --json runs/bench/memory.json
 	$(BIN)/python benchmarks/scaling.py --embeddings hard --queries 20 --plain-queries 5 --runs 1 --images-grid 1000 4000 \
 		--rerank-grid 10 100 --regions-grid 4 16 49 --dim-grid 64 256 --plots runs/bench --json runs/bench/scaling.json

@@ -1,0 +1,89 @@
+"""Compressed regions: bytes a picture, and how far the best hits agree with those of float32.
+
+    python benchmarks/storage.py --embeddings orl orl-whitened
+    python benchmarks/storage.py --embeddings grocery grocery-whitened --data ../shared/datasets
+
+Every picture queries all others: the best K by pooled cosine are re-ranked from a gallery stored as float32, float16
+and int8 (one scale a region). Agreement is the share of the ten best hits of float32 that are among the ten best.
+Queries come from the same store. Pooled vectors: float32, and float16 with the float16 store.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import measure
+import regimes
+from diml.evaluation import evaluate_regions
+from diml.matching import QuantizedRegions, Regions
+
+BEST = 10
+
+
+def main() -> None:
+    made = measure.parser(__doc__, runs=None)
+    regimes.add_arguments(made)
+    made.add_argument("--rerank", type=int, default=100, help="K; default: %(default)s")
+    options = measure.read(made)
+    results = []
+    for name in options.embeddings:
+        found = regimes.load(name, options)
+        with measure.progress.status(f"searching {name}"):
+            results += one(found, options.rerank)
+    columns = ("embeddings", "N", "stored as", "bytes a picture", "top 10 as float32, %", "first hit, %", "MAP@R, %")
+    rows = [
+        [
+            f"{result['embeddings']}",
+            f"{result['images']:,}",
+            result["stored"],
+            f"{result['bytes']:,}",
+            f"{100 * result['top10']:.2f}",
+            f"{100 * result['first']:.2f}",
+            f"{100 * result['map@r']:.2f}",
+        ]
+        for result in results
+    ]
+    measure.finish("storage", options, results, measure.table("Compressed galleries", columns, rows))
+
+
+def one(found: regimes.Labelled, k: int) -> list[dict[str, Any]]:
+    """The stores of one set of embeddings, float32 first."""
+    regions = found.regions.to(torch.float32)
+    stores: dict[str, Regions | QuantizedRegions] = {
+        "float32": regions,
+        "float16": regions.to(torch.float16),
+        "int8": regions.quantized(),
+    }
+    results, best = [], torch.empty(0)
+    for name, stored in stores.items():
+        report = evaluate_regions(stored, found.labels, rerank=(0, k), resamples=1)
+        hits = torch.from_numpy(report.hits[k][:, :BEST])
+        best = hits if name == "float32" else best
+        shared = (hits.unsqueeze(2) == best.unsqueeze(1)).any(dim=2).double().mean()
+        results.append(
+            {
+                "embeddings": found.name,
+                "images": len(regions),
+                "regions": regions.num_regions,
+                "dim": regions.dim,
+                "stored": name,
+                "bytes": bytes_of(stored),
+                "top10": float(shared),
+                "first": float((hits[:, 0] == best[:, 0]).double().mean()),
+                "map@r": report.row(k)["map@r"],
+            }
+        )
+    return results
+
+
+def bytes_of(stored: Regions | QuantizedRegions) -> int:
+    """Bytes a picture, pooled vector included."""
+    coded = isinstance(stored, QuantizedRegions)
+    parts = (stored.codes, stored.scale, stored.pooled) if coded else (stored.dense, stored.pooled)
+    return sum(part[0].numel() * part.element_size() for part in parts)
+
+
+if __name__ == "__main__":
+    main()
