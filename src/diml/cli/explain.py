@@ -1,4 +1,4 @@
-"""`diml explain`: which part of one picture matched which part of another, as a table, a picture and JSON."""
+"""`diml explain`: which part of one picture matched which part of another, as a table, a page, a picture and JSON."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class Explain:
 
     diml explain a.jpg b.jpg --output why.png --json why.json
 
+    diml explain a.jpg b.jpg --html why.html
+
     diml explain a.jpg b.jpg --model runs/mine --grid 7 --top 12 --output why.pdf
 
     diml explain a.jpg b.jpg --json - | jq .top
@@ -41,6 +43,9 @@ class Explain:
 
     output: Path | None = None
     """Draw the explanation here; the ending chooses the format (png, pdf, svg, jpg)."""
+
+    html: Path | None = None
+    """Write a page for the browser here, in one file: regions, lines and ledger to touch, sort and read."""
 
     json: Path | None = None
     """Write all numbers here, as fractions; `-` prints them to standard output instead."""
@@ -77,7 +82,14 @@ class Explain:
 
     def run(self) -> int:
         """Match, print, draw, write."""
-        from diml.explain import check_format, check_lines, describe_match, save_figure
+        from diml.explain import (
+            check_format,
+            check_lines,
+            check_page_name,
+            describe_match,
+            explanation_page,
+            save_figure,
+        )
         from diml.files import write_text
 
         for picture in (self.a, self.b):  # before a model is loaded
@@ -86,10 +98,14 @@ class Explain:
         if self.output is not None:
             check_format(self.output)
             check_lines(self.top)
+        if self.html is not None:
+            check_page_name(self.html)
         found = self._match()
         written = []
         if self.output is not None:
             written.append(save_figure(found.draw(self.top), self.output))
+        if self.html is not None:
+            written.append(write_text(self.html, explanation_page(found, settings=self._settings())))
         if self.json is not None:
             explained = describe_match(found, top=self.top, names=found.names, settings=self._settings())
             text = json_format.dumps(explained, indent=1, allow_nan=False) + "\n"
@@ -131,7 +147,7 @@ class Explain:
         if written:
             console.print("Written: " + ", ".join(str(path) for path in written), markup=False, soft_wrap=True)
         elif self.json is None:
-            console.print("Add --output why.png to see it drawn, --json why.json for all numbers.", markup=False)
+            console.print("Add --html why.html to see and touch it, --output why.png for a picture.", markup=False)
 
 
 def _score_lines(found: PictureMatch) -> list[str]:

@@ -1,7 +1,8 @@
 """Explanations: which part of a picture matched which part of another, drawn and in numbers.
 
 Read in this order: `pair` (two pictures in one call), `figure` (the explanation picture), `grid` (a query with its
-hits); `panels`, `flows` and `canvas` are what both are made of. `drawing` makes two pictures to try it on.
+hits); `panels`, `flows` and `canvas` are what both are made of. `page_file` writes the page that one can touch, whose
+viewer is in `page/`. `drawing` makes two pictures to try it on.
 """
 
 from diml.explain.canvas import check_format, save_figure
@@ -10,6 +11,7 @@ from diml.explain.drawing import drawn_pair
 from diml.explain.figure import draw_match
 from diml.explain.flows import check_lines
 from diml.explain.grid import Hit, hits_figure
+from diml.explain.page_file import check_page_name, explanation_page
 from diml.explain.pair import PictureMatch, describe_match, match_pictures
 
 __all__ = [
@@ -19,9 +21,11 @@ __all__ = [
     "cell_of",
     "check_format",
     "check_lines",
+    "check_page_name",
     "describe_match",
     "draw_match",
     "drawn_pair",
+    "explanation_page",
     "hits_figure",
     "match_pictures",
     "save_figure",

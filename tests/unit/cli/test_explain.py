@@ -90,6 +90,24 @@ def test_picture_and_numbers_are_written_whole(
     }
 
 
+def test_a_page_is_written_whole_with_the_settings(
+    files: tuple[Path, Path],
+    asked: list[object],
+    untrained: Embedder,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "new" / "why.html"
+    assert run(*files, "--html", out, "--epsilon", 0.1) == 0
+    assert [path.name for path in out.parent.iterdir()] == ["why.html"]
+    assert f"Written: {out}" in capsys.readouterr().out
+    data = json.loads(out.read_text().split('id="data">')[1].split("</script>")[0])
+    found = match_pictures(*files, embedder=untrained, epsilon=0.1)
+    assert data["pairs"][0]["score"] == pytest.approx(float(found.score))
+    assert data["settings"]["epsilon"] == 0.1
+    assert [picture["name"] for picture in data["pictures"]] == [str(path) for path in files]
+
+
 def test_json_on_standard_output_is_nothing_but_json(
     files: tuple[Path, Path], asked: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,6 +152,8 @@ def test_errors_come_before_a_model_is_loaded(files: tuple[Path, Path], asked: l
         run(*files, "--output", tmp_path / "why.txt")
     with pytest.raises(ValueError, match="top: need 0 to 20 lines, got 21"):
         run(*files, "--output", tmp_path / "why.png", "--top", 21)
+    with pytest.raises(ValueError, match=r"html: need a file name ending in \.html or \.htm, got .*why\.txt"):
+        run(*files, "--html", tmp_path / "why.txt")
     assert asked == []
     assert not (tmp_path / "why.png").exists()
 

@@ -1,0 +1,147 @@
+"""An explanation as a page in one file: pictures, numbers and viewer inside, nothing fetched from anywhere.
+
+The viewer is plain JavaScript in `page/`, modules that a web application can serve as they are.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from importlib.metadata import version
+from pathlib import PurePath
+from string import Template
+from typing import Any, Final
+
+from PIL import Image
+
+from diml.explain.pair import PictureMatch, describe_match
+
+#: In the order in which they need each other; joined into one script, as a file cannot import from itself.
+MODULES: Final = ("numbers.js", "dom.js", "lines.js", "stage.js", "matrix.js", "ledger.js", "viewer.js")
+_IMPORT: Final = re.compile(r'^import \{[^}]*\} from "\./[a-z]+\.js";\n', re.MULTILINE)
+_START: Final = (
+    'mountViewer(document.getElementById("explanation"), JSON.parse(document.getElementById("data").textContent));'
+)
+_DIGITS: Final = 5  # of plan and cosine: finer than what is shown, and half the size
+
+
+def explanation_page(found: PictureMatch, *, settings: Mapping[str, Any] | None = None, side: int = 512) -> str:
+    """Write the explanation of a pair as an HTML document that needs no other file and no network.
+
+    Args:
+        found: the pair, with its pictures.
+        settings: how the match was made; shown at the end.
+        side: longest side of the pictures inside, in pixels; larger ones are scaled down.
+
+    Returns:
+        The document; under 1 MB for grids up to 14 x 14.
+
+    Raises:
+        ValueError: `side` is below 16.
+
+    Example:
+        >>> write_text("why.html", explanation_page(match_pictures("a.jpg", "b.jpg")))  # doctest: +SKIP
+    """
+    shelf = PictureShelf(side)
+    data = {"pictures": shelf.pictures, "pairs": [pair_data(found, shelf)], "settings": dict(settings or {})}
+    return page_text(" and ".join(_short(name) for name in found.names), data, MODULES, _START)
+
+
+class PictureShelf:
+    """Pictures of a page, each kept once: `{src, name, width, height}`, `src` a JPEG as a data URL.
+
+    Args:
+        side: longest side in pixels; larger pictures are scaled down.
+        limit: bytes of a JPEG to stay below, where a lower quality can do it.
+    """
+
+    def __init__(self, side: int = 512, limit: int = 75_000) -> None:
+        if side < 16:
+            raise ValueError(f"side: need at least 16 pixels, got {side}; 512 is enough to see the regions")
+        self.pictures: list[dict[str, Any]] = []
+        self._side, self._limit = side, limit
+        self._places: dict[tuple[str, bytes], int] = {}
+
+    def place(self, picture: Image.Image, name: str) -> int:
+        """Row of a picture in `pictures`, where it is put unless it is there."""
+        small = picture.convert("RGB")
+        small.thumbnail((self._side, self._side), Image.Resampling.LANCZOS)
+        jpeg = _jpeg(small, self._limit)
+        if (name, jpeg) not in self._places:
+            self._places[name, jpeg] = len(self.pictures)
+            source = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+            self.pictures.append({"src": source, "name": name, "width": small.width, "height": small.height})
+        return self._places[name, jpeg]
+
+
+def pair_data(found: PictureMatch, shelf: PictureShelf) -> dict[str, Any]:
+    """A pair as the viewer takes it: the numbers of `describe_match` and the rows of its two pictures.
+
+    Plan and cosines are rounded to 5 significant digits; scores, weights and totals are not.
+    """
+    told = describe_match(found, top=0, names=found.names)
+    matrices = {name: [[_rounded(value) for value in row] for row in told[name]] for name in ("plan", "cosine")}
+    query, gallery = (shelf.place(*side) for side in zip(found.pictures, found.names, strict=True))
+    kept = {name: value for name, value in told.items() if name not in ("top", "settings")}
+    return {**kept, **matrices, "pictures": {"query": query, "gallery": gallery}}
+
+
+def page_text(title: str, data: Mapping[str, Any], modules: Sequence[str], start: str) -> str:
+    """The document: template, style, modules and data in one.
+
+    Args:
+        title: of the document.
+        data: plain values; no NaN.
+        modules: files of `page/`, each after those that it imports.
+        start: JavaScript that is run in the end.
+    """
+    # `<` cannot end the element or open a comment in it when it is written as an escape, which JSON allows anywhere
+    numbers = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    script = "\n".join(_IMPORT.sub("", page_asset(name)) for name in modules)
+    return Template(page_asset("page.html")).substitute(
+        title=html.escape(title),
+        version=version("diml"),
+        style=page_asset("viewer.css"),
+        data=numbers,
+        modules=script,
+        start=start,
+    )
+
+
+@cache
+def page_asset(name: str) -> str:
+    """The text of a file in `page/`, which is part of the package."""
+    return resources.files("diml.explain").joinpath("page", name).read_text(encoding="utf-8")
+
+
+def check_page_name(path: str | os.PathLike[str]) -> None:
+    """Refuse a file name that browsers would not open as a page."""
+    if PurePath(path).suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"html: need a file name ending in .html or .htm, got {os.fspath(path)!r}")
+
+
+def _jpeg(picture: Image.Image, limit: int) -> bytes:
+    """The best of some qualities that stays within the limit of bytes, or the least of them."""
+    stream = io.BytesIO()
+    for quality in (90, 82, 72, 60, 45):
+        stream = io.BytesIO()
+        picture.save(stream, "JPEG", quality=quality, optimize=True)
+        if stream.tell() <= limit:
+            break
+    return stream.getvalue()
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def _short(path: str) -> str:
+    """The end of a path that tells one picture from another."""
+    return "/".join(path.replace("\\", "/").split("/")[-2:])
