@@ -107,9 +107,9 @@ def test_what_a_page_is_made_of_is_part_of_the_package_and_short():
     assert all(len(file.read_text(encoding="utf-8").splitlines()) <= 300 for file in files)
 
 
-def test_the_method_has_at_most_600_lines():
+def test_the_method_has_at_most_700_lines():
     files = sorted((PACKAGE / "matching").rglob("*.py"))
-    assert 0 < sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 600
+    assert 0 < sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 700
 
 
 def run(code: str) -> str:

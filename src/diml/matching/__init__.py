@@ -1,12 +1,23 @@
 """The method: images as regions, compared by optimal transport. Needs torch only.
 
-Read in this order: `regions`, `marginals`, `sinkhorn`, `similarity`, `ledger`.
+Read in this order: `regions`, `marginals`, `sinkhorn`, `similarity`, `ledger`, `contrast`.
 """
 
+from diml.matching.contrast import Contrast
 from diml.matching.ledger import Flow, Ledger
 from diml.matching.regions import Regions
 from diml.matching.similarity import ConvergenceWarning, Marginals, Match, MatchSettings, Score, match, rerank
 from diml.matching.sinkhorn import TransportPlan, sinkhorn
 
-__all__ = ["ConvergenceWarning", "Flow", "Ledger", "Marginals", "Match", "MatchSettings", "Regions", "Score"]
+__all__ = [
+    "Contrast",
+    "ConvergenceWarning",
+    "Flow",
+    "Ledger",
+    "Marginals",
+    "Match",
+    "MatchSettings",
+    "Regions",
+    "Score",
+]
 __all__ += ["TransportPlan", "match", "rerank", "sinkhorn"]
