@@ -21,27 +21,40 @@ from typing import Any, Final
 
 from PIL import Image
 
+from diml.explain.hits import RankedHits
 from diml.explain.pair import PictureMatch, describe_match
 
 #: In the order in which they need each other; joined into one script, as a file cannot import from itself.
-MODULES: Final = ("numbers.js", "dom.js", "lines.js", "stage.js", "matrix.js", "ledger.js", "viewer.js")
+MODULES: Final = (
+    "numbers.js",
+    "dom.js",
+    "lines.js",
+    "stage.js",
+    "matrix.js",
+    "ledger.js",
+    "viewer.js",
+    "contrast.js",
+    "hits.js",
+)
 _IMPORT: Final = re.compile(r'^import \{[^}]*\} from "\./[a-z]+\.js";\n', re.MULTILINE)
 _START: Final = (
-    'mountViewer(document.getElementById("explanation"), JSON.parse(document.getElementById("data").textContent));'
+    'mountExplanation(document.getElementById("explanation"), JSON.parse(document.getElementById("data").textContent));'
 )
 _DIGITS: Final = 5  # of plan and cosine: finer than what is shown, and half the size
 
 
-def explanation_page(found: PictureMatch, *, settings: Mapping[str, Any] | None = None, side: int = 512) -> str:
-    """Write the explanation of a pair as an HTML document that needs no other file and no network.
+def explanation_page(
+    found: PictureMatch | RankedHits, *, settings: Mapping[str, Any] | None = None, side: int = 512
+) -> str:
+    """Write the explanation of a pair, or of a query's hits, as an HTML document that needs no other file or network.
 
     Args:
-        found: the pair, with its pictures.
+        found: the pair with its pictures; or hits, which can be compared with each other on the page.
         settings: how the match was made; shown at the end.
         side: longest side of the pictures inside, in pixels; larger ones are scaled down.
 
     Returns:
-        The document; under 1 MB for grids up to 14 x 14.
+        The document; for a pair under 1 MB at grids up to 14 x 14.
 
     Raises:
         ValueError: `side` is below 16.
@@ -50,8 +63,10 @@ def explanation_page(found: PictureMatch, *, settings: Mapping[str, Any] | None 
         >>> write_text("why.html", explanation_page(match_pictures("a.jpg", "b.jpg")))  # doctest: +SKIP
     """
     shelf = PictureShelf(side)
-    data = {"pictures": shelf.pictures, "pairs": [pair_data(found, shelf)], "settings": dict(settings or {})}
-    return page_text(" and ".join(_short(name) for name in found.names), data, MODULES, _START)
+    pairs = [pair_data(found, shelf)] if isinstance(found, PictureMatch) else hits_data(found, shelf)
+    names = found.names if isinstance(found, PictureMatch) else (found.matches[0].names[0], "its hits")
+    data = {"pictures": shelf.pictures, "pairs": pairs, "settings": dict(settings or {})}
+    return page_text(" and ".join(_short(name) for name in names), data, MODULES, _START)
 
 
 class PictureShelf:
@@ -91,6 +106,30 @@ def pair_data(found: PictureMatch, shelf: PictureShelf) -> dict[str, Any]:
     query, gallery = (shelf.place(*side) for side in zip(found.pictures, found.names, strict=True))
     kept = {name: value for name, value in told.items() if name not in ("top", "settings")}
     return {**kept, **matrices, "pictures": {"query": query, "gallery": gallery}}
+
+
+def hits_data(
+    hits: RankedHits, shelf: PictureShelf, correct: Sequence[bool | None] = (), notes: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """The hits of a query as the viewer takes them: pairs, best first, each with its place among the others.
+
+    Args:
+        hits: H hits.
+        shelf: where their pictures go.
+        correct: (H,) whether each is of the query's class, where that is known.
+        notes: (H,) a few words for each, such as its class.
+    """
+    pairs = []
+    for place, match in enumerate(hits.matches):
+        facts = {
+            "rank": place + 1,
+            "pooled_rank": hits.pooled_rank[place],
+            "lift": hits.lift[place].tolist(),
+            "correct": correct[place] if correct else None,
+            "note": notes[place] if notes else "",
+        }
+        pairs.append({**pair_data(match, shelf), "hit": facts})
+    return pairs
 
 
 def page_text(title: str, data: Mapping[str, Any], modules: Sequence[str], start: str) -> str:

@@ -21,6 +21,15 @@
  * @property {number[][]} cosine  (Rq, Rg)
  * @property {{query: number, gallery: number}} pictures  rows of `Explanation.pictures`
  *
+ * @property {HitFacts} [hit]  its place among the hits of a query
+ *
+ * @typedef {Object} HitFacts
+ * @property {number} rank  from 1, after re-ranking
+ * @property {number | null} pooled_rank  from 1, by the pooled cosine alone; null where it is not known
+ * @property {number[]} lift  (Rq) what each query region contributes, less the mean over the hits
+ * @property {boolean | null} correct  whether it is of the query's class; null where it is not known
+ * @property {string} note  a few words more, such as its class
+ *
  * @typedef {Object} Picture
  * @property {string} src  address or data URL of what the model saw
  * @property {string} name
@@ -84,9 +93,9 @@ export function decimals(largest) {
   return largest > 0 ? Math.min(6, Math.max(3, 1 - Math.floor(Math.log10(largest)))) : 3;
 }
 
-/** The end of a path that tells one picture from another. @param {string} path */
-export function shortName(path) {
-  return path.split(/[\\/]/).slice(-2).join("/");
+/** The end of a path that tells one picture from another. @param {string} path @param {number} parts */
+export function shortName(path, parts = 2) {
+  return path.split(/[\\/]/).slice(-parts).join("/");
 }
 
 /** All entries of the ledger, largest contribution first, ties in row-major order. @param {Pair} pair @returns {Flow[]} */

@@ -46,11 +46,30 @@ export function makeStage(pair, pictures, on) {
 function makeSide(pair, side, picture, on) {
   const role = side === "q" ? "query" : "gallery";
   const grid = pair[`grid_${side}`];
-  const weights = pair[`weight_${side}`];
-  const [rows, columns] = layoutOf(grid, weights.length);
+  const labels = pair[`weight_${side}`].map((_, region) => labelFor(pair, side, region));
+  const { frame, cells } = regionGrid(picture, role, side, grid, labels, on);
+  const name = element("span", { class: "name", title: picture.name }, shortName(picture.name));
+  const note = grid ? "" : " (no known grid: regions in their order)";
+  const caption = element("figcaption", {}, element("b", {}, role), " ", name, note);
+  return { figure: element("figure", { class: `side ${role}` }, caption, frame), cells };
+}
+
+/**
+ * A picture with its regions over it: a grid in the sense of ARIA, one cell of which is in the tab order.
+ * @param {import("./numbers.js").Picture} picture
+ * @param {string} role  what the picture is: query or gallery
+ * @param {import("./numbers.js").SideKey} side
+ * @param {import("./numbers.js").Grid} grid
+ * @param {string[]} labels  what a region is called when it is read out
+ * @param {Listeners} on
+ */
+export function regionGrid(picture, role, side, grid, labels, on) {
+  const [rows, columns] = layoutOf(grid, labels.length);
   const table = element("div", { class: "cells", role: "grid", "aria-label": `Regions of the ${role} picture` });
   table.style.gridTemplate = `repeat(${rows}, 1fr) / repeat(${columns}, 1fr)`;
-  const cells = weights.map((_, region) => makeCell(pair, side, region));
+  const cells = labels.map((label, region) =>
+    element("div", { class: "cell", role: "gridcell", tabindex: "-1", "data-side": side, "data-region": region, "aria-label": label, "aria-selected": "false" }),
+  );
   for (let row = 0; row < rows; row += 1) {
     table.append(element("div", { role: "row" }, ...cells.slice(row * columns, (row + 1) * columns)));
   }
@@ -59,28 +78,18 @@ function makeSide(pair, side, picture, on) {
   const image = element("img", { src: picture.src, width: picture.width, height: picture.height, draggable: "false" });
   image.alt = `The ${role} picture, ${shortName(picture.name)}, as the model saw it`;
   const frame = element("div", { class: "frame" }, ...(grid ? [image] : [element("div", { class: "blank" })]), table);
-  const name = element("span", { class: "name", title: picture.name }, shortName(picture.name));
-  const note = grid ? "" : " (no known grid: regions in their order)";
-  const caption = element("figcaption", {}, element("b", {}, role), " ", name, note);
-  return { figure: element("figure", { class: `side ${role}` }, caption, frame), cells };
+  return { frame, cells };
 }
 
-function makeCell(pair, side, region) {
+/** What a region is called when it is read out. */
+function labelFor(pair, side, region) {
   const other = side === "q" ? "g" : "q";
   const row = lineOf(pair.plan, { side, region });
   const best = row.indexOf(largestOf(row));
   const weight = pair[`weight_${side}`][region];
   const told = weight > 0 ? `, most ${side === "q" ? "to" : "from"} ${cellName(best, pair[`grid_${other}`])}` : "";
   const name = cellName(region, pair[`grid_${side}`]);
-  return element("div", {
-    class: "cell",
-    role: "gridcell",
-    tabindex: "-1",
-    "data-side": side,
-    "data-region": region,
-    "aria-label": `${name}: ${side === "q" ? "sends" : "receives"} ${percent(weight)} of the mass${told}`,
-    "aria-selected": "false",
-  });
+  return `${name}: ${side === "q" ? "sends" : "receives"} ${percent(weight)} of the mass${told}`;
 }
 
 /** Pointer, focus and keys of a side's regions; one of them is in the tab order, arrows go from it to the others. */
