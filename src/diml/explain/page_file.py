@@ -6,6 +6,7 @@ The viewer is plain JavaScript in `page/`, modules that a web application can se
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 import json
@@ -36,11 +37,9 @@ MODULES: Final = (
     "contrast.js",
     "hits.js",
 )
+#: Of the report of an evaluation.
+REPORT_MODULES: Final = (*MODULES, "report.js")
 _IMPORT: Final = re.compile(r'^import \{[^}]*\} from "\./[a-z]+\.js";\n', re.MULTILINE)
-_START: Final = (
-    'mountExplanation(document.getElementById("explanation"), JSON.parse(document.getElementById("data").textContent));'
-)
-_DIGITS: Final = 5  # of plan and cosine: finer than what is shown, and half the size
 
 
 def explanation_page(
@@ -66,7 +65,7 @@ def explanation_page(
     pairs = [pair_data(found, shelf)] if isinstance(found, PictureMatch) else hits_data(found, shelf)
     names = found.names if isinstance(found, PictureMatch) else (found.matches[0].names[0], "its hits")
     data = {"pictures": shelf.pictures, "pairs": pairs, "settings": dict(settings or {})}
-    return page_text(" and ".join(_short(name) for name in names), data, MODULES, _START)
+    return page_text(" and ".join(_short(name) for name in names), data, MODULES, "mountExplanation")
 
 
 class PictureShelf:
@@ -82,34 +81,39 @@ class PictureShelf:
             raise ValueError(f"side: need at least 16 pixels, got {side}; 512 is enough to see the regions")
         self.pictures: list[dict[str, Any]] = []
         self._side, self._limit = side, limit
-        self._places: dict[tuple[str, bytes], int] = {}
+        self._places: dict[tuple[str, tuple[int, int], bytes], int] = {}
 
     def place(self, picture: Image.Image, name: str) -> int:
         """Row of a picture in `pictures`, where it is put unless it is there."""
         small = picture.convert("RGB")
-        small.thumbnail((self._side, self._side), Image.Resampling.LANCZOS)
-        jpeg = _jpeg(small, self._limit)
-        if (name, jpeg) not in self._places:
-            self._places[name, jpeg] = len(self.pictures)
-            source = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+        content = (name, picture.size, hashlib.sha256(small.tobytes()).digest())
+        if content not in self._places:
+            self._places[content] = len(self.pictures)
+            small.thumbnail((self._side, self._side), Image.Resampling.LANCZOS)
+            source = "data:image/jpeg;base64," + base64.b64encode(_jpeg(small, self._limit)).decode("ascii")
             self.pictures.append({"src": source, "name": name, "width": small.width, "height": small.height})
-        return self._places[name, jpeg]
+        return self._places[content]
 
 
-def pair_data(found: PictureMatch, shelf: PictureShelf) -> dict[str, Any]:
+def pair_data(found: PictureMatch, shelf: PictureShelf, digits: int = 5) -> dict[str, Any]:
     """A pair as the viewer takes it: the numbers of `describe_match` and the rows of its two pictures.
 
-    Plan and cosines are rounded to 5 significant digits; scores, weights and totals are not.
+    Plan and cosines are rounded to so many significant digits (5 are finer than what is shown, and half the size of
+    all); scores, weights and totals are not.
     """
     told = describe_match(found, top=0, names=found.names)
-    matrices = {name: [[_rounded(value) for value in row] for row in told[name]] for name in ("plan", "cosine")}
+    matrices = {name: [[_rounded(value, digits) for value in row] for row in told[name]] for name in ("plan", "cosine")}
     query, gallery = (shelf.place(*side) for side in zip(found.pictures, found.names, strict=True))
     kept = {name: value for name, value in told.items() if name not in ("top", "settings")}
     return {**kept, **matrices, "pictures": {"query": query, "gallery": gallery}}
 
 
 def hits_data(
-    hits: RankedHits, shelf: PictureShelf, correct: Sequence[bool | None] = (), notes: Sequence[str] = ()
+    hits: RankedHits,
+    shelf: PictureShelf,
+    correct: Sequence[bool | None] = (),
+    notes: Sequence[str] = (),
+    digits: int = 5,
 ) -> list[dict[str, Any]]:
     """The hits of a query as the viewer takes them: pairs, best first, each with its place among the others.
 
@@ -118,6 +122,7 @@ def hits_data(
         shelf: where their pictures go.
         correct: (H,) whether each is of the query's class, where that is known.
         notes: (H,) a few words for each, such as its class.
+        digits: as of `pair_data`.
     """
     pairs = []
     for place, match in enumerate(hits.matches):
@@ -128,18 +133,18 @@ def hits_data(
             "correct": correct[place] if correct else None,
             "note": notes[place] if notes else "",
         }
-        pairs.append({**pair_data(match, shelf), "hit": facts})
+        pairs.append({**pair_data(match, shelf, digits), "hit": facts})
     return pairs
 
 
-def page_text(title: str, data: Mapping[str, Any], modules: Sequence[str], start: str) -> str:
+def page_text(title: str, data: Mapping[str, Any], modules: Sequence[str], mount: str) -> str:
     """The document: template, style, modules and data in one.
 
     Args:
         title: of the document.
         data: plain values; no NaN.
         modules: files of `page/`, each after those that it imports.
-        start: JavaScript that is run in the end.
+        mount: the function of the modules that shows the data in an element.
     """
     # `<` cannot end the element or open a comment in it when it is written as an escape, which JSON allows anywhere
     numbers = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
@@ -150,7 +155,7 @@ def page_text(title: str, data: Mapping[str, Any], modules: Sequence[str], start
         style=page_asset("viewer.css"),
         data=numbers,
         modules=script,
-        start=start,
+        mount=mount,
     )
 
 
@@ -177,8 +182,8 @@ def _jpeg(picture: Image.Image, limit: int) -> bytes:
     return stream.getvalue()
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
+def _rounded(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")
 
 
 def _short(path: str) -> str:

@@ -1,7 +1,7 @@
 /** Why one hit stands above another: the difference of their scores, region by region of the query. */
 
 import { element, freshId } from "./dom.js";
-import { cellName, decimals, largestOf, shortName, signed } from "./numbers.js";
+import { capital, cellName, decimals, hitName, largestOf, shortName, signed } from "./numbers.js";
 import { regionGrid } from "./stage.js";
 
 const REGIONS_SHOWN = 12;
@@ -58,7 +58,7 @@ export function makeContrast(data) {
 }
 
 function optionOf(pair) {
-  return `hit ${pair.hit.rank}: ${shortName(pair.names.gallery)} (${signed(pair.score)})`;
+  return `${hitName(pair.hit)}: ${shortName(pair.names.gallery)} (${signed(pair.score)})`;
 }
 
 function contentOf(data, above, below) {
@@ -71,8 +71,8 @@ function contentOf(data, above, below) {
   const labels = contrast.regions.map((value, region) => `${cellName(region, above.grid_q)}: ${difference(value, digits)}`);
   const { frame, cells } = regionGrid(data.pictures[above.pictures.query], "query", "q", above.grid_q, labels, on);
   tint(cells, contrast.regions, new Set(order.slice(0, 6)), digits);
-  const caption = element("figcaption", {}, element("b", {}, "query"), " ", element("i", { class: "swatch for" }), ` for hit ${above.hit.rank} `, element("i", { class: "swatch against" }), ` for hit ${below.hit.rank}`);
-  const head = ["region", `with hit ${above.hit.rank}`, `with hit ${below.hit.rank}`, "difference"].map((word) => element("th", { scope: "col" }, word));
+  const caption = element("figcaption", {}, element("b", {}, "query"), " ", element("i", { class: "swatch for" }), ` for ${hitName(above.hit)} `, element("i", { class: "swatch against" }), ` for ${hitName(below.hit)}`);
+  const head = ["region", `with ${hitName(above.hit)}`, `with ${hitName(below.hit)}`, "difference"].map((word) => element("th", { scope: "col" }, word));
   const table = element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows), element("tfoot", {}, ...sumsOf(contrast, order.slice(REGIONS_SHOWN), above, below, digits)));
   table.addEventListener("pointerover", (event) => {
     const row = event.target.closest("tbody tr");
@@ -83,7 +83,7 @@ function contentOf(data, above, below) {
 
 function sentenceOf(contrast, above, below) {
   const place = contrast.score > 0 ? "above" : contrast.score < 0 ? "below" : "level with";
-  return `Hit ${above.hit.rank} is ${signed(Math.abs(contrast.score), 4)} ${place} hit ${below.hit.rank}: pooled ${difference(contrast.pooled, 4)}, structural ${difference(contrast.structural, 4)}`;
+  return `${capital(hitName(above.hit))} is ${signed(Math.abs(contrast.score), 4)} ${place} ${hitName(below.hit)}: pooled ${difference(contrast.pooled, 4)}, structural ${difference(contrast.structural, 4)}`;
 }
 
 /** Blue where a region speaks for the first hit, orange where it speaks for the second. */

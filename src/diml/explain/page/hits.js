@@ -2,7 +2,7 @@
 
 import { difference, makeContrast } from "./contrast.js";
 import { element } from "./dom.js";
-import { cellName, shortName, signed } from "./numbers.js";
+import { capital, cellName, hitName, shortName, signed } from "./numbers.js";
 import { mountViewer } from "./viewer.js";
 
 const SHOWN = 0.0005; // less is zero as it is written
@@ -11,9 +11,10 @@ const SHOWN = 0.0005; // less is zero as it is written
  * Show an explanation in an element: a pair as it is, several pairs as the hits of their query, best first.
  * @param {HTMLElement} root
  * @param {import("./numbers.js").Explanation} data
+ * @param {number} [first]  row of the pair that is shown at first
  * @returns {{stop: () => void}}
  */
-export function mountExplanation(root, data) {
+export function mountExplanation(root, data, first = 0) {
   if (data.pairs.length === 1 && !data.pairs[0].hit) return mountViewer(root, data);
   const viewerRoot = element("div");
   const title = element("h2");
@@ -23,13 +24,13 @@ export function mountExplanation(root, data) {
   function choose(index) {
     viewer?.stop();
     viewer = mountViewer(viewerRoot, data, index);
-    title.textContent = `Hit ${data.pairs[index].hit.rank}: ${shortName(data.pairs[index].names.gallery)}`;
+    title.textContent = `${capital(hitName(data.pairs[index].hit))}: ${shortName(data.pairs[index].names.gallery)}`;
     buttons.forEach((button, place) => button.setAttribute("aria-pressed", String(place === index)));
     contrast?.choose(index);
   }
   const strip = element("div", { class: "hits", role: "group", "aria-label": "Hits, best first" }, ...buttons);
   root.replaceChildren(strip, title, viewerRoot, ...(contrast ? [contrast.root, movesOf(data)] : []));
-  choose(0);
+  choose(first);
   return { stop: () => viewer.stop() };
 }
 
@@ -37,7 +38,7 @@ function hitButton(data, pair, onClick) {
   const { hit } = pair;
   const picture = data.pictures[pair.pictures.gallery];
   const image = element("img", { src: picture.src, width: picture.width, height: picture.height, alt: "" });
-  const rank = element("b", {}, `hit ${hit.rank}`);
+  const rank = element("b", {}, hitName(hit));
   const lines = [element("span", {}, rank, " ", verdictOf(hit)), element("span", { class: "name", title: pair.names.gallery }, hit.note || shortName(pair.names.gallery, 1))];
   lines.push(element("span", {}, `score ${signed(pair.score)}`), movedOf(hit));
   const button = element("button", { type: "button", class: "hit", "aria-pressed": "false" }, image, ...lines);
@@ -54,6 +55,7 @@ export function verdictOf(hit) {
 /** Where a hit stood by the pooled cosine. @param {import("./numbers.js").HitFacts} hit */
 export function movedOf({ rank, pooled_rank: before }) {
   if (before === null) return element("span", { class: "moved up" }, "\u25b2 from further down");
+  if (rank === null) return element("span", { class: "moved down" }, "\u25bc further down");
   const arrow = before > rank ? "\u25b2" : before < rank ? "\u25bc" : "=";
   const kind = before > rank ? "up" : before < rank ? "down" : "same";
   return element("span", { class: `moved ${kind}` }, before === rank ? "= as pooled" : `${arrow} pooled ${before}`);
@@ -71,7 +73,7 @@ function movesOf(data) {
     const down = named(lift.filter(({ value }) => value <= -SHOWN).reverse().slice(0, 3));
     const sum = lift.reduce((total, { value }) => total + value, 0);
     const values = [signed(pair.pooled), signed(pair.structural), signed(pair.score), difference(sum), up, down];
-    const first = element("th", { scope: "row" }, `${pair.hit.rank} `, movedOf(pair.hit));
+    const first = element("th", { scope: "row" }, `${hitName(pair.hit)} `, movedOf(pair.hit));
     return element("tr", {}, first, ...values.map((value) => element("td", {}, value)));
   });
   const table = element("table", { class: "moves" }, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));

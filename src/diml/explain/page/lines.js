@@ -77,11 +77,19 @@ export function spread(wanted, gap, low, high) {
   return places;
 }
 
+/** A smooth path through three points that runs along one axis at each of them. */
+function bend(from, at, to, along, across) {
+  const point = (one, other) => (along === "x" ? `${one},${other}` : `${other},${one}`);
+  const half = (start, end) => {
+    const middle = (start[along] + end[along]) / 2;
+    return `C${point(middle, start[across])} ${point(middle, end[across])} ${point(end[along], end[across])}`;
+  };
+  return `M${point(from[along], from[across])} ${half(from, at)} ${half(at, to)}`;
+}
+
 function line(flow, [from, to], at, stacked, width, value) {
   const colour = colourOf(flow.rank);
-  const route = stacked
-    ? `M${from.x},${from.y} C${from.x},${(from.y + at.y) / 2} ${at.x},${(from.y + at.y) / 2} ${at.x},${at.y} S${to.x},${(at.y + to.y) / 2} ${to.x},${to.y}`
-    : `M${from.x},${from.y} C${(from.x + at.x) / 2},${from.y} ${(from.x + at.x) / 2},${at.y} ${at.x},${at.y} S${(at.x + to.x) / 2},${to.y} ${to.x},${to.y}`;
+  const route = stacked ? bend(from, at, to, "y", "x") : bend(from, at, to, "x", "y");
   const words = `${flow.rank + 1}${value}`;
   const long = lengthOf(words);
   return svgElement(

@@ -24,7 +24,7 @@
  * @property {HitFacts} [hit]  its place among the hits of a query
  *
  * @typedef {Object} HitFacts
- * @property {number} rank  from 1, after re-ranking
+ * @property {number | null} rank  from 1, after re-ranking; null where it is not known
  * @property {number | null} pooled_rank  from 1, by the pooled cosine alone; null where it is not known
  * @property {number[]} lift  (Rq) what each query region contributes, less the mean over the hits
  * @property {boolean | null} correct  whether it is of the query's class; null where it is not known
@@ -58,6 +58,16 @@ export function colourOf(rank) {
 export function inkOn(colour) {
   const [red, green, blue] = [1, 3, 5].map((at) => (parseInt(colour.slice(at, at + 2), 16) / 255) ** 2.2);
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.2 ? "#000000" : "#ffffff";
+}
+
+/** What to call a hit. @param {HitFacts} hit */
+export function hitName(hit) {
+  return hit.rank === null ? `former hit ${hit.pooled_rank}` : `hit ${hit.rank}`;
+}
+
+/** @param {string} words */
+export function capital(words) {
+  return words[0].toUpperCase() + words.slice(1);
 }
 
 /** Columns by letter, rows by number, as on a map: `C2`; `#6` without a grid. @param {number} region @param {Grid} grid */
