@@ -39,7 +39,7 @@ def choose_queries(report: Report, rerank: int, count: int, choose: Choice = "wo
         count: how many, at least 1; fewer where there are no more.
         choose: "worst" by MAP@R after re-ranking, wrong first hits before right ones; "changed" most by re-ranking,
             for better or worse; "random", which shows the data as it is.
-        seed: of "random".
+        seed: of "random", and of the order among queries that are equally bad.
 
     Returns:
         Rows of `report.queries`, the worst first.
@@ -53,13 +53,14 @@ def choose_queries(report: Report, rerank: int, count: int, choose: Choice = "wo
     if choose not in get_args(Choice):
         raise ValueError(f"choose: need one of {get_args(Choice)}, got {choose!r}")
     before, after = report.per_query[0]["map@r"], report.per_query[rerank]["map@r"]
-    worst_first = np.lexsort((before, after, report.per_query[rerank]["recall@1"]))
+    chance = np.random.default_rng(seed).permutation(len(after))  # among equals: they tend to lie beside each other
+    worst_first = np.lexsort((chance, before, after, report.per_query[rerank]["recall@1"]))
     if choose == "worst":
         chosen = worst_first[:count]
     elif choose == "changed":
         chosen = np.argsort(-np.abs(after - before), kind="stable")[:count]
     else:
-        chosen = np.random.default_rng(seed).permutation(len(after))[:count]
+        chosen = chance[:count]
     place = np.argsort(worst_first)
     return sorted((int(row) for row in chosen), key=lambda row: int(place[row]))
 

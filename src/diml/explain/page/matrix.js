@@ -22,6 +22,24 @@ export function makeMatrix(pair, what, onPoint) {
   const root = element("div", { class: "matrix-box" }, canvas, readout);
   let entry = null;
   let active = null;
+  let pixels = null;
+
+  /** The values as a picture of a pixel each, made anew only when the colours change: a matrix may have 40,000. */
+  function coloured(ink) {
+    const scheme = ["--matrix-high", "--matrix-low"].map((name) => ink.getPropertyValue(name));
+    if (pixels?.scheme === scheme.join()) return pixels.sheet;
+    const [dark, light] = scheme.map((colour) => colour.split(",").map(Number));
+    const sheet = element("canvas", { width: columns, height: rows });
+    const pen = sheet.getContext("2d");
+    const image = pen.createImageData(columns, rows);
+    flat.forEach((value, index) => {
+      const share = (value - low) / (high - low || 1);
+      image.data.set([...light.map((from, n) => Math.round(from + share * (dark[n] - from))), 255], 4 * index);
+    });
+    pen.putImageData(image, 0, 0);
+    pixels = { scheme: scheme.join(), sheet };
+    return sheet;
+  }
 
   function draw() {
     const size = Math.min(460, root.clientWidth || 320);
@@ -33,15 +51,9 @@ export function makeMatrix(pair, what, onPoint) {
     canvas.height = Math.ceil((MARGIN.top + rows * step + 2) * scale);
     const pen = canvas.getContext("2d");
     const ink = getComputedStyle(root);
-    const [dark, light] = ["--matrix-high", "--matrix-low"].map((name) => ink.getPropertyValue(name).split(",").map(Number));
     pen.scale(scale, scale);
-    values.forEach((row, q) =>
-      row.forEach((value, g) => {
-        const share = (value - low) / (high - low || 1);
-        pen.fillStyle = `rgb(${light.map((from, n) => Math.round(from + share * (dark[n] - from))).join(", ")})`;
-        pen.fillRect(MARGIN.left + g * step, MARGIN.top + q * step, step + 0.4, step + 0.4);
-      }),
-    );
+    pen.imageSmoothingEnabled = false;
+    pen.drawImage(coloured(ink), MARGIN.left, MARGIN.top, columns * step, rows * step);
     names(pen, pair, step, ink.getPropertyValue("--quiet"));
     pen.strokeStyle = ink.getPropertyValue("--accent");
     pen.lineWidth = 2;

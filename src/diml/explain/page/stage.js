@@ -7,6 +7,7 @@ import { cellName, heat, largestOf, layoutOf, lineOf, percent, shortName, signed
 /**
  * @typedef {Object} View  What is shown of a pair.
  * @property {"weights" | "plan" | "cosine"} tab
+ * @property {number} digits  after the point, of masses and contributions
  * @property {import("./numbers.js").Flow[]} lines  flows to draw
  * @property {import("./numbers.js").Region | null} active  the region that is looked at
  * @property {boolean} pinned
@@ -153,7 +154,7 @@ function labelOf(pair, view, value) {
   if (view.tab === "cosine") return [element("span", { class: "share" }, signed(value, 2))];
   const whole = pair[`weight_${view.active.side}`][view.active.region];
   const share = element("span", { class: "share" }, percent(whole > 0 ? value / whole : 0));
-  return [share, element("span", { class: "mass" }, signed(value, 4))];
+  return [share, element("span", { class: "mass" }, signed(value, view.digits))];
 }
 
 /** Without an active region: the weights, or for cosines the most alike region of the other side. */

@@ -28,6 +28,7 @@ const TABS = [
 export function mountViewer(root, data, which = 0) {
   const pair = data.pairs[which];
   const flows = flowsOf(pair);
+  const digits = Math.max(4, decimals(flows[0].contribution) + 1); // small entries keep two digits that say something
   const useful = flows.filter((flow) => flow.contribution > 0);
   const state = { tab: "weights", count: Math.min(LINES.first, useful.length), hovered: null, pinned: null, pairOf: null };
   const on = {
@@ -47,7 +48,7 @@ export function mountViewer(root, data, which = 0) {
   function change(changes) {
     Object.assign(state, changes);
     const active = state.pinned ?? state.hovered;
-    const view = { tab: state.tab, pinned: state.pinned !== null, active, pairOf: state.pairOf, lines: linesOf(useful, active, state) };
+    const view = { tab: state.tab, digits, pinned: state.pinned !== null, active, pairOf: state.pairOf, lines: linesOf(useful, active, state) };
     root.toggleAttribute("data-pinned", view.pinned);
     stage.paint(view);
     ledger.paint(view);
@@ -170,10 +171,10 @@ function detailsOf(pair, view) {
   const verb = own === "q" ? "sends" : "receives";
   const total = pair[`total_${own}`][active.region];
   const title = element("h3", {}, `${name} of the ${own === "q" ? "query" : "gallery"} picture`, ...(view.pinned ? [element("span", { class: "pin" }, "pinned")] : []));
-  const told = `It ${verb} ${percent(weight)} of the mass and contributes ${signed(total, 4)} to the structural score:`;
+  const told = `It ${verb} ${percent(weight)} of the mass and contributes ${signed(total, view.digits)} to the structural score:`;
   const head = [own === "q" ? "to" : "from", "share", "mass", "cosine", "contribution"].map((word) => element("th", { scope: "col" }, word));
   const rows = order.map((region) => {
-    const values = [percent(weight > 0 ? masses[region] / weight : 0), signed(masses[region], 4), signed(cosines[region]), signed(masses[region] * cosines[region], 4)];
+    const values = [percent(weight > 0 ? masses[region] / weight : 0), signed(masses[region], view.digits), signed(cosines[region]), signed(masses[region] * cosines[region], view.digits)];
     const cells = values.map((value) => element("td", {}, value));
     return element("tr", { "data-region": region }, element("th", { scope: "row" }, cellName(region, pair[`grid_${other}`])), ...cells);
   });
