@@ -25,6 +25,9 @@ ARGUMENTS = [
 ]
 SIZES = {"desktop": (1200, 900), "phone": (360, 740)}
 
+#: Milliseconds to wait for what must come in the end, also on a machine that is busy with other things.
+PATIENCE = 90_000
+
 OpenPage = Callable[..., Any]
 
 
@@ -53,27 +56,31 @@ def browser(chromium: Path) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=str(chromium), args=ARGUMENTS)
+        started = playwright.chromium.launch(executable_path=str(chromium), args=ARGUMENTS, timeout=PATIENCE)
         yield started
         started.close()
 
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[OpenPage]:
-    """`open_page(path, size="desktop", scheme="light")`; in the end no error and no request may have been seen."""
+    """`open_page(path, size="desktop", scheme="light", first="JavaScript that runs before the page's own")`.
+
+    In the end no error and no request may have been seen.
+    """
     contexts, troubles = [], []
 
-    def open_(path: Path, size: str = "desktop", scheme: str = "light") -> Any:
+    def open_(path: Path, size: str = "desktop", scheme: str = "light", first: str = "") -> Any:
         width, height = SIZES[size]
         context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme, has_touch=size == "phone"
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(5000)
+        page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
         page.on("console", lambda message: message.type == "error" and troubles.append(f"console: {message.text}"))
         page.on("request", lambda request: _is_ours(request.url, path) or troubles.append(f"request: {request.url}"))
+        page.add_init_script(first)
         page.goto(path.as_uri())
         return page
 

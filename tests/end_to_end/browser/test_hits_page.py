@@ -105,6 +105,19 @@ def test_what_reranking_did_names_the_regions(open_page: OpenPage, path: Path, h
         assert texts[4].startswith(f"{'ABCD'[region % 4]}{region // 4 + 1} +{float(hits.lift[place][region]):.3f}")
 
 
+def test_a_hit_that_is_left_leaves_no_listener_behind(open_page: OpenPage, path: Path) -> None:
+    count = """
+        window.listening = 0;
+        const [add, remove] = [document.addEventListener, document.removeEventListener];
+        document.addEventListener = function (...words) { window.listening += 1; return add.apply(this, words); };
+        document.removeEventListener = function (...words) { window.listening -= 1; return remove.apply(this, words); };
+    """
+    page = open_page(path, first=count)
+    for place in (1, 2, 0):
+        page.locator(".hit").nth(place).click()
+    assert page.evaluate("window.listening") == 1
+
+
 def test_escape_after_a_change_of_hits_lets_the_pin_go_once(open_page: OpenPage, path: Path) -> None:
     page = open_page(path)
     page.locator(".hit").nth(1).click()
