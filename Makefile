@@ -20,7 +20,7 @@ bench: .venv/.complete   ## small sizes of all benchmarks
 	$(BIN)/python benchmarks/evaluation_memory.py --images 5000 --queries 500 --classes 1000
 	$(BIN)/python benchmarks/embedding.py --pictures 128 --runs 3
 
-docs: .venv/.complete    ## draw the picture of the README anew
+docs: .venv/.complete    ## draw the pictures of the README and docs/explain.md anew
 	$(BIN)/python docs/draw_pictures.py
 
 venv: .venv/.complete    ## .venv with all extras

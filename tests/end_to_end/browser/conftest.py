@@ -40,14 +40,17 @@ def chromium() -> Path:
     debian = Path("/etc/debian_version").exists() and shutil.which("apt-get") is not None
     if not debian or sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip(f"no {CHROMIUM}, and it is installed by the tests only as root on Debian: apt-get install chromium")
+    trouble = ""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "chromium"]):
-        wait = ["-o", "DPkg::Lock::Timeout=600"]  # another process of the tests may be installing it
-        done = subprocess.run(
-            ["apt-get", *wait, *words], capture_output=True, text=True, env=environment, check=False, timeout=900
-        )
+        command = ["apt-get", "-o", "DPkg::Lock::Timeout=600", *words]  # another process may be installing it
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=900)
+            trouble = done.stderr.strip()[-300:]
+        except subprocess.TimeoutExpired:
+            trouble = "it took more than 15 minutes"
     if not CHROMIUM.exists():
-        pytest.skip(f"apt-get could not install chromium: {done.stderr.strip()[-300:]}")
+        pytest.skip(f"apt-get could not install chromium: {trouble}")
     return CHROMIUM
 
 
