@@ -9,15 +9,5 @@ from diml.matching.regions import Regions
 from diml.matching.similarity import ConvergenceWarning, Marginals, Match, MatchSettings, Score, match, rerank
 from diml.matching.sinkhorn import TransportPlan, sinkhorn
 
-__all__ = [
-    "Contrast",
-    "ConvergenceWarning",
-    "Flow",
-    "Ledger",
-    "Marginals",
-    "Match",
-    "MatchSettings",
-    "Regions",
-    "Score",
-]
-__all__ += ["TransportPlan", "match", "rerank", "sinkhorn"]
+__all__ = ["Contrast", "ConvergenceWarning", "Flow", "Ledger", "Marginals", "Match", "MatchSettings", "Regions"]
+__all__ += ["Score", "TransportPlan", "match", "rerank", "sinkhorn"]
