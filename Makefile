@@ -41,7 +41,7 @@ sanitize: .venv/.complete   ## the tests of the kernel under AddressSanitizer an
 		import diml, pytest; assert 'sanitized' in diml.__file__, diml.__file__; \
 		sys.exit(pytest.main(['-n', '0', '-p', 'no:randomly', 'tests/unit/matching/test_native.py']))"
 
-docs: .venv/.complete    ## draw the picture of the README anew
+docs: .venv/.complete    ## draw the pictures of the README and docs/explain.md anew
 	$(BIN)/python docs/draw_pictures.py
 
 venv: .venv/.complete    ## .venv with all extras

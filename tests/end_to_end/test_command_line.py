@@ -84,6 +84,10 @@ def test_a_bad_picture_stops_or_is_left_out_by_name(shop: Path, capsys: pytest.C
         (["evaluate", "folder", "--data", "nowhere"], "nowhere"),
         (["explain", "missing.jpg", "missing.jpg"], "missing.jpg"),
         (["evaluate", "orl", "--head", "whiten"], "--fit-on test"),
+        (["report", "mobilenetv2_100"], "need the name of a data set"),
+        (["report", "mobilenetv2_100", "orl", "--html", "report.txt"], "ending in .html"),
+        (["report", "mobilenetv2_100", "orl", "--rerank", "0"], "rerank: need at least 1"),
+        (["explain", "--query", "missing.jpg", "--hits", "other.jpg"], "missing.jpg"),
     ],
 )
 def test_errors_name_the_trouble_and_exit_2(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

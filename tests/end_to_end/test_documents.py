@@ -14,7 +14,7 @@ from diml.explain import drawn_pair
 from diml.models import load_embedder
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "docs/quickstart.md")
+DOCUMENTS = ("README.md", "docs/quickstart.md", "docs/explain.md")
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -42,9 +42,9 @@ def test_python_blocks_run(document: str, folder: Path, capsys: pytest.CaptureFi
 
 @pytest.fixture(scope="module")
 def console(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.CompletedProcess[str]]:
-    """Every line of every console block, run in one folder that has a.png and b.png."""
+    """Every line of every console block, run in one folder that has a.png, b.png and c.png."""
     folder = tmp_path_factory.mktemp("console")
-    for name, picture in zip("ab", drawn_pair(), strict=True):
+    for name, picture in zip("abc", (*drawn_pair(), drawn_pair()[1].rotate(90)), strict=True):
         picture.save(folder / f"{name}.png")
     done = {}
     for line in dict.fromkeys(line for document in DOCUMENTS for line in console_lines(document)):

@@ -12,8 +12,9 @@ from typing import Final, Protocol
 #: Verb -> what it does, in one line. Its class is in the module of its name; only the one that is used is imported.
 VERBS: Final = {
     "demo": "the whole thing on real photos, no question asked",
-    "explain": "which part of a picture matches which part of another, as a picture and as JSON",
+    "explain": "which part of a picture matches which part of another: a page, a picture, JSON",
     "evaluate": "retrieval on a data set: plain ranking against structural re-ranking",
+    "report": "an evaluation as a page: metrics, and queries with hits and explanations, worst first",
     "train": "train an embedder: every baseline, and with structural matching",
     "sweep": "a grid of trainings over seeds from one file, and one table of results",
     "presets": "the runs of the authors, by name",

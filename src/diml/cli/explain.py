@@ -1,4 +1,4 @@
-"""`diml explain`: which part of one picture matched which part of another, as a table, a picture and JSON."""
+"""`diml explain`: which part of one picture matched which part of another, as a table, a page, a picture and JSON."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ import tyro
 from diml.cli.evaluate import open_embedder
 
 if TYPE_CHECKING:
-    from diml.explain import PictureMatch
+    from rich.console import Console
+
+    from diml.explain import PictureMatch, RankedHits
 
 _STDOUT = Path("-")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explain:
-    """Explain how alike two pictures are: score = pooled + structural, and the part-to-part matches behind it.
+    """Explain how alike two pictures are: score = pooled + structural, and the part-to-part matches behind it; or why
+    one hit of a query stands above another.
 
     For instance:
 
@@ -28,19 +31,32 @@ class Explain:
 
     diml explain a.jpg b.jpg --output why.png --json why.json
 
+    diml explain a.jpg b.jpg --html why.html
+
     diml explain a.jpg b.jpg --model runs/mine --grid 7 --top 12 --output why.pdf
 
     diml explain a.jpg b.jpg --json - | jq .top
+
+    diml explain --query a.jpg --hits b.jpg c.jpg d.jpg --html hits.html
     """
 
-    a: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="A")]
+    a: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="A")] = None
     """The query picture."""
 
-    b: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
+    b: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="B")] = None
     """The picture that it is compared with."""
+
+    query: Path | None = None
+    """In place of A and B: a query whose hits are put in order and compared with each other."""
+
+    hits: tuple[Path, ...] = ()
+    """The pictures that the query is compared with, in any order."""
 
     output: Path | None = None
     """Draw the explanation here; the ending chooses the format (png, pdf, svg, jpg)."""
+
+    html: Path | None = None
+    """Write a page for the browser here, in one file: regions, lines and ledger to touch, sort and read."""
 
     json: Path | None = None
     """Write all numbers here, as fractions; `-` prints them to standard output instead."""
@@ -77,61 +93,96 @@ class Explain:
 
     def run(self) -> int:
         """Match, print, draw, write."""
-        from diml.explain import check_format, check_lines, describe_match, save_figure
-        from diml.files import write_text
-
-        for picture in (self.a, self.b):  # before a model is loaded
+        query, gallery = self._pictures()
+        for picture in (query, *gallery):  # before a model is loaded
             if not picture.exists():
                 raise FileNotFoundError(f"picture {picture}: no such file")
-        if self.output is not None:
-            check_format(self.output)
-            check_lines(self.top)
-        found = self._match()
-        written = []
-        if self.output is not None:
-            written.append(save_figure(found.draw(self.top), self.output))
-        if self.json is not None:
-            explained = describe_match(found, top=self.top, names=found.names, settings=self._settings())
-            text = json_format.dumps(explained, indent=1, allow_nan=False) + "\n"
-            if self.json == _STDOUT:
-                sys.stdout.write(text)
-            else:
-                written.append(write_text(self.json, text))
+        self._check_names()
+        found = self._match(query, gallery)
+        written = self._write(found)
         self._print(found, written)
         return 0
 
-    def _match(self) -> PictureMatch:
-        from diml.explain import match_pictures
+    def _pictures(self) -> tuple[Path, tuple[Path, ...]]:
+        """The query and what it is compared with."""
+        if self.a is not None and self.b is not None and self.query is None and not self.hits:
+            return self.a, (self.b,)
+        if self.a is None and self.query is not None and self.hits:
+            return self.query, self.hits
+        raise ValueError("pictures: need A and B, or --query Q with --hits A B ..., and not both; see --help")
+
+    def _check_names(self) -> None:
+        """Refuse wrong names of files, and more lines than can be drawn, before a model is loaded."""
+        from diml.explain import check_format, check_lines, check_page_name
+
+        if self.output is not None:
+            check_format(self.output)
+            check_lines(self.top)
+        if self.html is not None:
+            check_page_name(self.html)
+
+    def _match(self, query: Path, gallery: tuple[Path, ...]) -> PictureMatch | RankedHits:
+        from diml.explain import match_query, rank_hits
 
         embedder = open_embedder(self.model, self.grid, self.resize, architecture=self.architecture)
-        return match_pictures(
-            self.a,
-            self.b,
+        found = match_query(
+            query,
+            gallery,
             embedder=embedder.to(self.device),
             marginals=self.marginals,
             epsilon=self.epsilon,
             tolerance=self.tolerance,
             max_iterations=self.max_iterations,
         )
+        return found[0] if self.query is None else rank_hits(found)
+
+    def _write(self, found: PictureMatch | RankedHits) -> list[Path]:
+        """Write what was asked for; JSON may go to standard output."""
+        from diml.explain import RankedHits, describe_hits, describe_match, explanation_page, save_figure
+        from diml.files import write_text
+
+        settings, several = self._settings(), isinstance(found, RankedHits)
+        written = []
+        if self.output is not None:
+            figure = found.draw(min(self.top, 8)) if several else found.draw(self.top)
+            written.append(save_figure(figure, self.output))
+        if self.html is not None:
+            written.append(write_text(self.html, explanation_page(found, settings=settings)))
+        if self.json is not None:
+            if isinstance(found, RankedHits):
+                told = describe_hits(found, top=self.top, settings=settings)
+            else:
+                told = describe_match(found, top=self.top, names=found.names, settings=settings)
+            text = json_format.dumps(told, indent=1, allow_nan=False) + "\n"
+            if self.json == _STDOUT:
+                sys.stdout.write(text)
+            else:
+                written.append(write_text(self.json, text))
+        return written
 
     def _settings(self) -> dict[str, Any]:
         """The options that the numbers depend on; None where the model's own was taken."""
         names = ("model", "architecture", "grid", "resize", "marginals", "epsilon", "tolerance", "max_iterations")
         return {name: getattr(self, name) for name in names}
 
-    def _print(self, found: PictureMatch, written: list[Path]) -> None:
-        """The score, the largest contributions and where files went; to standard error when JSON goes to output."""
+    def _print(self, found: PictureMatch | RankedHits, written: list[Path]) -> None:
+        """The scores, what makes them and where files went; to standard error when JSON goes to output."""
         from rich.console import Console
 
+        from diml.explain import RankedHits
+
         console = Console(stderr=self.json == _STDOUT, highlight=False)
-        for line in _score_lines(found):
-            console.print(line, markup=False, soft_wrap=True)
-        if self.top:
-            console.print(_table(found, self.top))
+        if isinstance(found, RankedHits):
+            _print_hits(console, found, self.top)
+        else:
+            for line in _score_lines(found):
+                console.print(line, markup=False, soft_wrap=True)
+            if self.top:
+                console.print(_table(found, self.top))
         if written:
             console.print("Written: " + ", ".join(str(path) for path in written), markup=False, soft_wrap=True)
         elif self.json is None:
-            console.print("Add --output why.png to see it drawn, --json why.json for all numbers.", markup=False)
+            console.print("Add --html why.html to see and touch it, --output why.png for a picture.", markup=False)
 
 
 def _score_lines(found: PictureMatch) -> list[str]:
@@ -165,3 +216,29 @@ def _table(found: PictureMatch, top: int) -> Any:
     table.add_row(f"{others} others", "", "", "", f"{rest:.5f}")
     table.add_row("structural", "", "", "", f"{ledger.structural:.5f}")
     return table
+
+
+def _print_hits(console: Console, hits: RankedHits, top: int) -> None:
+    """The hits in order, and why each stands below the first."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from diml.explain import cell_name
+
+    table = Table(title="Hits, best first")
+    for column in ("hit", "score", "pooled", "structural", "rank by pooled", "picture"):
+        table.add_column(column, justify="left" if column == "picture" else "right", overflow="fold")
+    for place, match in enumerate(hits.matches):
+        ledger = match.ledger()
+        numbers = (f"{value:.3f}" for value in (ledger.score, ledger.pooled, ledger.structural))
+        table.add_row(
+            str(place + 1), *numbers, str(hits.pooled_rank[place]), Text("/".join(Path(match.names[1]).parts[-2:]))
+        )
+    console.print(table)
+    grid = hits.matches[0].grid_q
+    for place in range(1, len(hits)):
+        contrast = hits.contrast(0, place)
+        parts = ", ".join(f"{cell_name(at, grid)} {float(contrast.regions[at]):+.4f}" for at in contrast.top(top))
+        line = f"hit 1 over hit {place + 1}: {contrast.score:+.4f} = pooled {contrast.pooled:+.4f}"
+        line += f" + structural {contrast.structural:+.4f}" + (f", most by {parts}" if parts else "")
+        console.print(line, markup=False, soft_wrap=True)

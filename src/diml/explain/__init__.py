@@ -1,7 +1,9 @@
 """Explanations: which part of a picture matched which part of another, drawn and in numbers.
 
 Read in this order: `pair` (two pictures in one call), `figure` (the explanation picture), `grid` (a query with its
-hits); `panels`, `flows` and `canvas` are what both are made of. `drawing` makes two pictures to try it on.
+hits); `panels`, `flows` and `canvas` are what both are made of. `page_file` writes the page that one can touch, whose
+viewer is in `page/`. `hits` compares the
+hits of a query, `gallery` writes the report of an evaluation. `drawing` makes two pictures to try it on.
 """
 
 from diml.explain.canvas import check_format, save_figure
@@ -9,20 +11,31 @@ from diml.explain.cells import cell_name, cell_of
 from diml.explain.drawing import drawn_pair
 from diml.explain.figure import draw_match
 from diml.explain.flows import check_lines
+from diml.explain.gallery import choose_queries, gallery_report
 from diml.explain.grid import Hit, hits_figure
-from diml.explain.pair import PictureMatch, describe_match, match_pictures
+from diml.explain.hits import RankedHits, describe_hits, rank_hits
+from diml.explain.page_file import check_page_name, explanation_page
+from diml.explain.pair import PictureMatch, describe_match, match_pictures, match_query
 
 __all__ = [
     "Hit",
     "PictureMatch",
+    "RankedHits",
     "cell_name",
     "cell_of",
     "check_format",
     "check_lines",
+    "check_page_name",
+    "choose_queries",
+    "describe_hits",
     "describe_match",
     "draw_match",
     "drawn_pair",
+    "explanation_page",
+    "gallery_report",
     "hits_figure",
     "match_pictures",
+    "match_query",
+    "rank_hits",
     "save_figure",
 ]

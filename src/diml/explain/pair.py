@@ -5,7 +5,7 @@ Legend: B pairs, Rq and Rg regions of the two sides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Unpack
@@ -104,12 +104,39 @@ def match_pictures(
                 f"{side}: need a picture, got Regions; compare Regions with Regions by diml.matching.match, "
                 "or give both pictures"
             )
-    names = (_name(a, 0), _name(b, 1))
-    loaded = [load_picture(picture, name=name) for picture, name in zip((a, b), names, strict=True)]
+    return match_query(a, [b], embedder=embedder, **settings)[0]
+
+
+def match_query(
+    query: Picture, gallery: Sequence[Picture], *, embedder: Embedder | None = None, **settings: Unpack[MatchSettings]
+) -> list[PictureMatch]:
+    """Compare one picture with several, part by part; the query is embedded once.
+
+    Args:
+        query: as `a` of `match_pictures`.
+        gallery: at least one picture, likewise.
+        embedder, settings: as of `match_pictures`.
+
+    Returns:
+        A match for each gallery picture, in their order.
+
+    Raises:
+        BadPictureError, FileNotFoundError: a picture cannot be used.
+        ValueError: the gallery is empty, or a setting is out of range.
+    """
+    if not gallery:
+        raise ValueError("gallery: need at least one picture, got none")
+    pictures = [query, *gallery]
+    names = [_name(picture, index) for index, picture in enumerate(pictures)]
+    loaded = [load_picture(picture, name=name) for picture, name in zip(pictures, names, strict=True)]
     embedder = _default_embedder() if embedder is None else embedder
     regions = embedder.embed(loaded)
-    views = (embedder.preprocess.view(loaded[0], _VIEW_SCALE), embedder.preprocess.view(loaded[1], _VIEW_SCALE))
-    return PictureMatch.of(match(regions[0], regions[1], **settings), views, names)
+    views = [embedder.preprocess.view(picture, _VIEW_SCALE) for picture in loaded]
+    found = match(regions[0], regions[1:], **settings)
+    return [
+        PictureMatch.of(found, (views[0], view), (names[0], name), pair)
+        for pair, (view, name) in enumerate(zip(views[1:], names[1:], strict=True))
+    ]
 
 
 def describe_match(

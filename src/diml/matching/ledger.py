@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diml.matching.contrast import Contrast
+
 
 @dataclass(frozen=True)
 class Flow:
@@ -73,6 +75,13 @@ class Ledger:
         values = torch.stack([part.flatten()[order].double() for part in (self.plan, self.cosine, self.contributions)])
         places = [divmod(index, self.plan.shape[1]) for index in order.tolist()]
         return [Flow(*place, *value) for place, value in zip(places, values.T.tolist(), strict=True)]
+
+    def contrast(self, other: Ledger) -> Contrast:
+        """Why this pair scores above (or below) another pair of the same query; ValueError where grids differ."""
+        ours, theirs = ((len(side.plan), side.grid_q) for side in (self, other))
+        if ours != theirs:
+            raise ValueError(f"other: need a pair of the same query, got (Rq, grid_q) {theirs} against {ours}")
+        return Contrast(self.total_q - other.total_q, self.pooled - other.pooled, self.grid_q)
 
     def to_dict(self, top: int = 10) -> dict[str, Any]:
         """Plain numbers and lists: scores, grids, the `top` largest flows, totals of both sides, plan and cosine."""

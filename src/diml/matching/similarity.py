@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diml.matching import native
+from diml.matching.contrast import Contrast
 from diml.matching.ledger import Ledger
 from diml.matching.marginals import cross_correlation_weights, normalize_mass
 from diml.matching.regions import QuantizedRegions, Regions
@@ -73,6 +74,10 @@ class Match(TransportPlan):
         """The score of one pair as a sum of part-to-part contributions."""
         cosine, pooled = self.cosine[pair].detach(), float(self.pooled[pair].detach())
         return Ledger(self.plan[pair], cosine, pooled, self.grid_q, self.grid_g)
+
+    def contrast(self, other: Match, pair: int = 0, other_pair: int = 0) -> Contrast:
+        """Why one of these pairs scores above a pair of `other`; both must be of the same query (see `Contrast`)."""
+        return self.ledger(pair).contrast(other.ledger(other_pair))
 
 
 def match(

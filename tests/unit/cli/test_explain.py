@@ -90,6 +90,56 @@ def test_picture_and_numbers_are_written_whole(
     }
 
 
+def test_a_page_is_written_whole_with_the_settings(
+    files: tuple[Path, Path],
+    asked: list[object],
+    untrained: Embedder,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "new" / "why.html"
+    assert run(*files, "--html", out, "--epsilon", 0.1) == 0
+    assert [path.name for path in out.parent.iterdir()] == ["why.html"]
+    assert f"Written: {out}" in capsys.readouterr().out
+    data = json.loads(out.read_text().split('id="data">')[1].split("</script>")[0])
+    found = match_pictures(*files, embedder=untrained, epsilon=0.1)
+    assert data["pairs"][0]["score"] == pytest.approx(float(found.score))
+    assert data["settings"]["epsilon"] == 0.1
+    assert [picture["name"] for picture in data["pictures"]] == [str(path) for path in files]
+
+
+def test_hits_of_a_query_are_put_in_order_and_compared(
+    files: tuple[Path, Path],
+    asked: list[object],
+    untrained: Embedder,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "new"
+    turned = tmp_path / "c.png"
+    Image.open(files[0]).rotate(5).save(turned)
+    words = ("--html", out / "h.html", "--output", out / "h.png", "--json", out / "h.json", "--top", 2)
+    assert run("--query", files[0], "--hits", files[1], turned, *words) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["h.html", "h.json", "h.png"]
+    told = json.loads((out / "h.json").read_text())
+    scores = {str(path): float(match_pictures(files[0], path, embedder=untrained).score) for path in (files[1], turned)}
+    assert [hit["names"]["gallery"] for hit in told["hits"]] == sorted(scores, key=lambda name: -scores[name])
+    (contrast,) = told["contrasts"]
+    assert contrast["score"] == pytest.approx(max(scores.values()) - min(scores.values()), abs=1e-5)
+    printed = capsys.readouterr().out
+    assert f"hit 1 over hit 2: {contrast['score']:+.4f} = pooled {contrast['pooled']:+.4f}" in printed
+    assert f"{max(contrast['regions'], key=abs):+.4f}" in printed
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["a.png"], ["a.png", "b.png", "--query", "a.png"], ["--query", "a.png"], ["--hits", "a.png"]]
+)
+def test_other_combinations_of_pictures_are_refused(words: list[str], asked: list[object]) -> None:
+    with pytest.raises(ValueError, match="pictures: need A and B, or --query Q with --hits A B"):
+        run(*words)
+    assert asked == []
+
+
 def test_json_on_standard_output_is_nothing_but_json(
     files: tuple[Path, Path], asked: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,6 +184,8 @@ def test_errors_come_before_a_model_is_loaded(files: tuple[Path, Path], asked: l
         run(*files, "--output", tmp_path / "why.txt")
     with pytest.raises(ValueError, match="top: need 0 to 20 lines, got 21"):
         run(*files, "--output", tmp_path / "why.png", "--top", 21)
+    with pytest.raises(ValueError, match=r"html: need a file name ending in \.html or \.htm, got .*why\.txt"):
+        run(*files, "--html", tmp_path / "why.txt")
     assert asked == []
     assert not (tmp_path / "why.png").exists()
 

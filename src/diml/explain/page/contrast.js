@@ -1,0 +1,113 @@
+/** Why one hit stands above another: the difference of their scores, region by region of the query. */
+
+import { element, freshId } from "./dom.js";
+import { capital, cellName, decimals, hitName, largestOf, shortName, signed } from "./numbers.js";
+import { regionGrid } from "./stage.js";
+
+const REGIONS_SHOWN = 12;
+
+/**
+ * The difference of the scores of two pairs of one query; its parts sum to it.
+ * @param {import("./numbers.js").Pair} above @param {import("./numbers.js").Pair} below
+ */
+export function contrastOf(above, below) {
+  return {
+    score: above.score - below.score,
+    pooled: above.pooled - below.pooled,
+    structural: above.structural - below.structural,
+    regions: above.total_q.map((total, region) => total - below.total_q[region]),
+  };
+}
+
+/** A number that says its sign. @param {number} value @param {number} digits */
+export function difference(value, digits = 3) {
+  const text = signed(value, digits);
+  return value > 0 && Number(value.toFixed(digits)) !== 0 ? `+${text}` : text;
+}
+
+/**
+ * Two choices of a hit, and what makes the difference.
+ * @param {import("./numbers.js").Explanation} data  with at least two pairs
+ */
+export function makeContrast(data) {
+  const chosen = { above: 0, below: 1 };
+  const result = element("div", { class: "contrast" });
+  const choices = ["above", "below"].map((which) => {
+    const id = freshId(which);
+    const options = data.pairs.map((pair, index) => element("option", { value: index, selected: index === chosen[which] }, optionOf(pair)));
+    const select = element("select", { id, "data-which": which }, ...options);
+    select.addEventListener("change", () => {
+      chosen[which] = Number(select.value);
+      show();
+    });
+    return { select, label: element("label", { for: id }, which === "above" ? "Why this" : "and not this") };
+  });
+  function show() {
+    result.replaceChildren(...contentOf(data, data.pairs[chosen.above], data.pairs[chosen.below]));
+  }
+  /** Compare a hit with the first, or the first with the second. @param {number} hit */
+  function choose(hit) {
+    chosen.above = 0;
+    chosen.below = hit || 1;
+    choices.forEach(({ select }) => (select.value = String(chosen[select.dataset.which])));
+    show();
+  }
+  show();
+  const boxes = choices.map(({ select, label }) => element("span", {}, label, " ", select));
+  return { root: element("section", {}, element("h2", {}, "Why one stands above another"), element("p", { class: "choices" }, ...boxes), result), choose };
+}
+
+function optionOf(pair) {
+  return `${hitName(pair.hit)}: ${shortName(pair.names.gallery)} (${signed(pair.score)})`;
+}
+
+function contentOf(data, above, below) {
+  const contrast = contrastOf(above, below);
+  const order = contrast.regions.map((_, region) => region).sort((one, other) => Math.abs(contrast.regions[other]) - Math.abs(contrast.regions[one]));
+  const digits = Math.max(4, decimals(Math.abs(contrast.regions[order[0]])));
+  const rows = order.slice(0, REGIONS_SHOWN).map((region) => regionRow(above, below, contrast, region, digits));
+  const mark = (region) => rows.forEach((row) => row.classList.toggle("pointed", Number(row.dataset.region) === region));
+  const on = { look: (at) => mark(at ? at.region : null), pin: (at) => mark(at.region) };
+  const labels = contrast.regions.map((value, region) => `${cellName(region, above.grid_q)}: ${difference(value, digits)}`);
+  const { frame, cells } = regionGrid(data.pictures[above.pictures.query], "query", "q", above.grid_q, labels, on);
+  tint(cells, contrast.regions, new Set(order.slice(0, 6)), digits);
+  const caption = element("figcaption", {}, element("b", {}, "query"), " ", element("i", { class: "swatch for" }), ` for ${hitName(above.hit)} `, element("i", { class: "swatch against" }), ` for ${hitName(below.hit)}`);
+  const head = ["region", `with ${hitName(above.hit)}`, `with ${hitName(below.hit)}`, "difference"].map((word) => element("th", { scope: "col" }, word));
+  const table = element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows), element("tfoot", {}, ...sumsOf(contrast, order.slice(REGIONS_SHOWN), above, below, digits)));
+  table.addEventListener("pointerover", (event) => {
+    const row = event.target.closest("tbody tr");
+    cells.forEach((cell, region) => cell.classList.toggle("pointed", Number(row?.dataset.region ?? -1) === region));
+  });
+  return [element("p", { class: "sum" }, sentenceOf(contrast, above, below)), element("div", { class: "lower" }, element("figure", { class: "side query" }, caption, frame), table)];
+}
+
+function sentenceOf(contrast, above, below) {
+  const place = contrast.score > 0 ? "above" : contrast.score < 0 ? "below" : "level with";
+  return `${capital(hitName(above.hit))} is ${signed(Math.abs(contrast.score), 4)} ${place} ${hitName(below.hit)}: pooled ${difference(contrast.pooled, 4)}, structural ${difference(contrast.structural, 4)}`;
+}
+
+/** Blue where a region speaks for the first hit, orange where it speaks for the second. */
+function tint(cells, values, labelled, digits) {
+  const most = largestOf(values.map(Math.abs), 1e-12);
+  cells.forEach((cell, region) => {
+    const strength = (0.8 * Math.abs(values[region])) / most;
+    cell.style.backgroundColor = values[region] > 0 ? `rgba(0, 114, 178, ${strength.toFixed(3)})` : `rgba(213, 94, 0, ${strength.toFixed(3)})`;
+    if (labelled.has(region)) cell.append(element("span", { class: "share" }, difference(values[region], digits)));
+  });
+}
+
+function regionRow(above, below, contrast, region, digits) {
+  const values = [signed(above.total_q[region], digits), signed(below.total_q[region], digits), difference(contrast.regions[region], digits)];
+  const cells = values.map((value) => element("td", {}, value));
+  return element("tr", { "data-region": region }, element("th", { scope: "row" }, cellName(region, above.grid_q)), ...cells);
+}
+
+/** Other regions, structural, pooled, and the score that they sum to. */
+function sumsOf(contrast, others, above, below, digits) {
+  const line = (words, one, other, value) =>
+    element("tr", {}, element("th", { scope: "row" }, words), ...[signed(one, digits), signed(other, digits), difference(value, digits)].map((text) => element("td", {}, text)));
+  const sum = (values) => others.reduce((total, region) => total + values[region], 0);
+  const rest = line(`${others.length} others`, sum(above.total_q), sum(below.total_q), sum(contrast.regions));
+  const parts = ["structural", "pooled", "score"].map((part) => line(part, above[part], below[part], contrast[part]));
+  return others.length ? [rest, ...parts] : parts;
+}

@@ -1,0 +1,111 @@
+/** An evaluation that can be looked into: metrics, then queries with their hits before and after re-ranking. */
+
+import { element } from "./dom.js";
+import { mountExplanation, verdictOf } from "./hits.js";
+import { hitName, signed } from "./numbers.js";
+
+/**
+ * @typedef {Object} ReportQuery
+ * @property {string} name
+ * @property {string} label  its class
+ * @property {number} picture  row of `ReportData.pictures`
+ * @property {import("./numbers.js").Pair[]} pairs  with its hits, best score first
+ * @property {number[]} before  rows of `pairs` in the order by pooled cosine
+ * @property {number[]} after  rows of `pairs` in the order after re-ranking
+ * @property {number} map_before  MAP@R, a fraction
+ * @property {number} map_after
+ *
+ * @typedef {Object} ReportData
+ * @property {{name: string, values: Object<string, [number, number, number]>}[]} table  value, low, high as fractions
+ * @property {Object<string, [number, number, number]>} differences  re-ranked minus plain
+ * @property {{queries: number, gallery: number, shown: number}} counts
+ * @property {"worst" | "changed" | "random"} choose  how the queries were chosen
+ * @property {number} rerank
+ * @property {import("./numbers.js").Picture[]} pictures
+ * @property {ReportQuery[]} queries
+ * @property {Object<string, string | number | boolean | null>} settings
+ */
+
+const CHOSEN = {
+  worst: "the worst after re-ranking, so they do not show how it does in the mean",
+  changed: "those that re-ranking changed most, for better or worse",
+  random: "chosen by chance, the worst first",
+};
+
+/** @param {HTMLElement} root @param {ReportData} data */
+export function mountReport(root, data) {
+  const { counts } = data;
+  const words = `${counts.queries.toLocaleString("en")} queries, ${counts.gallery.toLocaleString("en")} gallery pictures. Below are ${counts.shown} queries: ${CHOSEN[data.choose]}. Choose a hit to see why it stands where it does.`;
+  root.replaceChildren(metricsOf(data), element("p", {}, words), ...data.queries.map((query, index) => queryCard(data, query, index)));
+}
+
+/** The table of metrics, in percent with 95 % intervals. @param {ReportData} data */
+function metricsOf({ table, differences }) {
+  const titles = Object.keys(table[0].values);
+  const head = ["method", ...titles].map((title) => element("th", { scope: "col" }, title));
+  const rows = table.map(({ name, values }) => metricRow(name, titles.map((title) => values[title]), (value) => signed(100 * value, 2)));
+  if (Object.keys(differences).length) {
+    const plus = (value) => (value > 0 ? "+" : "") + signed(100 * value, 2);
+    rows.push(metricRow("difference, paired", titles.map((title) => differences[title]), plus));
+  }
+  const caption = element("caption", {}, "Percent, with 95\u202f% bootstrap intervals over queries");
+  return element("div", { class: "wide" }, element("table", { class: "metrics" }, caption, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows)));
+}
+
+function metricRow(name, values, write) {
+  const cells = values.map(([value, low, high]) =>
+    element("td", {}, element("b", {}, write(value)), " ", element("span", { class: "interval" }, `${write(low)} to ${write(high)}`)),
+  );
+  return element("tr", {}, element("th", { scope: "row" }, name), ...cells);
+}
+
+/** One query: its picture, its hits before and after, and room for an explanation. */
+function queryCard(data, query, index) {
+  const room = element("div", { class: "room" });
+  const close = element("button", { type: "button", class: "more" }, "Close the explanation");
+  let open = null;
+  const shut = () => {
+    open?.stop();
+    open = null;
+    room.replaceChildren();
+    buttons.forEach((button) => button.setAttribute("aria-expanded", "false"));
+  };
+  const show = (pair, button) => {
+    shut();
+    const box = element("div");
+    room.replaceChildren(box, close);
+    open = mountExplanation(box, { pictures: data.pictures, pairs: query.pairs, settings: data.settings }, pair);
+    button.setAttribute("aria-expanded", "true");
+  };
+  close.addEventListener("click", () => {
+    const last = buttons.find((button) => button.getAttribute("aria-expanded") === "true");
+    shut();
+    last?.focus();
+  });
+  const strips = [
+    ["by pooled cosine", query.before],
+    [`after re-ranking the best ${data.rerank}`, query.after],
+  ].map(([words, order]) => stripOf(data, query, words, order, show));
+  const buttons = strips.flatMap((strip) => [...strip.querySelectorAll("button")]);
+  const picture = data.pictures[query.picture];
+  const image = element("img", { src: picture.src, width: picture.width, height: picture.height, alt: `Query ${query.name}`, loading: "lazy" });
+  const change = `MAP@R ${signed(100 * query.map_before, 1)} \u2192 ${signed(100 * query.map_after, 1)}\u202f%`;
+  const self = element("div", { class: "asked" }, image, element("b", {}, query.label), element("span", { class: "name" }, query.name), element("span", {}, change));
+  const title = element("h2", {}, `Query ${index + 1}: ${query.label}`);
+  return element("article", { class: "query-card" }, title, element("div", { class: "both" }, self, element("div", { class: "strips" }, ...strips)), room);
+}
+
+function stripOf(data, query, words, order, show) {
+  const buttons = order.map((row, place) => {
+    const pair = query.pairs[row];
+    const { src, width, height } = data.pictures[pair.pictures.gallery];
+    const image = element("img", { src, width, height, alt: "", loading: "lazy" });
+    const right = pair.hit.correct ? "right" : "wrong";
+    const lines = [element("span", {}, element("b", {}, String(place + 1)), " ", verdictOf(pair.hit)), element("span", { class: "name" }, pair.hit.note)];
+    const label = `${words}, place ${place + 1}: ${right}, ${pair.hit.note}; explain`;
+    const button = element("button", { type: "button", class: `hit ${right}`, "aria-expanded": "false", "aria-label": label, "data-pair": row, title: hitName(pair.hit) }, image, ...lines);
+    button.addEventListener("click", () => show(row, button));
+    return button;
+  });
+  return element("div", { role: "group", "aria-label": words }, element("p", { class: "hint" }, words), element("div", { class: "hits" }, ...buttons));
+}

@@ -1,0 +1,183 @@
+/** The two pictures with their regions, and the lines between them. */
+
+import { element } from "./dom.js";
+import { drawLines } from "./lines.js";
+import { cellName, heat, largestOf, layoutOf, lineOf, percent, shortName, signed, veil } from "./numbers.js";
+
+/**
+ * @typedef {Object} View  What is shown of a pair.
+ * @property {"weights" | "plan" | "cosine"} tab
+ * @property {number} digits  after the point, of masses and contributions
+ * @property {import("./numbers.js").Flow[]} lines  flows to draw
+ * @property {import("./numbers.js").Region | null} active  the region that is looked at
+ * @property {boolean} pinned
+ * @property {{q: number, g: number} | null} pairOf  the entry of the ledger that is pointed at
+ *
+ * @typedef {Object} Listeners
+ * @property {(at: import("./numbers.js").Region | null) => void} look  pointer or focus came to a region, or left
+ * @property {(at: import("./numbers.js").Region) => void} pin
+ */
+
+/**
+ * Build the stage of one pair.
+ * @param {import("./numbers.js").Pair} pair
+ * @param {import("./numbers.js").Picture[]} pictures
+ * @param {Listeners} on
+ */
+export function makeStage(pair, pictures, on) {
+  const sides = {
+    q: makeSide(pair, "q", pictures[pair.pictures.query], on),
+    g: makeSide(pair, "g", pictures[pair.pictures.gallery], on),
+  };
+  const root = element("div", { class: "stage" }, sides.q.figure, sides.g.figure);
+  let shown = null;
+  const redraw = () => shown && drawLines(root, sides, shown);
+  const watcher = new ResizeObserver(redraw);
+  watcher.observe(root);
+  for (const image of root.querySelectorAll("img")) image.addEventListener("load", redraw);
+  /** @param {View} view */
+  function paint(view) {
+    shown = view;
+    for (const side of ["q", "g"]) paintSide(pair, side, sides[side], view);
+    redraw();
+  }
+  return { root, paint, stop: () => watcher.disconnect() };
+}
+
+function makeSide(pair, side, picture, on) {
+  const role = side === "q" ? "query" : "gallery";
+  const grid = pair[`grid_${side}`];
+  const labels = pair[`weight_${side}`].map((_, region) => labelFor(pair, side, region));
+  const { frame, cells } = regionGrid(picture, role, side, grid, labels, on);
+  const name = element("span", { class: "name", title: picture.name }, shortName(picture.name));
+  const note = grid ? "" : " (no known grid: regions in their order)";
+  const caption = element("figcaption", {}, element("b", {}, role), " ", name, note);
+  return { figure: element("figure", { class: `side ${role}` }, caption, frame), cells };
+}
+
+/**
+ * A picture with its regions over it: a grid in the sense of ARIA, one cell of which is in the tab order.
+ * @param {import("./numbers.js").Picture} picture
+ * @param {string} role  what the picture is: query or gallery
+ * @param {import("./numbers.js").SideKey} side
+ * @param {import("./numbers.js").Grid} grid
+ * @param {string[]} labels  what a region is called when it is read out
+ * @param {Listeners} on
+ */
+export function regionGrid(picture, role, side, grid, labels, on) {
+  const [rows, columns] = layoutOf(grid, labels.length);
+  const table = element("div", { class: "cells", role: "grid", "aria-label": `Regions of the ${role} picture` });
+  table.style.gridTemplate = `repeat(${rows}, 1fr) / repeat(${columns}, 1fr)`;
+  const cells = labels.map((label, region) =>
+    element("div", { class: "cell", role: "gridcell", tabindex: "-1", "data-side": side, "data-region": region, "aria-label": label, "aria-selected": "false" }),
+  );
+  for (let row = 0; row < rows; row += 1) {
+    table.append(element("div", { role: "row" }, ...cells.slice(row * columns, (row + 1) * columns)));
+  }
+  cells[0].tabIndex = 0;
+  listen(table, cells, side, columns, on);
+  const image = element("img", { src: picture.src, width: picture.width, height: picture.height, draggable: "false" });
+  image.alt = `The ${role} picture, ${shortName(picture.name)}, as the model saw it`;
+  const frame = element("div", { class: "frame" }, ...(grid ? [image] : [element("div", { class: "blank" })]), table);
+  return { frame, cells };
+}
+
+/** What a region is called when it is read out. */
+function labelFor(pair, side, region) {
+  const other = side === "q" ? "g" : "q";
+  const row = lineOf(pair.plan, { side, region });
+  const best = row.indexOf(largestOf(row));
+  const weight = pair[`weight_${side}`][region];
+  const told = weight > 0 ? `, most ${side === "q" ? "to" : "from"} ${cellName(best, pair[`grid_${other}`])}` : "";
+  const name = cellName(region, pair[`grid_${side}`]);
+  return `${name}: ${side === "q" ? "sends" : "receives"} ${percent(weight)} of the mass${told}`;
+}
+
+/** Pointer, focus and keys of a side's regions; one of them is in the tab order, arrows go from it to the others. */
+function listen(table, cells, side, columns, on) {
+  const regionAt = (event) => {
+    const cell = event.target.closest(".cell");
+    return cell && { side, region: Number(cell.dataset.region) };
+  };
+  const focus = (region) => {
+    for (const cell of cells) cell.tabIndex = -1;
+    cells[region].tabIndex = 0;
+    cells[region].focus();
+  };
+  table.addEventListener("pointerover", (event) => event.pointerType !== "touch" && on.look(regionAt(event)));
+  table.addEventListener("pointerleave", (event) => event.pointerType !== "touch" && on.look(null));
+  table.addEventListener("focusin", (event) => event.target.matches(":focus-visible") && on.look(regionAt(event)));
+  table.addEventListener("focusout", () => on.look(null));
+  table.addEventListener("click", (event) => {
+    const at = regionAt(event);
+    if (at) {
+      focus(at.region);
+      on.pin(at);
+    }
+  });
+  const ends = { Home: () => 0, End: () => cells.length - 1 };
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
+  table.addEventListener("keydown", (event) => {
+    const at = regionAt(event);
+    if (!at || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.key === "Enter" || event.key === " ") on.pin(at);
+    else if (event.key in ends) focus(ends[event.key]());
+    else if (event.key in steps) {
+      const next = at.region + steps[event.key];
+      const turned = Math.abs(steps[event.key]) === 1 && Math.floor(next / columns) !== Math.floor(at.region / columns);
+      if (cells[next] && !turned) focus(next);
+    } else return;
+    event.preventDefault();
+  });
+}
+
+function paintSide(pair, side, { cells }, view) {
+  const { active } = view;
+  const here = active?.side === side;
+  const values = here || !active ? idleValues(pair, side, view.tab) : lineOf(pair[view.tab === "cosine" ? "cosine" : "plan"], active);
+  const [low, high] = active && !here ? rangeOf(values, view.tab) : idleRange(pair, view.tab);
+  const labelled = active && !here ? mostOf(values, 9) : new Set();
+  cells.forEach((cell, region) => {
+    const value = (values[region] - low) / (high - low || 1);
+    const chosen = here && active.region === region;
+    cell.style.backgroundColor = active && !here ? veil(value) : chosen ? "transparent" : heat(value);
+    cell.classList.toggle("active", chosen);
+    cell.classList.toggle("lit", labelled.has(region));
+    cell.classList.toggle("pointed", view.pairOf?.[side] === region);
+    cell.setAttribute("aria-selected", String(chosen && view.pinned));
+    cell.replaceChildren(...(labelled.has(region) ? labelOf(pair, view, values[region]) : []));
+  });
+}
+
+/** What stands in a region that the active one has to do with: share and mass, or the cosine. */
+function labelOf(pair, view, value) {
+  if (view.tab === "cosine") return [element("span", { class: "share" }, signed(value, 2))];
+  const whole = pair[`weight_${view.active.side}`][view.active.region];
+  const share = element("span", { class: "share" }, percent(whole > 0 ? value / whole : 0));
+  return [share, element("span", { class: "mass" }, signed(value, view.digits))];
+}
+
+/** Without an active region: the weights, or for cosines the most alike region of the other side. */
+function idleValues(pair, side, tab) {
+  const weights = pair[`weight_${side}`];
+  if (tab !== "cosine") return weights;
+  return weights.map((_, region) => largestOf(lineOf(pair.cosine, { side, region }), -1));
+}
+
+/** Both pictures share one scale: from the least to the most, or over a tenth where they are alike. */
+export function idleRange(pair, tab) {
+  const values = ["q", "g"].flatMap((side) => idleValues(pair, side, tab));
+  const high = largestOf(values, -1);
+  return [Math.min(-largestOf(values.map((value) => -value), -1), 0.9 * high), high];
+}
+
+function rangeOf(values, tab) {
+  const high = largestOf(values, tab === "cosine" ? -1 : 0);
+  return [tab === "cosine" ? -largestOf(values.map((value) => -value), -1) : 0, high];
+}
+
+/** The regions with the largest values, at least a twentieth of the largest. */
+function mostOf(values, count) {
+  const order = values.map((_, region) => region).sort((one, other) => values[other] - values[one]);
+  return new Set(order.slice(0, count).filter((region) => values[region] > 0.05 * values[order[0]]));
+}

@@ -1,0 +1,135 @@
+"""The page of a query's hits: choosing one, and why one stands above another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diml.explain import PictureMatch, RankedHits, drawn_pair, explanation_page, rank_hits
+from diml.files import write_text
+from diml.matching import Regions, match
+
+OpenPage = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def hits() -> RankedHits:
+    generator = torch.Generator().manual_seed(5)
+    query, gallery = (torch.randn(count, 16, 24, generator=generator).relu() for count in (1, 4))
+    gallery[1:3] += 0.6 * query
+    found = match(*(Regions.normalized(side, side.mean(dim=1)) for side in (query, gallery)))
+    a, b = drawn_pair(224)
+    pictures = (b, b.rotate(90), b.rotate(180), b.rotate(270))
+    return rank_hits(
+        [PictureMatch.of(found, (a, picture), ("shop/q.png", f"shop/{n}.png"), n) for n, picture in enumerate(pictures)]
+    )
+
+
+@pytest.fixture(scope="module")
+def path(hits: RankedHits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("page") / "hits.html", explanation_page(hits))
+
+
+def number(text: str) -> float:
+    return float(text.replace("\N{MINUS SIGN}", "-"))
+
+
+def test_hits_stand_in_order_and_each_can_be_chosen(open_page: OpenPage, path: Path, hits: RankedHits) -> None:
+    page = open_page(path)
+    buttons = page.locator(".hit")
+    for place, found in enumerate(hits.matches):
+        text = buttons.nth(place).inner_text()
+        assert f"hit {place + 1}" in text
+        assert f"score {found.ledger().score:.3f}" in text
+        assert ("= as pooled" if hits.moved(place) == 0 else f"pooled {hits.pooled_rank[place]}") in text
+    for place in (2, 0, 3):
+        buttons.nth(place).click()
+        assert [b.get_attribute("aria-pressed") for b in buttons.all()] == [str(n == place).lower() for n in range(4)]
+        assert page.locator("h2").first.inner_text() == f"Hit {place + 1}: {hits.matches[place].names[1]}"
+        assert f"score {hits.matches[place].ledger().score:.3f}" in page.locator(".score .sum").inner_text()
+    assert page.locator(".stage").count() == 1
+
+
+@pytest.mark.parametrize(("above", "below"), [(0, 1), (1, 3), (3, 0)])
+def test_a_contrast_is_the_ledger_of_the_difference(
+    open_page: OpenPage, path: Path, hits: RankedHits, above: int, below: int
+) -> None:
+    page = open_page(path)
+    page.locator("[data-which=above]").select_option(str(above))
+    page.locator("[data-which=below]").select_option(str(below))
+    contrast = hits.contrast(above, below)
+    place = "above" if contrast.score > 0 else "below"
+    sentence = page.locator(".contrast .sum").inner_text()
+    assert sentence.startswith(f"Hit {above + 1} is {abs(contrast.score):.4f} {place} hit {below + 1}: pooled ")
+    rows = {
+        int(row.get_attribute("data-region")): [number(text) for text in row.locator("td").all_inner_texts()]
+        for row in page.locator(".contrast tbody tr").all()
+    }
+    assert list(rows) == contrast.top(12)
+    for region, (one, other, difference) in rows.items():
+        assert one == pytest.approx(float(hits.matches[above].ledger().total_q[region]), abs=5.1e-5)
+        assert other == pytest.approx(float(hits.matches[below].ledger().total_q[region]), abs=5.1e-5)
+        assert difference == pytest.approx(float(contrast.regions[region]), abs=5.1e-5)
+    rest, structural, pooled, score = (
+        number(row.locator("td").last.inner_text()) for row in page.locator(".contrast tfoot tr").all()
+    )
+    assert structural == pytest.approx(contrast.structural, abs=5.1e-5)
+    assert pooled == pytest.approx(contrast.pooled, abs=5.1e-5)
+    assert score == pytest.approx(contrast.score, abs=5.1e-5)
+    assert rest + sum(values[2] for values in rows.values()) == pytest.approx(structural, abs=14 * 5e-5)
+    for region in contrast.top(6):
+        shown = page.locator(f".contrast .cell[data-region='{region}'] .share")
+        assert number(shown.inner_text()) == pytest.approx(float(contrast.regions[region]), abs=5.1e-5)
+
+
+def test_a_region_of_the_contrast_points_at_its_row(open_page: OpenPage, path: Path, hits: RankedHits) -> None:
+    page = open_page(path)
+    region = hits.contrast(0, 1).top(1)[0]
+    page.hover(f".contrast .cell[data-region='{region}']")
+    assert page.locator(".contrast tr.pointed").get_attribute("data-region") == str(region)
+    page.hover(".contrast tbody tr:nth-child(2)")
+    pointed = page.locator(".contrast .cell.pointed")
+    assert pointed.get_attribute("data-region") == str(hits.contrast(0, 1).top(2)[1])
+
+
+def test_what_reranking_did_names_the_regions(open_page: OpenPage, path: Path, hits: RankedHits) -> None:
+    page = open_page(path)
+    for place, row in enumerate(page.locator(".moves tbody tr").all()):
+        texts = row.locator("td").all_inner_texts()
+        assert number(texts[3]) == pytest.approx(float(hits.lift[place].sum()), abs=5.1e-4)
+        region = int(hits.lift[place].argmax())
+        assert texts[4].startswith(f"{'ABCD'[region % 4]}{region // 4 + 1} +{float(hits.lift[place][region]):.3f}")
+
+
+def test_a_hit_that_is_left_leaves_no_listener_behind(open_page: OpenPage, path: Path) -> None:
+    count = """
+        window.listening = 0;
+        const [add, remove] = [document.addEventListener, document.removeEventListener];
+        document.addEventListener = function (...words) { window.listening += 1; return add.apply(this, words); };
+        document.removeEventListener = function (...words) { window.listening -= 1; return remove.apply(this, words); };
+    """
+    page = open_page(path, first=count)
+    for place in (1, 2, 0):
+        page.locator(".hit").nth(place).click()
+    assert page.evaluate("window.listening") == 1
+
+
+def test_escape_after_a_change_of_hits_lets_the_pin_go_once(open_page: OpenPage, path: Path) -> None:
+    page = open_page(path)
+    page.locator(".hit").nth(1).click()
+    page.click(".stage .cell[data-side=q][data-region='3']")
+    assert page.locator(".details .pin").is_visible()
+    page.keyboard.press("Escape")
+    assert page.locator(".details .pin").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_needs_no_scrolling_sideways(open_page: OpenPage, path: Path, scheme: str) -> None:
+    page = open_page(path, "phone", scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.locator(".hit").nth(2).tap()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360

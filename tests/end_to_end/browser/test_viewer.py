@@ -1,0 +1,262 @@
+"""The page of a pair, touched: what it shows are the numbers of its JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from diml.explain import PictureMatch, describe_match, drawn_pair, explanation_page
+from diml.files import write_text
+from diml.matching import Regions, match
+
+OpenPage = Callable[..., Any]
+NAMES = "ABCD"
+
+
+@pytest.fixture(scope="module")
+def found() -> PictureMatch:
+    generator = torch.Generator().manual_seed(3)
+    sides = [torch.randn(1, count, 24, generator=generator).relu() for count in (12, 16)]
+    query, gallery = (
+        Regions.normalized(side, side.mean(dim=1), grid) for side, grid in zip(sides, ((3, 4), (4, 4)), strict=True)
+    )
+    return PictureMatch.of(match(query, gallery), drawn_pair(448), ("shop/a.png", "shop/b.png"))
+
+
+@pytest.fixture(scope="module")
+def path(found: PictureMatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("page") / "why.html", explanation_page(found, settings={"epsilon": 0.05}))
+
+
+@pytest.fixture(scope="module")
+def told(found: PictureMatch) -> dict[str, Any]:
+    return json.loads(json.dumps(describe_match(found, top=192, names=found.names)))
+
+
+def cell(side: str, region: int) -> str:
+    return f".cell[data-side={side}][data-region='{region}']"
+
+
+def numbers(text: str) -> list[float]:
+    return [float(word.replace("\N{MINUS SIGN}", "-")) for word in text.replace("\u202f%", "").split()]
+
+
+def lit(page: Any, side: str) -> dict[int, list[float]]:
+    """Region -> the numbers written in it, of the regions that are lit on a side."""
+    found = page.locator(f".cell.lit[data-side={side}]").all()
+    return {
+        int(one.get_attribute("data-region")): numbers(" ".join(one.locator("span").all_inner_texts())) for one in found
+    }
+
+
+def test_the_score_is_broken_down(open_page: OpenPage, path: Path, told: dict[str, Any]) -> None:
+    page = open_page(path)
+    parts = [f"{name} {told[name]:.3f}" for name in ("score", "pooled", "structural")]
+    assert page.locator(".score .sum").inner_text() == f"{parts[0]} = {parts[1]} + {parts[2]}"
+    assert page.title() == "shop/a.png and shop/b.png"
+    widths = [page.locator(f".bar .{name}").bounding_box()["width"] for name in ("pooled", "structural")]
+    assert widths[0] / widths[1] == pytest.approx(told["pooled"] / told["structural"], rel=0.03)
+    for role in ("query", "gallery"):
+        assert f"The {role} picture, shop/" in page.locator(f".{role} img").get_attribute("alt")
+        assert page.locator(f".{role} img").evaluate("image => image.complete && image.naturalWidth") == 448
+
+
+@pytest.mark.parametrize(("side", "region"), [("q", 5), ("g", 11)])
+def test_pointing_at_a_region_lights_what_it_has_to_do_with(
+    open_page: OpenPage, path: Path, told: dict[str, Any], side: str, region: int
+) -> None:
+    page = open_page(path)
+    page.hover(cell(side, region))
+    plan = np.asarray(told["plan"])
+    masses = plan[region] if side == "q" else plan[:, region]
+    shown = lit(page, "g" if side == "q" else "q")
+    assert set(shown) == {int(at) for at in np.argsort(-masses)[:9] if masses[at] > 0.05 * masses.max()}
+    for at, (share, mass) in shown.items():
+        assert mass == pytest.approx(masses[at], abs=5.1e-5)
+        assert share == pytest.approx(100 * masses[at] / told[f"weight_{side}"][region], abs=0.51)
+    rows = page.locator(".details tbody tr").all()
+    assert [int(row.get_attribute("data-region")) for row in rows] == [int(at) for at in np.argsort(-masses)[:6]]
+    name = f"{NAMES[region % 4]}{region // 4 + 1}"
+    assert page.locator(".details h3").inner_text() == f"{name} of the {'query' if side == 'q' else 'gallery'} picture"
+    assert f"contributes {told[f'total_{side}'][region]:.4f}" in page.locator(".details").inner_text()
+    # the lines are the largest flows of this region, each from cell to cell
+    drawn = {(int(f.get_attribute("data-q")), int(f.get_attribute("data-g"))) for f in page.locator(".flow").all()}
+    flows = [flow for flow in told["top"] if flow[f"region_{side}"] == region and flow["contribution"] > 0]
+    assert drawn == {(flow["region_q"], flow["region_g"]) for flow in flows[:6]}
+    page.mouse.move(5, 5)
+    assert lit(page, "q") == lit(page, "g") == {}
+
+
+def test_lines_end_in_their_regions(open_page: OpenPage, path: Path) -> None:
+    for size in ("desktop", "phone"):
+        page = open_page(path, size)
+        for flow in page.locator(".flow").all():
+            for side, end in zip("qg", flow.locator("circle").all(), strict=True):
+                dot = end.bounding_box()
+                box = page.locator(cell(side, int(flow.get_attribute(f"data-{side}")))).bounding_box()
+                assert box["x"] < dot["x"] + dot["width"] / 2 < box["x"] + box["width"]
+                assert box["y"] < dot["y"] + dot["height"] / 2 < box["y"] + box["height"]
+
+
+def test_a_click_pins_and_escape_unpins(open_page: OpenPage, path: Path, told: dict[str, Any]) -> None:
+    page = open_page(path)
+    page.click(cell("q", 2))
+    pinned = lit(page, "g")
+    assert pinned
+    assert page.locator(cell("q", 2)).get_attribute("aria-selected") == "true"
+    page.hover(cell("q", 7))
+    page.mouse.move(5, 5)
+    assert lit(page, "g") == pinned
+    assert page.locator(".ledger tbody tr").count() == 16
+    assert "Only region C1" in page.locator(".ledger caption").inner_text()
+    assert numbers(page.locator(".ledger tfoot td").last.inner_text()) == pytest.approx([told["total_q"][2]], abs=6e-4)
+    page.keyboard.press("Escape")
+    assert lit(page, "g") == {}
+    assert page.locator("[aria-selected=true].cell").count() == 0
+    assert "All 192 pairs" in page.locator(".ledger caption").inner_text()
+    page.click(cell("q", 2))
+    page.click(cell("q", 2))  # a second click lets it go as well
+    page.mouse.move(5, 5)
+    assert page.locator(".details .pin").count() == 0
+
+
+def test_the_slider_chooses_how_many_flows_are_drawn(open_page: OpenPage, path: Path, told: dict[str, Any]) -> None:
+    page = open_page(path)
+    for count in (0, 1, 12):
+        page.locator("input[type=range]").fill(str(count))
+        assert page.locator(".flow").count() == count
+        carried = sum(flow["contribution"] for flow in told["top"][:count])
+        said = page.locator("output").inner_text()
+        assert said.startswith(f"{count} line{'' if count == 1 else 's'}: {carried:.3f}"[:14])
+        ranks = sorted(int(flow.get_attribute("data-rank")) for flow in page.locator(".flow").all())
+        assert ranks == list(range(count))
+    page.focus("input[type=range]")
+    page.keyboard.press("ArrowLeft")
+    assert page.locator(".flow").count() == 11
+
+
+def test_the_ledger_is_sorted_by_any_column(open_page: OpenPage, path: Path, told: dict[str, Any]) -> None:
+    page = open_page(path)
+
+    def column(number: int) -> list[float]:
+        return [
+            numbers(text)[0] for text in page.locator(f".ledger tbody td:nth-child({number})").all_inner_texts() if text
+        ]
+
+    assert column(6) == pytest.approx([flow["contribution"] for flow in told["top"][:20]], abs=5.1e-4)
+    page.get_by_role("button", name="cosine").click()
+    largest = sorted((flow["cosine"] for flow in told["top"]), reverse=True)
+    assert column(5) == pytest.approx(largest[:20], abs=5.1e-4)
+    assert page.locator("th[data-key=cosine]").get_attribute("aria-sort") == "descending"
+    page.get_by_role("button", name="cosine").click()
+    assert column(5) == pytest.approx(largest[::-1][:20], abs=5.1e-4)
+    page.get_by_role("button", name="query").click()
+    assert page.locator(".ledger tbody td:nth-child(2)").all_inner_texts() == ["A1"] * 16 + ["B1"] * 4
+    page.get_by_role("button", name="Show more").click()
+    assert page.locator(".ledger tbody tr").count() == 120
+    page.get_by_role("button", name="Show more").click()
+    assert page.locator(".ledger tbody tr").count() == 192
+    assert page.get_by_role("button", name="Show more").count() == 0
+    assert sum(column(6)) == pytest.approx(told["structural"], abs=192 * 5e-4)
+    assert numbers(page.locator(".ledger tfoot td").last.inner_text()) == pytest.approx([told["structural"]], abs=6e-4)
+
+
+def test_a_row_of_the_ledger_points_at_its_two_regions(open_page: OpenPage, path: Path, told: dict[str, Any]) -> None:
+    page = open_page(path)
+    page.locator(".ledger tbody tr").nth(3).hover()
+    flow = told["top"][3]
+    assert page.locator(".cell.pointed").count() == 2
+    for side in "qg":
+        assert "pointed" in page.locator(cell(side, flow[f"region_{side}"])).get_attribute("class")
+    assert page.locator(".flow").count() == 1
+    assert page.locator(".details").inner_text().startswith(f"{flow['name_q']} → {flow['name_g']}: mass")
+
+
+def test_tabs_show_the_plan_and_the_cosines(open_page: OpenPage, path: Path, told: dict[str, Any]) -> None:
+    page = open_page(path)
+    page.get_by_role("tab", name="Plan").click()
+    assert page.get_by_role("tabpanel", name="Plan").is_visible()
+    assert not page.get_by_role("tabpanel", name="Weights").is_visible()
+    box = page.locator("canvas").first.bounding_box()
+    step = (box["width"] - 44) / 16
+    page.mouse.move(box["x"] + 42 + 10.5 * step, box["y"] + 34 + 6.5 * step)  # row C2, column C3
+    mass, cosine = told["plan"][6][10], told["cosine"][6][10]
+    expected = (
+        f"C2 → C3: mass {mass:.5f} \N{MULTIPLICATION SIGN} cosine {cosine:.3f} = contribution {mass * cosine:.5f}"
+    )
+    assert page.get_by_role("tabpanel", name="Plan").locator(".readout").inner_text() == expected
+    page.keyboard.press("Tab")
+    page.get_by_role("tab", name="Plan").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.get_by_role("tab", name="Cosine").get_attribute("aria-selected") == "true"
+    page.hover(cell("q", 6))
+    shown = lit(page, "g")
+    assert shown
+    for at, (value,) in shown.items():
+        assert value == pytest.approx(told["cosine"][6][at], abs=5.1e-3)
+
+
+def test_the_keyboard_does_it_all(open_page: OpenPage, path: Path, told: dict[str, Any]) -> None:
+    page = open_page(path)
+    page.keyboard.press("Tab")
+    for key in ("ArrowRight", "ArrowDown", "ArrowDown", "ArrowDown", "ArrowLeft", "ArrowLeft"):  # stops at the edges
+        page.keyboard.press(key)
+    focused = page.evaluate("[document.activeElement.dataset.side, document.activeElement.dataset.region]")
+    assert focused == ["q", "8"]
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert page.locator(".details h3").inner_text() == "A3 of the query picture"
+    page.keyboard.press("Enter")
+    assert page.locator(".details .pin").is_visible()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.dataset.side") == "g"
+    assert page.locator(".details h3").inner_text().startswith("A3 of the query picture")
+    page.keyboard.press("Escape")
+    page.keyboard.press("End")
+    assert page.locator(".details h3").inner_text() == "D4 of the gallery picture"
+    page.keyboard.press(" ")
+    assert page.locator(cell("g", 15)).get_attribute("aria-selected") == "true"
+
+
+def test_a_phone_shows_all_of_it_without_scrolling_sideways(open_page: OpenPage, path: Path) -> None:
+    page = open_page(path, "phone")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    query, gallery = (page.locator(f".{role} .frame").bounding_box() for role in ("query", "gallery"))
+    assert gallery["y"] > query["y"] + query["height"]
+    assert query["width"] > 300
+    page.tap(cell("g", 5))
+    assert lit(page, "q")
+    assert page.locator(".details .pin").is_visible()
+    for tab in ("Plan", "Cosine"):
+        page.get_by_role("tab", name=tab).tap()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.querySelector('.ledger-box').scrollWidth") <= page.evaluate(
+        "document.querySelector('.ledger-box').clientWidth"
+    )
+
+
+def test_dark_and_light_follow_the_system(open_page: OpenPage, path: Path) -> None:
+    def contrast(page: Any, selector: str) -> float:
+        def light(colour: str) -> float:
+            values = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+            linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in values]
+            return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+        ink = page.locator(selector).first.evaluate("one => getComputedStyle(one).color")
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        low, high = sorted((light(ink), light(paper)))
+        return (high + 0.05) / (low + 0.05)
+
+    papers = []
+    for scheme in ("light", "dark"):
+        page = open_page(path, scheme=scheme)
+        papers.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        for selector in ("h1", ".score .pooled", ".score .structural", "output", ".ledger caption", ".details p"):
+            assert contrast(page, selector) > 4.5, (scheme, selector)
+    assert papers == ["rgb(255, 255, 255)", "rgb(15, 20, 25)"]

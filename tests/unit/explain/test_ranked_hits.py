@@ -1,0 +1,115 @@
+"""Hits of a query in order, what sets them apart, and what re-ranking did to each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diml.explain import PictureMatch, describe_hits, drawn_pair, match_pictures, match_query, rank_hits
+from diml.matching import Match
+
+MakeMatch = Callable[..., Match]
+
+
+def matches_with(found: Match, pooled: list[float], names: str = "abcdef") -> list[PictureMatch]:
+    """The pairs of one query, their pooled cosines replaced."""
+    parts = {**vars(found), "pooled": torch.tensor(pooled)}
+    many = Match(**parts)
+    return [PictureMatch.of(many, drawn_pair(32), ("q", names[pair]), pair) for pair in range(len(many))]
+
+
+@pytest.fixture
+def found(random_match: MakeMatch) -> Match:
+    return random_match((2, 3), (3, 3), pairs=4)
+
+
+def test_hits_stand_in_the_order_of_their_scores(found: Match) -> None:
+    pooled = [0.1, 0.9, 0.5, 0.4]
+    hits = rank_hits(matches_with(found, pooled))
+    scores = [pooled[pair] + float(found.structural[pair]) for pair in range(4)]
+    order = sorted(range(4), key=lambda pair: -scores[pair])
+    assert [match.names[1] for match in hits.matches] == ["abcd"[pair] for pair in order]
+    before = sorted(range(4), key=lambda pair: -pooled[pair])
+    assert hits.pooled_rank == tuple(before.index(pair) + 1 for pair in order)
+
+
+def test_a_hit_with_more_structure_is_moved_up(found: Match) -> None:
+    best = int(found.structural.argmax())
+    pooled = [0.5, 0.5, 0.5, 0.5]
+    pooled[best] = 0.5 - 1e-4  # last by pooled cosine, first by score
+    hits = rank_hits(matches_with(found, pooled))
+    assert hits.matches[0].names[1] == "abcd"[best]
+    assert (hits.pooled_rank[0], hits.moved(0)) == (4, 3)
+    assert sum(hits.moved(place) for place in range(4)) == 0
+    assert float(hits.lift[0].sum()) > 0
+
+
+def test_lifts_are_what_is_above_the_mean_and_sum_to_it(found: Match) -> None:
+    hits = rank_hits(matches_with(found, [0.4, 0.3, 0.2, 0.1]))
+    structural = [match.ledger().structural for match in hits.matches]
+    mean = sum(structural) / 4
+    assert hits.lift.sum(dim=1).tolist() == pytest.approx([value - mean for value in structural])
+    assert hits.lift.sum(dim=0).tolist() == pytest.approx([0] * 6, abs=1e-12)
+    for region in range(6):
+        naive = [
+            sum(float(m.plan[0, region, g]) * float(m.cosine[0, region, g]) for g in range(9)) for m in hits.matches
+        ]
+        assert hits.lift[:, region].tolist() == pytest.approx([value - sum(naive) / 4 for value in naive])
+
+
+def test_equal_scores_keep_their_order(found: Match) -> None:
+    one = matches_with(found, [0.4, 0.3, 0.2, 0.1])[0]
+    twins = [PictureMatch(**{**vars(one), "names": ("q", name)}) for name in "zay"]
+    assert [match.names[1] for match in rank_hits(twins).matches] == ["z", "a", "y"]
+    assert rank_hits(twins).pooled_rank == (1, 2, 3)
+
+
+def test_the_description_sums_exactly(found: Match) -> None:
+    hits = rank_hits(matches_with(found, [0.4, 0.3, 0.2, 0.1]))
+    told: dict[str, Any] = json.loads(json.dumps(describe_hits(hits, top=3, settings={"epsilon": 0.05})))
+    assert told["query"] == "q"
+    assert told["settings"] == {"epsilon": 0.05}
+    assert [hit["rank"] for hit in told["hits"]] == [1, 2, 3, 4]
+    assert all(len(hit["top"]) == 3 and len(hit["lift"]) == 6 for hit in told["hits"])
+    assert [(c["above"], c["below"]) for c in told["contrasts"]] == [(1, 2), (1, 3), (2, 3), (1, 4), (3, 4)]
+    for contrast in told["contrasts"]:
+        above, below = (told["hits"][contrast[side] - 1] for side in ("above", "below"))
+        assert contrast["score"] == pytest.approx(above["score"] - below["score"], abs=1e-12)
+        assert contrast["pooled"] + sum(contrast["regions"]) == pytest.approx(contrast["score"], abs=1e-12)
+        totals = zip(above["total_q"], below["total_q"], strict=True)
+        assert contrast["regions"] == pytest.approx([one - other for one, other in totals])
+
+
+def test_matches_of_different_queries_are_refused(found: Match, random_match: MakeMatch) -> None:
+    with pytest.raises(ValueError, match="matches: need at least one, got none"):
+        rank_hits([])
+    one = matches_with(found, [0.4, 0.3, 0.2, 0.1])[0]
+    stranger = PictureMatch(**{**vars(one), "names": ("other", "b")})
+    with pytest.raises(ValueError, match="matches: need matches of one query, got q and other"):
+        rank_hits([one, stranger])
+
+
+def test_one_query_against_many_is_as_pair_by_pair(tmp_path: Path, embedder: Any) -> None:
+    a, b = drawn_pair(96)
+    together = match_query(a, [b, a, b.rotate(90)], embedder=embedder, epsilon=0.1)
+    for match, other in zip(together, (b, a, b.rotate(90)), strict=True):
+        alone = match_pictures(a, other, embedder=embedder, epsilon=0.1)
+        assert float(match.score) == pytest.approx(float(alone.score), abs=1e-5)
+        assert match.pictures[1].tobytes() == alone.pictures[1].tobytes()
+    assert [match.names for match in together] == [("<picture 0>", f"<picture {place}>") for place in (1, 2, 3)]
+    with pytest.raises(ValueError, match="gallery: need at least one picture, got none"):
+        match_query(a, [], embedder=embedder)
+
+
+def test_the_drawing_says_what_sets_hits_apart(found: Match) -> None:
+    hits = rank_hits(matches_with(found, [0.9, 0.5, 0.3, 0.1]))
+    texts = [text.get_text() for text in hits.draw().axes[0].texts]
+    for place in (1, 2, 3):
+        contrast = hits.contrast(0, place)
+        names = ", ".join("ABC"[region % 3] + str(region // 3 + 1) for region in contrast.top(3))
+        assert f"{contrast.score:.3f} below hit 1, most by {names}" in texts
