@@ -33,8 +33,8 @@ TRAINING: Final[dict[str, Any]] = {
     "batch_size": 40,
     "per_class": 4,
     "lr": 1e-4,
-    "epochs": 6,
-    "validate_every": 2,
+    "epochs": 12,
+    "validate_every": 3,
     "rerank": RERANK,
 }
 

@@ -5,6 +5,7 @@ On the CPU the compiled kernel does the same, step for step (`native/transport.i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,10 @@ PLAIN_RANGE = {torch.float32: 41.0, torch.float64: 300.0}
 #: Over-relaxation: its first estimate comes after so many iterations, further ones every so many; a ratio of more than
 #: 1 +- STEP counts as that; relaxation is damped where the error grew; the slowest rate that it is tuned for.
 FIRST_ESTIMATE, ESTIMATE_EVERY, STEP, DAMPING, SLOWEST = 4, 4, 0.5, 0.7, 0.9999
+
+#: Device types where torch.compile fuses the element-wise part of an iteration; on the CPU the native kernel is better.
+COMPILED_ON = {"cuda"}
+_compiled: Callable[..., tuple[Tensor, Tensor]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +118,9 @@ def _solve(
     u, v = (torch.full_like(weight, 0.0 if log else 1.0) for weight in (weight_q, weight_g))
     relaxation = last = torch.ones_like(target[:, 0])
     waiting = exact = torch.ones_like(index, dtype=torch.bool)
+    updated = _updater(kernel.device)
     for iteration in range(max_iterations + 1):  # so many are done
-        new_u, reached = _updated(u, _row_mass(kernel, v, log), weight_q, relaxation, log)
+        new_u, reached = updated(u, _row_mass(kernel, v, log), weight_q, relaxation, log)
         error = (reached - target).abs().sum(dim=1)
         good = error <= tolerance if iteration else torch.zeros_like(waiting)
         done = waiting if iteration == max_iterations else waiting & good & exact
@@ -130,12 +136,22 @@ def _solve(
                 return
         relaxation, last = _paced(relaxation, last, error, iteration)
         exact = good | (relaxation == 1) | (iteration + 1 == max_iterations)
-        v, _ = _updated(v, _row_mass(kernel.mT, new_u, log), weight_g, relaxation.masked_fill(exact, 1), log)
+        v, _ = updated(v, _row_mass(kernel.mT, new_u, log), weight_g, relaxation.masked_fill(exact, 1), log)
         u = new_u
         if waiting.sum() <= 0.7 * len(index):  # finished problems leave the batch, not one by one: copying costs
             state = (index, kernel, weight_q, weight_g, target, u, v, relaxation, last, exact, waiting)
             kept = (part[waiting] for part in state)
             index, kernel, weight_q, weight_g, target, u, v, relaxation, last, exact, waiting = kept
+
+
+def _updater(device: torch.device) -> Callable[..., tuple[Tensor, Tensor]]:
+    """`_updated`, compiled into one pass over memory on the device types of `COMPILED_ON`."""
+    global _compiled
+    if device.type not in COMPILED_ON:
+        return _updated
+    if _compiled is None:
+        _compiled = torch.compile(_updated, dynamic=True)
+    return _compiled
 
 
 def _updated(scale: Tensor, mass: Tensor, target: Tensor, relaxation: Tensor, log: bool) -> tuple[Tensor, Tensor]:

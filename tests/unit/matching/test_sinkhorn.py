@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import shutil
+
 import pytest
 import torch
 
 from diml.matching import TransportPlan, sinkhorn
+
+module = importlib.import_module("diml.matching.sinkhorn")  # the package has the function of that name
 
 
 def problem(batch=3, rows=4, columns=5, dtype=torch.float64, seed=0):
@@ -209,3 +214,18 @@ def test_weights_that_do_not_fit_the_cost_are_refused(which, change):
     parts[which] = change(parts[which])
     with pytest.raises(ValueError, match=r"weight_q, weight_g: need \(3, 4\) and \(3, 5\).*got \("):
         sinkhorn(*parts)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.parametrize(
+    "epsilon", [pytest.param(0.05, id="plain"), pytest.param(1e-3, id="log", marks=pytest.mark.slow)]
+)
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_the_compiled_update_gives_the_same_plans(epsilon, monkeypatch):
+    """What runs compiled on GPUs, here compiled on the CPU, where nothing but this test does so."""
+    expected = sinkhorn(*problem(), epsilon=epsilon, max_iterations=50)
+    monkeypatch.setattr(module, "COMPILED_ON", {"cpu"})
+    found = sinkhorn(*problem(), epsilon=epsilon, max_iterations=50)
+    assert module._compiled is not None
+    torch.testing.assert_close(found.plan, expected.plan, rtol=1e-9, atol=1e-12)
+    assert torch.equal(found.iterations, expected.iterations)
