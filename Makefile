@@ -19,6 +19,7 @@ check: .venv/.complete   ## format, lint, types
 
 bench: .venv/.complete   ## small sizes of all benchmarks, into runs/bench/
 	$(BIN)/python benchmarks/regimes.py --images 3000 --queries 20 --json runs/bench/regimes.json
+	$(BIN)/python benchmarks/iterations.py --queries 5 --json runs/bench/iterations.json
 	$(BIN)/python benchmarks/rerank.py --queries 40 --runs 3 --pairs 300 --json runs/bench/rerank.json
 	$(BIN)/python benchmarks/evaluate.py --images 1000 --classes 20 --plain-queries 100 --json runs/bench/evaluate.json
 	$(BIN)/python benchmarks/loss.py --runs 3 --json runs/bench/loss.json

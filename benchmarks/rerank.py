@@ -69,7 +69,7 @@ def by_plain(regions: Regions, queries: Tensor, order: Tensor, best: Tensor) -> 
 
 
 def by_diml(regions: Regions, queries: Tensor, order: Tensor) -> Tensor:
-    """Scores (Q, K), each pair converged to a marginal error of 1e-5."""
+    """Scores (Q, K), each pair converged to a marginal error of 5e-6."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return rerank(regions[queries], regions, order)

@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": [*TINY, *RUNS, "--rerank", "5", "--plain-queries", "20"],
     "memory": [*TINY, "--queries", "5", "--rerank", "0", "5", "--limit-gb", "0"],
     "peers": [*TINY, *RUNS, "--pairs", "20", "--rerank", "5", "--peers", "pot_batch", "torch_batch"],
+    "iterations": [*TINY, "--embeddings", "hard", "--queries", "2", "--rerank", "5"],
     "storage": [*TINY, "--embeddings", "hard", "--rerank", "5"],
     "loss": [*RUNS, "--batch", "8", "--regions", "4", "--dim", "8", "--embeddings", "easy"],
     "scaling": [*TINY, *RUNS, "--queries", "2", "--plain-queries", "1", "--rerank", "5"],

@@ -50,7 +50,7 @@ def sinkhorn(
     weight_g: Tensor,
     *,
     epsilon: float = 0.05,
-    tolerance: float = 1e-5,
+    tolerance: float = 5e-6,
     max_iterations: int = 1000,
 ) -> TransportPlan:
     """Minimise <T, cost> - epsilon H(T) over plans T >= 0 with row sums weight_q and column sums weight_g.
@@ -96,7 +96,7 @@ def sinkhorn(
 
 
 def checked_solver(
-    epsilon: float = 0.05, tolerance: float = 1e-5, max_iterations: int = 1000
+    epsilon: float = 0.05, tolerance: float = 5e-6, max_iterations: int = 1000
 ) -> tuple[float, float, int]:
     """The settings of `sinkhorn`, its defaults where none are given; ValueError for one out of range."""
     for name, value in (("epsilon", epsilon), ("tolerance", tolerance), ("max_iterations", max_iterations)):
@@ -173,13 +173,14 @@ def _paced(relaxation: Tensor, last: Tensor, error: Tensor, iteration: int) -> t
 
     Source: the theory of successive over-relaxation; Young, "Iterative Solution of Large Linear Systems", 1971.
     """
-    if iteration < FIRST_ESTIMATE - 1 or (iteration != FIRST_ESTIMATE and (iteration + 1) % ESTIMATE_EVERY):
-        return relaxation, last
     if iteration == FIRST_ESTIMATE - 1:
         return relaxation, error
+    again = iteration > FIRST_ESTIMATE and (iteration + 1) % ESTIMATE_EVERY == 0
+    if iteration != FIRST_ESTIMATE and not again:
+        return relaxation, last
     rate = (error / last).clamp_min(1e-6)
-    if iteration > FIRST_ESTIMATE:
-        rate, last = rate.sqrt().sqrt(), error
+    if again:
+        rate, last = rate ** (1 / ESTIMATE_EVERY), error
     theta = ((rate + relaxation - 1).square() / (relaxation.square() * rate)).clamp_max(SLOWEST)
     best = torch.maximum(relaxation, 2 / (1 + (1 - theta).sqrt()))
     grown = torch.where(rate > relaxation - 1, best, relaxation)

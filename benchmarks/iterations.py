@@ -1,0 +1,105 @@
+"""Iterations of the solver at equal accuracy: Sinkhorn's own, and over-relaxed in several ways.
+
+    python benchmarks/iterations.py --embeddings orl orl-whitened
+    python benchmarks/iterations.py --embeddings grocery grocery-whitened --data ../shared/datasets --epsilon 0.0125
+
+The candidates of drawn queries, solved in float64 by the torch path with its constants set otherwise; "block" is the
+mean over blocks of 8 pairs of the most iterations in a block, which is what a kernel with 8 lanes does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import torch
+
+import measure
+import regimes
+from diml.matching import Regions, match
+
+solver = importlib.import_module("diml.matching.sinkhorn")  # the package has the function of that name
+
+NEVER: Final = 10**9
+#: Name -> constants of the solver. The first is Sinkhorn, the second what is in use.
+VARIANTS: Final[dict[str, dict[str, Any]]] = {
+    "Sinkhorn": {"FIRST_ESTIMATE": NEVER},
+    "in use": {},
+    "one estimate": {"ESTIMATE_EVERY": NEVER},
+    "estimates every 2": {"ESTIMATE_EVERY": 2},
+    "first after 8": {"FIRST_ESTIMATE": 8},
+    "bounded to 0.2": {"STEP": 0.2},
+}
+
+
+def main() -> None:
+    made = measure.parser(__doc__, runs=None)
+    regimes.add_arguments(made)
+    made.add_argument("--queries", type=int, default=20, help="drawn queries; default: %(default)s")
+    made.add_argument("--rerank", type=int, default=100, help="K; default: %(default)s")
+    made.add_argument("--epsilon", type=float, default=0.05, help="default: %(default)s")
+    made.add_argument("--tolerance", type=float, default=5e-6, help="marginal error; default: %(default)s")
+    options = measure.read(made)
+    results = [result for name in options.embeddings for result in of_embeddings(name, options)]
+    columns = ("embeddings", "solver", "mean", "block", "95 %", "most", "not converged")
+    rows = [
+        [
+            result["embeddings"],
+            result["solver"],
+            *(f"{result[part]:.1f}" for part in ("mean", "block", "high", "most")),
+            str(result["unconverged"]),
+        ]
+        for result in results
+    ]
+    title = f"Iterations to a marginal error of {options.tolerance:g} at epsilon {options.epsilon:g}"
+    measure.finish("iterations", options, results, measure.table(title, columns, rows))
+
+
+def of_embeddings(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All variants on the candidates of drawn queries of one set of embeddings."""
+    found = regimes.load(name, options)
+    regions = found.regions.to(torch.float64)
+    queries = regimes.drawn_queries(options.queries, len(regions), options.seed)
+    rows, _ = regimes.candidates(found.regions, queries, options.rerank)
+    results = []
+    for variant, constants in VARIANTS.items():
+        with measure.progress.status(f"{name}: {variant}"), changed(constants):
+            counts = counted(regions, queries, rows, options)
+        results.append({"embeddings": name, "solver": variant} | counts)
+    return results
+
+
+def counted(
+    regions: Regions, queries: torch.Tensor, rows: torch.Tensor, options: argparse.Namespace
+) -> dict[str, float | int]:
+    settings = {"epsilon": options.epsilon, "tolerance": options.tolerance, "max_iterations": 5000}
+    compared = [match(regions[int(q)], regions[row], **settings) for q, row in zip(queries, rows, strict=True)]
+    counts = torch.cat([one.iterations for one in compared]).double()
+    return {
+        "pairs": len(counts),
+        "mean": float(counts.mean()),
+        "block": float(torch.stack([block.max() for block in counts.split(8)]).mean()),
+        "high": float(counts.quantile(0.95)),
+        "most": float(counts.max()),
+        "unconverged": int(sum(int((~one.converged).sum()) for one in compared)),
+    }
+
+
+@contextmanager
+def changed(constants: dict[str, Any]) -> Iterator[None]:
+    """Within, the solver has other constants."""
+    before = {name: getattr(solver, name) for name in constants}
+    for name, value in constants.items():
+        setattr(solver, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(solver, name, value)
+
+
+if __name__ == "__main__":
+    main()
