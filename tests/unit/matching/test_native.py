@@ -262,14 +262,16 @@ print("ready", flush=True)
 while True:
     rerank(r, r, rows, tolerance=1e-30)
 """
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert process.stdout.readline() == b"ready\n"
-    time.sleep(0.5)
-    sent = time.perf_counter()
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=30)[1]
+    words = [sys.executable, "-W", "ignore", "-c", code]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            time.sleep(0.5)
+            sent = time.perf_counter()
+            process.send_signal(signal.SIGINT)
+            error = process.communicate(timeout=30)[1]
+        finally:
+            process.kill()
     assert b"KeyboardInterrupt" in error
     assert time.perf_counter() - sent < 10  # within a second on a quiet machine; this one may be loaded
 

@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
@@ -17,6 +18,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "pool.hpp"
@@ -81,34 +83,49 @@ std::unique_ptr<void, Freed> aligned(int64_t bytes) {
   return std::unique_ptr<void, Freed>(memory);
 }
 
+// Whether Ctrl-C was pressed: the calling thread asks the interpreter every 100 ms, the others look at what it found.
+struct Interruption {
+  const std::thread::id caller = std::this_thread::get_id();
+  std::chrono::steady_clock::time_point looked = std::chrono::steady_clock::now();
+  std::atomic<bool> found{false};
+
+  static bool look(void* owner) {
+    Interruption& self = *static_cast<Interruption*>(owner);
+    if (std::this_thread::get_id() == self.caller && !self.found) {
+      const auto now = std::chrono::steady_clock::now();
+      if (now - self.looked > std::chrono::milliseconds(100)) {
+        self.looked = now;
+        const nb::gil_scoped_acquire held;
+        if (PyErr_CheckSignals() != 0) self.found = true;
+      }
+    }
+    return self.found;
+  }
+};
+
+Solver solver_of(double epsilon, double tolerance, int32_t max_iterations, Interruption& interruption) {
+  return {static_cast<float>(epsilon), static_cast<float>(tolerance), max_iterations, &Interruption::look,
+          &interruption};
+}
+
 // Runs `job(first, last, memory)` over 0..count in pieces, without the interpreter's lock; Ctrl-C ends it.
 template <typename Job>
-void in_pieces(int64_t count, int64_t piece, int threads, int64_t bytes, const Job& job) {
+void in_pieces(int64_t count, int64_t piece, int threads, int64_t bytes, Interruption& interruption, const Job& job) {
   if (count == 0) return;
-  const nb::gil_scoped_release released;
-  const int64_t pieces = (count + piece - 1) / piece;
-  const int workers = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, pieces)));
-  std::vector<std::unique_ptr<void, Freed>> memory;
-  for (int worker = 0; worker < workers; ++worker) memory.push_back(aligned(bytes));
-  auto looked = std::chrono::steady_clock::now();
-  bool interrupted = false;
-  Pool::instance().run(
-      pieces, workers,
-      [&](int64_t number, int worker) {
-        job(number * piece, std::min(count, (number + 1) * piece), memory[worker].get());
-      },
-      [&] {
-        const auto now = std::chrono::steady_clock::now();
-        if (now - looked < std::chrono::milliseconds(100)) return false;
-        looked = now;
-        const nb::gil_scoped_acquire held;
-        interrupted = PyErr_CheckSignals() != 0;
-        return interrupted;
-      });
-  if (interrupted) {
-    const nb::gil_scoped_acquire held;
-    throw nb::python_error();
+  {
+    const nb::gil_scoped_release released;
+    const int64_t pieces = (count + piece - 1) / piece;
+    const int workers = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, pieces)));
+    std::vector<std::unique_ptr<void, Freed>> memory;
+    for (int worker = 0; worker < workers; ++worker) memory.push_back(aligned(bytes));
+    Pool::instance().run(
+        pieces, workers,
+        [&](int64_t number, int worker) {
+          job(number * piece, std::min(count, (number + 1) * piece), memory[worker].get());
+        },
+        [&] { return Interruption::look(&interruption); });
   }
+  if (interruption.found) throw nb::python_error();
 }
 
 // Pieces small enough that threads share the work evenly and Ctrl-C is noticed, whole groups of lanes each.
@@ -138,7 +155,8 @@ void score(const Float3& dense_q, const Float2& pooled_q, const Any& dense_g, co
   task.scale_g = scale_g ? scale_g->data() : nullptr;
   task.candidates = candidates.data(), task.per_query = candidates.shape(1);
   task.uniform = uniform;
-  task.solver = {static_cast<float>(epsilon), static_cast<float>(tolerance), max_iterations};
+  Interruption interruption;
+  task.solver = solver_of(epsilon, tolerance, max_iterations, interruption);
   task.structural = structural.data(), task.pooled = pooled.data();
   task.error = error.data(), task.iterations = iterations.data();
   const size_t queries = dense_q.shape(0), images = dense_g.shape(0), dim = dense_q.shape(2);
@@ -156,7 +174,7 @@ void score(const Float3& dense_q, const Float2& pooled_q, const Any& dense_g, co
   }
   const Kernels& kernels = *chosen();
   const int64_t work = task.regions_q * task.regions_g * (task.dim + 32);
-  in_pieces(pairs, piece_of(pairs, threads, work), threads, kernels.score_bytes(task),
+  in_pieces(pairs, piece_of(pairs, threads, work), threads, kernels.score_bytes(task), interruption,
             [&](int64_t first, int64_t last, void* memory) { kernels.score(task, first, last, memory); });
 }
 
@@ -193,13 +211,14 @@ void solve(const In<float>& cosine, const Long1& cosine_at, int64_t stride, cons
   task.mass_q = mass_q.data(), task.mass_q_at = mass_q_at.data(), task.mass_q_stride = mass_q_stride;
   task.mass_g = mass_g.data(), task.mass_g_at = mass_g_at.data(), task.mass_g_stride = mass_g_stride;
   task.regions_q = regions_q, task.regions_g = regions_g;
-  task.solver = {static_cast<float>(epsilon), static_cast<float>(tolerance), max_iterations};
+  Interruption interruption;
+  task.solver = solver_of(epsilon, tolerance, max_iterations, interruption);
   task.plan = plan ? plan->data() : nullptr;
   task.mirror_at = mirror_at ? mirror_at->data() : nullptr;
   task.structural = structural.data(), task.error = error.data(), task.iterations = iterations.data();
   const Kernels& kernels = *chosen();
   const int64_t work = regions_q * regions_g * 64;
-  in_pieces(pairs, piece_of(pairs, threads, work), threads, kernels.solve_bytes(task),
+  in_pieces(pairs, piece_of(pairs, threads, work), threads, kernels.solve_bytes(task), interruption,
             [&](int64_t first, int64_t last, void* memory) { kernels.solve(task, first, last, memory); });
 }
 
@@ -306,8 +325,9 @@ void nearest(const Float2& queries, const Float2& gallery, const Long1& excluded
   const int64_t depth = order.shape(1), count = queries.shape(0), group = 32 * kernels.lanes;
   Search search(queries, gallery, excluded, depth);
   const int64_t even = (count + threads - 1) / std::max(1, threads);
+  Interruption interruption;
   in_pieces(count, std::max<int64_t>(1, std::min(group, even)), threads, kernels.nearest_bytes(search.task()),
-            [&](int64_t first, int64_t last, void* memory) {
+            interruption, [&](int64_t first, int64_t last, void* memory) {
               kernels.nearest(search.task(), first, last, memory);
               for (int64_t query = first; query < last; ++query) search.finish(query, order.data() + query * depth);
             });

@@ -15,6 +15,8 @@ struct Solver {
   float epsilon;
   float tolerance;
   int32_t max_iterations;
+  bool (*stop)(void* owner);  // asked now and then: whether to leave off, with results that nobody will look at
+  void* owner;
 };
 
 // A pair whose costs span more than the plain kernel can hold is left to the caller, with this many iterations.

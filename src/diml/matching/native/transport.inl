@@ -5,6 +5,7 @@
 // rate of convergence; the last one of the columns is plain, so that they hold to rounding.
 
 constexpr float kPlainRange = 41.0f;  // PLAIN_RANGE[torch.float32]
+constexpr int32_t kSweepsUnasked = 64;  // between two questions whether to stop
 constexpr int kFirstEstimate = 4, kEstimateEvery = 4;
 constexpr float kStep = 0.5f, kDamping = 0.7f, kSlowest = 0.9999f;
 
@@ -115,6 +116,7 @@ static Outcome transport(const Problem& p, const Solver& solver) {
   Mask active = ~wide;
   Pace pace{one, one, all_true()};
   for (int32_t sweep = 0; any(active); ++sweep) {  // at its start, `sweep` iterations have been done
+    if (sweep % kSweepsUnasked == kSweepsUnasked - 1 && solver.stop(solver.owner)) break;
     for (int64_t j = 0; j < cols; ++j) p.columns[j] = Lanes{};
     Lanes error = Lanes{};
     int64_t i = 0;
