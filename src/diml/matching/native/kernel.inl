@@ -62,6 +62,8 @@ static float describe(const ScoreTask& task, ScoreRoom& room, int lane, int64_t 
   const float* pooled = task.pooled_g + image * task.dim;
   float *cells = room.cells + lane * task.regions_g * lanes, *row = room.row + lane * lanes;
   Ahead ahead = image_ahead(task, task.candidates[next]);
+  const float* soon = task.pooled_g + task.candidates[next] * task.dim;
+  for (int64_t d = 0; d < task.dim; d += 16) __builtin_prefetch(soon + d);
   products(room.query, regions, task.regions_g, cells, ahead);
   const bool weigh = !task.uniform;
   if (weigh) products_row(room.query, pooled, row);
