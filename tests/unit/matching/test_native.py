@@ -253,8 +253,10 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 def test_ctrl_c_ends_it_soon():
     code = """
+import signal
 import torch
 from diml.matching import Regions, rerank
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a background job is born ignoring it
 x = torch.randn(300, 64, 64)
 r = Regions.normalized(x, x.mean(1))
 rows = torch.arange(300).repeat(300, 1)

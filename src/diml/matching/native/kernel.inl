@@ -31,7 +31,7 @@ struct Carver {
 
 struct ScoreRoom {
   Query query;
-  Problem problem;
+  Block fresh, rest;
   float *image, *cells, *row, *mass;  // cells: (W, Rg, lanes); row: (W, lanes); mass: (W, up(Rg))
   int64_t bytes;
 };
@@ -42,8 +42,10 @@ static ScoreRoom score_room(const ScoreTask& task, void* memory) {
   room.query.regions = task.regions_q, room.query.dim = task.dim;
   room.query.vectors = up(task.regions_q) / W, room.query.spare = task.regions_q % W != 0;
   const int64_t lanes = room.query.vectors * W;
-  Lanes* problem = carver.take<Lanes>(problem_lanes(task.regions_q, task.regions_g));
-  room.problem = lay_out(problem, task.regions_q, task.regions_g);
+  for (Block* block : {&room.fresh, &room.rest}) {
+    Lanes* problem = carver.take<Lanes>(problem_lanes(task.regions_q, task.regions_g));
+    block->problem = lay_out(problem, task.regions_q, task.regions_g);
+  }
   room.query.panels = carver.take<float>(lanes * task.dim);
   room.image = carver.take<float>(task.storage == Storage::float32 ? 0 : task.regions_g * task.dim);
   room.cells = carver.take<float>(W * task.regions_g * lanes);
@@ -74,27 +76,28 @@ static float describe(const ScoreTask& task, ScoreRoom& room, int lane, int64_t 
 
 // Sorts the numbers of W pairs so that the pairs stand side by side.
 static void arrange(const ScoreTask& task, ScoreRoom& room) {
+  const Problem& problem = room.fresh.problem;
   const int64_t lanes = room.query.vectors * W, rows = task.regions_q, cols = task.regions_g;
   Lanes block[W];
   for (int64_t first = 0; first < lanes; first += W) {
     for (int64_t j = 0; j < cols; ++j) {
       for (int lane = 0; lane < W; ++lane) block[lane] = load(room.cells + (lane * cols + j) * lanes + first);
       transpose(block);
-      for (int x = 0; x < W && first + x < rows; ++x) room.problem.cosine[(first + x) * cols + j] = block[x];
-      if (rows >= first && rows < first + W) room.problem.weight_g[j] = block[rows - first];
+      for (int x = 0; x < W && first + x < rows; ++x) problem.cosine[(first + x) * cols + j] = block[x];
+      if (rows >= first && rows < first + W) problem.weight_g[j] = block[rows - first];
     }
     for (int lane = 0; lane < W; ++lane) block[lane] = load(room.row + lane * lanes + first);
     transpose(block);
-    for (int x = 0; x < W && first + x < rows; ++x) room.problem.weight_q[first + x] = block[x];
+    for (int x = 0; x < W && first + x < rows; ++x) problem.weight_q[first + x] = block[x];
   }
   if (task.uniform) {
-    for (int64_t i = 0; i < rows; ++i) room.problem.weight_q[i] = all(1.0f);
-    for (int64_t j = 0; j < cols; ++j) room.problem.weight_g[j] = all(1.0f);
+    for (int64_t i = 0; i < rows; ++i) problem.weight_q[i] = all(1.0f);
+    for (int64_t j = 0; j < cols; ++j) problem.weight_g[j] = all(1.0f);
   } else if (!room.query.spare) {
     for (int64_t first = 0; first < cols; first += W) {
       for (int lane = 0; lane < W; ++lane) block[lane] = load(room.mass + lane * up(cols) + first);
       transpose(block);
-      for (int x = 0; x < W && first + x < cols; ++x) room.problem.weight_g[first + x] = block[x];
+      for (int x = 0; x < W && first + x < cols; ++x) problem.weight_g[first + x] = block[x];
     }
   }
 }
@@ -102,7 +105,7 @@ static void arrange(const ScoreTask& task, ScoreRoom& room) {
 static void score(const ScoreTask& task, int64_t first, int64_t last, void* memory) {
   ScoreRoom room = score_room(task, memory);
   int64_t packed = -1;
-  for (int64_t start = first; start < last; start += W) {
+  const auto fill = [&](Block& block, int64_t start) {
     for (int lane = 0; lane < W; ++lane) {
       const int64_t pair = start + lane < last ? start + lane : last - 1, query = pair / task.per_query;
       if (query != packed) {
@@ -113,15 +116,19 @@ static void score(const ScoreTask& task, int64_t first, int64_t last, void* memo
       task.pooled[pair] = describe(task, room, lane, pair, pair + 1 < last ? pair + 1 : pair);
     }
     arrange(task, room);
-    normalize(room.problem.weight_q, task.regions_q);
-    normalize(room.problem.weight_g, task.regions_g);
-    const Outcome found = transport_of(room.problem, task.solver);
-    for (int lane = 0; lane < W && start + lane < last; ++lane) {
-      task.structural[start + lane] = found.structural[lane];
-      task.error[start + lane] = found.error[lane];
-      task.iterations[start + lane] = found.iterations[lane];
+    normalize(block.problem.weight_q, task.regions_q);
+    normalize(block.problem.weight_g, task.regions_g);
+  };
+  const auto end = [&](const Block& block, Mask done) {
+    const Lanes found = structural(block.problem);
+    for (int lane = 0; lane < W; ++lane) {
+      if (!done[lane]) continue;
+      task.structural[block.pair[lane]] = found[lane];
+      task.error[block.pair[lane]] = block.error[lane];
+      task.iterations[block.pair[lane]] = block.iterations[lane];
     }
-  }
+  };
+  transport(room.fresh, room.rest, task.solver, first, last, fill, end);
 }
 
 // W matrices (rows, cols) in memory become one with the pairs side by side, or back.
@@ -162,41 +169,62 @@ static void scatter(const Lanes* from, int64_t along, int64_t across, int64_t ro
 }
 
 static int64_t solve_bytes(const SolveTask& task) {
-  return problem_lanes(task.regions_q, task.regions_g) * (int64_t)sizeof(Lanes);
+  return 2 * problem_lanes(task.regions_q, task.regions_g) * (int64_t)sizeof(Lanes);
+}
+
+// Puts the problems of a block side by side.
+static void read_problems(const SolveTask& task, const Problem& problem, int64_t start, int64_t last) {
+  const int64_t rows = task.regions_q, cols = task.regions_g;
+  const float* cosine[W];
+  for (int lane = 0; lane < W; ++lane) {
+    const int64_t pair = start + lane < last ? start + lane : last - 1;
+    cosine[lane] = task.cosine + task.cosine_at[pair];
+    const float *mass_q = task.mass_q + task.mass_q_at[pair], *mass_g = task.mass_g + task.mass_g_at[pair];
+    for (int64_t i = 0; i < rows; ++i) problem.weight_q[i][lane] = mass_q[i * task.mass_q_stride];
+    for (int64_t j = 0; j < cols; ++j) problem.weight_g[j][lane] = mass_g[j * task.mass_g_stride];
+  }
+  gather(cosine, task.stride, rows, cols, problem.cosine);
+  normalize(problem.weight_q, rows);
+  normalize(problem.weight_g, cols);
+}
+
+// Writes the plans of the pairs that are done, whose lanes of the kernel are lost by it.
+static void write_plans(const SolveTask& task, const Block& block, Mask done) {
+  const int64_t rows = task.regions_q, cols = task.regions_g;
+  const Problem& p = block.problem;
+  float *plan[W], *mirror[W];
+  for (int lane = 0; lane < W; ++lane) {
+    const int64_t pair = block.pair[lane];
+    plan[lane] = done[lane] ? task.plan + task.cosine_at[pair] : nullptr;
+    mirror[lane] = done[lane] && task.mirror_at && task.mirror_at[pair] >= 0 ? task.plan + task.mirror_at[pair] : nullptr;
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < cols; ++j) {
+      Lanes& cell = p.kernel[i * cols + j];
+      cell = select(done, cell * p.u[i] * p.v[j], cell);
+    }
+  }
+  scatter(p.kernel, cols, 1, rows, cols, plan, task.stride);
+  if (task.mirror_at) scatter(p.kernel, 1, cols, cols, rows, mirror, task.stride);
 }
 
 static void solve(const SolveTask& task, int64_t first, int64_t last, void* memory) {
   const int64_t rows = task.regions_q, cols = task.regions_g;
-  const Problem problem = lay_out(static_cast<Lanes*>(memory), rows, cols);
-  for (int64_t start = first; start < last; start += W) {
-    const float* cosine[W];
-    float *plan[W], *mirror[W];
+  Block fresh, rest;
+  fresh.problem = lay_out(static_cast<Lanes*>(memory), rows, cols);
+  rest.problem = lay_out(static_cast<Lanes*>(memory) + problem_lanes(rows, cols), rows, cols);
+  const auto fill = [&](Block& block, int64_t start) { read_problems(task, block.problem, start, last); };
+  const auto end = [&](const Block& block, Mask done) {
+    const Lanes found = structural(block.problem);
     for (int lane = 0; lane < W; ++lane) {
-      const int64_t pair = start + lane < last ? start + lane : last - 1;
-      const bool own = start + lane < last && task.plan;
-      cosine[lane] = task.cosine + task.cosine_at[pair];
-      plan[lane] = own ? task.plan + task.cosine_at[pair] : nullptr;
-      mirror[lane] = own && task.mirror_at && task.mirror_at[pair] >= 0 ? task.plan + task.mirror_at[pair] : nullptr;
-      const float *mass_q = task.mass_q + task.mass_q_at[pair], *mass_g = task.mass_g + task.mass_g_at[pair];
-      for (int64_t i = 0; i < rows; ++i) problem.weight_q[i][lane] = mass_q[i * task.mass_q_stride];
-      for (int64_t j = 0; j < cols; ++j) problem.weight_g[j][lane] = mass_g[j * task.mass_g_stride];
+      if (!done[lane]) continue;
+      task.structural[block.pair[lane]] = found[lane];
+      task.error[block.pair[lane]] = block.error[lane];
+      task.iterations[block.pair[lane]] = block.iterations[lane];
     }
-    gather(cosine, task.stride, rows, cols, problem.cosine);
-    normalize(problem.weight_q, rows);
-    normalize(problem.weight_g, cols);
-    const Outcome found = transport_of(problem, task.solver);
-    for (int lane = 0; lane < W && start + lane < last; ++lane) {
-      task.structural[start + lane] = found.structural[lane];
-      task.error[start + lane] = found.error[lane];
-      task.iterations[start + lane] = found.iterations[lane];
-    }
-    if (!task.plan) continue;
-    for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t j = 0; j < cols; ++j) problem.kernel[i * cols + j] *= problem.u[i] * problem.v[j];
-    }
-    scatter(problem.kernel, cols, 1, rows, cols, plan, task.stride);
-    if (task.mirror_at) scatter(problem.kernel, 1, cols, cols, rows, mirror, task.stride);
-  }
+    if (task.plan) write_plans(task, block, done);
+  };
+  transport(fresh, rest, task.solver, first, last, fill, end);
 }
 
 constexpr int64_t kQueries = 2 * W;      // side by side in one panel

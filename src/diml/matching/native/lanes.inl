@@ -34,6 +34,30 @@ DIML_INLINE bool any(Mask mask) {
 #endif
 }
 
+DIML_INLINE int count(Mask mask) {  // lanes that are set
+#if defined(__AVX512F__)
+  return __builtin_popcount(_mm512_test_epi32_mask((__m512i)mask, (__m512i)mask));
+#elif defined(__AVX2__)
+  return __builtin_popcount(_mm256_movemask_ps((__m256)mask));
+#else
+  int found = 0;
+  for (int lane = 0; lane < W; ++lane) found += mask[lane] != 0;
+  return found;
+#endif
+}
+
+DIML_INLINE Lanes permuted(Lanes value, Mask source) {  // lane x of the result is lane source[x]
+#if defined(__AVX512F__)
+  return (Lanes)_mm512_permutexvar_ps((__m512i)source, (__m512)value);
+#elif defined(__AVX2__)
+  return (Lanes)_mm256_permutevar8x32_ps((__m256)value, (__m256i)source);
+#else
+  Lanes result = Lanes{};
+  for (int lane = 0; lane < W; ++lane) result[lane] = value[source[lane]];
+  return result;
+#endif
+}
+
 DIML_INLINE Lanes root(Lanes value) {
 #if defined(__AVX512F__)
   return (Lanes)_mm512_sqrt_ps((__m512)value);
