@@ -77,7 +77,7 @@ class IndexConfig:
 
     def to_json(self) -> str:
         """The settings as JSON text, for the store to keep."""
-        return json.dumps({"format": _FORMAT, **dataclasses.asdict(self)}, sort_keys=True)
+        return json.dumps({"format": _FORMAT, **dataclasses.asdict(self)})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> IndexConfig:
