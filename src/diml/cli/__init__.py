@@ -15,6 +15,7 @@ VERBS: Final = {
     "explain": "which part of a picture matches which part of another: a page, a picture, JSON",
     "evaluate": "retrieval on a data set: plain ranking against structural re-ranking",
     "report": "an evaluation as a page: metrics, and queries with hits and explanations, worst first",
+    "serve": "a page on this machine: drop two pictures to compare, or one to search a folder",
     "train": "train an embedder: every baseline, and with structural matching",
     "sweep": "a grid of trainings over seeds from one file, and one table of results",
     "presets": "the runs of the authors, by name",
