@@ -6,15 +6,15 @@ import hashlib
 import io
 import unicodedata
 import warnings
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from PIL import Image, UnidentifiedImageError
-from python_multipart.exceptions import MultipartParseError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from diml.data.pictures import BadPictureError, load_picture
 from diml.files import whole_file
@@ -74,17 +74,30 @@ async def read_files(request: Request, fields: tuple[str, ...]) -> dict[str, Upl
     if kind != "multipart/form-data":
         raise ApiError(415, "not_a_form", f"Need a form of type multipart/form-data, got {kind[:80]!r}.", remedy)
     try:
-        parser = _MemoryParser(request.headers, request.stream(), max_files=len(fields), max_fields=0)
+        parser = _MemoryParser(request.headers, _stream_of(request), max_files=len(fields), max_fields=0)
         form = await parser.parse()
-    except (MultiPartException, MultipartParseError) as error:
-        raise ApiError(400, "bad_form", f"The form cannot be read: {error}", remedy) from error
+    except MultiPartException as error:
+        if isinstance(error.__cause__, ApiError | ClientDisconnect):
+            raise error.__cause__ from None
+        raise ApiError(400, "bad_form", f"The form cannot be read: {error.message}", remedy) from error
     found = {}
-    for field, value in form.multi_items():
-        if field not in fields or field in found or not isinstance(value, UploadFile):
-            raise ApiError(422, "bad_form", f"The form has a field {field[:40]!r} too many.", remedy)
-        found[field] = UploadedFile(field, clean_name(value.filename or field), await value.read())
-    await form.close()
+    try:
+        for field, value in form.multi_items():
+            if field not in fields or field in found or not isinstance(value, UploadFile):
+                raise ApiError(422, "bad_form", f"The form has a field {field[:40]!r} too many.", remedy)
+            found[field] = UploadedFile(field, clean_name(value.filename or field), await value.read())
+    finally:
+        await form.close()
     return found
+
+
+async def _stream_of(request: Request) -> AsyncGenerator[bytes, None]:
+    """The body; what ends it early comes as the error upon which the parser closes its files."""
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except (ApiError, ClientDisconnect) as error:
+        raise MultiPartException("it ended early") from error
 
 
 def open_upload(file: UploadedFile, limits: Limits, keep: Path | None = None) -> Upload:
