@@ -1,8 +1,10 @@
-"""Draw the pictures of the README and of `explain.md` from two pictures of our own: `make docs`."""
+"""Draw the pictures of the README, `explain.md` and `serve.md` from pictures of our own: `make docs`."""
 
 import io
 import tempfile
+import threading
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -15,7 +17,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 
 
 def main() -> None:
-    """Write docs/why.png and, where Chromium and Playwright are, docs/explain-page.png."""
+    """Write docs/why.png and, where Chromium and Playwright are, docs/explain-page.png and docs/serve-page.png."""
     match = diml.match(*drawn_pair())
     drawn = io.BytesIO()
     match.draw(top=5).savefig(drawn)
@@ -23,26 +25,65 @@ def main() -> None:
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        print("explain-page.png stays as it is: playwright is not installed")
+        print("the pages stay as they are: playwright is not installed")
         return
     if not CHROMIUM.exists():
-        print(f"explain-page.png stays as it is: there is no {CHROMIUM}")
+        print(f"the pages stay as they are: there is no {CHROMIUM}")
         return
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        page_file = Path(folder) / "why.html"
-        paths = [Path(folder) / "drawn" / name for name in ("a.png", "b.png")]
-        paths[0].parent.mkdir()
-        for path, picture in zip(paths, drawn_pair(448), strict=True):
-            picture.save(path)
-        page_file.write_text(explanation_page(match_pictures(*paths)), encoding="utf-8")
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1100, "height": 900})
-        page.goto(page_file.as_uri())
-        page.click(".cell[data-side=q][data-region='13']")  # on the fish
-        page.get_by_role("tab", name="Plan").click()
-        drawn = io.BytesIO(page.screenshot(clip={"x": 0, "y": 0, "width": 1100, "height": 1160}, full_page=True))
+        save(explained(browser, Path(folder)), "explain-page.png", 256)
+        save(served(browser, Path(folder)), "serve-page.png", 256)
         browser.close()
-    save(drawn, "explain-page.png", 256)
+
+
+def explained(browser: Any, folder: Path) -> io.BytesIO:
+    """The page of a pair, a region of it pinned."""
+    page_file = folder / "why.html"
+    paths = [folder / "drawn" / name for name in ("a.png", "b.png")]
+    paths[0].parent.mkdir()
+    for path, picture in zip(paths, drawn_pair(448), strict=True):
+        picture.save(path)
+    page_file.write_text(explanation_page(match_pictures(*paths)), encoding="utf-8")
+    page = browser.new_page(viewport={"width": 1100, "height": 900})
+    page.goto(page_file.as_uri())
+    page.click(".cell[data-side=q][data-region='13']")  # on the fish
+    page.get_by_role("tab", name="Plan").click()
+    return io.BytesIO(page.screenshot(clip={"x": 0, "y": 0, "width": 1100, "height": 1160}, full_page=True))
+
+
+def served(browser: Any, folder: Path) -> io.BytesIO:
+    """The page of `diml serve` with the hits of one picture among turned and cut ones."""
+    import uvicorn
+
+    from diml.web import Engine, FolderGallery, create_app, open_port
+
+    a, b = drawn_pair(448)
+    query, shop = folder / "query.png", folder / "shop"
+    b.save(query)
+    shop.mkdir()
+    for number in range(6):
+        cut = (0, 0, 448 - 28 * number, 448 - 28 * number)
+        a.rotate(9 * number, fillcolor="white").crop(cut).save(shop / f"seen-{number}.png")
+        b.rotate(60 + 50 * number, fillcolor="white").save(shop / f"turned-{number}.png")
+    embedder = diml.load_embedder("mobilenetv2_100")
+    gallery = FolderGallery(shop, embedder)
+    gallery.start()
+    gallery.wait()
+    with open_port(0) as port:
+        server = uvicorn.Server(uvicorn.Config(create_app(Engine(embedder, gallery=gallery)), log_level="error"))
+        thread = threading.Thread(target=server.run, args=([port],))
+        thread.start()
+        page = browser.new_page(viewport={"width": 1100, "height": 1060})
+        page.goto(f"http://127.0.0.1:{port.getsockname()[1]}")
+        page.wait_for_selector(".sample")
+        page.locator("[data-place=query] input").set_input_files(query)
+        page.wait_for_selector(".stage .flow")
+        page.wait_for_load_state("networkidle")
+        drawn = io.BytesIO(page.screenshot())
+        server.should_exit = True
+        thread.join()
+    return drawn
 
 
 def save(drawn: io.BytesIO, name: str, colours: int = 192) -> None:

@@ -13,13 +13,14 @@ from diml.cli.evaluate import embedding_cache, open_embedder
 
 if TYPE_CHECKING:
     from diml.models import Embedder
-    from diml.web import FolderGallery, Limits
+    from diml.search import Searcher
+    from diml.web import FolderGallery, Gallery, Limits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-    """Serve a page on this machine: drop two pictures to see what matches what, or one to search a folder with hits
-    re-ranked and explained. The same by JSON: /api/match, /api/search, /api/openapi.json.
+    """Serve a page on this machine: drop two pictures to see what matches what, or one to search a folder or an index
+    with hits re-ranked and explained. The same by JSON: /api/match, /api/search, /api/openapi.json.
 
     Listens on 127.0.0.1 only. Nothing that is sent is kept, unless --keep says where.
 
@@ -29,6 +30,8 @@ class Serve:
 
     diml serve --folder PHOTOS --open
 
+    diml serve --index photos.index
+
     diml serve --folder PHOTOS --model runs/mine --port 0 --keep sent
 
     curl -F query=@a.jpg -F gallery=@b.jpg http://127.0.0.1:8765/api/match
@@ -36,6 +39,9 @@ class Serve:
 
     folder: Path | None = None
     """Search the pictures in this folder and below it; they are embedded while the server runs already."""
+
+    index: str | None = None
+    """Search this index of `diml index build` instead: nothing is embedded but the query, by the index's own model."""
 
     port: int = 8765
     """Port of 127.0.0.1; 0 takes any that is free."""
@@ -46,8 +52,9 @@ class Serve:
     keep: Path | None = None
     """Keep every picture that is sent in this folder, named by its content. By default none is kept."""
 
-    model: str = "mobilenetv2_100"
-    """A timm name, the folder of a saved embedder or run, or a checkpoint file of the released code."""
+    model: str | None = None
+    """A timm name, the folder of a saved embedder or run, or a checkpoint file of the released code. By default
+    mobilenetv2_100; with --index that of the index, and this only says where it is now."""
 
     architecture: str | None = None
     """Backbone of a checkpoint file, for instance resnet50."""
@@ -92,14 +99,15 @@ class Serve:
         from diml.web.folder import checked_folder
 
         limits = self._limits()
+        if self.index is not None and self.folder is not None:
+            raise ValueError("index, folder: need at most one of the two, got both; serve them on two ports")
         if self.folder is not None:  # before a model is loaded
             checked_folder(self.folder)
         if self.keep is not None:
             self.keep.mkdir(parents=True, exist_ok=True)
         taken = open_port(self.port)
         with taken:
-            embedder = open_embedder(self.model, self.grid, self.resize, architecture=self.architecture).to(self.device)
-            gallery = self._gallery(embedder)
+            embedder, gallery = self._opened()
             engine = Engine(
                 embedder,
                 matching={"marginals": self.marginals, "epsilon": self.epsilon},
@@ -134,7 +142,26 @@ class Serve:
             work_seconds=self.timeout,
         )
 
-    def _gallery(self, embedder: Embedder) -> FolderGallery | None:
+    def _opened(self) -> tuple[Embedder, Gallery | None]:
+        """The embedder, and what is searched."""
+        if self.index is not None:
+            searcher = self._searcher(self.index)
+            from diml.web.index import IndexGallery
+
+            return searcher.embedder, IndexGallery(searcher, Path(self.index).name)
+        name = self.model or "mobilenetv2_100"
+        embedder = open_embedder(name, self.grid, self.resize, architecture=self.architecture).to(self.device)
+        return embedder, self._folder_gallery(embedder)
+
+    def _searcher(self, index: str) -> Searcher:
+        from diml.search import Searcher
+
+        for name in ("grid", "resize", "architecture"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}: an index has its own, got {getattr(self, name)}; leave it away")
+        return Searcher.open(index, model=self.model, device=self.device)
+
+    def _folder_gallery(self, embedder: Embedder) -> FolderGallery | None:
         from diml.web import FolderGallery
 
         if self.folder is None:
@@ -147,11 +174,14 @@ class Serve:
 
     def _settings(self, embedder: Embedder) -> dict[str, Any]:
         """What the numbers depend on, besides marginals and epsilon."""
-        return {"model": self.model, "grid": embedder.grid, "resize": embedder.preprocess.mode}
+        model = self.model or self.index or "mobilenetv2_100"
+        return {"model": model, "grid": embedder.grid, "resize": embedder.preprocess.mode}
 
-    def _tell(self, gallery: FolderGallery | None, port: int) -> None:
+    def _tell(self, gallery: Gallery | None, port: int) -> None:
         address = f"http://127.0.0.1:{port}"
-        if gallery is not None:
+        if self.index is not None and gallery is not None:
+            print(f"Searching {gallery.state().total:,} pictures of {self.index}.")
+        elif gallery is not None:
             print(f"Embedding {gallery.state().total:,} pictures of {self.folder}; the page shows how far.")
         if self.keep is not None:
             print(f"Pictures that are sent are kept in {self.keep}.")

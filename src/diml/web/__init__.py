@@ -1,6 +1,7 @@
 """The server of `diml serve`: pictures compared and searched in the browser, and a JSON API that does the same.
 
-Read in this order: `gallery` (what can be searched), `folder` (a folder in memory), `engine` (embed, match, search),
+Read in this order: `gallery` (what can be searched), `folder` (a folder in memory), `index` (one on disk),
+`engine` (embed, match, search),
 `schemas` (the JSON), `app` (the addresses); `uploads`, `errors`, `limits`, `guard` and `work` keep strangers and
 accidents out. `server` opens the port. The page is in `page/`; it uses the viewer of `diml.explain`.
 """

@@ -1,0 +1,110 @@
+"""An index as a gallery: it finds what the searcher finds, and gives away no file but those that were indexed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("lancedb", reason="lancedb is not installed; it is in the extra `search`")
+
+from diml.models import Embedder
+from diml.search import Searcher, build_index, list_source, open_store
+from diml.web.index import IndexGallery
+from served import SETTINGS, drawn, write_shop
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shop(tmp_path_factory.mktemp("indexed") / "shop")
+
+
+@pytest.fixture(scope="module")
+def searcher(pictures: Path, embedder: Embedder) -> Iterator[Searcher]:
+    saved, place = pictures.parent / "model", pictures.parent / "shop.index"
+    embedder.save(saved)
+    build_index(list_source(pictures), place, embedder, model=str(saved))
+    with Searcher(open_store(place), embedder) as opened:
+        yield opened
+
+
+@pytest.fixture
+def index_gallery(searcher: Searcher) -> IndexGallery:
+    return IndexGallery(searcher, "shop.index")
+
+
+@pytest.mark.parametrize("rerank", [0, 4, 100])
+def test_it_finds_what_the_searcher_finds(
+    index_gallery: IndexGallery, searcher: Searcher, embedder: Embedder, rerank: int
+) -> None:
+    query = drawn(3).rotate(9)
+    expected = searcher.search(query, 4, rerank=rerank, **SETTINGS).hits
+    found = index_gallery.search(embedder.embed(query), hits=4, rerank=rerank, **SETTINGS)
+    assert [(hit.item.id, hit.pooled_rank) for hit in found] == [(hit.id, hit.pooled_rank) for hit in expected]
+    assert [hit.rank for hit in found] == [1, 2, 3, 4]
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected])
+
+
+def test_a_picture_of_the_index_is_no_hit_of_itself(index_gallery: IndexGallery) -> None:
+    item = index_gallery.items(4, 1)[0]
+    query = index_gallery.regions([item.id])
+    assert index_gallery.search(query, hits=3, rerank=5)[0].item == item
+    found = index_gallery.search(query, hits=50, rerank=50, exclude=item.id)
+    assert item.id not in [hit.item.id for hit in found]
+    assert sorted(hit.pooled_rank for hit in found) == list(range(1, index_gallery.state().total))
+
+
+def test_items_are_told_once_each_and_an_unknown_id_is_none(index_gallery: IndexGallery, pictures: Path) -> None:
+    total = index_gallery.state().total
+    items = [item for offset in range(0, total, 4) for item in index_gallery.items(offset, 4)]
+    assert sorted(item.name for item in items) == sorted(
+        path.relative_to(pictures).as_posix() for path in pictures.rglob("*.png")
+    )
+    assert index_gallery.item(items[2].id) == items[2]
+    assert index_gallery.picture(items[2].id) == (pictures / items[2].name).read_bytes()
+    for ask in (index_gallery.item, index_gallery.picture, lambda key: index_gallery.regions([items[0].id, key])):
+        with pytest.raises(KeyError, match=r"\.\./secret"):
+            ask("../secret")
+
+
+def test_a_file_that_is_another_one_by_now_is_not_given_away(index_gallery: IndexGallery, pictures: Path) -> None:
+    item = index_gallery.items(0, 1)[0]
+    place, secret = pictures / item.name, pictures.parent / "secret.txt"
+    secret.write_text("secret")
+    kept = place.read_bytes()
+    place.unlink()
+    try:
+        place.symlink_to(secret)
+        with pytest.raises(FileNotFoundError, match="another one by now"):
+            index_gallery.picture(item.id)
+    finally:
+        place.unlink()
+        place.write_bytes(kept)
+
+
+def test_the_server_searches_it(client: Callable[..., Any], index_gallery: IndexGallery, tmp_path: Path) -> None:
+    drawn(3).save(tmp_path / "query.png")
+    one = client(gallery=index_gallery)
+    status = one.get("/api/status").json()["gallery"]
+    assert (status["kind"], status["phase"]) == ("index", "ready")
+    answer = one.post("/api/search?hits=2", files={"query": (tmp_path / "query.png").read_bytes()}).json()
+    assert [pair["hit"]["rank"] for pair in answer["pairs"]] == [1, 2]
+    picture = one.get(answer["pictures"][1]["src"])
+    assert picture.headers["content-type"] == "image/jpeg"
+
+
+def test_an_index_without_regions_or_pictures_is_refused(pictures: Path, embedder: Embedder, tmp_path: Path) -> None:
+    embedder.save(tmp_path / "model")
+    build_index(list_source(pictures), tmp_path / "bare.index", embedder, model=str(tmp_path / "model"), storage="none")
+    with pytest.raises(ValueError, match="need regions"):
+        IndexGallery(Searcher(open_store(tmp_path / "bare.index"), embedder), "bare.index")
+    few = tmp_path / "few"
+    shutil.copytree(pictures, few)
+    build_index(list_source(few), tmp_path / "few.index", embedder, model=str(tmp_path / "model"))
+    store = open_store(tmp_path / "few.index")
+    store.remove([name for part in store.listing() for name in part.ids])
+    with pytest.raises(ValueError, match="need at least one picture"):
+        IndexGallery(Searcher(store, embedder), "few.index")
