@@ -22,6 +22,8 @@ COMMANDS = {
     "memory": [*TINY, "--queries", "5", "--rerank", "0", "5", "--limit-gb", "0"],
     "peers": [*TINY, *RUNS, "--pairs", "20", "--rerank", "5", "--peers", "pot_batch", "torch_batch"],
     "iterations": [*TINY, "--embeddings", "hard", "--queries", "2", "--rerank", "5"],
+    "startup": ["--runs", "1", "--warmup", "0"],
+    "limit": [*RUNS, "--size", "64"],
     "storage": [*TINY, "--embeddings", "hard", "--rerank", "5"],
     "search": [
         *TINY,
