@@ -73,7 +73,7 @@ def test_a_process_answers_runs_the_document_and_ends_by_ctrl_c(
 ) -> None:
     process, address, folder = started
     gallery = wait_until_ready(address)
-    assert (gallery["phase"], gallery["done"], gallery["total"]) == ("ready", 4, 4)
+    assert [gallery[name] for name in ("phase", "done", "total", "count")] == ["ready", 4, 4, 3]
     assert gallery["bad"] == [{"path": "torn.png", "reason": "is not a picture of a known format"}]
     monkeypatch.chdir(folder)
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/serve.md").read_text(), re.MULTILINE | re.DOTALL)

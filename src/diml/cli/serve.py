@@ -192,12 +192,15 @@ class Serve:
 
 def _tell_of(gallery: FolderGallery) -> None:
     """Say in the terminal how embedding ended."""
+    from diml.web.folder import STOPPED
+
     state = gallery.wait()
     if state.phase == "failed":
+        if state.trouble == STOPPED:
+            return
         print(f"The folder cannot be searched: {state.trouble}", flush=True)
         return
-    kept = state.total - len([bad for bad in state.bad if not bad.reason.startswith("is a link that leads")])
-    print(f"Ready to search {kept:,} pictures after {state.seconds:.0f} seconds.", flush=True)
+    print(f"Ready to search {state.count:,} pictures after {state.seconds:.0f} seconds.", flush=True)
     for bad in state.bad[:10]:
         print(f"  left out: {bad.path}: {bad.reason}", flush=True)
     if len(state.bad) > 10:

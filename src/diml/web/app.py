@@ -83,7 +83,8 @@ def _add_status(app: FastAPI, engine: Engine, limits: Limits, keeps: bool) -> No
 
 def _gallery_status(gallery: Gallery) -> schemas.GalleryStatus:
     state = gallery.state()
-    told = {name: getattr(state, name) for name in ("kind", "name", "phase", "done", "total", "seconds", "trouble")}
+    names = ("kind", "name", "phase", "done", "total", "count", "seconds", "trouble")
+    told = {name: getattr(state, name) for name in names}
     bad = [schemas.LeftOut(path=one.path, reason=one.reason) for one in state.bad[:50]]
     return schemas.GalleryStatus(**told, bad_count=len(state.bad), bad=bad)
 

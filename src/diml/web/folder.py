@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Final, Unpack
 
 import torch
 
@@ -20,6 +20,9 @@ from diml.data.pictures import BadPicture
 from diml.matching import MatchSettings, Regions, rerank
 from diml.models import Embedded, Embedder, embed_cached
 from diml.web.gallery import GalleryHit, GalleryItem, GalleryNotReadyError, GalleryState
+
+#: The trouble of a gallery that was stopped before it was ready.
+STOPPED: Final = "it was stopped"
 
 
 class FolderGallery:
@@ -89,6 +92,7 @@ class FolderGallery:
             phase="ready" if ready else "failed" if trouble else "embedding",
             done=self._done,
             total=len(self._paths),
+            count=len(self._order) if ready else 0,
             seconds=self._seconds or time.monotonic() - self._began,
             bad=tuple(self._bad),
             trouble=trouble,
@@ -157,7 +161,7 @@ class FolderGallery:
         try:
             found = self._embedded()
         except InterruptedError:
-            self._trouble = "the server is stopping"
+            self._trouble = STOPPED
         except Exception as error:  # shown to the user, who cannot see this thread
             self._trouble = str(error) or type(error).__name__
         else:

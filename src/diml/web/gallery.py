@@ -59,7 +59,8 @@ class GalleryState:
         kind: Where it is kept.
         name: What to call it.
         phase: "embedding" until it can be searched; "failed" when it never will, and `trouble` says why.
-        done, total: Pictures embedded so far, and in all; those left out count as done.
+        done, total: Pictures embedded so far, and in all; those that cannot be read count as done.
+        count: Pictures that can be searched; 0 until it is ready.
         seconds: Since embedding began, until it ended.
         bad: Pictures that were left out, each with the reason.
         trouble: Why it failed, with the remedy.
@@ -70,6 +71,7 @@ class GalleryState:
     phase: Literal["embedding", "ready", "failed"]
     done: int
     total: int
+    count: int = 0
     seconds: float = 0.0
     bad: tuple[BadPicture, ...] = ()
     trouble: str = ""

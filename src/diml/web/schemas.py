@@ -115,6 +115,7 @@ class GalleryStatus(BaseModel):
     phase: Literal["embedding", "ready", "failed"]
     done: int
     total: int
+    count: int = Field(description="pictures that can be searched; 0 until it is ready")
     seconds: float = Field(description="since embedding began, until it ended")
     bad_count: int
     bad: list[LeftOut] = Field(description="the first 50 that were left out")

@@ -121,10 +121,11 @@ def drop(page: Any, where: str, *paths: Path) -> None:
 
 
 def answered(page: Any, address: str, act: Callable[[], object]) -> dict[str, Any]:
-    """The JSON that the page got when something was done."""
+    """The JSON that the page got when something was done, and has shown (what it showed before is taken away first)."""
     with page.expect_response(lambda answer: address in answer.url) as caught:
         act()
     told: dict[str, Any] = json.loads(caught.value.body())
+    page.wait_for_selector(".stage .cell")
     return told
 
 
@@ -228,7 +229,7 @@ def test_a_sample_begins_a_search_by_keyboard(visit: Visit, served: Served, gall
     told = answered(page, "/api/search", lambda: page.keyboard.press("Enter"))
     assert told["pairs"][0]["names"]["query"] == gallery.items(2, 1)[0].name
     page.locator(".clear").click()
-    assert page.locator(".sample").count() == 10
+    page.wait_for_function("document.querySelectorAll('.sample').length === 10")
     assert page.locator(".hit").count() == 0
     assert page.evaluate("document.activeElement.type") == "file"
 

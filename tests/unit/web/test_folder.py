@@ -94,7 +94,7 @@ def test_links_out_of_the_folder_and_broken_pictures_are_left_out_by_name(tmp_pa
         "nowhere.png": "is a link that leads out of the folder",
         "torn.png": "cannot be decoded",
     }
-    assert (state.done, state.total) == (5, 5)
+    assert (state.done, state.total, state.count) == (5, 5, 4)
     names = [item.name for item in gallery.items(0, 9)]
     assert names == ["inside.png", "left/01.png", "right hand/00.png", "right hand/02.png"]
     found = gallery.search(embedder.embed([drawn(2)]), hits=9, rerank=9)
@@ -153,7 +153,7 @@ def test_progress_is_told_and_stopping_ends_it_soon(
     gallery.start()
     assert reached.wait(60)
     state = gallery.state()
-    assert (state.phase, state.done, state.total) == ("embedding", 2, 6)
+    assert (state.phase, state.done, state.total, state.count) == ("embedding", 2, 6, 0)
     with pytest.raises(GalleryNotReadyError, match="2 of 6 pictures"):
         gallery.regions([gallery.items(0, 1)[0].id])
     gallery._stopping.set()

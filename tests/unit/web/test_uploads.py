@@ -73,6 +73,7 @@ def test_orientation_of_cameras_is_honoured(orientation: int) -> None:
         (bomb(30_000), "more than the 100,000"),
         (bomb(2_000_000), "a.png"),
     ],
+    ids=["empty", "words", "eps", "svg", "torn", "header only", "400 pixels", "30000 pixels", "2000000 pixels"],
 )
 def test_what_is_no_good_picture_is_refused_by_name(content: bytes, told: str) -> None:
     with pytest.raises(ApiError) as refused:

@@ -7,6 +7,7 @@
  * @property {"embedding" | "ready" | "failed"} phase
  * @property {number} done
  * @property {number} total
+ * @property {number} count  pictures that can be searched
  * @property {number} seconds  since embedding began
  * @property {number} bad_count
  * @property {{path: string, reason: string}[]} bad

@@ -160,7 +160,7 @@ async function welcome() {
   room.start.replaceChildren(intro);
   if (!ready) return;
   const choose = (item) => tray.set({ query: { id: item.id, name: item.name, src: pictureAddress(item.id) }, gallery: null });
-  const samples = await makeSamples(gallery.total, choose).catch(() => null);
+  const samples = await makeSamples(gallery.count, choose).catch(() => null);
   if (samples && room.start.contains(intro)) intro.after(samples);
 }
 

@@ -23,8 +23,7 @@ export function paintGallery(root, gallery) {
     const words = `embedding ${count(gallery.done)} of ${count(gallery.total)}${leftOf(gallery)}`;
     root.replaceChildren(name, " ", element("span", {}, words), element("progress", { value: gallery.done, max: gallery.total, "aria-label": "Pictures embedded" }));
   } else {
-    const kept = gallery.total - gallery.bad.filter(({ reason }) => !reason.startsWith("is a link that leads")).length;
-    root.replaceChildren(name, ` ${count(kept)} pictures`, ...leftOut(gallery));
+    root.replaceChildren(name, ` ${count(gallery.count)} pictures`, ...leftOut(gallery));
   }
 }
 
