@@ -61,5 +61,5 @@ clean:                   ## remove .venv and what tools left behind
 	touch $@
 
 .venv/.complete: pyproject.toml $(KERNEL) | .venv/bin/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[bninception,hub,search,track,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[bninception,hub,search,track,web,dev]'
 	touch .venv/.installed $@

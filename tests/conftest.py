@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -16,6 +17,12 @@ _slow_is_fine = [HealthCheck.too_slow]
 settings.register_profile("fast", deadline=None, max_examples=20, derandomize=True, suppress_health_check=_slow_is_fine)
 settings.register_profile("thorough", deadline=None, max_examples=500, suppress_health_check=_slow_is_fine)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    """A test that draws from torch's own generator draws the same in any order."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ EXTRAS: Final = {
     "huggingface_hub": "hub",
     "tensorboard": "track",
     "lancedb": "search",
+    "fastapi": "web",
 }
 NEEDED: Final = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "pillow", "safetensors")
 

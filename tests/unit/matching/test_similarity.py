@@ -262,7 +262,7 @@ def test_candidates_may_be_of_any_integer_type(dtype):
 
 
 def test_rerank_keeps_no_gradient():
-    regions = Regions.from_maps(torch.randn(2, 6, 2, 2).requires_grad_())
+    regions = Regions.from_maps(torch.randn(2, 64, 2, 2).requires_grad_())
     assert not rerank(regions, regions, torch.tensor([[0], [1]])).requires_grad
 
 

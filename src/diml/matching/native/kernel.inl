@@ -31,7 +31,7 @@ struct Carver {
 
 struct ScoreRoom {
   Query query;
-  Problem problem;
+  Block fresh, rest;
   float *image, *cells, *row, *mass;  // cells: (W, Rg, lanes); row: (W, lanes); mass: (W, up(Rg))
   int64_t bytes;
 };
@@ -42,8 +42,10 @@ static ScoreRoom score_room(const ScoreTask& task, void* memory) {
   room.query.regions = task.regions_q, room.query.dim = task.dim;
   room.query.vectors = up(task.regions_q) / W, room.query.spare = task.regions_q % W != 0;
   const int64_t lanes = room.query.vectors * W;
-  Lanes* problem = carver.take<Lanes>(problem_lanes(task.regions_q, task.regions_g));
-  room.problem = lay_out(problem, task.regions_q, task.regions_g);
+  for (Block* block : {&room.fresh, &room.rest}) {
+    Lanes* problem = carver.take<Lanes>(problem_lanes(task.regions_q, task.regions_g));
+    block->problem = lay_out(problem, task.regions_q, task.regions_g);
+  }
   room.query.panels = carver.take<float>(lanes * task.dim);
   room.image = carver.take<float>(task.storage == Storage::float32 ? 0 : task.regions_g * task.dim);
   room.cells = carver.take<float>(W * task.regions_g * lanes);
@@ -62,6 +64,8 @@ static float describe(const ScoreTask& task, ScoreRoom& room, int lane, int64_t 
   const float* pooled = task.pooled_g + image * task.dim;
   float *cells = room.cells + lane * task.regions_g * lanes, *row = room.row + lane * lanes;
   Ahead ahead = image_ahead(task, task.candidates[next]);
+  const float* soon = task.pooled_g + task.candidates[next] * task.dim;
+  for (int64_t d = 0; d < task.dim; d += 16) __builtin_prefetch(soon + d);
   products(room.query, regions, task.regions_g, cells, ahead);
   const bool weigh = !task.uniform;
   if (weigh) products_row(room.query, pooled, row);
@@ -72,27 +76,28 @@ static float describe(const ScoreTask& task, ScoreRoom& room, int lane, int64_t 
 
 // Sorts the numbers of W pairs so that the pairs stand side by side.
 static void arrange(const ScoreTask& task, ScoreRoom& room) {
+  const Problem& problem = room.fresh.problem;
   const int64_t lanes = room.query.vectors * W, rows = task.regions_q, cols = task.regions_g;
   Lanes block[W];
   for (int64_t first = 0; first < lanes; first += W) {
     for (int64_t j = 0; j < cols; ++j) {
       for (int lane = 0; lane < W; ++lane) block[lane] = load(room.cells + (lane * cols + j) * lanes + first);
       transpose(block);
-      for (int x = 0; x < W && first + x < rows; ++x) room.problem.cosine[(first + x) * cols + j] = block[x];
-      if (rows >= first && rows < first + W) room.problem.weight_g[j] = block[rows - first];
+      for (int x = 0; x < W && first + x < rows; ++x) problem.cosine[(first + x) * cols + j] = block[x];
+      if (rows >= first && rows < first + W) problem.weight_g[j] = block[rows - first];
     }
     for (int lane = 0; lane < W; ++lane) block[lane] = load(room.row + lane * lanes + first);
     transpose(block);
-    for (int x = 0; x < W && first + x < rows; ++x) room.problem.weight_q[first + x] = block[x];
+    for (int x = 0; x < W && first + x < rows; ++x) problem.weight_q[first + x] = block[x];
   }
   if (task.uniform) {
-    for (int64_t i = 0; i < rows; ++i) room.problem.weight_q[i] = all(1.0f);
-    for (int64_t j = 0; j < cols; ++j) room.problem.weight_g[j] = all(1.0f);
+    for (int64_t i = 0; i < rows; ++i) problem.weight_q[i] = all(1.0f);
+    for (int64_t j = 0; j < cols; ++j) problem.weight_g[j] = all(1.0f);
   } else if (!room.query.spare) {
     for (int64_t first = 0; first < cols; first += W) {
       for (int lane = 0; lane < W; ++lane) block[lane] = load(room.mass + lane * up(cols) + first);
       transpose(block);
-      for (int x = 0; x < W && first + x < cols; ++x) room.problem.weight_g[first + x] = block[x];
+      for (int x = 0; x < W && first + x < cols; ++x) problem.weight_g[first + x] = block[x];
     }
   }
 }
@@ -100,7 +105,7 @@ static void arrange(const ScoreTask& task, ScoreRoom& room) {
 static void score(const ScoreTask& task, int64_t first, int64_t last, void* memory) {
   ScoreRoom room = score_room(task, memory);
   int64_t packed = -1;
-  for (int64_t start = first; start < last; start += W) {
+  const auto fill = [&](Block& block, int64_t start) {
     for (int lane = 0; lane < W; ++lane) {
       const int64_t pair = start + lane < last ? start + lane : last - 1, query = pair / task.per_query;
       if (query != packed) {
@@ -111,15 +116,19 @@ static void score(const ScoreTask& task, int64_t first, int64_t last, void* memo
       task.pooled[pair] = describe(task, room, lane, pair, pair + 1 < last ? pair + 1 : pair);
     }
     arrange(task, room);
-    normalize(room.problem.weight_q, task.regions_q);
-    normalize(room.problem.weight_g, task.regions_g);
-    const Outcome found = transport_of(room.problem, task.solver);
-    for (int lane = 0; lane < W && start + lane < last; ++lane) {
-      task.structural[start + lane] = found.structural[lane];
-      task.error[start + lane] = found.error[lane];
-      task.iterations[start + lane] = found.iterations[lane];
+    normalize(block.problem.weight_q, task.regions_q);
+    normalize(block.problem.weight_g, task.regions_g);
+  };
+  const auto end = [&](const Block& block, Mask done) {
+    const Lanes found = structural(block.problem);
+    for (int lane = 0; lane < W; ++lane) {
+      if (!done[lane]) continue;
+      task.structural[block.pair[lane]] = found[lane];
+      task.error[block.pair[lane]] = block.error[lane];
+      task.iterations[block.pair[lane]] = block.iterations[lane];
     }
-  }
+  };
+  transport(room.fresh, room.rest, task.solver, first, last, fill, end);
 }
 
 // W matrices (rows, cols) in memory become one with the pairs side by side, or back.
@@ -160,49 +169,70 @@ static void scatter(const Lanes* from, int64_t along, int64_t across, int64_t ro
 }
 
 static int64_t solve_bytes(const SolveTask& task) {
-  return problem_lanes(task.regions_q, task.regions_g) * (int64_t)sizeof(Lanes);
+  return 2 * problem_lanes(task.regions_q, task.regions_g) * (int64_t)sizeof(Lanes);
+}
+
+// Puts the problems of a block side by side.
+static void read_problems(const SolveTask& task, const Problem& problem, int64_t start, int64_t last) {
+  const int64_t rows = task.regions_q, cols = task.regions_g;
+  const float* cosine[W];
+  for (int lane = 0; lane < W; ++lane) {
+    const int64_t pair = start + lane < last ? start + lane : last - 1;
+    cosine[lane] = task.cosine + task.cosine_at[pair];
+    const float *mass_q = task.mass_q + task.mass_q_at[pair], *mass_g = task.mass_g + task.mass_g_at[pair];
+    for (int64_t i = 0; i < rows; ++i) problem.weight_q[i][lane] = mass_q[i * task.mass_q_stride];
+    for (int64_t j = 0; j < cols; ++j) problem.weight_g[j][lane] = mass_g[j * task.mass_g_stride];
+  }
+  gather(cosine, task.stride, rows, cols, problem.cosine);
+  normalize(problem.weight_q, rows);
+  normalize(problem.weight_g, cols);
+}
+
+// Writes the plans of the pairs that are done, whose lanes of the kernel are lost by it.
+static void write_plans(const SolveTask& task, const Block& block, Mask done) {
+  const int64_t rows = task.regions_q, cols = task.regions_g;
+  const Problem& p = block.problem;
+  float *plan[W], *mirror[W];
+  for (int lane = 0; lane < W; ++lane) {
+    const int64_t pair = block.pair[lane];
+    plan[lane] = done[lane] ? task.plan + task.cosine_at[pair] : nullptr;
+    mirror[lane] = done[lane] && task.mirror_at && task.mirror_at[pair] >= 0 ? task.plan + task.mirror_at[pair] : nullptr;
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < cols; ++j) {
+      Lanes& cell = p.kernel[i * cols + j];
+      cell = select(done, cell * p.u[i] * p.v[j], cell);
+    }
+  }
+  scatter(p.kernel, cols, 1, rows, cols, plan, task.stride);
+  if (task.mirror_at) scatter(p.kernel, 1, cols, cols, rows, mirror, task.stride);
 }
 
 static void solve(const SolveTask& task, int64_t first, int64_t last, void* memory) {
   const int64_t rows = task.regions_q, cols = task.regions_g;
-  const Problem problem = lay_out(static_cast<Lanes*>(memory), rows, cols);
-  for (int64_t start = first; start < last; start += W) {
-    const float* cosine[W];
-    float *plan[W], *mirror[W];
+  Block fresh, rest;
+  fresh.problem = lay_out(static_cast<Lanes*>(memory), rows, cols);
+  rest.problem = lay_out(static_cast<Lanes*>(memory) + problem_lanes(rows, cols), rows, cols);
+  const auto fill = [&](Block& block, int64_t start) { read_problems(task, block.problem, start, last); };
+  const auto end = [&](const Block& block, Mask done) {
+    const Lanes found = structural(block.problem);
     for (int lane = 0; lane < W; ++lane) {
-      const int64_t pair = start + lane < last ? start + lane : last - 1;
-      const bool own = start + lane < last && task.plan;
-      cosine[lane] = task.cosine + task.cosine_at[pair];
-      plan[lane] = own ? task.plan + task.cosine_at[pair] : nullptr;
-      mirror[lane] = own && task.mirror_at && task.mirror_at[pair] >= 0 ? task.plan + task.mirror_at[pair] : nullptr;
-      const float *mass_q = task.mass_q + task.mass_q_at[pair], *mass_g = task.mass_g + task.mass_g_at[pair];
-      for (int64_t i = 0; i < rows; ++i) problem.weight_q[i][lane] = mass_q[i * task.mass_q_stride];
-      for (int64_t j = 0; j < cols; ++j) problem.weight_g[j][lane] = mass_g[j * task.mass_g_stride];
+      if (!done[lane]) continue;
+      task.structural[block.pair[lane]] = found[lane];
+      task.error[block.pair[lane]] = block.error[lane];
+      task.iterations[block.pair[lane]] = block.iterations[lane];
     }
-    gather(cosine, task.stride, rows, cols, problem.cosine);
-    normalize(problem.weight_q, rows);
-    normalize(problem.weight_g, cols);
-    const Outcome found = transport_of(problem, task.solver);
-    for (int lane = 0; lane < W && start + lane < last; ++lane) {
-      task.structural[start + lane] = found.structural[lane];
-      task.error[start + lane] = found.error[lane];
-      task.iterations[start + lane] = found.iterations[lane];
-    }
-    if (!task.plan) continue;
-    for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t j = 0; j < cols; ++j) problem.kernel[i * cols + j] *= problem.u[i] * problem.v[j];
-    }
-    scatter(problem.kernel, cols, 1, rows, cols, plan, task.stride);
-    if (task.mirror_at) scatter(problem.kernel, 1, cols, cols, rows, mirror, task.stride);
-  }
+    if (task.plan) write_plans(task, block, done);
+  };
+  transport(fresh, rest, task.solver, first, last, fill, end);
 }
 
 constexpr int64_t kQueries = 2 * W;      // side by side in one panel
 constexpr int64_t kGalleryRows = 240;    // stay in the cache while all panels pass
 
 static int64_t nearest_bytes(const NearestTask& task) {
-  const int64_t panel = kQueries * task.dim * 4;
-  return 16 * panel + kQueries * (kTile / 2) * 4 + 8 * kLine;
+  const int64_t panel = kQueries * (task.dim + task.dim % 2) * 4;
+  return 16 * panel + kQueries * (kTile / 2) * 4 + task.dim * 4 + 8 * kLine;
 }
 
 static void keep(const NearestTask& task, int64_t query, float value, int64_t row) {
@@ -216,46 +246,82 @@ static void keep(const NearestTask& task, int64_t query, float value, int64_t ro
   list.rows[list.count++] = row;
 }
 
-// Scores of one panel of queries with `height` rows; what reaches the threshold of its query goes on its list.
-static void nearest_tile(const NearestTask& task, const float* panel, int64_t first, int64_t count, int64_t row,
-                         int64_t height, float* scores, Ahead& ahead) {
-  tile_of<2>(height, panel, task.pooled_g + row * task.dim, task.dim, task.dim, scores, kQueries, false, ahead);
+// Puts on the lists of the panel's queries what reaches their threshold, of scores (height, kQueries).
+static void keep_best(const NearestTask& task, int64_t first, int64_t count, int64_t row, int64_t height,
+                      const float* scores) {
   float limit[kQueries];
   for (int64_t x = 0; x < kQueries; ++x) limit[x] = x < count ? task.lists[first + x].threshold : __builtin_inff();
   const Lanes low[2] = {load(limit), load(limit + W)};
   for (int64_t j = 0; j < height; ++j) {
     const float* at = scores + j * kQueries;
-    if (!any((load(at) >= low[0]) | (load(at + W) >= low[1]))) continue;
-    for (int64_t x = 0; x < count; ++x) keep(task, first + x, at[x], row + j);
+    uint32_t high = bits(load(at) >= low[0]) | bits(load(at + W) >= low[1]) << W;
+    for (; high; high &= high - 1) {
+      const int x = __builtin_ctz(high);
+      keep(task, first + x, at[x], row + j);
+    }
   }
 }
+
+// Queries side by side, to be multiplied with rows of the gallery: as float32 or as 16-bit integers.
+struct Screen {
+  const NearestTask& task;
+  float *panels, *scores;
+  int16_t* row;
+
+  float* panel(int64_t number) const { return panels + number * kQueries * (task.dim + task.dim % 2); }
+
+  void pack_queries(int64_t number, int64_t first, int64_t count) const {
+    const float* from = task.pooled_q + first * task.dim;
+#ifdef DIML_SHORTS
+    if (task.brief_g) return pack_shorts(from, count, task.dim, task.step_q, row, reinterpret_cast<Mask*>(panel(number)));
+#endif
+    Query packed{count, task.dim, 2, count < kQueries, panel(number), task.pooled_q};  // what fills it up is not read
+    pack(packed, from);
+  }
+
+  void multiply(int64_t number, int64_t first, int64_t height) const {
+#ifdef DIML_SHORTS
+    const int64_t pairs = (task.dim + 1) / 2;
+    if (task.brief_g) {
+      return tile_shorts_of(height, reinterpret_cast<const Mask*>(panel(number)), task.brief_g + first * 2 * pairs,
+                            pairs, task.step_q * task.step_g, scores);
+    }
+#endif
+    Ahead nothing{reinterpret_cast<const char*>(scores), reinterpret_cast<const char*>(scores)};
+    tile_of<2>(height, panel(number), task.pooled_g + first * task.dim, task.dim, task.dim, scores, kQueries, false,
+               nothing);
+  }
+};
 
 static void nearest(const NearestTask& task, int64_t first, int64_t last, void* memory) {
   constexpr int64_t highest = kTile / 2, group = 16 * kQueries;
   Carver carver{static_cast<char*>(memory), 0};
-  float* panels = carver.take<float>(16 * kQueries * task.dim);
+  float* panels = carver.take<float>(16 * kQueries * (task.dim + task.dim % 2));
   float* scores = carver.take<float>(kQueries * highest);
-  Ahead nothing{reinterpret_cast<const char*>(scores), reinterpret_cast<const char*>(scores)};
+  const Screen screen{task, panels, scores, carver.take<int16_t>(task.dim + 1)};
   for (int64_t from = first; from < last; from += group) {
-    const int64_t to = from + group < last ? from + group : last;
-    for (int64_t query = from; query < to; query += kQueries) {
-      const int64_t count = query + kQueries < to ? kQueries : to - query;
-      Query packed{count, task.dim, 2, count < kQueries, panels + (query - from) * task.dim, nullptr};
-      packed.pooled = task.pooled_q;  // fills the lane behind the last query, whose scores are not looked at
-      pack(packed, task.pooled_q + query * task.dim);
-    }
+    const int64_t to = from + group < last ? from + group : last, panels_used = (to - from + kQueries - 1) / kQueries;
+    const auto filled = [&](int64_t number) {
+      const int64_t left = to - from - number * kQueries;
+      return left < kQueries ? left : kQueries;
+    };
+    for (int64_t x = 0; x < panels_used; ++x) screen.pack_queries(x, from + x * kQueries, filled(x));
     for (int64_t chunk = 0; chunk < task.images; chunk += kGalleryRows) {
       const int64_t end = chunk + kGalleryRows < task.images ? chunk + kGalleryRows : task.images;
-      for (int64_t query = from; query < to; query += kQueries) {
-        const int64_t count = query + kQueries < to ? kQueries : to - query;
+      for (int64_t x = 0; x < panels_used; ++x) {
         for (int64_t row = chunk; row < end; row += highest) {
           const int64_t height = row + highest < end ? highest : end - row;
-          nearest_tile(task, panels + (query - from) * task.dim, query, count, row, height, scores, nothing);
+          screen.multiply(x, row, height);
+          keep_best(task, from + x * kQueries, filled(x), row, height, scores);
         }
       }
     }
   }
 }
+
+#ifndef DIML_SHORTS
+constexpr auto shorten = nullptr;
+#endif
 
 static void exponentials(const float* from, float* to, int64_t count) {
   int64_t x = 0;
@@ -264,7 +330,7 @@ static void exponentials(const float* from, float* to, int64_t count) {
 }
 
 constexpr Kernels table{DIML_NAME, W,     score_bytes,   score,   solve_bytes,
-                        solve,     nearest_bytes, nearest, exponentials};
+                        solve,     nearest_bytes, nearest, shorten, exponentials};
 
 }  // namespace
 }  // namespace diml

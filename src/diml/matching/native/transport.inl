@@ -15,11 +15,6 @@ struct Problem {  // memory for W pairs; arrays of W numbers
   int64_t rows, cols;
 };
 
-struct Outcome {
-  Lanes structural, error;
-  Mask iterations;
-};
-
 DIML_INLINE int64_t problem_lanes(int64_t rows, int64_t cols) { return 2 * rows * cols + 3 * rows + 3 * cols; }
 
 static Problem lay_out(Lanes* memory, int64_t rows, int64_t cols) {
@@ -102,61 +97,149 @@ static void adapt(Pace& pace, Lanes error, int32_t iterations) {
   if (first || (iterations + 1) % kEstimateEvery == 0) pace.last = error;
 }
 
-template <int ROWS, int COLS>  // fixed sizes, or 0 for any
-static Outcome transport(const Problem& p, const Solver& solver) {
-  const int64_t rows = ROWS ? ROWS : p.rows, cols = COLS ? COLS : p.cols;
+// Where the pairs of a problem stand; a lane may hold a pair that began earlier than its neighbours.
+struct Block {
+  Problem problem;
+  Pace pace;
+  Lanes error;
+  Mask active, iterations;  // those still running; how many a pair took that has ended
+  Mask ahead;               // a pair has done `sweep + ahead` iterations, and `ahead` divides by kEstimateEvery
+  int32_t sweep;
+  int64_t pair[W];          // negative: nobody waits for this lane
+};
+
+// Puts the pairs at their start: kernel, and scaling vectors of 1.
+static void begin(Block& block, const Solver& solver) {
+  const Problem& p = block.problem;
+  const int64_t cells = p.rows * p.cols;
   Lanes high = p.cosine[0], low = high;
-  for (int64_t x = 1; x < rows * cols; ++x) high = largest(high, p.cosine[x]), low = smallest(low, p.cosine[x]);
+  for (int64_t x = 1; x < cells; ++x) high = largest(high, p.cosine[x]), low = smallest(low, p.cosine[x]);
   const Lanes inverse = all(1.0f / solver.epsilon), one = all(1.0f);
-  for (int64_t x = 0; x < rows * cols; ++x) p.kernel[x] = exponential((p.cosine[x] - high) * inverse);
+  for (int64_t x = 0; x < cells; ++x) p.kernel[x] = exponential((p.cosine[x] - high) * inverse);
   const Mask wide = (high - low) * inverse > kPlainRange;
-  for (int64_t i = 0; i < rows; ++i) p.u[i] = one;
-  for (int64_t j = 0; j < cols; ++j) p.v[j] = one;
-  Outcome found{Lanes{}, Lanes{}, select_mask(wide, Mask{} + kTooWide, Mask{})};
-  Mask active = ~wide;
-  Pace pace{one, one, all_true()};
-  for (int32_t sweep = 0; any(active); ++sweep) {  // at its start, `sweep` iterations have been done
-    if (sweep % kSweepsUnasked == kSweepsUnasked - 1 && solver.stop(solver.owner)) break;
+  for (int64_t i = 0; i < p.rows; ++i) p.u[i] = one;
+  for (int64_t j = 0; j < p.cols; ++j) p.v[j] = one;
+  block.pace = Pace{one, one, all_true()};
+  block.error = Lanes{}, block.iterations = select_mask(wide, Mask{} + kTooWide, Mask{});
+  block.active = ~wide, block.ahead = Mask{}, block.sweep = 0;
+}
+
+// Sweeps until at most `leave` pairs are active, at a point where they can be moved to another block.
+template <int ROWS, int COLS>  // fixed sizes, or 0 for any
+static void run(Block& block, const Solver& solver, int leave) {
+  const Problem& p = block.problem;
+  const int64_t rows = ROWS ? ROWS : p.rows, cols = COLS ? COLS : p.cols;
+  Mask active = block.active;
+  Pace pace = block.pace;
+  int32_t sweep = block.sweep;  // at the start of a sweep, so many iterations have been done
+  for (; any(active); ++sweep) {
+    if (sweep >= 2 * kEstimateEvery && sweep % kEstimateEvery == 0 && count(active) <= leave) break;
+    if (sweep % kSweepsUnasked == kSweepsUnasked - 1 && solver.stop(solver.owner)) {
+      active = Mask{};
+      break;
+    }
     for (int64_t j = 0; j < cols; ++j) p.columns[j] = Lanes{};
     Lanes error = Lanes{};
     int64_t i = 0;
     for (; i + 8 <= rows; i += 8) sweep_rows<8>(p, i, cols, active, pace.relaxation - 1.0f, error);
     for (; i + 4 <= rows; i += 4) sweep_rows<4>(p, i, cols, active, pace.relaxation - 1.0f, error);
     for (; i < rows; ++i) sweep_rows<1>(p, i, cols, active, pace.relaxation - 1.0f, error);
+    const Mask iterations = block.ahead + sweep;
     Mask good = Mask{};
     if (sweep > 0) {
       good = error <= solver.tolerance;
-      const Mask done = active & (sweep >= solver.max_iterations ? all_true() : good & pace.exact);
+      const Mask done = active & ((iterations >= solver.max_iterations) | (good & pace.exact));
       if (any(done)) {
         for (int64_t x = 0; x < rows; ++x) p.u[x] = select(done, p.u_before[x], p.u[x]);
-        found.error = select(done, error, found.error);
-        found.iterations = select_mask(done, Mask{} + sweep, found.iterations);
+        block.error = select(done, error, block.error);
+        block.iterations = select_mask(done, iterations, block.iterations);
         active &= ~done;
       }
       if (sweep >= kFirstEstimate - 1) adapt(pace, error, sweep);
     }
-    const Mask plain = good | (Mask{} + (sweep + 1 == solver.max_iterations ? -1 : 0));
+    const Mask plain = good | (iterations + 1 == solver.max_iterations);
     const Lanes over = select(plain, Lanes{}, pace.relaxation - 1.0f);
     for (int64_t j = 0; j < cols; ++j) {
       p.v[j] = select(active, updated(p.v[j], p.v[j] * p.columns[j], p.weight_g[j], over), p.v[j]);
     }
     pace.exact = over == 0.0f;
   }
-  for (int64_t i = 0; i < rows; ++i) {
-    Lanes row = Lanes{};
-    for (int64_t j = 0; j < cols; ++j) row += p.kernel[i * cols + j] * p.v[j] * p.cosine[i * cols + j];
-    found.structural += p.u[i] * row;
-  }
-  return found;
+  block.active = active, block.pace = pace, block.sweep = sweep;
 }
 
-static Outcome transport_of(const Problem& p, const Solver& solver) {
-  if (p.rows == p.cols) {
-    if (p.rows == 16) return transport<16, 16>(p, solver);
-    if (p.rows == 4) return transport<4, 4>(p, solver);
-    if (p.rows == 9) return transport<9, 9>(p, solver);
-    if (p.rows == 49) return transport<49, 49>(p, solver);
-    if (p.rows == 64) return transport<64, 64>(p, solver);
+static void run(Block& block, const Solver& solver, int leave) {
+  const int64_t rows = block.problem.rows;
+  if (rows == block.problem.cols) {
+    if (rows == 16) return run<16, 16>(block, solver, leave);
+    if (rows == 4) return run<4, 4>(block, solver, leave);
+    if (rows == 9) return run<9, 9>(block, solver, leave);
+    if (rows == 49) return run<49, 49>(block, solver, leave);
+    if (rows == 64) return run<64, 64>(block, solver, leave);
   }
-  return transport<0, 0>(p, solver);
+  run<0, 0>(block, solver, leave);
+}
+
+// sum of plan * cosine.
+static Lanes structural(const Problem& p) {
+  Lanes sum = Lanes{};
+  for (int64_t i = 0; i < p.rows; ++i) {
+    Lanes row = Lanes{};
+    for (int64_t j = 0; j < p.cols; ++j) row += p.kernel[i * p.cols + j] * p.v[j] * p.cosine[i * p.cols + j];
+    sum += p.u[i] * row;
+  }
+  return sum;
+}
+
+// Moves the active pairs of `from` into lanes of `to` that are free, of which there are enough.
+static void move(Block& from, Block& to) {
+  if (!any(to.active)) to.sweep = from.sweep, to.active = Mask{};
+  Mask source = Mask{}, moved = Mask{};
+  for (int lane = 0, place = 0; lane < W; ++lane) {
+    if (!from.active[lane]) continue;
+    while (to.active[place]) ++place;
+    source[place] = lane, moved[place] = -1;
+    to.pair[place] = from.pair[lane], from.pair[lane] = -1;
+    to.active[place] = -1;
+  }
+  const auto merge = [&](Lanes& into, Lanes values) { into = select(moved, permuted(values, source), into); };
+  const int64_t size = problem_lanes(to.problem.rows, to.problem.cols);
+  for (int64_t x = 0; x < size; ++x) merge(to.problem.cosine[x], from.problem.cosine[x]);
+  merge(to.pace.relaxation, from.pace.relaxation);
+  merge(to.pace.last, from.pace.last);
+  const auto merge_mask = [&](Mask& into, Mask values) {
+    into = select_mask(moved, (Mask)permuted((Lanes)values, source), into);
+  };
+  merge_mask(to.pace.exact, from.pace.exact);
+  merge_mask(to.ahead, from.ahead + (from.sweep - to.sweep));
+  from.active = Mask{};
+}
+
+// All pairs first..last. `fill(block)` is asked for the problems of block.pair; `end(block, done)` is told of those
+// that have ended. Pairs that outlive most of their block go on in a second one, so that lanes do not stand idle.
+template <typename Fill, typename End>
+static void transport(Block& fresh, Block& rest, const Solver& solver, int64_t first, int64_t last, Fill fill, End end) {
+  const auto run_down = [&](Block& block, int leave) {
+    run(block, solver, leave);
+    Mask done = Mask{};
+    for (int lane = 0; lane < W; ++lane) done[lane] = block.pair[lane] >= 0 && !block.active[lane] ? -1 : 0;
+    if (!any(done)) return;
+    end(block, done);
+    for (int lane = 0; lane < W; ++lane) block.pair[lane] = done[lane] ? -1 : block.pair[lane];
+  };
+  const int64_t size = problem_lanes(rest.problem.rows, rest.problem.cols);
+  for (int64_t x = 0; x < size; ++x) rest.problem.cosine[x] = Lanes{};
+  rest.pace = Pace{all(1.0f), all(1.0f), all_true()};
+  rest.error = Lanes{}, rest.active = rest.iterations = rest.ahead = Mask{}, rest.sweep = 0;
+  for (int lane = 0; lane < W; ++lane) rest.pair[lane] = -1;
+  for (int64_t start = first; start < last; start += W) {
+    for (int lane = 0; lane < W; ++lane) fresh.pair[lane] = start + lane < last ? start + lane : -1;
+    fill(fresh, start);
+    begin(fresh, solver);
+    for (int lane = 0; lane < W; ++lane) fresh.active[lane] &= fresh.pair[lane] >= 0 ? -1 : 0;
+    run_down(fresh, W / 2);
+    const int left = count(fresh.active);
+    if (left && left + count(rest.active) > W) run_down(rest, W - left);
+    if (left) move(fresh, rest);
+  }
+  run_down(rest, 0);
 }
