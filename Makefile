@@ -60,5 +60,5 @@ clean:                   ## remove .venv and what tools left behind
 	touch $@
 
 .venv/.complete: pyproject.toml $(KERNEL) | .venv/bin/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[bninception,hub,track,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[bninception,hub,search,track,dev]'
 	touch .venv/.installed $@

@@ -84,3 +84,21 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Let one process, and one thread of it, at a time into the block; the others wait. The file stays, empty.
+
+    The system gives the lock back when its holder ends, however that happens. On Windows nobody waits.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if os.name != "nt":
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from diml.files import whole_file, write_text
+from diml.files import exclusive_lock, whole_file, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -95,3 +97,26 @@ def test_a_folder_in_the_place_of_the_file_is_an_error(tmp_path):
     with pytest.raises(OSError, match="runs"):
         write_text(tmp_path / "runs", "x")
     assert names(tmp_path) == ["runs"]
+
+
+def test_one_at_a_time_holds_a_lock(tmp_path):
+    inside, most = 0, 0
+    counting = threading.Lock()
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(5):
+            with exclusive_lock(tmp_path / "deep" / "lock"):
+                with counting:
+                    inside += 1
+                    most = max(most, inside)
+                time.sleep(0.001)
+                with counting:
+                    inside -= 1
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(30)
+    assert (inside, most) == (0, 1)

@@ -15,6 +15,8 @@ VERBS: Final = {
     "explain": "which part of a picture matches which part of another: a page, a picture, JSON",
     "evaluate": "retrieval on a data set: plain ranking against structural re-ranking",
     "report": "an evaluation as a page: metrics, and queries with hits and explanations, worst first",
+    "index": "an index of pictures to search: build, bring up to date, look after",
+    "search": "the pictures of an index most alike to one, each with the reason; or all pairs alike",
     "train": "train an embedder: every baseline, and with structural matching",
     "sweep": "a grid of trainings over seeds from one file, and one table of results",
     "presets": "the runs of the authors, by name",

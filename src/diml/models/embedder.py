@@ -180,7 +180,7 @@ class Embedder(nn.Module):
         kept: list[Tensor] = []
         bad: list[BadPicture] = []
         filled = 0
-        for regions, batch in self._embedded_batches(listed, batch_size, workers, progress, on_bad_picture):
+        for regions, batch in self.embed_batches(listed, batch_size, workers, progress, on_bad_picture):
             bad += batch.bad
             if regions is None:
                 continue
@@ -231,7 +231,7 @@ class Embedder(nn.Module):
                 IdentityHead(self.backbone.channels),
                 dataclasses.replace(self.config, head="identity", pooled="backbone"),
             )
-            batches = raw._embedded_batches(as_list(pictures), batch_size, workers, progress, on_bad_picture)
+            batches = raw.embed_batches(as_list(pictures), batch_size, workers, progress, on_bad_picture)
             self.head.fit(regions.dense.flatten(0, 1) for regions, _ in batches if regions is not None)
         self.config = dataclasses.replace(self.config, dim=self.head.dim)
 
@@ -260,7 +260,7 @@ class Embedder(nn.Module):
         """What `embed` computes in on the present device: bfloat16, float16, or None for float32 throughout."""
         return autocast_type(self.config.precision, self.device)
 
-    def _embedded_batches(
+    def embed_batches(
         self,
         pictures: Sequence[Picture],
         batch_size: int,
@@ -268,7 +268,11 @@ class Embedder(nn.Module):
         progress: bool,
         on_bad_picture: OnBadPicture,
     ) -> Iterator[tuple[Regions | None, LoadedBatch]]:
-        """Batch by batch; None for a batch of which no picture can be read."""
+        """Embed pictures as `embed_checked` does, but batch by batch, for more pictures than memory holds.
+
+        Yields:
+            The regions of a batch, None where none of its pictures can be read, and which pictures these are.
+        """
         batches = iterate_batches(
             pictures,
             self.preprocess,

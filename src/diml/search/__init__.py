@@ -1,0 +1,44 @@
+"""From a folder of pictures to an index, and from a picture to its hits, each with the reason.
+
+Read in this order: `where`, `store`, `coding`, `lance_store`, `opening`, `sources`, `indexing`, `searcher`, `pairs`.
+"""
+
+from diml.search.checking import Check, check_index
+from diml.search.indexing import BuildReport, build_index
+from diml.search.opening import create_store, open_store
+from diml.search.pairs import Pair, alike_pairs
+from diml.search.remembered import load_remembered
+from diml.search.searcher import Found, Hit, Searcher
+from diml.search.sharing import Share, join_share
+from diml.search.sources import Listing, list_source, picture_file
+from diml.search.store import IndexConfig, IndexNotFoundError, Listed, Neighbours, Rows, Store, StoreInfo
+from diml.search.where import Where, parse_where
+
+__all__ = [
+    "BuildReport",
+    "Check",
+    "Found",
+    "Hit",
+    "IndexConfig",
+    "IndexNotFoundError",
+    "Listed",
+    "Listing",
+    "Neighbours",
+    "Pair",
+    "Rows",
+    "Searcher",
+    "Share",
+    "Store",
+    "StoreInfo",
+    "Where",
+    "alike_pairs",
+    "build_index",
+    "check_index",
+    "create_store",
+    "join_share",
+    "list_source",
+    "load_remembered",
+    "open_store",
+    "parse_where",
+    "picture_file",
+]

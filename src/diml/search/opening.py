@@ -1,0 +1,69 @@
+"""Which store a place means: a folder is LanceDB's, `*.db` and `http://host:port` are Milvus's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from diml.search.store import IndexConfig, Store
+
+
+def is_milvus(uri: str) -> bool:
+    """Whether a place is a Milvus server, or a file of Milvus Lite."""
+    return uri.startswith(("http://", "https://", "tcp://")) or Path(uri).suffix == ".db"
+
+
+def open_store(uri: str | os.PathLike[str]) -> Store:
+    """Open an index.
+
+    Args:
+        uri: a folder (LanceDB).
+
+    Raises:
+        IndexNotFoundError: there is none.
+        ValueError: something else is there, or the extra for it is missing.
+
+    Example:
+        >>> open_store("photos.index").count()  # doctest: +SKIP
+        5421
+    """
+    place = _place(uri)
+    from diml.search.lance_store import LanceStore
+
+    return LanceStore(Path(place))
+
+
+def create_store(uri: str | os.PathLike[str], config: IndexConfig) -> Store:
+    """Make an empty index, or open the one that is there; see `open_store`.
+
+    Raises:
+        ValueError: the index there is of another embedder, or stores something else; the message says what differs.
+        FileExistsError: something else is there.
+    """
+    place = _place(uri)
+    from diml.search.lance_store import LanceStore
+
+    store = LanceStore.create(Path(place), config)
+    require_same(store.config, config, place)
+    return store
+
+
+def require_same(there: IndexConfig, wanted: IndexConfig, uri: str) -> None:
+    """Refuse to go on with an index of another embedder, storage or columns."""
+    if there.embedder != wanted.embedder:
+        raise ValueError(
+            f"index: {uri} was made with another embedder ({there.embedder[:12]}..., got {wanted.embedder[:12]}...; "
+            f"its model: {dict(there.model)}); use that model, or build a new index"
+        )
+    for name in ("dim", "num_regions", "grid", "storage"):
+        if getattr(there, name) != getattr(wanted, name):
+            need, got = getattr(there, name), getattr(wanted, name)
+            raise ValueError(f"index: {uri} has {name} {need}, got {got}; leave it as it is, or build a new index")
+    for column, kind in wanted.columns.items():
+        if there.columns.get(column) != kind:
+            known = ", ".join(f"{name} ({kind})" for name, kind in there.columns.items())
+            raise ValueError(f"index: {uri} has no column {column} ({kind}), only {known}; build a new index")
+
+
+def _place(uri: str | os.PathLike[str]) -> str:
+    return os.path.expanduser(os.fspath(uri))  # noqa: PTH111 - a URI is no path

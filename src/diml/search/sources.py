@@ -1,0 +1,178 @@
+"""Where the pictures of an index come from: a folder, or a CSV file with metadata."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from diml.data.inventory import pictures_below
+from diml.search.store import RESERVED, ColumnType, Value
+
+#: What every picture of an index has, whatever its source: where it came from, and the sha256 of its file.
+OWN_COLUMNS: Final[Mapping[str, ColumnType]] = {"source": "text", "path": "text", "content": "text"}
+_BOOLEANS: Final = {"true": True, "false": False}
+_INTEGER: Final = re.compile(r"[-+]?\d{1,18}")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Pictures to be indexed, in order.
+
+    Attributes:
+        source: the folder or file, absolute; pictures are only ever removed for being gone from their own source.
+        folder: what `paths` are relative to.
+        paths: N paths as text, with `/`.
+        cells: N mappings column -> text, as read.
+        columns: the type of each column.
+    """
+
+    source: str
+    folder: Path
+    paths: tuple[str, ...]
+    cells: tuple[Mapping[str, str], ...]
+    columns: Mapping[str, ColumnType]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def file(self, row: int) -> Path:
+        """The file of a picture."""
+        return self.folder / self.paths[row]
+
+    def name(self, row: int) -> str:
+        """The id of a picture: 32 hexadecimal digits of source and path."""
+        return hashlib.sha256(f"{self.source}\0{self.paths[row]}".encode()).hexdigest()[:32]
+
+    def metadata(self, row: int, columns: Mapping[str, ColumnType]) -> dict[str, Value]:
+        """The cells of a picture as values of the types that the index has.
+
+        Raises:
+            ValueError: a cell is no value of its column's type.
+        """
+        found: dict[str, Value] = {}
+        for name, cell in self.cells[row].items():
+            try:
+                found[name] = _value(cell, columns[name])
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.source}: {self.paths[row]}: {name} needs {columns[name]}, got {cell!r}"
+                ) from error
+        return found
+
+
+def picture_file(metadata: Mapping[str, Value]) -> Path:
+    """Where the picture of a stored row lies, from its own columns."""
+    source = Path(str(metadata["source"]))
+    return (source.parent if source.suffix.lower() == ".csv" else source) / str(metadata["path"])
+
+
+def list_source(place: Path) -> Listing:
+    """Take stock of a folder, nested pictures included, or of a CSV file.
+
+    A folder gives the column `label`, the first folder below it on the way to the picture. A CSV file has a column
+    `path`, relative to the file or absolute; its other columns become metadata, with the type that all cells fit.
+
+    Raises:
+        FileNotFoundError: there is no such place.
+        ValueError: no pictures, or a CSV file with bad columns or lines.
+    """
+    place = place.expanduser().resolve()
+    if place.is_dir():
+        return _list_folder(place)
+    if not place.is_file():
+        raise FileNotFoundError(f"pictures: {place} does not exist; name a folder of pictures or a CSV file")
+    if place.suffix.lower() != ".csv":
+        raise ValueError(f"pictures: need a folder or a .csv file, got {place}; name the folder it lies in")
+    return _list_csv(place)
+
+
+def _list_folder(folder: Path) -> Listing:
+    paths = tuple(file.relative_to(folder).as_posix() for file in pictures_below(folder))
+    if not paths:
+        raise ValueError(f"pictures: there is none in {folder} or below; to empty an index: diml index remove")
+    cells = tuple({"label": path.split("/")[0] if "/" in path else ""} for path in paths)
+    return Listing(str(folder), folder, paths, cells, {"label": "text"})
+
+
+def _list_csv(file: Path) -> Listing:
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, skipinitialspace=True, strict=True)
+            names = tuple(reader.fieldnames or ())
+            _check_columns(file, names)
+            rows = [(reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file}: need a CSV text file in UTF-8 ({error})") from error
+    _check_lines(file, rows)
+    others = [name for name in names if name != "path"]
+    cells = tuple({name: row[name].strip() for name in others} for _, row in rows)
+    columns = {name: _type_of([entry[name] for entry in cells]) for name in others}
+    return Listing(str(file), file.parent, tuple(row["path"].strip() for _, row in rows), cells, columns)
+
+
+def _check_columns(file: Path, names: Sequence[str]) -> None:
+    if "path" not in names:
+        raise ValueError(f"{file}: need a first line with the column path, got {','.join(names) or 'nothing'}")
+    taken = (RESERVED | OWN_COLUMNS.keys()) - {"path"}
+    for name in names:
+        if name in taken or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name) or names.count(name) > 1:
+            need = f"distinct columns of letters, digits and _, none of {', '.join(sorted(taken))}"
+            raise ValueError(f"{file}: need {need}; got {name!r}; rename it")
+
+
+def _check_lines(file: Path, rows: Sequence[tuple[int, Mapping[str | None, str | None]]]) -> None:
+    seen: dict[str, int] = {}
+    for line, row in rows:
+        if None in row or None in row.values():
+            raise ValueError(f"{file}, line {line}: has another number of cells than the first line has columns")
+        path = (row["path"] or "").strip()
+        if not path:
+            raise ValueError(f"{file}, line {line}: path is empty")
+        if path in seen:
+            raise ValueError(f"{file}, line {line}: {path} is in line {seen[path]} already")
+        seen[path] = line
+    if not rows:
+        raise ValueError(f"{file}: need one line a picture below the first, got none")
+
+
+def _type_of(cells: Sequence[str]) -> ColumnType:
+    """The narrowest type that every filled cell fits."""
+    filled = [cell for cell in cells if cell]
+    kinds: tuple[ColumnType, ...] = ("boolean", "integer", "number")
+    for kind in kinds:
+        if filled and all(_fits(cell, kind) for cell in filled):
+            return kind
+    return "text"
+
+
+def _fits(cell: str, kind: ColumnType) -> bool:
+    try:
+        _value(cell, kind)
+    except ValueError:
+        return False
+    return True
+
+
+def _value(cell: str, kind: ColumnType) -> Value:
+    """A cell as a value; None when it is empty."""
+    if not cell:
+        return None
+    if kind == "text":
+        return cell
+    if kind == "boolean":
+        if cell.lower() not in _BOOLEANS:
+            raise ValueError(cell)
+        return _BOOLEANS[cell.lower()]
+    if kind == "integer":
+        if not _INTEGER.fullmatch(cell):
+            raise ValueError(cell)
+        return int(cell)
+    value = float(cell)
+    if value - value != 0:  # NaN and infinity have no place in a comparison
+        raise ValueError(cell)
+    return value

@@ -1,0 +1,297 @@
+"""Indexing that is killed: all that was acknowledged is there and right, and the next run ends where it should.
+
+One helper process imports everything once; each run is a fork of it, killed by SIGKILL after a random time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diml.data import Preprocess
+from diml.models import load_embedder
+from diml.search import IndexNotFoundError, build_index, check_index, list_source, open_store
+from diml.search.indexing import content_of
+from end_to_end.small_runs import start
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+HELPER = """
+import json, os, pathlib, sys
+import numpy, pyarrow, timm, torch, torchvision
+
+torch.set_num_threads(1)
+from diml.models import load_embedder
+from diml.search import build_index, list_source
+
+photos, index, model, log = sys.argv[1:]
+embedder = load_embedder(model)
+for line in sys.stdin:
+    children = []
+    for _ in range(int(line)):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        from diml.search.lance_store import LanceStore
+
+        add, file = LanceStore.add, os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+        def acknowledged(self, rows):
+            add(self, rows)
+            told = {name: entry["content"] for name, entry in zip(rows.ids, rows.metadata)}
+            os.write(file, (json.dumps(told) + "\\n").encode())
+
+        LanceStore.add = acknowledged
+        listing = list_source(pathlib.Path(photos))
+        print("begin", os.getpid(), flush=True)
+        build_index(listing, index, embedder, model=model, batch_size=2, commit_every=2)
+        os._exit(0)
+    for child in children:
+        print("ended", os.waitpid(child, 0)[1], flush=True)
+"""
+
+SHARED = """
+import json, os, signal, sys
+
+import torch
+
+torch.set_num_threads(1)
+from diml.cli import main
+from diml.search.lance_store import LanceStore
+
+log, kill_rank, after, *words = sys.argv[1:]
+add, rank, turns = LanceStore.add, os.environ.get("RANK", "0"), 0
+
+def acknowledged(self, rows):
+    global turns
+    add(self, rows)
+    with open(log + rank, "a") as file:
+        file.write(json.dumps(rows.ids) + "\\n")
+    turns += 1
+    if rank == kill_rank and turns == int(after):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+LanceStore.add = acknowledged
+sys.exit(main(words))
+"""
+
+
+def draw(path: Path, seed: int) -> None:
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noise).resize((80, 80)).save(path)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        load_embedder("test_resnet", pretrained=False, preprocess=Preprocess(size=64, resize=72)).save(folder)
+    return folder
+
+
+class Killed:
+    """A folder that changes, an index that is killed while it follows, and what must be in it."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.photos, self.index, self.log, self.model = folder / "photos", folder / "index", folder / "log", model
+        self.random, self.embedder = random.Random(0), load_embedder(model)
+        self.pooled: dict[str, np.ndarray] = {}
+        self.fresh = 0
+        self.landed = {"killed": 0, "ended": 0}
+        script = folder / "helper.py"
+        script.write_text(HELPER)
+        words = [sys.executable, script, self.photos, self.index, model, self.log]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        pipe = subprocess.PIPE
+        self.helper = subprocess.Popen(
+            words, stdin=pipe, stdout=pipe, text=True, env=environment, start_new_session=True
+        )
+
+    def change(self) -> None:
+        """Some pictures new, some changed, some gone."""
+        there = sorted(self.photos.rglob("*.png"))
+        for path in self.random.sample(there, min(3, max(0, len(there) - 20))):
+            path.unlink()
+        there = sorted(self.photos.rglob("*.png"))
+        new = [self.photos / f"c{self.fresh % 3}" / f"{self.fresh + n}.png" for n in range(12)]
+        for path in [*self.random.sample(there, min(6, len(there))), *new]:
+            self.fresh += 1
+            draw(path, self.fresh)
+            self.pooled[content_of(path)] = self.embedder.embed([path]).pooled.numpy()[0]
+
+    def run(self, kill_after: float | None = None, processes: int = 1) -> None:
+        assert self.helper.stdin is not None
+        assert self.helper.stdout is not None
+        self.helper.stdin.write(f"{processes}\n")
+        self.helper.stdin.flush()
+        lines = [self.helper.stdout.readline().split() for _ in range(processes)]
+        assert [word for word, _ in lines] == ["begin"] * processes
+        if kill_after is not None:
+            time.sleep(kill_after)
+            os.kill(int(lines[0][1]), signal.SIGKILL)  # the helper waits for it, so the number is still its
+        for _ in range(processes):
+            word, status = self.helper.stdout.readline().split()
+            assert word == "ended"
+            assert int(status) in ((0,) if kill_after is None else (0, signal.SIGKILL))
+            self.landed["killed" if int(status) else "ended"] += 1
+
+    def check(self) -> None:
+        """Every acknowledged row whose picture is still there is there, and every row is right."""
+        try:
+            store = open_store(self.index)
+        except IndexNotFoundError:
+            assert not self.log.exists() or not self.log.read_text()
+            return
+        assert check_index(store, pictures=False).faults == ()
+        rows = {name: m for part in store.listing() for name, m in zip(part.ids, part.metadata, strict=True)}
+        listing = list_source(self.photos)
+        now = {listing.name(row): content_of(listing.file(row)) for row in range(len(listing))}
+        acknowledged: dict[str, str] = {}
+        for line in self.log.read_text().splitlines() if self.log.exists() else ():
+            acknowledged |= json.loads(line)
+        for name, content in acknowledged.items():
+            if name in now:
+                assert rows[name]["content"] in (content, now[name]), "an acknowledged picture is gone"
+        found = store.regions(list(rows))
+        for row, entry in enumerate(found.metadata):
+            np.testing.assert_allclose(found.pooled[row], self.pooled[entry["content"]], atol=1e-5)
+
+    def check_end(self, folder: Path) -> None:
+        """What is in the index is what a new one of the same pictures has."""
+        build_index(list_source(self.photos), folder / "new", self.embedder, model=str(self.model))
+        kept, new = open_store(self.index), open_store(folder / "new")
+        states = []
+        for store in (kept, new):
+            listed = {name: m for part in store.listing() for name, m in zip(part.ids, part.metadata, strict=True)}
+            states.append((listed, store.regions(sorted(listed))))
+        assert states[0][0] == states[1][0]
+        np.testing.assert_allclose(states[0][1].pooled, states[1][1].pooled, atol=1e-5)
+        regions = [state.coded.view("<f2").astype(np.float32) for _, state in states]
+        np.testing.assert_allclose(*regions, atol=1e-3)
+        assert check_index(kept).ok
+
+    def end(self) -> None:
+        assert self.helper.stdin is not None
+        self.helper.stdin.close()
+        self.helper.wait(30)
+        assert self.helper.stdout is not None
+        self.helper.stdout.close()
+
+
+@pytest.fixture
+def killed(tmp_path, model):
+    made = Killed(tmp_path, model)
+    yield made
+    made.end()
+
+
+@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_points_nothing_acknowledged_is_lost(tmp_path, killed, kills):
+    for _ in range(kills):
+        killed.change()
+        killed.run(kill_after=killed.random.uniform(0.01, 0.6))
+        killed.check()
+    assert killed.landed["killed"] >= kills / 2, "most runs have to be killed while they work"
+    killed.run()
+    killed.check()
+    killed.check_end(tmp_path)
+
+
+def test_two_runs_at_once_on_one_folder_lose_and_double_nothing(tmp_path, killed):
+    killed.change()
+    killed.change()
+    killed.run(processes=2)
+    killed.check()
+    killed.check_end(tmp_path)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    out, error = process.communicate(timeout=300)
+    return process.returncode, out + error
+
+
+def logged(place: Path) -> list[str]:
+    lines = [line for file in place.parent.glob(place.name + "*") for line in file.read_text().splitlines()]
+    return [name for line in lines for name in json.loads(line)]
+
+
+@pytest.mark.parametrize("resumed_by", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_two_processes_share_the_pictures_and_one_of_them_may_be_killed(tmp_path, model, resumed_by):
+    """Real processes under torchrun; rank 1 dies by SIGKILL after its third commit; the next run does the rest."""
+    for seed in range(25):
+        draw(tmp_path / "photos" / f"c{seed % 3}" / f"{seed}.png", seed)
+    (tmp_path / "photos" / "torn.png").write_bytes(b"torn")
+    words = ["index", "build", tmp_path / "photos", "--index", tmp_path / "index", "--model", model]
+    words += ["--batch-size", "2", "--commit-every", "2"]
+    first = start(SHARED, tmp_path / "s1", tmp_path / "log1-", "1", "3", *words, processes=2)
+    assert finish(first)[0] != 0
+    written = logged(tmp_path / "log1-")
+    there = [name for part in open_store(tmp_path / "index").listing() for name in part.ids]
+    assert set(written) <= set(there)
+    assert 6 <= len(set(written)) < 25
+    second = start(SHARED, tmp_path / "s2", tmp_path / "log2-", "none", "0", *words, processes=resumed_by)
+    code, shown = finish(second)
+    assert code == 1  # one picture cannot be read
+    assert shown.count("25 pictures;") == 1
+    again = logged(tmp_path / "log2-")
+    assert len(again) == len(set(again)), "no picture twice"
+    assert set(again).isdisjoint(there), "nothing that was written is embedded again"
+    assert len(there) + len(again) == 25
+    assert {file.name[-1] for file in tmp_path.glob("log*")} == {"0", "1"}, "both have worked"
+    assert check_index(open_store(tmp_path / "index")).ok
+    assert open_store(tmp_path / "index").count() == 25
+
+
+def test_readers_during_writes_see_a_whole_state(tmp_path, model):
+    """Batches of four pictures of one colour are written and taken out; a reader never sees a part of one."""
+    from dataclasses import replace
+
+    from diml.search import Searcher, create_store
+    from unit.search.contract import CONFIG, make_regions, make_rows
+
+    store = create_store(tmp_path / "index", CONFIG)
+    rows = make_rows(4)
+    store.add(replace(rows, metadata=({"shelf": -1},) * 4))
+    stop, faults, reads = threading.Event(), [], 0
+
+    def read() -> None:
+        nonlocal reads
+        searcher = Searcher(open_store(tmp_path / "index"))
+        while not stop.is_set():
+            listed = [m["shelf"] for part in searcher.store.listing(columns=["shelf"]) for m in part.metadata]
+            if len(listed) % 4 or len(set(listed)) * 4 > max(4, len(listed)):
+                faults.append(listed)
+            found = searcher.search_regions(make_regions(1, seed=9), k=8, epsilon=0.2)
+            if any(abs(found.ledger(0).score - found.hits[0].score) > 1e-3 for _ in found.hits[:1]):
+                faults.append(found.hits)
+            reads += 1
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for turn in range(12):
+        store.add(replace(make_rows(4, seed=turn), metadata=({"shelf": turn},) * 4))
+        if turn % 3 == 1:
+            store.optimize()
+        if turn % 3 == 2:
+            extra = make_rows(4, seed=turn, prefix=f"more {turn}")
+            store.add(replace(extra, metadata=({"shelf": 100 + turn},) * 4))
+            assert store.remove(extra.ids) == 4
+    stop.set()
+    reader.join(60)
+    assert faults == []
+    assert reads > 3

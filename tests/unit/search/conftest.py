@@ -1,0 +1,42 @@
+"""A tiny embedder, saved, as indices remember theirs by name; and a folder of small pictures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from diml.data import Preprocess
+from diml.models import load_embedder
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """Folder of a saved embedder with some thousand weights."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        load_embedder("test_resnet", pretrained=False, preprocess=Preprocess(size=64, resize=72)).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def embedder(model):
+    return load_embedder(model)
+
+
+def draw(seed: int, side: int = 80) -> Image.Image:
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randint(0, 256, (6, 6, 3), generator=generator, dtype=torch.uint8)
+    return Image.fromarray(noise.numpy()).resize((side, side))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Twelve pictures in three folders."""
+    folder = tmp_path / "photos"
+    for number in range(12):
+        label = folder / f"class {number % 3}"
+        label.mkdir(parents=True, exist_ok=True)
+        draw(number).save(label / f"{number}.png")
+    return folder

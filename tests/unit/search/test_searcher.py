@@ -1,0 +1,154 @@
+"""Hits are those of `match` on all pictures; each has its ledger; wrong embedders and settings are refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diml.matching import match
+from diml.models import load_embedder
+from diml.search import Searcher, build_index, create_store, list_source, open_store
+from unit.search.conftest import draw
+from unit.search.contract import CONFIG, make_regions, make_rows
+
+
+@pytest.fixture(params=["float16", "int8"])
+def searcher(request, photos, tmp_path, embedder, model):
+    place = tmp_path / "index"
+    build_index(list_source(photos), place, embedder, model=str(model), storage=request.param)
+    with Searcher.open(place) as opened:
+        yield opened
+
+
+def expected(photos, embedder, query):
+    """path -> (score, pooled) of every picture, from float32."""
+    files = sorted(photos.rglob("*.png"))
+    found = match(embedder.embed([query]), embedder.embed(files))
+    return {file: (float(found.score[row]), float(found.pooled[row])) for row, file in enumerate(files)}
+
+
+def test_hits_are_those_of_matching_all(searcher, photos, embedder):
+    query = draw(3).rotate(20)
+    scores = expected(photos, embedder, query)
+    found = searcher.search(query, k=5)
+    best = sorted(scores, key=lambda file: -scores[file][0])[:5]
+    assert [hit.file for hit in found.hits] == best
+    pooled_order = sorted(scores, key=lambda file: -scores[file][1])
+    for hit in found.hits:
+        assert hit.score == pytest.approx(scores[hit.file][0], abs=5e-3)
+        assert hit.pooled_rank == pooled_order.index(hit.file) + 1
+
+
+def test_the_ledger_of_a_hit_sums_to_its_score(searcher, photos):
+    found = searcher.search(photos / "class 1" / "4.png", k=3)
+    assert found.hits[0].file == photos / "class 1" / "4.png"
+    for place, hit in enumerate(found.hits):
+        ledger = found.ledger(place)
+        assert float(ledger.contributions.sum()) == pytest.approx(hit.structural, abs=2e-5)
+        assert ledger.score == pytest.approx(hit.score, abs=2e-5)
+    told = found.to_dict(top=2)
+    assert [entry["rank"] for entry in told["hits"]] == [1, 2, 3]
+    assert len(told["hits"][0]["ledger"]["top"]) == 2
+
+
+def test_without_re_ranking_the_order_is_that_of_pooled_vectors(searcher, photos, embedder):
+    query = draw(3).rotate(20)
+    scores = expected(photos, embedder, query)
+    found = searcher.search(query, k=4, rerank=0)
+    assert [hit.file for hit in found.hits] == sorted(scores, key=lambda file: -scores[file][1])[:4]
+    assert [(hit.structural, hit.pooled_rank) for hit in found.hits] == [(None, rank) for rank in (1, 2, 3, 4)]
+
+
+def test_only_k_candidates_are_re_ranked_when_fewer_are_asked_for(searcher, photos, embedder):
+    """K = 2: the two nearest by pooled cosine, in the order of scores, whatever else there is."""
+    query = draw(5).rotate(45)
+    scores = expected(photos, embedder, query)
+    two = sorted(scores, key=lambda file: -scores[file][1])[:2]
+    found = searcher.search(query, k=2, rerank=2)
+    assert [hit.file for hit in found.hits] == sorted(two, key=lambda file: -scores[file][0])
+
+
+def test_conditions_choose_before_ranking(searcher):
+    found = searcher.search(draw(3), k=12, where="label = 'class 1'")
+    assert len(found) == 4
+    assert {hit.metadata["label"] for hit in found.hits} == {"class 1"}
+    empty = searcher.search(draw(3), where="label = 'nothing'")
+    assert empty.hits == ()
+    assert empty.to_dict()["hits"] == []
+    with pytest.raises(ValueError, match="no hits"):
+        empty.ledger(0)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"k": 0}, "k: need at least 1"),
+        ({"rerank": -1}, "rerank: need 0 or more"),
+        ({"where": "colour = 'red'"}, "no column 'colour'"),
+        ({"epsilon": -1.0}, "epsilon"),
+    ],
+)
+def test_settings_out_of_range_are_refused(searcher, options, told):
+    with pytest.raises(ValueError, match=told):
+        searcher.search(draw(3), **options)
+
+
+def test_another_embedder_is_refused(searcher, model):
+    with pytest.raises(ValueError, match="another embedder"):
+        Searcher(searcher.store, load_embedder(model, grid=2))
+
+
+def test_an_embedder_that_has_moved_is_named_anew(photos, tmp_path, model, embedder):
+    first, second = tmp_path / "first", tmp_path / "second"
+    embedder.save(first)
+    build_index(list_source(photos), tmp_path / "index", embedder, model=str(first))
+    first.rename(second)
+    with pytest.raises(FileNotFoundError, match="which is gone"):
+        Searcher.open(tmp_path / "index")
+    opened = Searcher.open(tmp_path / "index", model=str(second))
+    assert len(opened.search(draw(0), k=3)) == 3
+
+
+def test_changed_settings_of_a_model_by_its_name_are_remembered(photos, tmp_path):
+    """Grid, resizing and so on are no part of the name, but of the vectors."""
+    from diml.data import Preprocess
+
+    made = load_embedder("mobilenetv2_100", grid=2, preprocess=Preprocess(size=64, resize=None, mode="square"))
+    build_index(list_source(photos), tmp_path / "index", made, model="mobilenetv2_100", storage="int8")
+    opened = Searcher.open(tmp_path / "index")
+    assert opened.embedder.config == made.config
+    assert opened.search(photos / "class 0" / "0.png", k=1).hits[0].metadata["path"] == "class 0/0.png"
+
+
+def test_pooled_vectors_alone(tmp_path):
+    from dataclasses import replace
+
+    config = replace(CONFIG, storage="none", num_regions=0)
+    store = create_store(tmp_path / "index", config)
+    rows = make_rows(6)
+    store.add(replace(rows, coded=rows.coded[:, :0]))
+    opened = Searcher(open_store(tmp_path / "index"))
+    found = opened.search_regions(make_regions(6)[2], k=2, rerank=0)
+    assert found.hits[0].id == rows.ids[2]
+    with pytest.raises(ValueError, match="storage 'none'"):
+        found.ledger(0)
+    with pytest.raises(ValueError, match="pooled vectors only"):
+        opened.search_regions(make_regions(1))
+    with pytest.raises(ValueError, match="Regions of one image, got 2"):
+        opened.search_regions(make_regions(2), rerank=0)
+
+
+def test_blank_pictures_find_and_are_found(tmp_path):
+    """All vectors zero: every cosine is 0, nothing is NaN."""
+    from diml.matching import Regions
+    from diml.search import Rows
+    from diml.search.coding import encode_regions
+
+    store = create_store(tmp_path / "index", CONFIG)
+    blank = Regions(torch.zeros(1, 4, 8), torch.zeros(1, 8), (2, 2))
+    store.add(Rows(("blank",), blank.pooled.numpy(), encode_regions(blank, CONFIG), ({},)))
+    store.add(make_rows(3))
+    found = Searcher(store).search_regions(blank, k=4)
+    assert len(found) == 4
+    assert [hit.score for hit in found.hits] == [0.0] * 4
+    assert torch.isfinite(found.match.score).all()

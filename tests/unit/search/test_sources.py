@@ -1,0 +1,81 @@
+"""Folders and CSV files as lists of pictures with metadata."""
+
+from __future__ import annotations
+
+import pytest
+
+from diml.search.sources import list_source, picture_file
+
+
+def test_a_folder_with_all_below_it(photos):
+    (photos / "class 0" / "deep").mkdir()
+    (photos / "class 0" / "0.png").rename(photos / "class 0" / "deep" / "0.png")
+    (photos / "class 1" / "1.png").rename(photos / "lone.png")
+    (photos / ".hidden.png").write_bytes(b"")
+    (photos / "notes.txt").write_text("no picture")
+    listing = list_source(photos)
+    assert len(listing) == 12
+    assert listing.columns == {"label": "text"}
+    labels = {path: listing.metadata(row, listing.columns)["label"] for row, path in enumerate(listing.paths)}
+    assert labels["class 0/deep/0.png"] == "class 0"
+    assert labels["lone.png"] is None
+    assert len({listing.name(row) for row in range(12)}) == 12
+    assert all(listing.file(row).is_file() for row in range(12))
+
+
+def test_a_csv_file_with_columns_of_their_own_types(photos):
+    lines = ["path,label,price,stock,fresh,note", "class 0/0.png,milk,1.50,3,true,", "class 1/1.png,'07,2,,FALSE,x"]
+    (photos / "shop.csv").write_text("\n".join(lines) + "\n")
+    listing = list_source(photos / "shop.csv")
+    kinds = {"label": "text", "price": "number", "stock": "integer", "fresh": "boolean", "note": "text"}
+    assert listing.columns == kinds
+    first = {"label": "milk", "price": 1.5, "stock": 3, "fresh": True, "note": None}
+    second = {"label": "'07", "price": 2.0, "stock": None, "fresh": False, "note": "x"}
+    assert [listing.metadata(row, kinds) for row in range(2)] == [first, second]
+    assert listing.file(1) == photos / "class 1" / "1.png"
+
+
+def test_cells_take_the_type_that_the_index_has(photos):
+    (photos / "shop.csv").write_text("path,code\nclass 0/0.png,007\n")
+    listing = list_source(photos / "shop.csv")
+    assert listing.metadata(0, {"code": "text"}) == {"code": "007"}
+    (photos / "shop.csv").write_text("path,code\nclass 0/0.png,seven\n")
+    with pytest.raises(ValueError, match=r"class 0/0\.png: code needs integer, got 'seven'"):
+        list_source(photos / "shop.csv").metadata(0, {"code": "integer"})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("file,label\na.png,x\n", "the column path"),
+        ("path,content\na.png,x\n", "got 'content'; rename it"),
+        ("path,is query\na.png,x\n", "got 'is query'; rename it"),
+        ("path,a,a\na.png,x,y\n", "distinct columns"),
+        ("path\n", "one line a picture"),
+        ("path,label\na.png\n", "line 2: has another number of cells"),
+        ("path,label\na.png,x,y\n", "line 2: has another number of cells"),
+        ("path,label\n ,x\n", "line 2: path is empty"),
+        ("path,label\na.png,x\nb.png,x\na.png,y\n", r"line 4: a\.png is in line 2 already"),
+        ("path\n\xff", "UTF-8"),
+    ],
+)
+def test_a_bad_csv_file_is_told_by_line(tmp_path, text, told):
+    (tmp_path / "bad.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=told):
+        list_source(tmp_path / "bad.csv")
+
+
+def test_places_without_pictures_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        list_source(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="there is none in"):
+        list_source(tmp_path)
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(ValueError, match=r"folder or a \.csv file"):
+        list_source(tmp_path / "a.txt")
+
+
+def test_where_a_stored_picture_lies():
+    assert str(picture_file({"source": "/data/shop.csv", "path": "a/b.png"})) == "/data/a/b.png"
+    assert str(picture_file({"source": "/data/shop", "path": "a/b.png"})) == "/data/shop/a/b.png"
+    assert str(picture_file({"source": "/data/shop.csv", "path": "/other/b.png"})) == "/other/b.png"
