@@ -36,11 +36,12 @@ torch.set_num_threads(1)
 from diml.models import load_embedder
 from diml.search import build_index, list_source
 
-photos, index, model, log = sys.argv[1:]
+model = sys.argv[1]
 embedder = load_embedder(model)
 for line in sys.stdin:
+    processes, photos, index, log = json.loads(line)
     children = []
-    for _ in range(int(line)):
+    for _ in range(processes):
         child = os.fork()
         if child:
             children.append(child)
@@ -107,20 +108,13 @@ def model(tmp_path_factory):
 class Killed:
     """A folder that changes, an index that is killed while it follows, and what must be in it."""
 
-    def __init__(self, folder: Path, model: Path) -> None:
+    def __init__(self, folder: Path, model: Path, helper: subprocess.Popen[str]) -> None:
         self.photos, self.index, self.log, self.model = folder / "photos", folder / "index", folder / "log", model
         self.random, self.embedder = random.Random(0), load_embedder(model)
         self.pooled: dict[str, np.ndarray] = {}
         self.fresh = 0
         self.landed = {"killed": 0, "ended": 0}
-        script = folder / "helper.py"
-        script.write_text(HELPER)
-        words = [sys.executable, script, self.photos, self.index, model, self.log]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        pipe = subprocess.PIPE
-        self.helper = subprocess.Popen(
-            words, stdin=pipe, stdout=pipe, text=True, env=environment, start_new_session=True
-        )
+        self.helper = helper
 
     def change(self) -> None:
         """Some pictures new, some changed, some gone."""
@@ -137,7 +131,8 @@ class Killed:
     def run(self, kill_after: float | None = None, processes: int = 1) -> None:
         assert self.helper.stdin is not None
         assert self.helper.stdout is not None
-        self.helper.stdin.write(f"{processes}\n")
+        order = [processes, *map(str, (self.photos, self.index, self.log))]
+        self.helper.stdin.write(json.dumps(order) + "\n")
         self.helper.stdin.flush()
         lines = [self.helper.stdout.readline().split() for _ in range(processes)]
         assert [word for word, _ in lines] == ["begin"] * processes
@@ -185,19 +180,21 @@ class Killed:
         np.testing.assert_allclose(*regions, atol=1e-3)
         assert check_index(kept).ok
 
-    def end(self) -> None:
-        assert self.helper.stdin is not None
-        self.helper.stdin.close()
-        self.helper.wait(30)
-        assert self.helper.stdout is not None
-        self.helper.stdout.close()
+
+@pytest.fixture(scope="module")
+def helper(tmp_path_factory, model):
+    script = tmp_path_factory.mktemp("helper") / "helper.py"
+    script.write_text(HELPER)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    pipe = subprocess.PIPE
+    made = subprocess.Popen([sys.executable, script, model], stdin=pipe, stdout=pipe, text=True, env=environment)
+    yield made
+    made.communicate(timeout=30)  # the end of its orders ends it
 
 
 @pytest.fixture
-def killed(tmp_path, model):
-    made = Killed(tmp_path, model)
-    yield made
-    made.end()
+def killed(tmp_path, model, helper):
+    return Killed(tmp_path, model, helper)
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.slow)])
@@ -244,14 +241,18 @@ def test_two_processes_share_the_pictures_and_one_of_them_may_be_killed(tmp_path
     there = [name for part in open_store(tmp_path / "index").listing() for name in part.ids]
     assert set(written) <= set(there)
     assert 6 <= len(set(written)) < 25
-    second = start(SHARED, tmp_path / "s2", tmp_path / "log2-", "none", "0", *words, processes=resumed_by)
-    code, shown = finish(second)
-    assert code == 1  # one picture cannot be read
-    assert shown.count("25 pictures;") == 1
-    again = logged(tmp_path / "log2-")
-    assert len(again) == len(set(again)), "no picture twice"
-    assert set(again).isdisjoint(there), "nothing that was written is embedded again"
-    assert len(there) + len(again) == 25
+    if resumed_by == 1:
+        listing, embedder = list_source(tmp_path / "photos"), load_embedder(model)
+        report = build_index(listing, tmp_path / "index", embedder, model=str(model), batch_size=2)
+        assert (report.embedded, report.unchanged, len(report.bad)) == (25 - len(there), len(there), 1)
+    else:
+        code, shown = finish(start(SHARED, tmp_path / "s2", tmp_path / "log2-", "none", "0", *words, processes=2))
+        assert code == 1  # one picture cannot be read
+        assert shown.count("25 pictures;") == 1
+        again = logged(tmp_path / "log2-")
+        assert len(again) == len(set(again)), "no picture twice"
+        assert set(again).isdisjoint(there), "nothing that was written is embedded again"
+        assert len(there) + len(again) == 25
     assert {file.name[-1] for file in tmp_path.glob("log*")} == {"0", "1"}, "both have worked"
     assert check_index(open_store(tmp_path / "index")).ok
     assert open_store(tmp_path / "index").count() == 25

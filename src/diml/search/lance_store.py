@@ -39,7 +39,8 @@ INDEX_FROM: Final = 10_000
 PROBED: Final = 1 / 8
 LEAST_PROBED: Final = 20
 _HINTS: Final = 100_000
-_KEPT_VERSIONS: Final = datetime.timedelta(minutes=2)
+#: How long versions are kept that a reader may still be in.
+_KEPT_VERSIONS: Final = datetime.timedelta(seconds=30)
 _PART: Final = 4096
 
 

@@ -1,0 +1,218 @@
+"""Search in a LanceDB index: times of each stage, recall of the first, disk and memory.
+
+    python benchmarks/search.py --embeddings easy hard --images 10000
+    python benchmarks/search.py --embeddings hard --images 100000 --storage float16
+    python benchmarks/search.py --embeddings hard --images 1000000 --storage none
+    python benchmarks/search.py --embeddings grocery-whitened --data ../shared/datasets
+
+Queries are pictures of the same kind that are not in the index; one after the other, warm. Stage 1: the 100 nearest by
+pooled vectors; fetch: all of these 100, regions included, by id; search: both, re-ranking of the 100, and the ten best
+hits, without embedding; reasons: the ledgers of these ten, which are computed when asked for. Recall: of stage 1 among
+the 100 nearest of all by a matrix product. Opening is measured in a process of its own, libraries loaded before.
+Milliseconds: median, and below it the median of each run (least and most) and the 95th percentile of all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import measure
+import regimes
+from diml.matching import Regions
+from diml.search import IndexConfig, Rows, Searcher, create_store, lance_store, open_store
+from diml.search.coding import encode_regions
+
+K = 100
+BLOCK = 50_000
+BATCH = 5_000
+
+
+def main() -> None:
+    made = measure.parser(__doc__, runs=3)
+    regimes.add_arguments(made, images=10_000, classes=1_000)
+    made.add_argument("--queries", type=int, default=200, help="a run; default: %(default)s")
+    made.add_argument("--storage", choices=("float16", "int8", "none"), default="float16", help="default: %(default)s")
+    made.add_argument("--wait", type=float, default=31.0, help="seconds before old versions go; default: %(default)s")
+    made.add_argument("--always-index", action="store_true", help="index pooled vectors of however few pictures")
+    made.add_argument("--folder", type=Path, help="where to make the indices; default: a temporary folder")
+    made.add_argument("--first-query", nargs=2, metavar=("INDEX", "QUERY"), help=argparse.SUPPRESS)
+    options = measure.read(made)
+    if options.first_query:
+        print(json.dumps(first_query(*options.first_query)))
+        return
+    if options.always_index:
+        lance_store.INDEX_FROM = 1
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        results = [one(name, Path(folder) / name, options) for name in options.embeddings]
+    columns = ("embeddings", "N", "stage 1, ms", "fetch, ms", "search, ms", "reasons, ms", "recall@100, %", "open, s")
+    rows = [
+        [
+            f"{found['embeddings']}\n{found['storage']}",
+            f"{found['images']:,}",
+            *(shown(found.get(stage)) for stage in ("stage1", "fetch", "search", "reasons")),
+            f"{100 * found['recall']:.2f}\nworst {100 * found['worst']:.0f}",
+            f"{found['open']['seconds']:.2f}",
+        ]
+        for found in results
+    ]
+    sizes = [
+        [
+            f"{found['embeddings']}\n{found['storage']}",
+            f"{found['images']:,}",
+            f"{found['write']:.1f}",
+            f"{found['optimize']:.1f}",
+            found["index"],
+            f"{found['disk'] / 1e6:,.0f}",
+            f"{found['disk'] / found['images']:,.0f}",
+            f"{1000 * found['open']['memory']:,.0f}",
+        ]
+        for found in results
+    ]
+    names = ("embeddings", "N", "write, s", "index, s", "kind", "disk, MB", "bytes a picture", "memory, MB")
+    first = measure.table("Search", columns, rows)
+    measure.finish("search", options, results, first, measure.table("Writing and size", names, sizes))
+
+
+def one(name: str, place: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Make an index, measure it."""
+    with measure.progress.status(f"writing {name}"):
+        started = time.perf_counter()
+        store, queries, pooled, made_in = filled(name, place, options)
+        write = time.perf_counter() - started - made_in
+    with measure.progress.status(f"indexing {name}"):
+        started = time.perf_counter()
+        store.optimize()
+        indexing = time.perf_counter() - started
+    found: dict[str, Any] = {"embeddings": name, "storage": options.storage, "images": store.count()}
+    near = [store.nearest(query.pooled.numpy(), K)[0] for query in queries]
+    found |= agreement(near, pooled, queries)
+    time.sleep(options.wait)  # versions from before the index are kept a while, for readers
+    store.optimize()
+    info = store.info()
+    found |= {"write": write, "optimize": indexing, "index": info.index, "disk": info.disk_bytes}
+    found |= timed(Searcher(store), queries, options)
+    file = place.with_suffix(".npz")
+    np.savez(file, dense=queries[0].dense.numpy(), pooled=queries[0].pooled.numpy())
+    words = ["--first-query", str(place), str(file), *(["--threads", str(options.threads)] if options.threads else [])]
+    return found | {"open": measure.in_own_process(__file__, words)}
+
+
+def filled(name: str, place: Path, options: argparse.Namespace) -> tuple[Any, list[Regions], np.ndarray, float]:
+    """The index, Q queries, (N, D) pooled vectors for the truth, and the seconds that making embeddings took."""
+    started = time.perf_counter()
+    parts = blocks(name, options)
+    first = next(parts)
+    made_in = time.perf_counter() - started
+    queries = [first[row].to(torch.float32) for row in range(min(options.queries, len(first) // 4))]
+    first = first[len(queries) :]
+    stored = 0 if options.storage == "none" else first.num_regions
+    config = IndexConfig(
+        dim=first.dim, num_regions=stored, grid=first.grid, storage=options.storage, columns={"label": "text"}
+    )
+    store, pooled, count = create_store(place, config), [], 0
+    part: Regions | None = first
+    while part is not None:
+        for start in range(0, len(part), BATCH):
+            chunk = part[start : start + BATCH]
+            vectors = chunk.pooled.float().numpy()
+            ids = tuple(f"{count + row:032x}" for row in range(len(chunk)))
+            count += len(chunk)
+            labels = tuple({"label": f"class {row % 100}"} for row in range(len(chunk)))
+            store.add(Rows(ids, vectors, encode_regions(chunk, config), labels))
+            pooled.append(vectors)
+        again = time.perf_counter()
+        part = next(parts, None)
+        made_in += time.perf_counter() - again
+    return store, queries, np.concatenate(pooled), made_in
+
+
+def blocks(name: str, options: argparse.Namespace) -> Iterator[Regions]:
+    """The embeddings part by part; each part of generated ones has classes of its own. The first has Q more."""
+    if name in regimes.REAL:
+        yield regimes.load(name, options).regions
+        return
+    left, seed = options.images + options.queries, options.seed
+    while left > 0:
+        size = min(left, BLOCK + options.queries)
+        sizes = {"images": size, "classes": options.classes, "regions": options.regions, "dim": options.dim}
+        yield regimes.generate(name, **sizes, seed=seed, dtype=torch.float16).regions
+        left, seed = left - size, seed + 1
+
+
+def agreement(near: list[Any], pooled: np.ndarray, queries: list[Regions]) -> dict[str, float]:
+    """Share of the true 100 nearest that stage 1 found, on average and of the worst query."""
+    shares = []
+    for found, query in zip(near, queries, strict=True):
+        best = np.argpartition(-(pooled @ query.pooled[0].numpy()), K)[:K]
+        shares.append(len({int(name, 16) for name in found.ids} & set(best.tolist())) / K)
+    return {"recall": statistics.mean(shares), "worst": min(shares)}
+
+
+def timed(searcher: Searcher, queries: list[Regions], options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each stage, query by query, in turns."""
+    store = searcher.store
+    near = [store.nearest(query.pooled.numpy(), K)[0].ids for query in queries]
+    depth = 0 if options.storage == "none" else K
+    hits = [searcher.search_regions(query, 10, rerank=depth) for query in queries]
+    stages: dict[str, Callable[[int], object]] = {
+        "stage1": lambda at: store.nearest(queries[at].pooled.numpy(), K),
+        "fetch": lambda at: store.regions(near[at]),
+        "search": lambda at: searcher.search_regions(queries[at], 10, rerank=depth),
+    }
+    if depth:
+        stages["reasons"] = lambda at: [hits[at].__dict__.pop("match", None), hits[at].to_dict()]
+    seconds: dict[str, list[list[float]]] = {name: [] for name in stages}
+    for _ in range(options.warmup + options.runs):
+        for name, work in stages.items():
+            run = []
+            for at in range(len(queries)):
+                started = time.perf_counter()
+                work(at)
+                run.append(1000 * (time.perf_counter() - started))
+            seconds[name].append(run)
+    return {name: summary(runs[options.warmup :]) for name, runs in seconds.items()}
+
+
+def summary(runs: list[list[float]]) -> dict[str, float]:
+    medians, everything = [statistics.median(run) for run in runs], [value for run in runs for value in run]
+    ninety_five = statistics.quantiles(everything, n=20)[-1]
+    return {"median": statistics.median(everything), "low": min(medians), "high": max(medians), "p95": ninety_five}
+
+
+def shown(found: dict[str, float] | None) -> str:
+    if found is None:
+        return "-"
+    low, high = (measure.number(found[name]) for name in ("low", "high"))
+    return f"{measure.number(found['median'])}\n{low}..{high}\np95 {measure.number(found['p95'])}"
+
+
+def first_query(index: str, query: str) -> dict[str, float]:
+    """Seconds from the path to the answer, and the memory it took."""
+    import lancedb  # noqa: F401 - libraries are loaded before the clock starts
+
+    with np.load(query) as arrays:
+        regions = Regions(torch.from_numpy(arrays["dense"]), torch.from_numpy(arrays["pooled"]))
+    before = measure.resident_gb()
+    started = time.perf_counter()
+    searcher = Searcher(open_store(index))
+    depth = 0 if searcher.store.config.storage == "none" else K
+    searcher.search_regions(regions, 10, rerank=depth)
+    seconds = time.perf_counter() - started
+    for _ in range(50):
+        searcher.search_regions(regions, 10, rerank=depth)
+    return {"seconds": seconds, "memory": measure.peak_gb() - before}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
