@@ -23,6 +23,7 @@ from diml.search.remembered import config_of
 from diml.search.sharing import Share
 from diml.search.sources import OWN_COLUMNS, Listing
 from diml.search.store import Rows, Storage, Store, Value
+from diml.search.where import Comparison
 
 if TYPE_CHECKING:
     from diml.matching import Regions
@@ -141,12 +142,11 @@ def content_of(file: Path) -> str:
 
 def _known(store: Store, listing: Listing) -> _Known:
     rows: dict[str, Mapping[str, Value]] = {}
+    for part in store.listing(Comparison("source", "=", listing.source)):
+        rows |= dict(zip(part.ids, part.metadata, strict=True))
     by_content: dict[str, str] = {}
-    for part in store.listing():
-        for name, metadata in zip(part.ids, part.metadata, strict=True):
-            if metadata["source"] == listing.source:
-                rows[name] = metadata
-            by_content[str(metadata["content"])] = name
+    for part in store.listing(columns=["content"]):
+        by_content |= {str(entry["content"]): name for name, entry in zip(part.ids, part.metadata, strict=True)}
     return _Known(rows, by_content)
 
 

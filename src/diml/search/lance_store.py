@@ -60,7 +60,7 @@ class LanceStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if not (folder / f"{_TABLE}.lance" / "_versions").is_dir():
+        if not any((folder / f"{_TABLE}.lance" / "_versions").glob("*.manifest")):  # nothing was ever committed
             raise IndexNotFoundError(str(folder))
         self._table: Any = _connect(folder).open_table(_TABLE)
         about = (self._table.schema.metadata or {}).get(_KEY)

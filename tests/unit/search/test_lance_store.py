@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from diml.search import create_store, lance_store, open_store, parse_where
+from diml.search import IndexNotFoundError, create_store, lance_store, open_store, parse_where
 from unit.search.contract import CONFIG, StoreContract, make_rows
 
 
@@ -42,6 +42,16 @@ def test_a_missing_extra_is_named_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "lancedb", None)
     with pytest.raises(ValueError, match=r"pip install 'diml\[search\]'"):
         open_store(tmp_path / "index")
+
+
+@pytest.mark.parametrize("left", ["pictures.lance", "pictures.lance/_versions", "pictures.lance/data"])
+def test_what_a_killed_creation_left_is_no_index_and_no_hindrance(tmp_path, left):
+    (tmp_path / "index" / left).mkdir(parents=True)
+    with pytest.raises(IndexNotFoundError):
+        open_store(tmp_path / "index")
+    store = create_store(tmp_path / "index", CONFIG)
+    store.add(make_rows(3))
+    assert store.count() == 3
 
 
 def test_removing_very_many_at_once(tmp_path):
