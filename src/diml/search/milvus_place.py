@@ -24,6 +24,8 @@ Index = Literal["FLAT", "IVF_FLAT"]
 COLLECTION: Final = "pictures"
 CONNECT_SECONDS: Final = 5.0
 CALL_SECONDS: Final = 60.0
+#: For what takes a server the longer, the larger the collection.
+WORK_SECONDS: Final = 900.0
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _GRPC_UNREACHABLE: Final = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 
@@ -153,7 +155,7 @@ def told(place: MilvusPlace) -> Iterator[None]:
         text = str(getattr(error, "message", "")) or str(error) or type(error).__name__
         code = getattr(error, "code", None)
         status = str(code()) if callable(code) else str(code)
-        lost = "connect" in text.lower() or any(word in status + text for word in _GRPC_UNREACHABLE)
+        lost = "fail connecting" in text.lower() or any(word in status + text for word in _GRPC_UNREACHABLE)
         if lost or isinstance(error, grpc.FutureTimeoutError):
             remedy = "is the server running, are host and port right, does a firewall let you through?"
             raise ConnectionError(f"index: no Milvus answers at {place.shown} ({text}); {remedy}") from error

@@ -5,13 +5,14 @@ Legend: N rows, Q queries, D channels.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diml.search.milvus_place import Connection, MilvusPlace, is_lite_folder, read_place, settings_of
+from diml.search.milvus_place import WORK_SECONDS, Connection, MilvusPlace, is_lite_folder, read_place, settings_of
 from diml.search.milvus_rows import (
     among,
     coded_bytes,
@@ -82,8 +83,8 @@ class MilvusStore:
 
     @classmethod
     def create(cls, uri: str, config: IndexConfig) -> MilvusStore:
-        """Make an empty index, or open the one there."""
-        place = read_place(uri)
+        """Make an empty index, or open the one there; what is written next must know all that is there, so "Strong"."""
+        place = dataclasses.replace(read_place(uri), consistency="Strong")
         _check_folder(place)
         connection = Connection(place)
         try:
@@ -154,7 +155,8 @@ class MilvusStore:
         count = 0
         with self._connection.writing():
             for part in in_parts(ids, _IDS):
-                there = [record["id"] for record in self._query(among(part), ["id"])]
+                known = self._query(among(part), ["id"], consistency_level="Strong")
+                there = [record["id"] for record in known]
                 if there:
                     self._call("delete", filter=among(there))  # given ids, pymilvus quotes them wrongly
                 count += len(there)
@@ -194,8 +196,8 @@ class MilvusStore:
     def optimize(self) -> None:
         """Write what is in memory, so that it is indexed, and join small segments; a server takes its time for that."""
         with self._connection.writing():
-            self._call("flush")
-            self._call("compact")
+            self._call("flush", timeout=WORK_SECONDS)
+            self._call("compact", timeout=WORK_SECONDS)
 
     def info(self) -> StoreInfo:
         """Facts for people."""
@@ -228,21 +230,15 @@ class MilvusStore:
         """Build the index over pooled vectors, load the collection, where that has not been done; the kind of index."""
         if not self._call("list_indexes"):
             _create_index(self._connection)
-        self._call("load_collection")
+        self._call("load_collection", timeout=WORK_SECONDS)
         return str(self._call("describe_index", "pooled")["index_type"])
 
     def _call(self, method: str, *args: Any, **settings: Any) -> Any:
         return self._connection.call(method, self.place.collection, *args, **settings)
 
     def _query(self, condition: str, fields: list[str], **settings: Any) -> list[Any]:
-        found = self._call(
-            "query",
-            filter=condition,
-            output_fields=fields,
-            consistency_level=self.place.consistency,
-            **settings,
-        )
-        return list(found)
+        settings = {"consistency_level": self.place.consistency, **settings}
+        return list(self._call("query", filter=condition, output_fields=fields, **settings))
 
     def _expression(self, where: Where | None) -> str:
         return "" if where is None else to_expression(where, self._config.columns)

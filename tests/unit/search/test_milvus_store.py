@@ -229,11 +229,30 @@ def test_cells_are_only_an_approximation_unless_asked_for(collection):
     assert [len(one.ids) for one in store.nearest(queries[:2], 6000)] == [6000, 6000]
 
 
-@pytest.mark.milvus
-def test_consistency_is_chosen_in_the_place(collection):
-    create_store(collection, CONFIG).add(make_rows(4))
-    assert open_store(collection).place.consistency == "Strong"
-    for level in ("Bounded", "Session", "Eventually"):
-        store = open_store(f"{collection}?consistency={level}")
-        assert store.place.consistency == level
-        assert store.count() <= 4
+def test_every_read_says_how_consistent_it_is_to_be(tmp_path, monkeypatch):
+    """As the place has it; what precedes a write sees everything."""
+    levels = []
+    plain = Connection.call
+
+    def recorded(self, method, *args, **settings):
+        if method in ("query", "search"):
+            levels.append(settings["consistency_level"])
+        return plain(self, method, *args, **settings)
+
+    monkeypatch.setattr(Connection, "call", recorded)
+    place, rows = read_place(str(tmp_path / "index.db")), make_rows(4)
+    made = create_store(tmp_path / "index.db", CONFIG)
+    made.add(rows)
+    for level in ("Strong", "Bounded"):
+        store = milvus_store.MilvusStore(dataclasses.replace(place, consistency=level))
+        store.nearest(rows.pooled, 2)
+        store.regions(rows.ids)
+        store.count()
+        list(store.listing())
+        assert levels == [level] * 4
+        levels.clear()
+        assert store.remove(rows.ids[:1]) == (level == "Strong")
+        assert levels == ["Strong"]
+        levels.clear()
+        store.close()
+    made.close()
