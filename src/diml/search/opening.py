@@ -49,7 +49,7 @@ def create_store(uri: str | os.PathLike[str], config: IndexConfig) -> Store:
     place = _place(uri)
     store = _created(place, config)
     try:
-        require_same(store.config, config, place)
+        require_same(store.config, config, _shown(place))
     except ValueError:
         store.close()
         raise
@@ -85,3 +85,12 @@ def require_same(there: IndexConfig, wanted: IndexConfig, uri: str) -> None:
 
 def _place(uri: str | os.PathLike[str]) -> str:
     return os.path.expanduser(os.fspath(uri))  # noqa: PTH111 - a URI is no path
+
+
+def _shown(place: str) -> str:
+    """A place as it may be printed: without a password."""
+    if not is_milvus(place):
+        return place
+    from diml.search.milvus_place import read_place
+
+    return read_place(place).shown

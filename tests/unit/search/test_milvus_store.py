@@ -205,6 +205,17 @@ def test_several_indices_on_one_server(server, collection):
 
 
 @pytest.mark.milvus
+def test_no_message_has_the_password_in_it(collection):
+    uri = collection.replace("http://", "http://me:secret@")
+    store = create_store(uri, CONFIG)
+    assert "secret" not in store.info().uri
+    with pytest.raises(ValueError, match="another embedder") as caught:
+        create_store(uri, dataclasses.replace(CONFIG, embedder="f" * 64))
+    assert "secret" not in str(caught.value)
+    store.close()
+
+
+@pytest.mark.milvus
 def test_cells_are_only_an_approximation_unless_asked_for(collection):
     """Sealed segments of a thousand rows and more get their index; few cells are looked into, and all when exact."""
     rows, queries = wide_rows(6000, seed=0), wide_rows(20, seed=1).pooled
