@@ -67,7 +67,7 @@ clean:                   ## remove .venv and what tools left behind
 	touch $@
 
 .venv/.complete: pyproject.toml $(KERNEL) | .venv/bin/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[bninception,hub,milvus,search,track,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[bninception,hub,milvus,search,track,web,dev]'
 	touch .venv/.installed $@
 
 # Apart from .venv: the wheel is a server with libraries of its own, and nothing of ours imports it.

@@ -201,9 +201,11 @@ def timed(searcher: Searcher, queries: list[Regions], options: argparse.Namespac
     near = [store.nearest(query.pooled.numpy(), K)[0].ids for query in queries]
     depth = 0 if options.storage == "none" else K
     hits = [searcher.search_regions(query, 10, rerank=depth) for query in queries]
+    other = open_store(store.info().uri)  # one that has seen no query, and goes by ids alone
     stages: dict[str, Callable[[int], object]] = {
         "stage1": lambda at: store.nearest(queries[at].pooled.numpy(), K),
         "fetch": lambda at: store.regions(near[at]),
+        "by_id": lambda at: other.regions(near[at]),
         "search": lambda at: searcher.search_regions(queries[at], 10, rerank=depth),
     }
     if depth:

@@ -102,8 +102,8 @@ def test_a_file_has_at_most_400_lines(file):
 
 
 def test_what_a_page_is_made_of_is_part_of_the_package_and_short():
-    files = [file for file in (PACKAGE / "explain" / "page").iterdir() if file.suffix in (".js", ".css", ".html")]
-    assert {"viewer.js", "viewer.css", "page.html"} <= {file.name for file in files}
+    files = [file for file in PACKAGE.glob("*/page/*") if file.suffix in (".js", ".css", ".html")]
+    assert {"viewer.js", "viewer.css", "page.html", "app.js", "app.css", "index.html"} <= {file.name for file in files}
     assert all(len(file.read_text(encoding="utf-8").splitlines()) <= 300 for file in files)
 
 

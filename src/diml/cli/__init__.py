@@ -17,6 +17,7 @@ VERBS: Final = {
     "report": "an evaluation as a page: metrics, and queries with hits and explanations, worst first",
     "index": "an index of pictures to search: build, bring up to date, look after",
     "search": "the pictures of an index most alike to one, each with the reason; or all pairs alike",
+    "serve": "a page on this machine: drop two pictures to compare, or one to search a folder",
     "train": "train an embedder: every baseline, and with structural matching",
     "sweep": "a grid of trainings over seeds from one file, and one table of results",
     "presets": "the runs of the authors, by name",

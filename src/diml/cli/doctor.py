@@ -18,6 +18,7 @@ EXTRAS: Final = {
     "lancedb": "search",
     "pymilvus": "milvus",
     "milvus_lite": "milvus",
+    "fastapi": "web",
 }
 NEEDED: Final = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "pillow", "safetensors")
 

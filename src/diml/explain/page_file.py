@@ -24,6 +24,7 @@ from PIL import Image
 
 from diml.explain.hits import RankedHits
 from diml.explain.pair import PictureMatch, describe_match
+from diml.matching import Match
 
 #: In the order in which they need each other; joined into one script, as a file cannot import from itself.
 MODULES: Final = (
@@ -96,16 +97,20 @@ class PictureShelf:
 
 
 def pair_data(found: PictureMatch, shelf: PictureShelf, digits: int = 5) -> dict[str, Any]:
-    """A pair as the viewer takes it: the numbers of `describe_match` and the rows of its two pictures.
+    """A pair as the viewer takes it: its `pair_numbers` and the rows of its two pictures."""
+    query, gallery = (shelf.place(*side) for side in zip(found.pictures, found.names, strict=True))
+    return {**pair_numbers(found, found.names, digits=digits), "pictures": {"query": query, "gallery": gallery}}
+
+
+def pair_numbers(found: Match, names: tuple[str, str], pair: int = 0, digits: int = 5) -> dict[str, Any]:
+    """The numbers of `describe_match` without the list of the largest flows, which the viewer finds by itself.
 
     Plan and cosines are rounded to so many significant digits (5 are finer than what is shown, and half the size of
     all); scores, weights and totals are not.
     """
-    told = describe_match(found, top=0, names=found.names)
+    told = describe_match(found, pair, top=0, names=names)
     matrices = {name: [[_rounded(value, digits) for value in row] for row in told[name]] for name in ("plan", "cosine")}
-    query, gallery = (shelf.place(*side) for side in zip(found.pictures, found.names, strict=True))
-    kept = {name: value for name, value in told.items() if name not in ("top", "settings")}
-    return {**kept, **matrices, "pictures": {"query": query, "gallery": gallery}}
+    return {**{name: value for name, value in told.items() if name not in ("top", "settings")}, **matrices}
 
 
 def hits_data(

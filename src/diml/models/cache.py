@@ -18,6 +18,7 @@ from diml.data.pictures import BadPicture, BadPictureError
 from diml.files import whole_file
 from diml.matching import Regions
 from diml.models.embedder import Embedded, Embedder, OnBadPicture
+from diml.models.progress import ShowProgress
 
 _FORMAT: Final = "diml-embeddings-1"
 
@@ -29,7 +30,7 @@ def embed_cached(
     cache_dir: str | os.PathLike[str],
     batch_size: int = 64,
     workers: int | None = None,
-    progress: bool = False,
+    progress: ShowProgress = False,
     on_bad_picture: OnBadPicture = "fail",
 ) -> Embedded:
     """Embed picture files, or return what was embedded before with the same embedder from the same contents.

@@ -26,7 +26,7 @@ from diml.models.config import EmbedderConfig
 from diml.models.grids import resize_grid
 from diml.models.heads import Head, IdentityHead, WhitenHead
 from diml.models.inference import as_list, autocast_type, inference
-from diml.models.progress import picture_progress
+from diml.models.progress import ShowProgress, picture_progress
 
 OnBadPicture = Literal["fail", "skip"]
 
@@ -134,7 +134,7 @@ class Embedder(nn.Module):
         *,
         batch_size: int = 64,
         workers: int | None = None,
-        progress: bool = False,
+        progress: ShowProgress = False,
     ) -> Regions:
         """Embed pictures, in their order, without gradient and in evaluation mode.
 
@@ -144,7 +144,7 @@ class Embedder(nn.Module):
             batch_size: pictures at a time.
             workers: processes that decode. None: 0 on the CPU, where the network leaves them nothing to gain, and up
                 to 8 next to an accelerator for 512 paths or more (scripts then need `if __name__ == "__main__":`).
-            progress: show a progress bar with pictures per second.
+            progress: show a progress bar with pictures per second; or a function that is told how many more are done.
 
         Returns:
             Regions of N images, float32, on the module's device.
@@ -165,7 +165,7 @@ class Embedder(nn.Module):
         *,
         batch_size: int = 64,
         workers: int | None = None,
-        progress: bool = False,
+        progress: ShowProgress = False,
         on_bad_picture: OnBadPicture = "fail",
     ) -> Embedded:
         """Embed pictures as `embed` does, and say which ones: with "skip", those that cannot be read are left out.
@@ -205,7 +205,7 @@ class Embedder(nn.Module):
         *,
         batch_size: int = 64,
         workers: int | None = None,
-        progress: bool = False,
+        progress: ShowProgress = False,
         on_bad_picture: OnBadPicture = "fail",
     ) -> None:
         """Fit head "whiten" on the cells of pictures, which need no labels.
@@ -265,7 +265,7 @@ class Embedder(nn.Module):
         pictures: Sequence[Picture],
         batch_size: int,
         workers: int | None,
-        progress: bool,
+        progress: ShowProgress,
         on_bad_picture: OnBadPicture,
     ) -> Iterator[tuple[Regions | None, LoadedBatch]]:
         """Embed pictures as `embed_checked` does, but batch by batch, for more pictures than memory holds.

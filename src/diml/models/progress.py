@@ -1,14 +1,23 @@
-"""A progress bar that counts pictures."""
+"""How far embedding has come: a bar that counts pictures, or a function of the caller's that is told."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
 
+ShowProgress = bool | Callable[[int], None]
+"""Whether to draw a progress bar; or a function that is told how many pictures more are done."""
+
 
 @contextlib.contextmanager
-def picture_progress(total: int, *, show: bool, what: str = "embedding") -> Iterator[Callable[[int], None]]:
-    """Give a function that is told how many pictures more are done; it draws a bar on standard error when `show`."""
+def picture_progress(total: int, *, show: ShowProgress, what: str = "embedding") -> Iterator[Callable[[int], None]]:
+    """Give a function that is told how many pictures more are done; it draws a bar on standard error when `show`.
+
+    Where `show` is a function, it is that function; an error that it raises ends the embedding.
+    """
+    if callable(show):
+        yield show
+        return
     if not show:
         yield lambda _: None
         return

@@ -178,6 +178,27 @@ def test_nearest_is_the_full_stable_sort(queries, count, dim, depth, copies, see
     assert torch.equal(found.masked_fill(last, 0), expected.masked_fill(last, 0))
 
 
+@pytest.mark.parametrize("shape", ["apart by rounding", "one channel", "equal channels", "few long", "blank"])
+@pytest.mark.parametrize("dim", [1, 7, 64, 129])
+def test_nearest_is_exact_where_16_bits_cannot_tell_rows_apart(instruction_set, shape, dim):
+    generator = torch.Generator().manual_seed(dim)
+    gallery = torch.nn.functional.normalize(torch.randn(400, dim, generator=generator), dim=1)
+    if shape == "apart by rounding":
+        gallery = torch.nn.functional.normalize(gallery[:1] + 3e-6 * gallery, dim=1)
+    elif shape == "one channel":
+        gallery = torch.eye(dim)[torch.randint(0, dim, (400,), generator=generator)]
+    elif shape == "equal channels":
+        gallery = torch.nn.functional.normalize(torch.ones(400, dim), dim=1)
+    elif shape == "few long":  # the step is that of the longest row
+        gallery = gallery * torch.where(torch.arange(400) % 50 == 0, 1000.0, 1.0).unsqueeze(1)
+    elif shape == "blank":
+        gallery[::3] = 0
+    query = gallery[:40]
+    expected = (query.double() @ gallery.double().T).float().sort(dim=1, descending=True, stable=True).indices
+    found = native.nearest(query, gallery, torch.full((40,), -1), 60)
+    assert torch.equal(found, expected[:, :60])
+
+
 def test_exponentials_are_accurate(instruction_set):
     x = torch.cat([torch.linspace(-86.9, 0, 100_003), torch.tensor([0.0, -1e-30, -41.0])])
     found = torch.empty_like(x)

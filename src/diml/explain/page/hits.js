@@ -12,9 +12,10 @@ const SHOWN = 0.0005; // less is zero as it is written
  * @param {HTMLElement} root
  * @param {import("./numbers.js").Explanation} data
  * @param {number} [first]  row of the pair that is shown at first
+ * @param {(row: number) => void} [onChoose]  told which hit is shown, whenever one is
  * @returns {{stop: () => void}}
  */
-export function mountExplanation(root, data, first = 0) {
+export function mountExplanation(root, data, first = 0, onChoose = () => {}) {
   if (data.pairs.length === 1 && !data.pairs[0].hit) return mountViewer(root, data);
   const viewerRoot = element("div");
   const title = element("h2");
@@ -27,6 +28,7 @@ export function mountExplanation(root, data, first = 0) {
     title.textContent = `${capital(hitName(data.pairs[index].hit))}: ${shortName(data.pairs[index].names.gallery)}`;
     buttons.forEach((button, place) => button.setAttribute("aria-pressed", String(place === index)));
     contrast?.choose(index);
+    onChoose(index);
   }
   const strip = element("div", { class: "hits", role: "group", "aria-label": "Hits, best first" }, ...buttons);
   root.replaceChildren(strip, title, viewerRoot, ...(contrast ? [contrast.root, movesOf(data)] : []));

@@ -231,8 +231,8 @@ constexpr int64_t kQueries = 2 * W;      // side by side in one panel
 constexpr int64_t kGalleryRows = 240;    // stay in the cache while all panels pass
 
 static int64_t nearest_bytes(const NearestTask& task) {
-  const int64_t panel = kQueries * task.dim * 4;
-  return 16 * panel + kQueries * (kTile / 2) * 4 + 8 * kLine;
+  const int64_t panel = kQueries * (task.dim + task.dim % 2) * 4;
+  return 16 * panel + kQueries * (kTile / 2) * 4 + task.dim * 4 + 8 * kLine;
 }
 
 static void keep(const NearestTask& task, int64_t query, float value, int64_t row) {
@@ -246,46 +246,82 @@ static void keep(const NearestTask& task, int64_t query, float value, int64_t ro
   list.rows[list.count++] = row;
 }
 
-// Scores of one panel of queries with `height` rows; what reaches the threshold of its query goes on its list.
-static void nearest_tile(const NearestTask& task, const float* panel, int64_t first, int64_t count, int64_t row,
-                         int64_t height, float* scores, Ahead& ahead) {
-  tile_of<2>(height, panel, task.pooled_g + row * task.dim, task.dim, task.dim, scores, kQueries, false, ahead);
+// Puts on the lists of the panel's queries what reaches their threshold, of scores (height, kQueries).
+static void keep_best(const NearestTask& task, int64_t first, int64_t count, int64_t row, int64_t height,
+                      const float* scores) {
   float limit[kQueries];
   for (int64_t x = 0; x < kQueries; ++x) limit[x] = x < count ? task.lists[first + x].threshold : __builtin_inff();
   const Lanes low[2] = {load(limit), load(limit + W)};
   for (int64_t j = 0; j < height; ++j) {
     const float* at = scores + j * kQueries;
-    if (!any((load(at) >= low[0]) | (load(at + W) >= low[1]))) continue;
-    for (int64_t x = 0; x < count; ++x) keep(task, first + x, at[x], row + j);
+    uint32_t high = bits(load(at) >= low[0]) | bits(load(at + W) >= low[1]) << W;
+    for (; high; high &= high - 1) {
+      const int x = __builtin_ctz(high);
+      keep(task, first + x, at[x], row + j);
+    }
   }
 }
+
+// Queries side by side, to be multiplied with rows of the gallery: as float32 or as 16-bit integers.
+struct Screen {
+  const NearestTask& task;
+  float *panels, *scores;
+  int16_t* row;
+
+  float* panel(int64_t number) const { return panels + number * kQueries * (task.dim + task.dim % 2); }
+
+  void pack_queries(int64_t number, int64_t first, int64_t count) const {
+    const float* from = task.pooled_q + first * task.dim;
+#ifdef DIML_SHORTS
+    if (task.brief_g) return pack_shorts(from, count, task.dim, task.step_q, row, reinterpret_cast<Mask*>(panel(number)));
+#endif
+    Query packed{count, task.dim, 2, count < kQueries, panel(number), task.pooled_q};  // what fills it up is not read
+    pack(packed, from);
+  }
+
+  void multiply(int64_t number, int64_t first, int64_t height) const {
+#ifdef DIML_SHORTS
+    const int64_t pairs = (task.dim + 1) / 2;
+    if (task.brief_g) {
+      return tile_shorts_of(height, reinterpret_cast<const Mask*>(panel(number)), task.brief_g + first * 2 * pairs,
+                            pairs, task.step_q * task.step_g, scores);
+    }
+#endif
+    Ahead nothing{reinterpret_cast<const char*>(scores), reinterpret_cast<const char*>(scores)};
+    tile_of<2>(height, panel(number), task.pooled_g + first * task.dim, task.dim, task.dim, scores, kQueries, false,
+               nothing);
+  }
+};
 
 static void nearest(const NearestTask& task, int64_t first, int64_t last, void* memory) {
   constexpr int64_t highest = kTile / 2, group = 16 * kQueries;
   Carver carver{static_cast<char*>(memory), 0};
-  float* panels = carver.take<float>(16 * kQueries * task.dim);
+  float* panels = carver.take<float>(16 * kQueries * (task.dim + task.dim % 2));
   float* scores = carver.take<float>(kQueries * highest);
-  Ahead nothing{reinterpret_cast<const char*>(scores), reinterpret_cast<const char*>(scores)};
+  const Screen screen{task, panels, scores, carver.take<int16_t>(task.dim + 1)};
   for (int64_t from = first; from < last; from += group) {
-    const int64_t to = from + group < last ? from + group : last;
-    for (int64_t query = from; query < to; query += kQueries) {
-      const int64_t count = query + kQueries < to ? kQueries : to - query;
-      Query packed{count, task.dim, 2, count < kQueries, panels + (query - from) * task.dim, nullptr};
-      packed.pooled = task.pooled_q;  // fills the lane behind the last query, whose scores are not looked at
-      pack(packed, task.pooled_q + query * task.dim);
-    }
+    const int64_t to = from + group < last ? from + group : last, panels_used = (to - from + kQueries - 1) / kQueries;
+    const auto filled = [&](int64_t number) {
+      const int64_t left = to - from - number * kQueries;
+      return left < kQueries ? left : kQueries;
+    };
+    for (int64_t x = 0; x < panels_used; ++x) screen.pack_queries(x, from + x * kQueries, filled(x));
     for (int64_t chunk = 0; chunk < task.images; chunk += kGalleryRows) {
       const int64_t end = chunk + kGalleryRows < task.images ? chunk + kGalleryRows : task.images;
-      for (int64_t query = from; query < to; query += kQueries) {
-        const int64_t count = query + kQueries < to ? kQueries : to - query;
+      for (int64_t x = 0; x < panels_used; ++x) {
         for (int64_t row = chunk; row < end; row += highest) {
           const int64_t height = row + highest < end ? highest : end - row;
-          nearest_tile(task, panels + (query - from) * task.dim, query, count, row, height, scores, nothing);
+          screen.multiply(x, row, height);
+          keep_best(task, from + x * kQueries, filled(x), row, height, scores);
         }
       }
     }
   }
 }
+
+#ifndef DIML_SHORTS
+constexpr auto shorten = nullptr;
+#endif
 
 static void exponentials(const float* from, float* to, int64_t count) {
   int64_t x = 0;
@@ -294,7 +330,7 @@ static void exponentials(const float* from, float* to, int64_t count) {
 }
 
 constexpr Kernels table{DIML_NAME, W,     score_bytes,   score,   solve_bytes,
-                        solve,     nearest_bytes, nearest, exponentials};
+                        solve,     nearest_bytes, nearest, shorten, exponentials};
 
 }  // namespace
 }  // namespace diml

@@ -22,29 +22,20 @@ DIML_INLINE Lanes smallest(Lanes a, Lanes b) { return a < b ? a : b; }
 
 DIML_INLINE Lanes magnitude(Lanes value) { return (Lanes)((Mask)value & 0x7fffffff); }
 
-DIML_INLINE bool any(Mask mask) {
+DIML_INLINE uint32_t bits(Mask mask) {  // bit x is lane x
 #if defined(__AVX512F__)
-  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
 #elif defined(__AVX2__)
-  return _mm256_movemask_ps((__m256)mask) != 0;
+  return (uint32_t)_mm256_movemask_ps((__m256)mask);
 #else
-  int32_t found = 0;
-  for (int lane = 0; lane < W; ++lane) found |= mask[lane];
-  return found != 0;
-#endif
-}
-
-DIML_INLINE int count(Mask mask) {  // lanes that are set
-#if defined(__AVX512F__)
-  return __builtin_popcount(_mm512_test_epi32_mask((__m512i)mask, (__m512i)mask));
-#elif defined(__AVX2__)
-  return __builtin_popcount(_mm256_movemask_ps((__m256)mask));
-#else
-  int found = 0;
-  for (int lane = 0; lane < W; ++lane) found += mask[lane] != 0;
+  uint32_t found = 0;
+  for (int lane = 0; lane < W; ++lane) found |= (mask[lane] != 0 ? 1u : 0u) << lane;
   return found;
 #endif
 }
+
+DIML_INLINE bool any(Mask mask) { return bits(mask) != 0; }
+DIML_INLINE int count(Mask mask) { return __builtin_popcount(bits(mask)); }  // lanes that are set
 
 DIML_INLINE Lanes permuted(Lanes value, Mask source) {  // lane x of the result is lane source[x]
 #if defined(__AVX512F__)

@@ -233,17 +233,43 @@ class Search {
     lists_.resize(queries.shape(0));
     room_.resize(queries.shape(0));
     for (size_t query = 0; query < lists_.size(); ++query) resize(query, 2 * depth + 64);
-    task_ = NearestTask{queries_, gallery_, images_, dim_, lists_.data(), &Search::make_room, this};
+    task_ = NearestTask{queries_, gallery_, images_, dim_, nullptr, 0, 0, lists_.data(), &Search::make_room, this};
+  }
+
+  // Screens by products of 16-bit integers: what they get wrong widens the margin, and the ranking is exact as before.
+  void shorten(const Kernels& kernels, int threads) {
+    const float longest_q = longest(queries_, static_cast<int64_t>(lists_.size())), longest_g = longest(gallery_, images_);
+    if (!(longest_q > 0 && longest_g > 0 && longest_q * longest_g < 1e30f)) return;
+    task_.step_q = longest_q / kLongest, task_.step_g = longest_g / kLongest;
+    const int64_t width = dim_ + dim_ % 2, piece = 1024;
+    brief_.reset(new int16_t[images_ * width]);
+    Pool::instance().run(
+        (images_ + piece - 1) / piece, threads,
+        [&](int64_t number, int) {
+          for (int64_t row = number * piece; row < std::min(images_, (number + 1) * piece); ++row) {
+            kernels.shorten(gallery_ + row * dim_, dim_, task_.step_g, brief_.get() + row * width);
+          }
+        },
+        [] { return false; });
+    task_.brief_g = brief_.get();
+    // a vector is wrong by at most half a step in each channel: |<q, g> - <q', g'>| <= |q - q'| |g| + |q'| |g - g'|
+    const float wrong = 0.5f * std::sqrt(static_cast<float>(dim_));
+    const float error_q = wrong * task_.step_q, error_g = wrong * task_.step_g;
+    margin_ += 2.02f * (error_q * longest_g + (longest_q + error_q) * error_g);
   }
 
   const NearestTask& task() const { return task_; }
 
   // Rows by falling score, summed in float64 and rounded to float32; equal scores by rising row; -1 at the end.
   void finish(int64_t query, int64_t* order) {
-    drop_excluded(query);
+    make_room(this, query);
     const Shortlist& list = lists_[query];
     std::vector<std::pair<float, int64_t>> found(list.count);
-    for (int64_t x = 0; x < list.count; ++x) found[x] = {exact(query, list.rows[x]), list.rows[x]};
+    for (int64_t x = 0; x < list.count; ++x) {
+      const float* soon = gallery_ + list.rows[std::min(x + 4, list.count - 1)] * dim_;  // rows lie far apart
+      for (int64_t d = 0; d < dim_; d += 16) __builtin_prefetch(soon + d);
+      found[x] = {exact(query, list.rows[x]), list.rows[x]};
+    }
     const int64_t depth = std::min(depth_, list.count);
     std::partial_sort(found.begin(), found.begin() + depth, found.end(), [](const auto& a, const auto& b) {
       return a.first != b.first ? a.first > b.first : a.second < b.second;
@@ -307,12 +333,31 @@ class Search {
     return static_cast<float>((sum[0] + sum[1]) + (sum[2] + sum[3]));
   }
 
+  float longest(const float* vectors, int64_t count) const {
+    float most = 0;
+    for (int64_t row = 0; row < count; ++row) {
+      float part[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+      const float* at = vectors + row * dim_;
+      int64_t d = 0;
+      for (; d + 8 <= dim_; d += 8) {
+        for (int x = 0; x < 8; ++x) part[x] += at[d + x] * at[d + x];
+      }
+      for (; d < dim_; ++d) part[0] += at[d] * at[d];
+      const float sum = std::accumulate(part, part + 8, 0.0f);
+      if (most == most && !(sum <= most)) most = sum;  // a NaN stays
+    }
+    return std::sqrt(most) * 1.001f;
+  }
+
+  static constexpr float kLongest = 32767;  // steps: a single channel may be as long as its vector
+
   const float *queries_, *gallery_;
   const int64_t* excluded_;
   int64_t dim_, images_ = 0, depth_ = 0;
   float margin_ = 0;
   std::vector<Shortlist> lists_;
   std::vector<Room> room_;
+  std::unique_ptr<int16_t[]> brief_;
   NearestTask task_{};
 };
 
@@ -325,6 +370,7 @@ void nearest(const Float2& queries, const Float2& gallery, const Long1& excluded
   const int64_t depth = order.shape(1), count = queries.shape(0), group = 32 * kernels.lanes;
   Search search(queries, gallery, excluded, depth);
   const int64_t even = (count + threads - 1) / std::max(1, threads);
+  if (kernels.shorten) search.shorten(kernels, threads);
   Interruption interruption;
   in_pieces(count, std::max<int64_t>(1, std::min(group, even)), threads, kernels.nearest_bytes(search.task()),
             interruption, [&](int64_t first, int64_t last, void* memory) {

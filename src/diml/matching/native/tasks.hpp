@@ -78,6 +78,8 @@ struct NearestTask {
   const float* pooled_g;  // (N, D)
   int64_t images;         // N
   int64_t dim;
+  const int16_t* brief_g;  // (N, up to even D) gallery as 16-bit integers of step `step_g`, or null: float32 is used
+  float step_q, step_g;
   Shortlist* lists;  // (Q,)
   void (*make_room)(void* owner, int64_t query);  // called when a list is full
   void* owner;
@@ -93,6 +95,8 @@ struct Kernels {
   void (*solve)(const SolveTask&, int64_t first, int64_t last, void* memory);
   int64_t (*nearest_bytes)(const NearestTask&);
   void (*nearest)(const NearestTask&, int64_t first, int64_t last, void* memory);  // queries first..last
+  // numbers / step to the nearest integer, `dim` of them and a 0 behind an odd one; null: 16 bits are no gain
+  void (*shorten)(const float* from, int64_t dim, float step, int16_t* to);
   void (*exp)(const float* from, float* to, int64_t count);  // for tests of its accuracy
 };
 

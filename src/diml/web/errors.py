@@ -1,0 +1,91 @@
+"""Errors of the API: JSON that says what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from diml.web.gallery import GalleryNotReadyError
+
+_CODES: Final = {404: "not_found", 405: "method_not_allowed"}
+_REMEDIES: Final = {404: "GET /api/openapi.json lists the addresses.", 405: "GET /api/openapi.json lists the methods."}
+
+
+class ApiError(Exception):
+    """A request that is refused.
+
+    Args:
+        status: of HTTP.
+        code: a word for programs; it stays the same.
+        message: what is wrong, for people.
+        remedy: what to do about it.
+        headers: of the answer.
+    """
+
+    def __init__(
+        self, status: int, code: str, message: str, remedy: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.remedy = status, code, message, remedy
+        self.headers = dict(headers or {})
+
+    def response(self) -> JSONResponse:
+        """The answer."""
+        told = {"error": {"code": self.code, "message": self.message, "remedy": self.remedy}}
+        return JSONResponse(told, status_code=self.status, headers=self.headers)
+
+
+def not_ready(error: GalleryNotReadyError) -> ApiError:
+    """A search before the gallery can be searched."""
+    if error.state.phase == "failed":
+        return ApiError(
+            503, "gallery_failed", f"The folder could not be embedded: {error}", "Mend it and start diml anew."
+        )
+    return ApiError(
+        503,
+        "gallery_embedding",
+        f"The folder is still being embedded: {error}.",
+        "Ask /api/status until the phase is `ready`; pairs can be compared meanwhile.",
+        {"Retry-After": "2"},
+    )
+
+
+def internal(error: Exception) -> ApiError:
+    """A defect of ours, told in the log; the answer has no more than its kind."""
+    logging.getLogger("diml.web").error("a request failed", exc_info=error)
+    remedy = "The terminal of diml serve has the details; please report them."
+    return ApiError(500, "internal", f"The server has a defect ({type(error).__name__}).", remedy)
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Have an application answer all errors in this way."""
+
+    @app.exception_handler(ApiError)
+    async def refused(_: Request, error: ApiError) -> JSONResponse:
+        return error.response()
+
+    @app.exception_handler(GalleryNotReadyError)
+    async def waiting(_: Request, error: GalleryNotReadyError) -> JSONResponse:
+        return not_ready(error).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        told = "; ".join(f"{_place(entry)}: {entry['msg']}" for entry in error.errors()[:5])
+        return ApiError(422, "bad_request", told, "GET /api/openapi.json has the ranges of all parameters.").response()
+
+    @app.exception_handler(HTTPException)
+    async def other(request: Request, error: HTTPException) -> JSONResponse:
+        code = _CODES.get(error.status_code, "refused")
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        remedy = _REMEDIES.get(error.status_code, "See docs/serve.md.")
+        return ApiError(error.status_code, code, message, remedy, error.headers).response()
+
+
+def _place(entry: Mapping[str, Any]) -> str:
+    return ".".join(str(part) for part in entry["loc"][1:]) or "request"

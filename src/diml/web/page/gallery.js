@@ -1,0 +1,65 @@
+/** What is known of the gallery: how far it is, and some of its pictures to begin with. */
+
+import { getItems, pictureAddress } from "./api.js";
+import { element } from "./dom.js";
+import { shortName } from "./numbers.js";
+
+const SAMPLES = 12;
+
+/**
+ * The state of the gallery in a line, with a bar while it is embedded.
+ * @param {HTMLElement} root @param {import("./api.js").GalleryStatus | null} gallery
+ */
+export function paintGallery(root, gallery) {
+  root.dataset.phase = gallery?.phase ?? "none";
+  if (!gallery) {
+    root.replaceChildren(element("span", { class: "quiet" }, "no folder to search: start ", element("code", {}, "diml serve --folder DIR")));
+    return;
+  }
+  const name = element("b", {}, gallery.name);
+  if (gallery.phase === "failed") {
+    root.replaceChildren(name, " ", element("span", { class: "trouble" }, `cannot be searched: ${gallery.trouble}`));
+  } else if (gallery.phase === "embedding") {
+    const words = `embedding ${count(gallery.done)} of ${count(gallery.total)}${leftOf(gallery)}`;
+    root.replaceChildren(name, " ", element("span", {}, words), element("progress", { value: gallery.done, max: gallery.total, "aria-label": "Pictures embedded" }));
+  } else {
+    const kept = gallery.total - gallery.bad.filter(({ reason }) => !reason.startsWith("is a link that leads")).length;
+    root.replaceChildren(name, ` ${count(kept)} pictures`, ...leftOut(gallery));
+  }
+}
+
+/** @param {number} number */
+function count(number) {
+  return number.toLocaleString("en");
+}
+
+/** How long it will still take, once that can be said. */
+function leftOf({ done, total, seconds }) {
+  if (!done || done === total || seconds < 2) return "";
+  const left = (seconds / done) * (total - done);
+  return `, about ${left < 90 ? `${Math.ceil(left)} s` : `${Math.ceil(left / 60)} min`} left`;
+}
+
+function leftOut({ bad, bad_count: many }) {
+  if (!many) return [];
+  const items = bad.map(({ path, reason }) => element("li", {}, `${path}: ${reason}`));
+  if (many > bad.length) items.push(element("li", {}, `and ${count(many - bad.length)} more`));
+  return [element("details", { class: "left-out" }, element("summary", {}, `${count(many)} left out`), element("ul", {}, ...items))];
+}
+
+/**
+ * Some pictures of the gallery to search with, spread over its whole length.
+ * @param {number} total @param {(item: import("./api.js").Item) => void} onChoose
+ */
+export async function makeSamples(total, onChoose) {
+  const wanted = Math.min(SAMPLES, total);
+  const offsets = Array.from({ length: wanted }, (_, index) => Math.floor((index * total) / wanted));
+  const found = (await Promise.all(offsets.map((offset) => getItems(offset, 1)))).flatMap(({ items }) => items);
+  const buttons = found.map((item) => {
+    const image = element("img", { src: pictureAddress(item.id), alt: "", loading: "lazy", width: 224, height: 224 });
+    const button = element("button", { type: "button", class: "sample", title: item.name, "aria-label": `Search with ${shortName(item.name)}` }, image);
+    button.addEventListener("click", () => onChoose(item));
+    return button;
+  });
+  return element("section", { class: "samples" }, element("h2", {}, "Or begin with one of these"), element("div", {}, ...buttons));
+}

@@ -1,0 +1,152 @@
+"""Pictures that come by request: taken into memory, looked at with suspicion, kept only when that was asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import unicodedata
+import warnings
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from PIL import Image, UnidentifiedImageError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from diml.data.pictures import BadPictureError, load_picture
+from diml.files import whole_file
+from diml.web.errors import ApiError
+from diml.web.limits import Limits
+
+#: Format of Pillow -> ending. Others are refused: some of them (EPS, say) are handed to programs outside.
+FORMATS: Final = {
+    "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif",
+    "AVIF": "avif", "PPM": "ppm", "JPEG2000": "jp2",
+}  # fmt: skip
+_NAME_LENGTH: Final = 120
+
+
+@dataclass(frozen=True, eq=False)
+class Upload:
+    """A picture that came: what its sender calls it, and its pixels, upright RGB."""
+
+    name: str
+    picture: Image.Image
+
+
+@dataclass(frozen=True)
+class UploadedFile:
+    """What came, as it came."""
+
+    field: str
+    name: str
+    content: bytes
+
+
+class _MemoryParser(MultiPartParser):
+    """The parser of Starlette, which puts files above 1 MB on the disk; bodies are limited, so memory has room."""
+
+    spool_max_size = 2**62
+
+
+async def read_files(request: Request, fields: tuple[str, ...]) -> dict[str, UploadedFile]:
+    """Read the files of a form into memory.
+
+    Args:
+        request: with a body of type multipart/form-data, or with none.
+        fields: that the form may have.
+
+    Returns:
+        The files by field; empty without a body.
+
+    Raises:
+        ApiError: the body is something else, or has other fields.
+    """
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    remedy = (
+        f"Send multipart/form-data with files named {' and '.join(fields)}, as curl -F {fields[0]}=@picture.jpg does."
+    )
+    if not kind:
+        return {}
+    if kind != "multipart/form-data":
+        raise ApiError(415, "not_a_form", f"Need a form of type multipart/form-data, got {kind[:80]!r}.", remedy)
+    try:
+        parser = _MemoryParser(request.headers, _stream_of(request), max_files=len(fields), max_fields=0)
+        form = await parser.parse()
+    except MultiPartException as error:
+        if isinstance(error.__cause__, ApiError | ClientDisconnect):
+            raise error.__cause__ from None
+        raise ApiError(400, "bad_form", f"The form cannot be read: {error.message}", remedy) from error
+    found = {}
+    try:
+        for field, value in form.multi_items():
+            if field not in fields or field in found or not isinstance(value, UploadFile):
+                raise ApiError(422, "bad_form", f"The form has a field {field[:40]!r} too many.", remedy)
+            found[field] = UploadedFile(field, clean_name(value.filename or field), await value.read())
+    finally:
+        await form.close()
+    return found
+
+
+async def _stream_of(request: Request) -> AsyncGenerator[bytes, None]:
+    """The body; what ends it early comes as the error upon which the parser closes its files."""
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except (ApiError, ClientDisconnect) as error:
+        raise MultiPartException("it ended early") from error
+
+
+def open_upload(file: UploadedFile, limits: Limits, keep: Path | None = None) -> Upload:
+    """Decode a picture that came.
+
+    Args:
+        file: what came.
+        limits: of its pixels.
+        keep: folder in which it is kept, named by its content; None keeps nothing.
+
+    Raises:
+        ApiError: it is no picture, of a format that is not taken, damaged, or too large.
+    """
+    remedy = f"Send a picture as {', '.join(sorted(set(FORMATS.values())))}, of at most {limits.pixels:,} pixels."
+    try:
+        kind = _format_of(file.content)
+        picture = load_picture(file.content, name=file.name, max_pixels=limits.pixels)
+    except BadPictureError as error:
+        raise ApiError(422, "bad_picture", f"{error.path} {error.reason}.", remedy) from error
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        told = "is empty (0 bytes)" if not file.content else "is not a picture of a format that is taken"
+        if isinstance(error, Image.DecompressionBombError):
+            told = f"has more than the {limits.pixels:,} pixels allowed"
+        raise ApiError(422, "bad_picture", f"{file.name} {told}.", remedy) from error
+    except MemoryError as error:
+        raise ApiError(413, "too_large", f"{file.name} is too large to be decoded.", remedy) from error
+    if keep is not None:
+        _keep(file.content, FORMATS[kind], keep)
+    return Upload(file.name, picture)
+
+
+def clean_name(name: str) -> str:
+    """The last part of a file's name, of visible characters, not too long."""
+    last = PurePosixPath(name.replace("\\", "/")).name
+    shown = "".join(c for c in last if unicodedata.category(c)[0] != "C").strip()
+    return (shown if len(shown) <= _NAME_LENGTH else "…" + shown[1 - _NAME_LENGTH :]) or "picture"
+
+
+def _format_of(content: bytes) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of many pixels, which `load_picture` counts, and of odd metadata
+        Image.init()  # this Pillow may lack some; MPO is opened as JPEG and recognised afterwards
+        known = tuple(kind for kind in FORMATS if kind in Image.OPEN)
+        with Image.open(io.BytesIO(content), formats=known) as image:
+            return str(image.format)
+
+
+def _keep(content: bytes, ending: str, folder: Path) -> None:
+    path = folder / f"{hashlib.sha256(content).hexdigest()[:20]}.{ending}"
+    if not path.exists():
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)

@@ -1,0 +1,332 @@
+"""The page of `diml serve` in a browser: what is dropped is compared or searched for, and shown as the API says."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from served import SETTINGS, drawn, small_embedder, write_shop
+
+pytest.importorskip("fastapi", reason="fastapi is not installed; it is in the extra `web`")
+import uvicorn
+
+from diml.web import Engine, FolderGallery, Limits, create_app, open_port
+from end_to_end.browser.conftest import PATIENCE, SIZES
+
+Visit = Callable[..., Any]
+
+
+class Served:
+    """An application at work in a thread of its own."""
+
+    def __init__(self, app: Any) -> None:
+        self._socket = open_port(0)
+        self.address = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", timeout_graceful_shutdown=5))
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
+
+    def __enter__(self) -> Served:
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(30)
+        self._socket.close()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shop(tmp_path_factory.mktemp("served") / "shop")
+
+
+@pytest.fixture(scope="module")
+def gallery(shop: Path) -> FolderGallery:
+    made = FolderGallery(shop, small_embedder())
+    made.start()
+    assert made.wait(120).phase == "ready"
+    return made
+
+
+@pytest.fixture(scope="module")
+def served(gallery: FolderGallery) -> Iterator[Served]:
+    engine = Engine(small_embedder(), matching=SETTINGS, gallery=gallery)
+    with Served(create_app(engine, limits=Limits(body_bytes=2_000_000))) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """a.png and b.png, and words.txt, which is no picture."""
+    folder = tmp_path_factory.mktemp("files")
+    for name, number in (("a", 3), ("b", 4)):
+        drawn(number).rotate(5).save(folder / f"{name}.png")
+    (folder / "words.txt").write_text("words")
+    return folder
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Visit]:
+    """`visit(address, size="desktop", scheme="light", refusals=0)`: the page, and `page.answers` of the API.
+
+    In the end no error may have been seen but so many refusals, and nothing may have been asked for elsewhere.
+    """
+    opened = []
+
+    def open_(address: str, size: str = "desktop", scheme: str = "light", refusals: int = 0) -> Any:
+        width, height = SIZES[size]
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, has_touch=size == "phone"
+        )
+        page, troubles = context.new_page(), []
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+        page.on("console", lambda message: message.type == "error" and troubles.append(f"console: {message.text}"))
+        ours = (address, "data:", f"blob:{address}")
+        page.on("request", lambda sent: sent.url.startswith(ours) or troubles.append(f"request: {sent.url}"))
+        opened.append((context, troubles, refusals))
+        page.goto(address)
+        return page
+
+    yield open_
+    for context, troubles, refusals in opened:
+        context.close()
+        refused = [trouble for trouble in troubles if "the server responded with a status of 4" in trouble]
+        assert len(refused) == refusals, troubles
+        assert [trouble for trouble in troubles if trouble not in refused] == []
+
+
+def drop(page: Any, where: str, *paths: Path) -> None:
+    """Drop files on an element, as a hand with a mouse does."""
+    given = [{"name": path.name, "bytes": list(path.read_bytes())} for path in paths]
+    page.locator(where).evaluate(
+        """(target, given) => {
+            const transfer = new DataTransfer();
+            for (const { name, bytes } of given) transfer.items.add(new File([new Uint8Array(bytes)], name));
+            for (const kind of ["dragenter", "dragover", "drop"]) {
+                target.dispatchEvent(new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
+            }
+        }""",
+        given,
+    )
+
+
+def answered(page: Any, address: str, act: Callable[[], object]) -> dict[str, Any]:
+    """The JSON that the page got when something was done."""
+    with page.expect_response(lambda answer: address in answer.url) as caught:
+        act()
+    told: dict[str, Any] = json.loads(caught.value.body())
+    return told
+
+
+def cell(side: str, region: int) -> str:
+    return f".stage .cell[data-side={side}][data-region='{region}']"
+
+
+def number(text: str) -> float:
+    return float(text.replace("\N{MINUS SIGN}", "-").replace("+", ""))
+
+
+def test_two_dropped_pictures_are_compared_and_hover_shows_the_flows_of_the_json(
+    visit: Visit, served: Served, files: Path
+) -> None:
+    page = visit(served.address)
+    told = answered(page, "/api/match", lambda: drop(page, "main", files / "a.png", files / "b.png"))
+    (pair,) = told["pairs"]
+    parts = [f"{name} {pair[name]:.3f}" for name in ("score", "pooled", "structural")]
+    assert page.locator(".score .sum").inner_text() == f"{parts[0]} = {parts[1]} + {parts[2]}"
+    for region in (0, 9):
+        page.hover(cell("q", region))
+        masses, cosines = np.asarray(pair["plan"][region]), np.asarray(pair["cosine"][region])
+        lit = {int(one.get_attribute("data-region")): one for one in page.locator(".cell.lit[data-side=g]").all()}
+        largest = np.argsort(-masses, kind="stable")[:9]
+        assert set(lit) == {int(at) for at in largest if masses[at] > 0.05 * masses.max()}
+        for at, one in lit.items():
+            assert number(one.locator(".mass").inner_text()) == pytest.approx(masses[at], abs=5.1e-5)
+        flows = masses * cosines
+        lines = {int(flow.get_attribute("data-g")) for flow in page.locator(".flow").all()}
+        assert lines == {int(at) for at in np.argsort(-flows, kind="stable")[:6] if flows[at] > 0}
+    names = [page.locator(f".place[data-place={place}] .name").inner_text() for place in ("query", "gallery")]
+    assert names == ["a.png", "b.png"]
+    assert page.locator(".place img").first.get_attribute("alt") == "Picture: a.png"
+
+
+def test_pin_slider_and_swap(visit: Visit, served: Served, files: Path) -> None:
+    page = visit(served.address)
+    told = answered(page, "/api/match", lambda: drop(page, "main", files / "a.png", files / "b.png"))
+    page.click(cell("g", 6))
+    assert page.locator(".details .pin").is_visible()
+    total = number(page.locator(".ledger tfoot td").last.inner_text())
+    assert total == pytest.approx(told["pairs"][0]["total_g"][6], abs=6e-4)
+    page.keyboard.press("Escape")
+    assert page.locator(".details .pin").count() == 0
+    page.mouse.move(3, 3)
+    for count in (0, 3, 11):
+        page.locator("input[type=range]").fill(str(count))
+        assert page.locator(".flow").count() == count
+    swapped = answered(page, "/api/match", lambda: page.get_by_role("button", name="Swap").click())
+    assert swapped["pairs"][0]["names"] == {"query": "b.png", "gallery": "a.png"}
+    assert swapped["pairs"][0]["score"] == pytest.approx(told["pairs"][0]["score"], abs=1e-4)
+
+
+def test_one_picture_searches_and_a_contrast_says_why(visit: Visit, served: Served, files: Path) -> None:
+    page = visit(served.address)
+    page.wait_for_selector(".sample")
+    told = answered(page, "/api/search", lambda: drop(page, "main", files / "a.png"))
+    assert page.locator(".hit").count() == len(told["pairs"]) == 8
+    for button, pair in zip(page.locator(".hit").all(), told["pairs"], strict=True):
+        text, hit = button.inner_text(), pair["hit"]
+        assert f"hit {hit['rank']}" in text
+        assert hit["label"] in text
+        assert f"score {pair['score']:.3f}".replace("-", "\N{MINUS SIGN}") in text
+        same = hit["rank"] == hit["pooled_rank"]
+        assert ("= as pooled" if same else f"pooled {hit['pooled_rank']}") in text
+        assert button.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
+    page.locator("[data-which=above]").select_option("1")
+    page.locator("[data-which=below]").select_option("4")
+    one, other = told["pairs"][1], told["pairs"][4]
+    rows = page.locator(".contrast tbody tr").all()
+    for row in rows:
+        region = int(row.get_attribute("data-region"))
+        shown = number(row.locator("td").last.inner_text())
+        assert shown == pytest.approx(one["total_q"][region] - other["total_q"][region], abs=5.1e-5)
+    score = number(page.locator(".contrast tfoot tr").last.locator("td").last.inner_text())
+    assert score == pytest.approx(one["score"] - other["score"], abs=5.1e-5)
+
+
+def test_options_search_again_and_a_hit_can_be_searched_with(visit: Visit, served: Served, files: Path) -> None:
+    page = visit(served.address)
+    page.wait_for_selector(".sample")
+    answered(page, "/api/search", lambda: drop(page, "main", files / "a.png"))
+    told = answered(page, "hits=4&", lambda: page.locator("[data-option=hits]").select_option("4"))
+    assert page.locator(".hit").count() == len(told["pairs"]) == 4
+    plain = answered(page, "rerank=0", lambda: page.locator("[data-option=rerank]").select_option("0"))
+    assert [pair["hit"]["pooled_rank"] for pair in plain["pairs"]] == [1, 2, 3, 4]
+    page.locator(".hit").nth(2).click()
+    chosen = plain["pairs"][2]
+    again = answered(page, "id=", lambda: page.get_by_role("button", name="Search with hit 3").click())
+    assert {pair["names"]["query"] for pair in again["pairs"]} == {chosen["names"]["gallery"]}
+    assert page.locator(".place[data-place=query] .name").inner_text() == chosen["names"]["gallery"]
+    # a picture of the gallery can be compared with a file too
+    both = answered(page, "/api/match", lambda: drop(page, ".place[data-place=gallery]", files / "b.png"))
+    assert both["pairs"][0]["names"]["gallery"] == "b.png"
+
+
+def test_a_sample_begins_a_search_by_keyboard(visit: Visit, served: Served, gallery: FolderGallery) -> None:
+    page = visit(served.address)
+    sample = page.locator(".sample").nth(2)
+    sample.focus()
+    told = answered(page, "/api/search", lambda: page.keyboard.press("Enter"))
+    assert told["pairs"][0]["names"]["query"] == gallery.items(2, 1)[0].name
+    page.locator(".clear").click()
+    assert page.locator(".sample").count() == 10
+    assert page.locator(".hit").count() == 0
+    assert page.evaluate("document.activeElement.type") == "file"
+
+
+def test_what_is_no_picture_is_told_and_the_page_goes_on(visit: Visit, served: Served, files: Path) -> None:
+    page = visit(served.address, refusals=1)
+    page.wait_for_selector(".sample")
+    drop(page, "main", files / "words.txt")
+    page.wait_for_selector("#notice b")
+    notice = page.get_by_role("alert").inner_text()
+    assert "words.txt is not a picture of a format that is taken." in notice
+    assert "jpg" in notice
+    assert page.locator(".broken").first.is_visible()
+    answered(page, "/api/search", lambda: page.locator("[data-place=query] input").set_input_files(files / "a.png"))
+    assert page.locator(".hit").count() == 8
+    assert page.get_by_role("alert").inner_text() == ""
+
+
+def test_a_picture_above_the_limit_is_not_even_sent(visit: Visit, served: Served, tmp_path: Path) -> None:
+    page = visit(served.address)
+    page.wait_for_selector(".sample")
+    large = tmp_path / "large.png"
+    large.write_bytes(bytes(2_100_000))
+    page.locator("[data-place=query] input").set_input_files(large)
+    page.wait_for_selector("#notice b")
+    assert "the server takes 1.9" in page.get_by_role("alert").inner_text()
+
+
+def test_a_server_that_is_gone_is_told(visit: Visit, gallery: FolderGallery, files: Path, browser: Any) -> None:
+    with Served(create_app(Engine(small_embedder(), gallery=gallery))) as one:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(one.address)
+        page.wait_for_selector(".sample")
+    drop(page, "main", files / "a.png")
+    page.wait_for_selector("#notice b", timeout=PATIENCE)
+    assert "The server does not answer." in page.get_by_role("alert").inner_text()
+    context.close()
+
+
+def test_while_the_folder_is_embedded_its_progress_is_shown_and_the_search_waits(
+    visit: Visit, tmp_path: Path, files: Path
+) -> None:
+    embedder = small_embedder()
+    gallery = FolderGallery(write_shop(tmp_path / "shop", 6), embedder, batch_size=2)
+    go_on, advance = threading.Event(), gallery._advance
+
+    def held(pictures: int) -> None:
+        advance(pictures)
+        assert go_on.wait(120)
+
+    gallery._advance = held  # type: ignore[method-assign]
+    with Served(create_app(Engine(embedder, gallery=gallery))) as one:
+        gallery.start()
+        page = visit(one.address)
+        page.wait_for_function("document.querySelector('#gallery progress')?.value === 2")
+        assert "embedding 2 of 6" in page.locator("#gallery").inner_text()
+        drop(page, "main", files / "a.png")
+        assert "The search begins when the folder is embedded" in page.locator("#busy").inner_text()
+        go_on.set()
+        page.wait_for_selector(".hit")
+        assert page.locator(".hit").count() == 6
+        assert "shop 6 pictures" in page.locator("#gallery").inner_text()
+        assert page.locator("#busy").inner_text() == ""
+
+
+def test_without_a_folder_one_picture_waits_for_another(visit: Visit, files: Path) -> None:
+    with Served(create_app(Engine(small_embedder()))) as one:
+        page = visit(one.address)
+        page.wait_for_selector("#gallery code")
+        assert "diml serve --folder" in page.locator("#gallery").inner_text()
+        drop(page, "main", files / "a.png")
+        assert page.locator("#busy").inner_text() == "Add a second picture to compare it with."
+        answered(page, "/api/match", lambda: drop(page, ".place[data-place=gallery]", files / "b.png"))
+        assert page.locator(".stage").count() == 1
+
+
+def test_a_phone_shows_it_all_without_scrolling_sideways(visit: Visit, served: Served, files: Path) -> None:
+    page = visit(served.address, "phone", "dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 20, 25)"
+    page.wait_for_selector(".sample")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.locator(".sample").nth(1).tap()
+    page.wait_for_selector(".hit")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.tap(cell("q", 5))
+    assert page.locator(".details .pin").is_visible()
+    page.locator("[data-place=gallery] input").set_input_files(files / "b.png")
+    page.wait_for_selector(".swap:visible")
+    page.wait_for_selector(".stage")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    upper, lower = (page.locator(f".place[data-place={place}]").bounding_box() for place in ("query", "gallery"))
+    assert lower["y"] > upper["y"] + upper["height"]
+
+
+def test_the_numbers_can_be_saved(visit: Visit, served: Served, files: Path) -> None:
+    page = visit(served.address)
+    told = answered(page, "/api/match", lambda: drop(page, "main", files / "a.png", files / "b.png"))
+    with page.expect_download() as caught:
+        page.get_by_role("button", name="Save the numbers").click()
+    assert json.loads(Path(caught.value.path()).read_text()) == told

@@ -1,0 +1,43 @@
+"""What tests of the server share: a tiny embedder, and a shop of drawn pictures."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from diml.data import Preprocess
+from diml.explain import drawn_pair
+from diml.models import Embedder, load_embedder
+
+SETTINGS = {"marginals": "cross_correlation", "epsilon": 0.05}
+
+
+def small_embedder() -> Embedder:
+    """A network of some thousand weights, the same each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return load_embedder("test_resnet", pretrained=False, preprocess=Preprocess(size=64, resize=72), grid=4)
+
+
+def drawn(number: int) -> Image.Image:
+    """One of many pictures, all different."""
+    return drawn_pair(96)[number % 2].rotate(37 * number, expand=False)
+
+
+def write_shop(folder: Path, count: int = 10) -> Path:
+    """A folder with two classes of pictures, one of them with a space and an umlaut in its name."""
+    for number in range(count):
+        place = folder / ("left" if number % 2 else "right hand") / f"{number:02}{' ü' if number == 4 else ''}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        drawn(number).save(place)
+    return folder
+
+
+def content_of(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """A picture as the bytes of a file."""
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()

@@ -1,0 +1,229 @@
+"""The API: its numbers are those of the library, and its errors say what to do."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diml.explain import describe_match, match_query, rank_hits
+from diml.models import Embedder
+from diml.web import FolderGallery, Limits
+from served import SETTINGS, content_of, drawn, write_shop
+
+Client = Callable[..., Any]
+A, B = content_of(drawn(0)), content_of(drawn(1))
+
+
+def refused(answer: Any, status: int, code: str) -> dict[str, str]:
+    assert answer.status_code == status, answer.text
+    error: dict[str, str] = answer.json()["error"]
+    assert error["code"] == code
+    assert error["remedy"]
+    return error
+
+
+def same_numbers(pair: dict[str, Any], expected: dict[str, Any]) -> None:
+    """A pair of an answer has the numbers of `describe_match`, matrices to five digits."""
+    for name in ("score", "pooled", "structural", "weight_q", "weight_g", "total_q", "total_g"):
+        assert np.asarray(pair[name]) == pytest.approx(np.asarray(expected[name]), abs=2e-5), name
+    for name in ("plan", "cosine"):
+        assert np.asarray(pair[name]) == pytest.approx(np.asarray(expected[name]), abs=2e-5), name
+    assert (pair["grid_q"], pair["grid_g"]) == (expected["grid_q"], expected["grid_g"])
+    assert pair["convergence"]["converged"] == expected["convergence"]["converged"]
+    assert pair["structural"] == pytest.approx(sum(pair["total_q"]), abs=1e-5)
+    assert pair["score"] == pytest.approx(pair["pooled"] + pair["structural"], abs=1e-6)
+
+
+def test_match_answers_with_the_numbers_of_the_library(client: Client, embedder: Embedder) -> None:
+    answer = client().post("/api/match", files={"query": ("shop/a.png", A), "gallery": ("b.png", B)})
+    assert answer.status_code == 200
+    (expected,) = match_query(A, [B], embedder=embedder, **SETTINGS)
+    told = answer.json()
+    (pair,) = told["pairs"]
+    same_numbers(pair, describe_match(expected))
+    assert pair["names"] == {"query": "a.png", "gallery": "b.png"}
+    assert pair["hit"] is None
+    assert told["settings"] == SETTINGS
+    assert told["seconds"] >= 0
+    for side, view in zip(("query", "gallery"), expected.pictures, strict=True):
+        picture = told["pictures"][pair["pictures"][side]]
+        kind, _, data = picture["src"].partition(",")
+        assert kind == "data:image/jpeg;base64"
+        shown = Image.open(io.BytesIO(base64.b64decode(data)))
+        assert shown.size == view.size == (picture["width"], picture["height"])
+        assert np.abs(np.asarray(shown, dtype=float) - np.asarray(view, dtype=float)).mean() < 8
+
+
+@pytest.mark.parametrize("rerank", [0, 3, 100])
+def test_search_answers_with_the_gallery_and_the_numbers_of_the_library(
+    client: Client, embedder: Embedder, gallery: FolderGallery, shop: Path, rerank: int
+) -> None:
+    answer = client().post(f"/api/search?hits=5&rerank={rerank}", files={"query": ("q.png", B)})
+    assert answer.status_code == 200
+    told = answer.json()
+    assert told["settings"] == SETTINGS | {"rerank": rerank}
+    found = gallery.search(embedder.embed([B]), hits=5, rerank=rerank, **SETTINGS)
+    matches = match_query(B, [shop / hit.item.name for hit in found], embedder=embedder, **SETTINGS)
+    lifts = dict(zip((match.names[1] for match in rank_hits(matches).matches), rank_hits(matches).lift, strict=True))
+    assert len(told["pairs"]) == 5
+    for pair, hit, expected in zip(told["pairs"], found, matches, strict=True):
+        same_numbers(pair, describe_match(expected))
+        facts = pair["hit"]
+        assert pair["names"] == {"query": "q.png", "gallery": hit.item.name}
+        assert (facts["id"], facts["label"]) == (hit.item.id, hit.item.label)
+        assert facts["metadata"] == {"bytes": (shop / hit.item.name).stat().st_size}
+        assert (facts["rank"], facts["pooled_rank"]) == (hit.rank, hit.pooled_rank)
+        assert facts["reranked"] == (hit.pooled_rank <= rerank)
+        assert facts["lift"] == pytest.approx(lifts[expected.names[1]].tolist(), abs=2e-5)
+        assert told["pictures"][pair["pictures"]["gallery"]]["name"] == hit.item.name
+        assert told["pictures"][pair["pictures"]["query"]]["name"] == "q.png"
+
+
+def test_a_picture_of_the_gallery_can_be_searched_for_and_seen(
+    client: Client, gallery: FolderGallery, embedder: Embedder, shop: Path
+) -> None:
+    one = client()
+    item = one.get("/api/gallery?offset=2&count=1").json()["items"][0]
+    told = one.post(f"/api/search?id={item['id']}&hits=20").json()
+    assert {pair["names"]["query"] for pair in told["pairs"]} == {item["name"]}
+    assert len(told["pairs"]) == 9
+    assert item["id"] not in [pair["hit"]["id"] for pair in told["pairs"]]
+    address = told["pictures"][0]["src"]
+    shown = one.get(address)
+    assert shown.headers["content-type"] == "image/jpeg"
+    picture = Image.open(io.BytesIO(shown.content))
+    assert picture.size == (told["pictures"][0]["width"], told["pictures"][0]["height"])
+    view = embedder.preprocess.view(Image.open(shop / item["name"]).convert("RGB"), 2)
+    assert np.abs(np.asarray(picture, dtype=float) - np.asarray(view, dtype=float)).mean() < 8
+    whole = Image.open(io.BytesIO(one.get(address + "&kind=whole").content))
+    assert whole.size == (96, 96)
+
+
+def test_a_picture_that_is_given_away_has_lost_its_metadata(tmp_path: Path, embedder: Embedder, client: Client) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "where I live"
+    exif[0x0112] = 6
+    drawn(1).crop((0, 0, 96, 80)).save(tmp_path / "a.jpg", exif=exif)
+    gallery = FolderGallery(tmp_path, embedder)
+    gallery.start()
+    gallery.wait(60)
+    one = client(gallery=gallery)
+    key = one.get("/api/gallery").json()["items"][0]["id"]
+    shown = one.get(f"/api/gallery/picture?id={key}&kind=whole").content
+    assert b"where I live" in (tmp_path / "a.jpg").read_bytes()
+    assert b"where I live" not in shown
+    assert Image.open(io.BytesIO(shown)).size == (80, 96)  # upright
+    (tmp_path / "a.jpg").unlink()
+    refused(one.get(f"/api/gallery/picture?id={key}"), 410, "picture_gone")
+
+
+def test_status_tells_the_gallery_and_the_limits(client: Client, tmp_path: Path) -> None:
+    told = client(Limits(body_bytes=5_000_000, pixels=7), keep=tmp_path).get("/api/status").json()
+    assert told["keeps_uploads"] is True
+    assert told["model"] == "test_resnet"
+    assert told["limits"] == {"body_bytes": 5_000_000, "pixels": 7, "requests": 4, "hits": 24, "rerank": 1000}
+    gallery = told["gallery"]
+    assert (gallery["phase"], gallery["done"], gallery["total"], gallery["name"]) == ("ready", 10, 10, "shop")
+    assert client(gallery=None).get("/api/status").json()["gallery"] is None
+
+
+def test_while_the_folder_is_embedded_pairs_are_compared_and_searches_wait(
+    tmp_path: Path, embedder: Embedder, client: Client
+) -> None:
+    gallery = FolderGallery(write_shop(tmp_path, 2), embedder)  # never started
+    one = client(gallery=gallery)
+    answer = one.post("/api/search", files={"query": ("q.png", A)})
+    assert "0 of 2 pictures" in refused(answer, 503, "gallery_embedding")["message"]
+    assert answer.headers["retry-after"] == "2"
+    assert one.post("/api/match", files={"query": ("a.png", A), "gallery": ("b.png", B)}).status_code == 200
+    (tmp_path / "torn.png").write_bytes(b"torn")
+    for path in tmp_path.rglob("0*.png"):
+        path.write_bytes(b"torn")
+    gallery.start()
+    gallery.wait(60)
+    assert "none of the 2" in refused(one.post("/api/search"), 503, "gallery_failed")["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "address", "files", "status", "code"),
+    [
+        ("POST", "/api/match", {"query": ("a.png", A)}, 422, "missing_picture"),
+        ("POST", "/api/match", {"query": ("a.txt", b"words"), "gallery": ("b.png", B)}, 422, "bad_picture"),
+        ("POST", "/api/search", None, 422, "missing_picture"),
+        ("POST", "/api/search?id=123", {"query": ("a.png", A)}, 422, "missing_picture"),
+        ("POST", "/api/search?id=../../etc/passwd", None, 404, "no_such_picture"),
+        ("POST", "/api/search?hits=0", {"query": ("a.png", A)}, 422, "bad_request"),
+        ("POST", "/api/search?hits=many", {"query": ("a.png", A)}, 422, "bad_request"),
+        ("POST", "/api/search?rerank=-1", {"query": ("a.png", A)}, 422, "bad_request"),
+        ("GET", "/api/gallery/picture?id=..%2F..%2Fetc%2Fpasswd", None, 404, "no_such_picture"),
+        ("GET", "/api/gallery/picture?id=", None, 404, "no_such_picture"),
+        ("GET", "/api/gallery/picture?id=left/01.png", None, 404, "no_such_picture"),
+        ("GET", "/api/gallery/picture", None, 422, "bad_request"),
+        ("GET", "/api/gallery?count=100000", None, 422, "bad_request"),
+        ("GET", "/api/match", None, 405, "method_not_allowed"),
+        ("GET", "/api/nothing", None, 404, "not_found"),
+        ("GET", "/page/../app.py", None, 404, "not_found"),
+        ("GET", "/page/..%2Fapp.py", None, 404, "not_found"),
+        ("GET", "/page/%2e%2e/%2e%2e/app.py", None, 404, "not_found"),
+        ("GET", "/page//etc/passwd", None, 404, "not_found"),
+        ("GET", "/docs", None, 404, "not_found"),
+    ],
+)
+def test_errors_are_json_with_a_remedy(
+    client: Client, method: str, address: str, files: Any, status: int, code: str
+) -> None:
+    refused(client().request(method, address, files=files), status, code)
+
+
+def test_without_a_folder_there_is_nothing_to_search(client: Client) -> None:
+    one = client(gallery=None)
+    for answer in (one.post("/api/search"), one.get("/api/gallery"), one.get("/api/gallery/picture?id=1")):
+        assert "--folder" in refused(answer, 409, "no_gallery")["remedy"]
+
+
+def test_uploads_are_kept_when_asked(client: Client, tmp_path: Path) -> None:
+    files = {"query": ("a.png", A), "gallery": ("b.png", B)}
+    assert client(keep=tmp_path / "kept").post("/api/match", files=files).status_code == 200
+    assert sorted(path.read_bytes() for path in (tmp_path / "kept").iterdir()) == sorted([A, B])
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_all_of_its_modules_are_there(client: Client) -> None:
+    one = client()
+    page = one.get("/").text
+    assert "<script>" not in page
+    assert "style=" not in page
+    todo = re.findall(r'(?:src|href)="(/[^"]+)"', page)
+    seen = set()
+    while todo:
+        address = todo.pop()
+        answer = one.get(address)
+        assert answer.status_code == 200, address
+        kind = "text/javascript" if address.endswith(".js") else "text/css"
+        assert answer.headers["content-type"] == f"{kind}; charset=utf-8"
+        assert not re.search(r"https?://(?!www\.w3\.org)", answer.text), address
+        seen.add(address)
+        found = re.findall(r'^import .* from "\./([a-z]+\.js)";$', answer.text, re.MULTILINE)
+        todo += [f"/page/{name}" for name in found if f"/page/{name}" not in seen]
+    assert {"/page/app.js", "/page/viewer.js", "/page/app.css", "/page/viewer.css"} <= seen
+
+
+def test_openapi_tells_the_forms_and_the_errors(client: Client) -> None:
+    told = client().get("/api/openapi.json").json()
+    assert set(told["paths"]) == {
+        "/api/status", "/api/match", "/api/search", "/api/gallery", "/api/gallery/picture",
+    }  # fmt: skip
+    form = told["paths"]["/api/match"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert form["required"] == ["query", "gallery"]
+    assert told["paths"]["/api/search"]["post"]["requestBody"]["required"] is False
+    assert {"Explanation", "Pair", "HitFacts", "Refusal", "Status"} <= set(told["components"]["schemas"])
+    for path in told["paths"].values():
+        for method in path.values():
+            assert "4XX" in method["responses"]

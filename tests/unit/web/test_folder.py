@@ -1,0 +1,179 @@
+"""A folder as a gallery: what it finds is what a slow search finds, and nothing outside it is ever given away."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diml.matching import Regions, match
+from diml.models import Embedder
+from diml.web import FolderGallery
+from diml.web.gallery import GalleryNotReadyError
+from served import SETTINGS, drawn, write_shop
+
+
+def slow_search(query: Regions, gallery: Regions, rerank: int) -> tuple[list[int], list[int], np.ndarray, np.ndarray]:
+    """Rows by the two stages, rows by pooled cosine, pooled and structural of each row."""
+    found = match(query, gallery, **SETTINGS)
+    pooled, score = found.pooled.numpy(), found.score.numpy()
+    by_pooled = sorted(range(len(pooled)), key=lambda row: -pooled[row])
+    best = sorted(by_pooled[:rerank], key=lambda row: -score[row])
+    return best + by_pooled[rerank:], by_pooled, pooled, found.structural.numpy()
+
+
+@pytest.mark.parametrize("rerank", [0, 1, 4, 10, 100])
+@pytest.mark.parametrize("hits", [1, 6, 50])
+def test_hits_are_those_of_a_slow_search(
+    gallery: FolderGallery, embedder: Embedder, shop: Path, rerank: int, hits: int
+) -> None:
+    query = embedder.embed([drawn(3).rotate(9)])
+    paths = sorted(shop.rglob("*.png"))
+    order, by_pooled, pooled, structural = slow_search(query, embedder.embed(paths), rerank)
+    found = gallery.search(query, hits=hits, rerank=rerank, **SETTINGS)
+    assert [hit.item.name for hit in found] == [paths[row].relative_to(shop).as_posix() for row in order[:hits]]
+    assert [hit.rank for hit in found] == list(range(1, min(hits, 10) + 1))
+    for hit, row in zip(found, order, strict=False):
+        assert hit.pooled_rank == by_pooled.index(row) + 1
+        assert hit.pooled == pytest.approx(pooled[row], abs=1e-5)
+        if by_pooled.index(row) < rerank:
+            assert hit.structural == pytest.approx(structural[row], abs=2e-5)
+            assert hit.score == pytest.approx(pooled[row] + structural[row], abs=2e-5)
+        else:
+            assert hit.structural is None
+            assert hit.score == hit.pooled
+
+
+def test_a_picture_of_the_gallery_is_no_hit_of_itself(gallery: FolderGallery) -> None:
+    item = gallery.items(4, 1)[0]
+    query = gallery.regions([item.id])
+    assert gallery.search(query, hits=3, rerank=5)[0].item == item
+    found = gallery.search(query, hits=50, rerank=5, exclude=item.id)
+    assert len(found) == 9
+    assert item not in [hit.item for hit in found]
+    assert sorted(hit.pooled_rank for hit in found) == list(range(1, 10))
+
+
+def test_items_have_names_labels_and_their_own_files(gallery: FolderGallery, shop: Path) -> None:
+    items = gallery.items(0, 100)
+    assert [item.name for item in items] == sorted(path.relative_to(shop).as_posix() for path in shop.rglob("*.png"))
+    assert {item.label for item in items} == {"left", "right hand"}
+    assert len({item.id for item in items}) == 10
+    for item in items:
+        assert gallery.picture(item.id) == (shop / item.name).read_bytes()
+        assert gallery.item(item.id) is item
+    assert gallery.items(8, 5) == items[8:]
+    assert gallery.items(50, 5) == []
+
+
+@pytest.mark.parametrize("key", ["", "..", "../secret.png", "/etc/passwd", "left/01.png", "0"])
+def test_only_ids_are_answered(gallery: FolderGallery, key: str) -> None:
+    for ask in (gallery.item, gallery.picture, lambda key: gallery.regions([key])):
+        with pytest.raises(KeyError):
+            ask(key)
+
+
+def test_links_out_of_the_folder_and_broken_pictures_are_left_out_by_name(tmp_path: Path, embedder: Embedder) -> None:
+    shop = write_shop(tmp_path / "shop", 3)
+    outside = write_shop(tmp_path / "outside", 2)
+    (shop / "out.png").symlink_to(outside / "left" / "01.png")
+    (shop / "nowhere.png").symlink_to(tmp_path / "missing.png")
+    (shop / "inside.png").symlink_to(shop / "left" / "01.png")
+    (shop / "folder").symlink_to(outside)
+    (shop / "torn.png").write_bytes((shop / "left" / "01.png").read_bytes()[:300])
+    (shop / ".hidden.png").write_bytes(b"")
+    gallery = FolderGallery(shop, embedder, batch_size=2)
+    gallery.start()
+    state = gallery.wait(60)
+    assert state.phase == "ready"
+    assert {bad.path: bad.reason.split(" (")[0] for bad in state.bad} == {
+        "out.png": "is a link that leads out of the folder",
+        "nowhere.png": "is a link that leads out of the folder",
+        "torn.png": "cannot be decoded",
+    }
+    assert (state.done, state.total) == (5, 5)
+    names = [item.name for item in gallery.items(0, 9)]
+    assert names == ["inside.png", "left/01.png", "right hand/00.png", "right hand/02.png"]
+    found = gallery.search(embedder.embed([drawn(2)]), hits=9, rerank=9)
+    assert sorted(hit.item.name for hit in found) == names
+    assert found[0].item.name == "right hand/02.png"
+
+
+def test_a_file_that_later_becomes_a_link_is_not_read(tmp_path: Path, embedder: Embedder) -> None:
+    shop = write_shop(tmp_path / "shop", 2)
+    secret = tmp_path / "secret.png"
+    shutil.copy(shop / "left" / "01.png", secret)
+    gallery = FolderGallery(shop, embedder)
+    item = gallery.items(0, 1)[0]
+    (shop / item.name).unlink()
+    (shop / item.name).symlink_to(secret)
+    with pytest.raises(FileNotFoundError, match="left the folder"):
+        gallery.picture(item.id)
+
+
+def test_what_is_no_folder_of_pictures_is_told(tmp_path: Path, embedder: Embedder) -> None:
+    (tmp_path / "empty" / "deep").mkdir(parents=True)
+    (tmp_path / "empty" / "notes.txt").write_text("no picture")
+    for folder, kind, told in (
+        (tmp_path / "missing", FileNotFoundError, "no such folder"),
+        (tmp_path / "empty" / "notes.txt", NotADirectoryError, "need a folder, got a file"),
+        (tmp_path / "empty", ValueError, "need at least one picture in it, got none"),
+    ):
+        with pytest.raises(kind, match=told):
+            FolderGallery(folder, embedder)
+
+
+def test_a_folder_of_broken_pictures_fails_and_says_why(tmp_path: Path, embedder: Embedder) -> None:
+    (tmp_path / "torn.png").write_bytes(b"torn")
+    gallery = FolderGallery(tmp_path, embedder)
+    gallery.start()
+    state = gallery.wait(60)
+    assert state.phase == "failed"
+    assert "none of the 1 can be read" in state.trouble
+    with pytest.raises(GalleryNotReadyError, match="none of the 1"):
+        gallery.search(embedder.embed([drawn(0)]), hits=1, rerank=0)
+
+
+def test_progress_is_told_and_stopping_ends_it_soon(
+    tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = FolderGallery(write_shop(tmp_path / "shop", 6), embedder, batch_size=2)
+    reached, go_on = threading.Event(), threading.Event()
+    advance = gallery._advance
+
+    def held(pictures: int) -> None:
+        advance(pictures)
+        reached.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(gallery, "_advance", held)
+    gallery.start()
+    assert reached.wait(60)
+    state = gallery.state()
+    assert (state.phase, state.done, state.total) == ("embedding", 2, 6)
+    with pytest.raises(GalleryNotReadyError, match="2 of 6 pictures"):
+        gallery.regions([gallery.items(0, 1)[0].id])
+    gallery._stopping.set()
+    go_on.set()
+    assert gallery.wait(60).phase == "failed"
+    assert gallery.state().done == 4
+    gallery.stop()
+
+
+def test_the_cache_spares_a_second_embedding(
+    tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = write_shop(tmp_path / "shop", 3)
+    query, found = embedder.embed([drawn(1)]), []
+    for _ in range(2):
+        gallery = FolderGallery(shop, embedder, cache=tmp_path / "cache")
+        gallery.start()
+        state = gallery.wait(60)
+        assert (state.phase, state.done, state.total) == ("ready", 3, 3)
+        found.append(gallery.search(query, hits=3, rerank=3))
+        monkeypatch.setattr(Embedder, "embed_checked", None)  # whoever calls it now fails
+    assert found[0] == found[1]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
