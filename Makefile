@@ -4,13 +4,19 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 KERNEL := CMakeLists.txt $(wildcard src/diml/matching/native/*.[chi]*)
 
-.PHONY: demo test check bench sanitize docs venv clean
+.PHONY: demo test test-milvus check bench sanitize docs venv clean
 
 demo: .venv/.installed   ## table and pictures on 400 photos, into runs/demo/
 	$(BIN)/diml demo
 
 test: .venv/.complete    ## the default tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+
+# The server listens on all interfaces, whatever it is told; so it gets a network of its own, where the kernel allows.
+ALONE = $(shell unshare --map-root-user --net ip link set lo up 2>/dev/null && echo unshare --map-root-user --net)
+
+test-milvus: .venv/.complete .milvus/.installed   ## the tests that need a Milvus server, which they start and stop
+	OMP_NUM_THREADS=1 $(ALONE) sh -c '$(if $(ALONE),ip link set lo up &&) exec $(BIN)/python -m pytest -m milvus tests/unit/search'
 
 check: .venv/.complete   ## format, lint, types
 	$(BIN)/ruff format --check .
@@ -51,7 +57,7 @@ docs: .venv/.complete    ## draw the pictures of the README and docs/explain.md 
 venv: .venv/.complete    ## .venv with all extras
 
 clean:                   ## remove .venv and what tools left behind
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .milvus .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "diml needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -63,5 +69,11 @@ clean:                   ## remove .venv and what tools left behind
 	touch $@
 
 .venv/.complete: pyproject.toml $(KERNEL) | .venv/bin/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[bninception,hub,search,track,web,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[bninception,hub,milvus,search,track,web,dev]'
 	touch .venv/.installed $@
+
+# Apart from .venv: the wheel is a server with libraries of its own, and nothing of ours imports it.
+.milvus/.installed: | .venv/bin/python
+	$(BIN)/python -m venv .milvus
+	.milvus/bin/python -m pip install --disable-pip-version-check --quiet --no-deps milvus==2.3.5
+	touch $@

@@ -1,9 +1,11 @@
-"""Search in a LanceDB index: times of each stage, recall of the first, disk and memory.
+"""Search in an index: times of each stage, recall of the first, disk and memory.
 
     python benchmarks/search.py --embeddings easy hard --images 10000
     python benchmarks/search.py --embeddings hard --images 100000 --storage float16
     python benchmarks/search.py --embeddings hard --images 1000000 --storage none
     python benchmarks/search.py --embeddings grocery-whitened --data ../shared/datasets
+    python benchmarks/search.py --embeddings hard --store lite
+    python benchmarks/search.py --embeddings hard --store 'http://127.0.0.1:19530?consistency=Bounded'
 
 Queries are pictures of the same kind that are not in the index; one after the other, warm. Stage 1: the 100 nearest by
 pooled vectors; fetch: all of these 100, regions included, by id; search: both, re-ranking of the 100, and the ten best
@@ -15,14 +17,17 @@ Milliseconds: median, and below it the median of each run (least and most) and t
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import statistics
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 import torch
@@ -32,6 +37,7 @@ import regimes
 from diml.matching import Regions
 from diml.search import IndexConfig, Rows, Searcher, create_store, lance_store, open_store
 from diml.search.coding import encode_regions
+from diml.search.opening import is_milvus
 
 K = 100
 BLOCK = 50_000
@@ -45,6 +51,9 @@ def main() -> None:
     made.add_argument("--storage", choices=("float16", "int8", "none"), default="float16", help="default: %(default)s")
     made.add_argument("--wait", type=float, default=31.0, help="seconds before old versions go; default: %(default)s")
     made.add_argument("--always-index", action="store_true", help="index pooled vectors of however few pictures")
+    made.add_argument(
+        "--store", default="lance", help="lance, lite (Milvus Lite) or http://host:port; default: %(default)s"
+    )
     made.add_argument("--folder", type=Path, help="where to make the indices; default: a temporary folder")
     made.add_argument("--first-query", nargs=2, metavar=("INDEX", "QUERY"), help=argparse.SUPPRESS)
     options = measure.read(made)
@@ -54,7 +63,7 @@ def main() -> None:
     if options.always_index:
         lance_store.INDEX_FROM = 1
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        results = [one(name, Path(folder) / name, options) for name in options.embeddings]
+        results = [one(name, Path(folder), options) for name in options.embeddings]
     columns = ("embeddings", "N", "stage 1, ms", "fetch, ms", "search, ms", "reasons, ms", "recall@100, %", "open, s")
     rows = [
         [
@@ -73,8 +82,8 @@ def main() -> None:
             f"{found['write']:.1f}",
             f"{found['optimize']:.1f}",
             found["index"],
-            f"{found['disk'] / 1e6:,.0f}",
-            f"{found['disk'] / found['images']:,.0f}",
+            f"{found['disk'] / 1e6:,.0f}" if found["disk"] else "-",
+            f"{found['disk'] / found['images']:,.0f}" if found["disk"] else "-",
             f"{1000 * found['open']['memory']:,.0f}",
         ]
         for found in results
@@ -84,8 +93,9 @@ def main() -> None:
     measure.finish("search", options, results, first, measure.table("Writing and size", names, sizes))
 
 
-def one(name: str, place: Path, options: argparse.Namespace) -> dict[str, Any]:
+def one(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Make an index, measure it."""
+    place = place_of(name, folder, options.store)
     with measure.progress.status(f"writing {name}"):
         started = time.perf_counter()
         store, queries, pooled, made_in = filled(name, place, options)
@@ -94,21 +104,47 @@ def one(name: str, place: Path, options: argparse.Namespace) -> dict[str, Any]:
         started = time.perf_counter()
         store.optimize()
         indexing = time.perf_counter() - started
+    if options.store != "lance":
+        store.close()
+        store = open_store(place)  # with the consistency asked for, which writing does not take
     found: dict[str, Any] = {"embeddings": name, "storage": options.storage, "images": store.count()}
     near = [store.nearest(query.pooled.numpy(), K)[0] for query in queries]
     found |= agreement(near, pooled, queries)
-    time.sleep(options.wait)  # versions from before the index are kept a while, for readers
-    store.optimize()
+    if options.store == "lance":
+        time.sleep(options.wait)  # versions from before the index are kept a while, for readers
+        store.optimize()
     info = store.info()
     found |= {"write": write, "optimize": indexing, "index": info.index, "disk": info.disk_bytes}
     found |= timed(Searcher(store), queries, options)
-    file = place.with_suffix(".npz")
+    store.close()  # Milvus Lite takes one process at a time
+    file = folder / f"{name}.npz"
     np.savez(file, dense=queries[0].dense.numpy(), pooled=queries[0].pooled.numpy())
     words = ["--first-query", str(place), str(file), *(["--threads", str(options.threads)] if options.threads else [])]
-    return found | {"open": measure.in_own_process(__file__, words)}
+    found |= {"open": measure.in_own_process(__file__, words)}
+    if options.store.startswith("http"):
+        drop(place)
+    return found
 
 
-def filled(name: str, place: Path, options: argparse.Namespace) -> tuple[Any, list[Regions], np.ndarray, float]:
+def place_of(name: str, folder: Path, store: str) -> str:
+    """Where the index of these embeddings goes."""
+    if store in ("lance", "lite"):
+        return str(folder / (name if store == "lance" else f"{name}.db"))
+    parts = urlsplit(store)
+    return urlunsplit(parts._replace(path=f"/bench_{uuid.uuid4().hex}"))
+
+
+def drop(uri: str) -> None:
+    """Remove a collection from a server."""
+    from diml.search.milvus_place import Connection, read_place
+
+    place = read_place(uri)
+    connection = Connection(place)
+    connection.call("drop_collection", place.collection)
+    connection.close()
+
+
+def filled(name: str, place: str, options: argparse.Namespace) -> tuple[Any, list[Regions], np.ndarray, float]:
     """The index, Q queries, (N, D) pooled vectors for the truth, and the seconds that making embeddings took."""
     started = time.perf_counter()
     parts = blocks(name, options)
@@ -201,7 +237,8 @@ def shown(found: dict[str, float] | None) -> str:
 
 def first_query(index: str, query: str) -> dict[str, float]:
     """Seconds from the path to the answer, and the memory it took."""
-    import lancedb  # noqa: F401 - libraries are loaded before the clock starts
+    # libraries are loaded before the clock starts
+    importlib.import_module("pymilvus" if is_milvus(index) else "lancedb")
 
     with np.load(query) as arrays:
         regions = Regions(torch.from_numpy(arrays["dense"]), torch.from_numpy(arrays["pooled"]))

@@ -14,7 +14,7 @@ from diml.explain import drawn_pair
 from diml.models import load_embedder
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "docs/quickstart.md", "docs/explain.md", "docs/search.md")
+DOCUMENTS = ("README.md", "docs/quickstart.md", "docs/explain.md", "docs/search.md", "docs/scale.md")
 
 
 def blocks(document: str, language: str) -> list[str]:

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,29 +26,31 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.parametrize("name", ["index", "index.db"])
 @settings(max_examples=8)
 @given(steps=STEPS)
-def test_a_store_is_a_dictionary(steps):
+def test_a_store_is_a_dictionary(name, steps):
     with tempfile.TemporaryDirectory() as folder:
-        store, expected = create_store(Path(folder) / "index", CONFIG), {}
+        store, expected = create_store(Path(folder) / name, CONFIG), {}
         for kind, *rest in steps:
             if kind == "add":
                 made = make_rows(len(rest[0]), seed=rest[1])
                 store.add(Rows(tuple(rest[0]), made.pooled, made.coded, made.metadata))
-                for row, name in enumerate(rest[0]):
-                    expected[name] = (made.pooled[row], made.coded[row], made.metadata[row])
+                for row, key in enumerate(rest[0]):
+                    expected[key] = (made.pooled[row], made.coded[row], made.metadata[row])
             elif kind == "remove":
-                assert store.remove(rest[0]) == sum(expected.pop(name, None) is not None for name in rest[0])
+                assert store.remove(rest[0]) == sum(expected.pop(key, None) is not None for key in rest[0])
             else:
                 store.optimize()
-        for opened in (store, open_store(Path(folder) / "index")):
+        for opened in (store, open_store(Path(folder) / name)):
             found = opened.regions(list("abcdefgh"))
             assert list(found.ids) == sorted(expected)
             assert opened.count() == len(expected)
-            for row, name in enumerate(found.ids):
-                np.testing.assert_array_equal(found.pooled[row], expected[name][0])
-                np.testing.assert_array_equal(found.coded[row], expected[name][1])
-                assert dict(found.metadata[row]) == dict(expected[name][2])
+            for row, key in enumerate(found.ids):
+                np.testing.assert_array_equal(found.pooled[row], expected[key][0])
+                np.testing.assert_array_equal(found.coded[row], expected[key][1])
+                assert dict(found.metadata[row]) == dict(expected[key][2])
+            opened.close()
 
 
 TEXTS = st.text("a'%_\\ \"ü", max_size=3).map(lambda text: "'" + text.replace("'", "''") + "'")

@@ -16,6 +16,8 @@ EXTRAS: Final = {
     "huggingface_hub": "hub",
     "tensorboard": "track",
     "lancedb": "search",
+    "pymilvus": "milvus",
+    "milvus_lite": "milvus",
     "fastapi": "web",
 }
 NEEDED: Final = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "pillow", "safetensors")

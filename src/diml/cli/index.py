@@ -64,7 +64,7 @@ class Build:
     """A folder, taken with all below it; or a CSV file with the column `path`, whose other columns become metadata."""
 
     index: str
-    """Where the index is, or is to be: a folder."""
+    """Where the index is, or is to be: a folder; `NAME.db` (Milvus Lite); `http://host:port` (Milvus)."""
 
     model: str = "mobilenetv2_100"
     """A timm name, the folder of a run or saved embedder, or a checkpoint file of the released code."""

@@ -1,6 +1,7 @@
 """From a folder of pictures to an index, and from a picture to its hits, each with the reason.
 
-Read in this order: `where`, `store`, `coding`, `lance_store`, `opening`, `sources`, `indexing`, `searcher`, `pairs`.
+Read in this order: `where`, `store`, `coding`, `lance_store`, `milvus_place`, `milvus_rows`, `milvus_store`,
+`opening`, `sources`, `indexing`, `searcher`, `pairs`.
 """
 
 from diml.search.checking import Check, check_index

@@ -17,10 +17,12 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
     """Open an index.
 
     Args:
-        uri: a folder (LanceDB).
+        uri: a folder (LanceDB), `NAME.db` (Milvus Lite), or `http://host:port` (a Milvus server or cluster; see
+            `diml.search.milvus_place`).
 
     Raises:
         IndexNotFoundError: there is none.
+        ConnectionError: no server answers there.
         ValueError: something else is there, or the extra for it is missing.
 
     Example:
@@ -28,6 +30,10 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
         5421
     """
     place = _place(uri)
+    if is_milvus(place):
+        from diml.search.milvus_store import MilvusStore
+
+        return MilvusStore.open(place)
     from diml.search.lance_store import LanceStore
 
     return LanceStore(Path(place))
@@ -41,11 +47,23 @@ def create_store(uri: str | os.PathLike[str], config: IndexConfig) -> Store:
         FileExistsError: something else is there.
     """
     place = _place(uri)
+    store = _created(place, config)
+    try:
+        require_same(store.config, config, _shown(place))
+    except ValueError:
+        store.close()
+        raise
+    return store
+
+
+def _created(place: str, config: IndexConfig) -> Store:
+    if is_milvus(place):
+        from diml.search.milvus_store import MilvusStore
+
+        return MilvusStore.create(place, config)
     from diml.search.lance_store import LanceStore
 
-    store = LanceStore.create(Path(place), config)
-    require_same(store.config, config, place)
-    return store
+    return LanceStore.create(Path(place), config)
 
 
 def require_same(there: IndexConfig, wanted: IndexConfig, uri: str) -> None:
@@ -67,3 +85,12 @@ def require_same(there: IndexConfig, wanted: IndexConfig, uri: str) -> None:
 
 def _place(uri: str | os.PathLike[str]) -> str:
     return os.path.expanduser(os.fspath(uri))  # noqa: PTH111 - a URI is no path
+
+
+def _shown(place: str) -> str:
+    """A place as it may be printed: without a password."""
+    if not is_milvus(place):
+        return place
+    from diml.search.milvus_place import read_place
+
+    return read_place(place).shown

@@ -1,0 +1,55 @@
+"""Conditions in the language of Milvus."""
+
+from __future__ import annotations
+
+import pytest
+
+from diml.search import parse_where
+from diml.search.milvus_rows import quoted, to_expression
+from unit.search.contract import COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("label = 'it''s'", '(has_label == true and value_label == "it\'s")'),
+        ("price < 3", "(has_price == true and value_price < 3.0)"),
+        ("price >= -1e3", "(has_price == true and value_price >= -1000.0)"),
+        ("shelf < 2.5", "(has_shelf == true and value_shelf <= 2)"),
+        ("shelf <= -2.5", "(has_shelf == true and value_shelf <= -3)"),
+        ("shelf > 2.5", "(has_shelf == true and value_shelf >= 3)"),
+        ("shelf >= -2.5", "(has_shelf == true and value_shelf >= -2)"),
+        ("shelf = 2.0", "(has_shelf == true and value_shelf == 2)"),
+        ("shelf = 2.5", "(has_shelf == true and has_shelf == false)"),
+        ("shelf != 2.5", "has_shelf == true"),
+        ("shelf in (1, 2.5, 3.0)", "(has_shelf == true and value_shelf in [1, 3])"),
+        ("shelf in (2.5)", "(has_shelf == true and has_shelf == false)"),
+        ("shelf not in (2.5)", "has_shelf == true"),
+        ("not fresh = true", "(has_fresh == true and value_fresh != true)"),
+        (
+            "label in ('a') or (fresh = true and shelf != 1)",
+            '((has_label == true and value_label in ["a"]) or '
+            "((has_fresh == true and value_fresh == true) and (has_shelf == true and value_shelf != 1)))",
+        ),
+    ],
+)
+def test_conditions_in_milvus(text, expected):
+    assert to_expression(parse_where(text, COLUMNS), COLUMNS) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["shelf = 9223372036854775808", "shelf in (1, 1e30)", "price < 1e999", "shelf > 1e999"]
+)
+def test_numbers_that_milvus_cannot_hold_are_named(text):
+    with pytest.raises(ValueError, match=r"where: (shelf|price) needs a (whole )?number"):
+        to_expression(parse_where(text, COLUMNS), COLUMNS)
+
+
+def test_an_integer_too_long_for_a_number_is_named():
+    where = parse_where(f"price < 1{'0' * 400}", COLUMNS)
+    with pytest.raises(ValueError, match="price needs a number"):
+        to_expression(where, COLUMNS)
+
+
+def test_texts_are_escaped():
+    assert quoted('a "b" \\ c\n\t\r') == '"a \\"b\\" \\\\ c\\n\\t\\r"'
