@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 #: What a package is for, of those that may be missing: the extra that brings it.
-EXTRAS: Final = {"pretrainedmodels": "bninception", "huggingface_hub": "hub", "tensorboard": "track"}
+EXTRAS: Final = {
+    "pretrainedmodels": "bninception",
+    "pytorch_grad_cam": "faithfulness",
+    "huggingface_hub": "hub",
+    "tensorboard": "track",
+}
 NEEDED: Final = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "pillow", "safetensors")
 
 
