@@ -170,7 +170,7 @@ def _rerank_native(
         found = native.score(query.dense, query.pooled, gallery.dense, None, *given)
     parts = {"structural": found.structural, "pooled": found.pooled, "both": found.structural + found.pooled}
     scores, unfinished = parts[score], int((~found.converged & ~found.too_wide).sum())
-    at_once = max(1, WIDE_BYTES // (query.dense[:1].numel() * query.dense.element_size()))
+    at_once = max(1, WIDE_BYTES // (query.num_regions * query.dim * query.dense.element_size()))
     too_wide = found.too_wide.nonzero()
     for start in range(0, len(too_wide), at_once):
         rows, places = too_wide[start : start + at_once].T
