@@ -88,6 +88,9 @@ def test_a_bad_picture_stops_or_is_left_out_by_name(shop: Path, capsys: pytest.C
         (["report", "mobilenetv2_100", "orl", "--html", "report.txt"], "ending in .html"),
         (["report", "mobilenetv2_100", "orl", "--rerank", "0"], "rerank: need at least 1"),
         (["explain", "--query", "missing.jpg", "--hits", "other.jpg"], "missing.jpg"),
+        (["faithfulness", "orl", "--pairs", "0", "--no-grad-cam"], "pairs: need at least 1"),
+        (["faithfulness", "orl", "--sharpen", "0.5", "--no-grad-cam"], "sharpen: need a finite number"),
+        (["faithfulness", "cub200", "--data", "nowhere", "--no-grad-cam"], "CUB_200_2011"),
     ],
 )
 def test_errors_name_the_trouble_and_exit_2(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,3 +108,49 @@ def test_an_empty_folder_and_a_lone_picture_are_told(tmp_path: Path, capsys: pyt
     Image.new("RGB", (64, 64), "red").save(tmp_path / "one" / "class" / "a.png")
     assert main(["evaluate", "folder", "--data", str(tmp_path / "one"), "--no-cache", "--workers", "0"]) == 2
     assert "relevant" in capsys.readouterr().err
+
+
+def test_faithfulness_prints_and_writes(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    output = tmp_path / "out"
+    words = ["faithfulness", "folder", "--data", str(shop), "--pairs", "2", "--steps", "2", "--warps", "flip"]
+    assert main([*words, "--no-grad-cam", "--output", str(output)]) == 0
+    shown = capsys.readouterr().out
+    for title in ("Additivity", "Deletion and insertion", "Correspondence", "Stability"):
+        assert f"{title}, model" in shown
+        assert f"{title}, random weights" in shown
+    names = {"faithfulness.json", "additivity.png", "deletion.png", "correspondence.png", "stability.png"}
+    assert {path.name for path in output.iterdir()} == names
+    document = json.loads((output / "faithfulness.json").read_text())
+    assert (document["unit"], document["config"]["grid"], document["config"]["pairs"]) == ("fraction", 4, 2)
+    findings = document["studies"]["model"]["findings"]
+    errors = [f["value"] for f in findings if (f["measure"], f["method"]) == ("additivity", "ledger")]
+    assert 0 <= errors[0] <= 1e-6
+    flipped = {f["method"]: f["value"] for f in findings if (f["case"], f["quantity"]) == ("flip", "mass")}
+    assert flipped["uniform"] == pytest.approx(1 / 16)
+    assert flipped["uniform"] < flipped["plan"] < flipped["sharpened"] <= 1
+    assert flipped["strangers"] < flipped["plan"]
+
+
+def test_faithfulness_prints_json_for_machines(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["faithfulness", "folder", "--data", str(shop), "--pairs", "1", "--steps", "1", "--warps", "identity"]
+    assert main([*words, "--no-grad-cam", "--no-sanity", "--json", "-"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert set(document["studies"]) == {"model"}
+
+
+def test_a_sharper_plan_is_told_apart_from_the_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, picture in zip("ab", drawn_pair(160), strict=True):
+        picture.save(tmp_path / f"{name}.png")
+    words = ["explain", str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert main(words) == 0
+    score = capsys.readouterr().out.split()[1]
+    page = tmp_path / "why.html"
+    assert main([*words, "--sharpen", "10", "--html", str(page)]) == 0
+    shown = capsys.readouterr().out
+    assert f"sharper (10 times) than the one that scored: the score is {score} =" in shown
+    assert "sharper (10 times)" in page.read_text()
+    assert main(["explain", "--query", words[1], "--hits", words[2], "--sharpen", "10"]) == 2
+    assert "hits are compared by the plans that scored" in capsys.readouterr().err

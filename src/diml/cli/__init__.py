@@ -15,6 +15,7 @@ VERBS: Final = {
     "explain": "which part of a picture matches which part of another: a page, a picture, JSON",
     "evaluate": "retrieval on a data set: plain ranking against structural re-ranking",
     "report": "an evaluation as a page: metrics, and queries with hits and explanations, worst first",
+    "faithfulness": "how far explanations can be trusted: sums, deletion, correspondence, stability",
     "index": "an index of pictures to search: build, bring up to date, look after",
     "search": "the pictures of an index most alike to one, each with the reason; or all pairs alike",
     "serve": "a page on this machine: drop two pictures to compare, or one to search a folder",
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
-        print(HELP.format(verbs="\n".join(f"  {verb:<10}{about}" for verb, about in VERBS.items())))
+        print(HELP.format(verbs="\n".join(f"  {verb:<13}{about}" for verb, about in VERBS.items())))
         return 0 if words else 2
     if words[0] == "--version":
         from diml import __version__

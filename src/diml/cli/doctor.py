@@ -13,6 +13,7 @@ from typing import Any, Final
 #: What a package is for, of those that may be missing: the extra that brings it.
 EXTRAS: Final = {
     "pretrainedmodels": "bninception",
+    "pytorch_grad_cam": "faithfulness",
     "huggingface_hub": "hub",
     "tensorboard": "track",
     "lancedb": "search",

@@ -85,6 +85,10 @@ class Explain:
     max_iterations: int = 1000
     """Iterations after which an unfinished plan is taken as it is, and flagged."""
 
+    sharpen: float = 1.0
+    """Show a plan that is so many times sharper than the one that scored, and say so; 10 puts most of the mass on the
+    strongest matches. Scores stay; for a pair only."""
+
     top: int = 8
     """Part-to-part matches to print and to draw, largest first."""
 
@@ -120,9 +124,13 @@ class Explain:
             check_lines(self.top)
         if self.html is not None:
             check_page_name(self.html)
+        if not 1 <= self.sharpen < float("inf"):
+            raise ValueError(f"sharpen: need a finite number of at least 1, got {self.sharpen}")
+        if self.sharpen > 1 and self.query is not None:
+            raise ValueError("sharpen: shows a pair, A and B; hits are compared by the plans that scored")
 
     def _match(self, query: Path, gallery: tuple[Path, ...]) -> PictureMatch | RankedHits:
-        from diml.explain import match_query, rank_hits
+        from diml.explain import match_query, rank_hits, sharpened
 
         embedder = open_embedder(self.model, self.grid, self.resize, architecture=self.architecture)
         found = match_query(
@@ -134,7 +142,7 @@ class Explain:
             tolerance=self.tolerance,
             max_iterations=self.max_iterations,
         )
-        return found[0] if self.query is None else rank_hits(found)
+        return sharpened(found[0], self.sharpen) if self.query is None else rank_hits(found)
 
     def _write(self, found: PictureMatch | RankedHits) -> list[Path]:
         """Write what was asked for; JSON may go to standard output."""
@@ -163,7 +171,8 @@ class Explain:
     def _settings(self) -> dict[str, Any]:
         """The options that the numbers depend on; None where the model's own was taken."""
         names = ("model", "architecture", "grid", "resize", "marginals", "epsilon", "tolerance", "max_iterations")
-        return {name: getattr(self, name) for name in names}
+        sharper = {"sharpen": self.sharpen} if self.sharpen > 1 else {}
+        return {name: getattr(self, name) for name in names} | sharper
 
     def _print(self, found: PictureMatch | RankedHits, written: list[Path]) -> None:
         """The scores, what makes them and where files went; to standard error when JSON goes to output."""
@@ -188,6 +197,8 @@ class Explain:
 def _score_lines(found: PictureMatch) -> list[str]:
     ledger = found.ledger()
     lines = [f"score {ledger.score:.3f} = pooled {ledger.pooled:.3f} + structural {ledger.structural:.3f}"]
+    if found.note:
+        lines = [found.note]
     if not bool(found.converged[0]):
         error, steps = float(found.marginal_error[0]), int(found.iterations[0])
         lines.append(
@@ -214,7 +225,7 @@ def _table(found: PictureMatch, top: int) -> Any:
     others = ledger.plan.numel() - len(flows)
     rest = ledger.structural - sum(flow.contribution for flow in flows)
     table.add_row(f"{others} others", "", "", "", f"{rest:.5f}")
-    table.add_row("structural", "", "", "", f"{ledger.structural:.5f}")
+    table.add_row("sum" if found.note else "structural", "", "", "", f"{ledger.structural:.5f}")
     return table
 
 

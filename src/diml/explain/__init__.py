@@ -3,7 +3,8 @@
 Read in this order: `pair` (two pictures in one call), `figure` (the explanation picture), `grid` (a query with its
 hits); `panels`, `flows` and `canvas` are what both are made of. `page_file` writes the page that one can touch, whose
 viewer is in `page/`. `hits` compares the
-hits of a query, `gallery` writes the report of an evaluation. `drawing` makes two pictures to try it on.
+hits of a query, `gallery` writes the report of an evaluation. `sharpening` makes a sharper plan for showing,
+`faithfulness/` measures how far all this can be trusted. `drawing` makes two pictures to try it on.
 """
 
 from diml.explain.canvas import check_format, save_figure
@@ -16,6 +17,7 @@ from diml.explain.grid import Hit, hits_figure
 from diml.explain.hits import RankedHits, describe_hits, rank_hits
 from diml.explain.page_file import check_page_name, explanation_page
 from diml.explain.pair import PictureMatch, describe_match, match_pictures, match_query
+from diml.explain.sharpening import sharpened
 
 __all__ = [
     "Hit",
@@ -38,4 +40,5 @@ __all__ = [
     "match_query",
     "rank_hits",
     "save_figure",
+    "sharpened",
 ]

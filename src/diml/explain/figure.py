@@ -39,6 +39,7 @@ def draw_match(
     pictures: tuple[Image.Image, Image.Image] | None = None,
     names: tuple[str, str] | None = None,
     top: int = 8,
+    note: str = "",
 ) -> Figure:
     """Draw which part of one image matched which part of the other, and how that adds up to the score.
 
@@ -48,6 +49,7 @@ def draw_match(
         pictures: RGB, showing exactly what the regions cover; without them the weights are drawn on blank tiles.
         names: what to call the two pictures.
         top: lines to draw, 0 to 20: the largest contributions that are positive.
+        note: a line below the title, in the colour of warnings.
 
     Returns:
         A matplotlib figure, 12 inches wide (1200 px at its own 100 dpi); save it with `figure.savefig("why.png")`.
@@ -67,7 +69,7 @@ def draw_match(
     flows = drawn_flows(ledger, top)
     needed = max(SLOT * len(flows), 120.0)
     band = max(needed, *(min(_SIDE, _SIDE / side.aspect) for side in (query, gallery)))
-    trouble = _trouble(match, pair)
+    trouble = " ".join(filter(None, (note, _trouble(match, pair))))
     start = _TOP + (14 if trouble else 0)
     lower = start + band + 78
     height = lower + max(_MATRIX + 66, (len(flows) + 4) * _ROW + 20)

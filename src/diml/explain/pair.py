@@ -33,10 +33,15 @@ class PictureMatch(Match):
     Args:
         pictures: RGB pictures of the query and the gallery image: exactly the field of view that the model saw.
         names: what to call them, mostly their paths.
+        scored: the structural score of the pair where the plan is a sharper one for showing (see `sharpened`), else
+            None: then the plan here is the one that scored.
+        sharpen: the factor of that sharper plan.
     """
 
     pictures: tuple[Image.Image, Image.Image] = field(kw_only=True)
     names: tuple[str, str] = field(kw_only=True)
+    scored: float | None = field(default=None, kw_only=True)
+    sharpen: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
         for what, given in (("pictures", self.pictures), ("names", self.names)):
@@ -68,7 +73,19 @@ class PictureMatch(Match):
 
     def draw(self, top: int = 8) -> Figure:
         """The explanation picture, 1200 px wide: see `draw_match`."""
-        return draw_match(self, pictures=self.pictures, names=self.names, top=top)
+        return draw_match(self, pictures=self.pictures, names=self.names, top=top, note=self.note)
+
+    @property
+    def note(self) -> str:
+        """What must be said of a plan that is not the one that scored; empty where it is."""
+        if self.scored is None:
+            return ""
+        pooled, shown = float(self.pooled[0]), float(self.structural[0])
+        return (
+            f"The plan shown is sharper ({self.sharpen:g} times) than the one that scored: the score is "
+            f"{pooled + self.scored:.3f} = pooled {pooled:.3f} + structural {self.scored:.3f}; the contributions shown "
+            f"sum to {shown:.3f}."
+        )
 
     def to_dict(self, top: int = 10) -> dict[str, Any]:
         """The explanation as plain numbers and lists, with the names: see `describe_match`."""
@@ -157,10 +174,11 @@ def describe_match(
         settings: how the match was made; handed through.
 
     Returns:
-        names {query, gallery}, settings, score, pooled, structural, convergence {converged, marginal_error,
-        iterations}, grid_q and grid_g ([rows, columns] or None), weight_q (Rq) and weight_g (Rg), top (a list of
-        flows, each with region_q, region_g, mass, cosine, contribution, cell_q and cell_g as [row, column] from 0,
-        name_q and name_g as on the picture), total_q (Rq), total_g (Rg), plan and cosine (Rq x Rg).
+        names {query, gallery}, settings, note (of a plan that is not the one that scored), score, pooled, structural,
+        convergence {converged, marginal_error, iterations}, grid_q and grid_g ([rows, columns] or None), weight_q (Rq)
+        and weight_g (Rg), top (a list of flows, each with region_q, region_g, mass, cosine, contribution, cell_q and
+        cell_g as [row, column] from 0, name_q and name_g as on the picture), total_q (Rq), total_g (Rg), plan and
+        cosine (Rq x Rg).
 
     Raises:
         IndexError: there is no such pair.
@@ -173,6 +191,7 @@ def describe_match(
     return {
         "names": None if names is None else {"query": names[0], "gallery": names[1]},
         "settings": dict(settings or {}),
+        "note": getattr(match, "note", ""),
         **{name: numbers[name] for name in ("score", "pooled", "structural")},
         "convergence": {
             "converged": bool(match.converged[pair]),

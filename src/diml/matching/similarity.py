@@ -25,6 +25,10 @@ Score = Literal["both", "structural", "pooled"]
 Grid = tuple[int, int]
 
 
+#: Pairs that torch solves for the kernel copy their queries: so many bytes at once.
+WIDE_BYTES = 64 * 2**20
+
+
 class ConvergenceWarning(UserWarning):
     """So many `pairs` stopped at max_iterations: their scores carry the marginal error that is left."""
 
@@ -166,8 +170,10 @@ def _rerank_native(
         found = native.score(query.dense, query.pooled, gallery.dense, None, *given)
     parts = {"structural": found.structural, "pooled": found.pooled, "both": found.structural + found.pooled}
     scores, unfinished = parts[score], int((~found.converged & ~found.too_wide).sum())
-    rows, places = found.too_wide.nonzero(as_tuple=True)
-    if len(rows):
+    at_once = max(1, WIDE_BYTES // (query.num_regions * query.dim * query.dense.element_size()))
+    too_wide = found.too_wide.nonzero()
+    for start in range(0, len(too_wide), at_once):
+        rows, places = too_wide[start : start + at_once].T
         again = candidates[rows, places].unsqueeze(1)
         solved, more = _rerank_torch(query[rows], gallery, again, score, 64 * 2**20, settings)
         scores[rows, places], unfinished = solved.squeeze(1), unfinished + more

@@ -10,6 +10,7 @@
  * @property {number} score  pooled + structural
  * @property {number} pooled  cosine of the pooled vectors
  * @property {number} structural  sum over all pairs of regions of plan * cosine
+ * @property {string} [note]  what must be said of a plan that is not the one that scored
  * @property {{converged: boolean, marginal_error: number, iterations: number}} convergence
  * @property {Grid} grid_q
  * @property {Grid} grid_g

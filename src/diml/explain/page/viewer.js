@@ -95,7 +95,8 @@ function scoreOf(pair) {
   const { converged, marginal_error: error, iterations } = pair.convergence;
   const trouble = `Not converged: marginal error ${error.toExponential(1)} after ${iterations} iterations; raise max_iterations or epsilon before trusting details.`;
   const bar = element("div", { class: "bar", "aria-hidden": "true" }, ...bars);
-  return element("div", { class: "score" }, sum, bar, ...(converged ? [] : [element("p", { class: "trouble" }, trouble)]));
+  const words = [...(pair.note ? [pair.note] : []), ...(converged ? [] : [trouble])];
+  return element("div", { class: "score" }, sum, bar, ...words.map((text) => element("p", { class: "trouble" }, text)));
 }
 
 function makeSlider(useful, first, onChange) {

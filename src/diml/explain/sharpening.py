@@ -1,0 +1,52 @@
+"""A plan for the eye: sharper than the one that scored, and told apart from it.
+
+Legend: B pairs, Rq and Rg regions of the two sides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, TypeVar
+
+import torch
+
+from diml.explain.pair import PictureMatch
+from diml.matching import Match
+
+M = TypeVar("M", bound=Match)
+
+
+def sharpened(match: M, factor: float) -> M:
+    """The same pairs with a plan that follows the strongest matches, for showing; scores of it are not the pairs' own.
+
+    The entropy of the plan spreads the mass of a region over all that resemble its counterpart. Within each row of the
+    plan, entries are raised to a power and scaled so that the region sends the same mass as before: the order of its
+    matches stays, the share of the strongest grows. Columns no longer receive their weights, and the structural score,
+    again the sum of all contributions, is that of the shown plan. A `PictureMatch` keeps the score that it had and
+    says so on pictures and pages.
+
+    Args:
+        match: of B pairs.
+        factor: the power; 1 leaves the plan as it is, at infinity a region sends all to its strongest match.
+
+    Returns:
+        A match of the same kind, B pairs.
+
+    Raises:
+        ValueError: `factor` is less than 1 or not finite.
+
+    Example:
+        >>> sharpened(match(a, b), 8).ledger().top(3)  # doctest: +SKIP
+    """
+    if not (math.isfinite(factor) and factor >= 1):
+        raise ValueError(f"sharpen: need a finite number of at least 1, got {factor}; 1 shows the plan that scored")
+    mass = match.plan.double()
+    powers = (mass / mass.amax(dim=2, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)) ** factor
+    rows = powers.sum(dim=2, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    plan = (powers / rows * mass.sum(dim=2, keepdim=True)).to(match.plan)
+    changed: dict[str, Any] = {"plan": plan, "structural": (plan * match.cosine).sum(dim=(1, 2))}
+    if isinstance(match, PictureMatch) and factor > 1:
+        before = float(match.structural[0]) if match.scored is None else match.scored
+        changed |= {"scored": before, "sharpen": factor * match.sharpen}
+    return dataclasses.replace(match, **changed)
