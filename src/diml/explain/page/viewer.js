@@ -95,8 +95,8 @@ function scoreOf(pair) {
   const { converged, marginal_error: error, iterations } = pair.convergence;
   const trouble = `Not converged: marginal error ${error.toExponential(1)} after ${iterations} iterations; raise max_iterations or epsilon before trusting details.`;
   const bar = element("div", { class: "bar", "aria-hidden": "true" }, ...bars);
-  const words = [...(pair.note ? [pair.note] : []), ...(converged ? [] : [trouble])];
-  return element("div", { class: "score" }, sum, bar, ...words.map((text) => element("p", { class: "trouble" }, text)));
+  const remarks = [...(pair.note ? [pair.note] : []), ...(converged ? [] : [trouble])];
+  return element("div", { class: "score" }, sum, bar, ...remarks.map((text) => element("p", { class: "trouble" }, text)));
 }
 
 function makeSlider(useful, first, onChange) {
