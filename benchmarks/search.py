@@ -35,7 +35,7 @@ import torch
 import measure
 import regimes
 from diml.matching import Regions
-from diml.search import IndexConfig, Rows, Searcher, create_store, lance_store, open_store
+from diml.search import IndexConfig, Rows, Searcher, create_store, lance_store, milvus_store, open_store
 from diml.search.coding import encode_regions
 from diml.search.opening import is_milvus
 
@@ -54,12 +54,17 @@ def main() -> None:
     made.add_argument(
         "--store", default="lance", help="lance, lite (Milvus Lite) or http://host:port; default: %(default)s"
     )
+    made.add_argument(
+        "--cells", type=int, help="of 256, to look into with index=IVF_FLAT of Milvus; default: the store's"
+    )
     made.add_argument("--folder", type=Path, help="where to make the indices; default: a temporary folder")
     made.add_argument("--first-query", nargs=2, metavar=("INDEX", "QUERY"), help=argparse.SUPPRESS)
     options = measure.read(made)
     if options.first_query:
         print(json.dumps(first_query(*options.first_query)))
         return
+    if options.cells:
+        milvus_store.PROBED = options.cells
     if options.always_index:
         lance_store.INDEX_FROM = 1
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -105,6 +110,7 @@ def one(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         store.optimize()
         indexing = time.perf_counter() - started
     if options.store != "lance":
+        settle(store)
         store.close()
         store = open_store(place)  # with the consistency asked for, which writing does not take
     found: dict[str, Any] = {"embeddings": name, "storage": options.storage, "images": store.count()}
@@ -124,6 +130,14 @@ def one(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     if options.store.startswith("http"):
         drop(place)
     return found
+
+
+def settle(store: Any) -> None:
+    """Wait until a server has built its index and gone over to it."""
+    deadline = time.monotonic() + 300
+    while store.info().index != "none" and store.info().indexed < store.count() and time.monotonic() < deadline:
+        time.sleep(1)
+    time.sleep(0 if store.info().index == "none" else 10)
 
 
 def place_of(name: str, folder: Path, store: str) -> str:

@@ -43,17 +43,18 @@ _MESSAGE_BYTES: Final = 16 * 2**20
 _ANSWERS: Final = 100_000
 _IDS: Final = 1024
 _PAGE: Final = 4096
-#: Cells of an IVF_FLAT index in each segment of a server, and how many of them a query looks into.
+#: Cells of an IVF_FLAT index in each segment of a server, and how many of them a query looks into: docs/scale.md.
 CELLS: Final = 256
-PROBED: Final = 32
+PROBED: Final = 128
 
 
 class MilvusStore:
     """Embedded pictures in a collection of Milvus; made by `diml.search.open_store` and `create_store`.
 
     Where Milvus promises less than the interface of a store: each row is written whole or not at all, and a call of
-    `add` with up to some thousand rows too, but larger calls are several requests; and rows that others write while a
-    listing of a server goes on may be in it or not.
+    `add` with up to some thousand rows too, but larger calls are several requests; rows that others write while a
+    listing of a server goes on may be in it or not; and with IVF_FLAT, rows that the server has not indexed yet are
+    searched by an approximation of its own, even where `exact` is asked for.
 
     Args:
         place: see `read_place`.
