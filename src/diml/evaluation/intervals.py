@@ -12,6 +12,8 @@ Floats = NDArray[np.float64]
 
 #: Ends of the 95 % percentile interval.
 LEVELS = (2.5, 97.5)
+#: Resamples that are drawn together: fewer calls, and what they need stays in the cache.
+AT_ONCE = 8
 
 
 def bootstrap_means(values: Floats, resamples: int, seed: int) -> Floats:
@@ -30,9 +32,11 @@ def bootstrap_means(values: Floats, resamples: int, seed: int) -> Floats:
     generator = np.random.default_rng(seed)
     queries = len(values)
     means = np.empty((resamples, values.shape[1]))
-    for row in range(resamples):
-        counts = np.bincount(generator.integers(queries, size=queries), minlength=queries)
-        means[row] = counts @ values / queries
+    for first in range(0, resamples, AT_ONCE):
+        rows = min(AT_ONCE, resamples - first)
+        drawn = generator.integers(queries, size=(rows, queries)) + queries * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * queries).reshape(rows, queries)
+        means[first : first + rows] = counts.astype(np.float64) @ values / queries
     return means
 
 

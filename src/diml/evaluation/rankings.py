@@ -57,7 +57,10 @@ class Ranking:
         prefix = self.order[:, : scores.shape[1]]
         scores = scores.masked_fill(prefix == NOTHING, -torch.inf)
         prefix = _sorted_by(scores, prefix, last=self.gallery_size)
-        return Ranking(torch.cat([prefix, self.order[:, scores.shape[1] :]], dim=1), self.gallery_size)
+        ranking = object.__new__(Ranking)  # without checks: the same rows as were checked before
+        order = torch.cat([prefix, self.order[:, scores.shape[1] :]], dim=1)
+        vars(ranking).update(order=order, gallery_size=self.gallery_size)
+        return ranking
 
 
 def rank(scores: Tensor, depth: int, excluded: Tensor) -> Ranking:
