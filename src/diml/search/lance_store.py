@@ -36,7 +36,7 @@ _KEY: Final = b"diml"
 #: From so many rows on an index over the pooled vectors pays; below, comparing with all takes some milliseconds.
 INDEX_FROM: Final = 10_000
 #: Share of the cells of the index that a query looks into, and the least number of them.
-PROBED: Final = 1 / 8
+PROBED: Final = 1 / 3
 LEAST_PROBED: Final = 20
 _HINTS: Final = 100_000
 #: How long versions are kept that a reader may still be in.
