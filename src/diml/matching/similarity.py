@@ -25,8 +25,8 @@ Score = Literal["both", "structural", "pooled"]
 Grid = tuple[int, int]
 
 
-#: Pairs that torch solves for the kernel copy their queries: so many bytes at once.
-WIDE_BYTES = 64 * 2**20
+#: Working memory to aim at where torch does the work.
+BLOCK_BYTES = 64 * 2**20
 
 
 class ConvergenceWarning(UserWarning):
@@ -129,7 +129,7 @@ def rerank(
     candidates: Tensor,
     *,
     score: Score = "both",
-    block_bytes: int = 64 * 2**20,
+    block_bytes: int = BLOCK_BYTES,
     **settings: Unpack[MatchSettings],
 ) -> Tensor:
     """Score query i against the gallery rows `candidates[i]`: by the compiled kernel on the CPU, else in blocks.
@@ -170,12 +170,12 @@ def _rerank_native(
         found = native.score(query.dense, query.pooled, gallery.dense, None, *given)
     parts = {"structural": found.structural, "pooled": found.pooled, "both": found.structural + found.pooled}
     scores, unfinished = parts[score], int((~found.converged & ~found.too_wide).sum())
-    at_once = max(1, WIDE_BYTES // (query.num_regions * query.dim * query.dense.element_size()))
-    too_wide = found.too_wide.nonzero()
+    at_once = max(1, BLOCK_BYTES // (query.num_regions * query.dim * query.dense.element_size()))
+    too_wide = found.too_wide.nonzero()  # torch solves these from copies of their queries
     for start in range(0, len(too_wide), at_once):
         rows, places = too_wide[start : start + at_once].T
         again = candidates[rows, places].unsqueeze(1)
-        solved, more = _rerank_torch(query[rows], gallery, again, score, 64 * 2**20, settings)
+        solved, more = _rerank_torch(query[rows], gallery, again, score, BLOCK_BYTES, settings)
         scores[rows, places], unfinished = solved.squeeze(1), unfinished + more
     return scores, unfinished
 

@@ -102,6 +102,18 @@ static void arrange(const ScoreTask& task, ScoreRoom& room) {
   }
 }
 
+// Writes the numbers of the pairs that are done.
+template <typename Task>
+static void write_numbers(const Task& task, const Block& block, Mask done) {
+  const Lanes found = structural(block.problem);
+  for (int lane = 0; lane < W; ++lane) {
+    if (!done[lane]) continue;
+    task.structural[block.pair[lane]] = found[lane];
+    task.error[block.pair[lane]] = block.error[lane];
+    task.iterations[block.pair[lane]] = block.iterations[lane];
+  }
+}
+
 static void score(const ScoreTask& task, int64_t first, int64_t last, void* memory) {
   ScoreRoom room = score_room(task, memory);
   int64_t packed = -1;
@@ -119,15 +131,7 @@ static void score(const ScoreTask& task, int64_t first, int64_t last, void* memo
     normalize(block.problem.weight_q, task.regions_q);
     normalize(block.problem.weight_g, task.regions_g);
   };
-  const auto end = [&](const Block& block, Mask done) {
-    const Lanes found = structural(block.problem);
-    for (int lane = 0; lane < W; ++lane) {
-      if (!done[lane]) continue;
-      task.structural[block.pair[lane]] = found[lane];
-      task.error[block.pair[lane]] = block.error[lane];
-      task.iterations[block.pair[lane]] = block.iterations[lane];
-    }
-  };
+  const auto end = [&](const Block& block, Mask done) { write_numbers(task, block, done); };
   transport(room.fresh, room.rest, task.solver, first, last, fill, end);
 }
 
@@ -215,13 +219,7 @@ static void solve(const SolveTask& task, int64_t first, int64_t last, void* memo
   rest.problem = lay_out(static_cast<Lanes*>(memory) + problem_lanes(rows, cols), rows, cols);
   const auto fill = [&](Block& block, int64_t start) { read_problems(task, block.problem, start, last); };
   const auto end = [&](const Block& block, Mask done) {
-    const Lanes found = structural(block.problem);
-    for (int lane = 0; lane < W; ++lane) {
-      if (!done[lane]) continue;
-      task.structural[block.pair[lane]] = found[lane];
-      task.error[block.pair[lane]] = block.error[lane];
-      task.iterations[block.pair[lane]] = block.iterations[lane];
-    }
+    write_numbers(task, block, done);
     if (task.plan) write_plans(task, block, done);
   };
   transport(fresh, rest, task.solver, first, last, fill, end);
@@ -230,9 +228,12 @@ static void solve(const SolveTask& task, int64_t first, int64_t last, void* memo
 constexpr int64_t kQueries = 2 * W;      // side by side in one panel
 constexpr int64_t kGalleryRows = 240;    // stay in the cache while all panels pass
 
+constexpr int64_t kPanels = 16;          // of one group of queries
+
+static int64_t panel_floats(const NearestTask& task) { return kQueries * (task.dim + task.dim % 2); }
+
 static int64_t nearest_bytes(const NearestTask& task) {
-  const int64_t panel = kQueries * (task.dim + task.dim % 2) * 4;
-  return 16 * panel + kQueries * (kTile / 2) * 4 + task.dim * 4 + 8 * kLine;
+  return (kPanels * panel_floats(task) + kQueries * (kTile / 2) + task.dim) * 4 + 8 * kLine;
 }
 
 static void keep(const NearestTask& task, int64_t query, float value, int64_t row) {
@@ -268,7 +269,7 @@ struct Screen {
   float *panels, *scores;
   int16_t* row;
 
-  float* panel(int64_t number) const { return panels + number * kQueries * (task.dim + task.dim % 2); }
+  float* panel(int64_t number) const { return panels + number * panel_floats(task); }
 
   void pack_queries(int64_t number, int64_t first, int64_t count) const {
     const float* from = task.pooled_q + first * task.dim;
@@ -294,9 +295,9 @@ struct Screen {
 };
 
 static void nearest(const NearestTask& task, int64_t first, int64_t last, void* memory) {
-  constexpr int64_t highest = kTile / 2, group = 16 * kQueries;
+  constexpr int64_t highest = kTile / 2, group = kPanels * kQueries;
   Carver carver{static_cast<char*>(memory), 0};
-  float* panels = carver.take<float>(16 * kQueries * (task.dim + task.dim % 2));
+  float* panels = carver.take<float>(kPanels * panel_floats(task));
   float* scores = carver.take<float>(kQueries * highest);
   const Screen screen{task, panels, scores, carver.take<int16_t>(task.dim + 1)};
   for (int64_t from = first; from < last; from += group) {

@@ -108,6 +108,13 @@ struct Block {
   int64_t pair[W];          // negative: nobody waits for this lane
 };
 
+// The lanes that somebody waits for.
+static Mask held(const Block& block) {
+  Mask lanes = Mask{};
+  for (int lane = 0; lane < W; ++lane) lanes[lane] = block.pair[lane] >= 0 ? -1 : 0;
+  return lanes;
+}
+
 // Puts the pairs at their start: kernel, and scaling vectors of 1.
 static void begin(Block& block, const Solver& solver) {
   const Problem& p = block.problem;
@@ -121,7 +128,7 @@ static void begin(Block& block, const Solver& solver) {
   for (int64_t j = 0; j < p.cols; ++j) p.v[j] = one;
   block.pace = Pace{one, one, all_true()};
   block.error = Lanes{}, block.iterations = select_mask(wide, Mask{} + kTooWide, Mask{});
-  block.active = ~wide, block.ahead = Mask{}, block.sweep = 0;
+  block.active = held(block) & ~wide, block.ahead = Mask{}, block.sweep = 0;
 }
 
 // Sweeps until at most `leave` pairs are active, at a point where they can be moved to another block.
@@ -192,7 +199,7 @@ static Lanes structural(const Problem& p) {
 
 // Moves the active pairs of `from` into lanes of `to` that are free, of which there are enough.
 static void move(Block& from, Block& to) {
-  if (!any(to.active)) to.sweep = from.sweep, to.active = Mask{};
+  if (!any(to.active)) to.sweep = from.sweep;
   Mask source = Mask{}, moved = Mask{};
   for (int lane = 0, place = 0; lane < W; ++lane) {
     if (!from.active[lane]) continue;
@@ -220,8 +227,7 @@ template <typename Fill, typename End>
 static void transport(Block& fresh, Block& rest, const Solver& solver, int64_t first, int64_t last, Fill fill, End end) {
   const auto run_down = [&](Block& block, int leave) {
     run(block, solver, leave);
-    Mask done = Mask{};
-    for (int lane = 0; lane < W; ++lane) done[lane] = block.pair[lane] >= 0 && !block.active[lane] ? -1 : 0;
+    const Mask done = held(block) & ~block.active;
     if (!any(done)) return;
     end(block, done);
     for (int lane = 0; lane < W; ++lane) block.pair[lane] = done[lane] ? -1 : block.pair[lane];
@@ -235,7 +241,6 @@ static void transport(Block& fresh, Block& rest, const Solver& solver, int64_t f
     for (int lane = 0; lane < W; ++lane) fresh.pair[lane] = start + lane < last ? start + lane : -1;
     fill(fresh, start);
     begin(fresh, solver);
-    for (int lane = 0; lane < W; ++lane) fresh.active[lane] &= fresh.pair[lane] >= 0 ? -1 : 0;
     run_down(fresh, W / 2);
     const int left = count(fresh.active);
     if (left && left + count(rest.active) > W) run_down(rest, W - left);
