@@ -55,7 +55,8 @@ def check_index(store: Store, *, pictures: bool = True, progress: bool = False) 
         for start in range(0, len(names), _PART):
             asked = names[start : start + _PART]
             rows = store.regions(asked)
-            faults += [f"{name}: listed, but cannot be fetched" for name in asked if name not in set(rows.ids)]
+            fetched = set(rows.ids)
+            faults += [f"{name}: listed, but cannot be fetched" for name in asked if name not in fetched]
             length = np.linalg.norm(rows.pooled, axis=1)
             sound = (np.abs(length - 1) < 1e-3) | (length == 0)  # not so of NaN
             faults += [f"{rows.ids[row]}: pooled vector of length {length[row]:.4g}" for row in np.flatnonzero(~sound)]

@@ -67,6 +67,7 @@ class LanceStore:
         if about is None:
             raise ValueError(f"index: {folder} is a LanceDB folder that diml did not make; name another one")
         self._config = IndexConfig.from_json(about)
+        self._columns: list[str] = list(_schema(self._config).names)
         self._hints: dict[str, int] = {}
 
     @classmethod
@@ -100,17 +101,19 @@ class LanceStore:
     ) -> list[Neighbours]:
         """The k rows of the largest cosine to each query, best first."""
         check_queries(pooled, k, self._config)
-        return [self._nearest(vector, k, where, exact) for vector in pooled]
+        cells = _cells(self._table.count_rows())
+        probed = None if exact else min(cells, max(LEAST_PROBED, math.ceil(cells * PROBED)))
+        return [self._nearest(vector, k, where, probed) for vector in pooled]
 
-    def _nearest(self, vector: NDArray[np.float32], k: int, where: Where | None, exact: bool) -> Neighbours:
+    def _nearest(self, vector: NDArray[np.float32], k: int, where: Where | None, probed: int | None) -> Neighbours:
+        """`probed`: how many cells of the index are looked into; None: every row is compared."""
         search = self._table.search(vector, vector_column_name="pooled").distance_type("dot")
         if where is not None:
             search = search.where(to_sql(where), prefilter=True)
-        if exact:
+        if probed is None:
             search = search.bypass_vector_index()
         else:
-            cells = _cells(self._table.count_rows())
-            search = search.minimum_nprobes(min(cells, max(LEAST_PROBED, math.ceil(cells * PROBED))))
+            search = search.minimum_nprobes(probed)
             search = search.maximum_nprobes(0)  # more of them where a condition leaves fewer than k
         found = search.select(["id", "_distance"]).with_row_id(True).limit(k).to_arrow()
         ids = found["id"].to_pylist()
@@ -125,10 +128,10 @@ class LanceStore:
         found: dict[str, tuple[Any, int]] = {}
         hinted = [self._hints[name] for name in wanted if name in self._hints]
         if hinted:
-            _index_by_id(self._table.take_row_ids(hinted).select(self._columns()).to_arrow(), wanted, found)
+            _index_by_id(self._table.take_row_ids(hinted).select(self._columns).to_arrow(), wanted, found)
         left = [name for name in wanted if name not in found]
         if left:
-            search = self._table.search().where(_among(left)).select(self._columns())
+            search = self._table.search().where(_among(left)).select(self._columns)
             _index_by_id(search.limit(len(left)).to_arrow(), wanted, found)
         return _from_arrow([found[name] for name in wanted if name in found], self._config)
 
@@ -191,9 +194,6 @@ class LanceStore:
 
     def _writing(self) -> Any:
         return exclusive_lock(self.folder / "writer.lock")
-
-    def _columns(self) -> list[str]:
-        return list(_schema(self._config).names)
 
     def _remember(self, ids: Sequence[str], numbers: Sequence[int]) -> None:
         if len(self._hints) > _HINTS:

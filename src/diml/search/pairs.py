@@ -13,7 +13,7 @@ import torch
 
 from diml.matching import MatchSettings, rerank
 from diml.search.coding import decode_regions
-from diml.search.sources import picture_file
+from diml.search.sources import known_file
 from diml.search.where import parse_where
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class Pair:
         """Plain values: ids, scores, files and metadata of both."""
         told: dict[str, Any] = {"score": self.score, "pooled": self.pooled, "structural": self.structural}
         for side, name, metadata in (("a", self.a, self.metadata_a), ("b", self.b, self.metadata_b)):
-            file = str(picture_file(metadata)) if {"source", "path"} <= metadata.keys() else None
-            told[side] = {"id": name, "file": file, "metadata": dict(metadata)}
+            file = known_file(metadata)
+            told[side] = {"id": name, "file": None if file is None else str(file), "metadata": dict(metadata)}
         return told
 
 

@@ -21,7 +21,7 @@ from diml.matching import Ledger, Match, MatchSettings, QuantizedRegions, Region
 from diml.search.coding import decode_regions
 from diml.search.opening import open_store
 from diml.search.remembered import load_remembered, require_embedder
-from diml.search.sources import picture_file
+from diml.search.sources import known_file
 from diml.search.where import Where, parse_where
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Hit:
     @property
     def file(self) -> Path | None:
         """Where the picture lies, in indices of `build_index`."""
-        return picture_file(self.metadata) if {"source", "path"} <= self.metadata.keys() else None
+        return known_file(self.metadata)
 
 
 @dataclass(frozen=True, eq=False)

@@ -71,6 +71,11 @@ def picture_file(metadata: Mapping[str, Value]) -> Path:
     return (source.parent if source.suffix.lower() == ".csv" else source) / str(metadata["path"])
 
 
+def known_file(metadata: Mapping[str, Value]) -> Path | None:
+    """`picture_file`, or None in an index that does not say where its pictures lie."""
+    return picture_file(metadata) if {"source", "path"} <= metadata.keys() else None
+
+
 def list_source(place: Path) -> Listing:
     """Take stock of a folder, nested pictures included, or of a CSV file.
 
