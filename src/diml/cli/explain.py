@@ -117,15 +117,14 @@ class Explain:
 
     def _check_names(self) -> None:
         """Refuse wrong names of files, and more lines than can be drawn, before a model is loaded."""
-        from diml.explain import check_format, check_lines, check_page_name
+        from diml.explain import check_format, check_lines, check_page_name, check_sharpening
 
         if self.output is not None:
             check_format(self.output)
             check_lines(self.top)
         if self.html is not None:
             check_page_name(self.html)
-        if not 1 <= self.sharpen < float("inf"):
-            raise ValueError(f"sharpen: need a finite number of at least 1, got {self.sharpen}")
+        check_sharpening(self.sharpen)
         if self.sharpen > 1 and self.query is not None:
             raise ValueError("sharpen: shows a pair, A and B; hits are compared by the plans that scored")
 

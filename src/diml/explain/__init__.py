@@ -17,7 +17,7 @@ from diml.explain.grid import Hit, hits_figure
 from diml.explain.hits import RankedHits, describe_hits, rank_hits
 from diml.explain.page_file import check_page_name, explanation_page
 from diml.explain.pair import PictureMatch, describe_match, match_pictures, match_query
-from diml.explain.sharpening import sharpened
+from diml.explain.sharpening import check_sharpening, sharpened
 
 __all__ = [
     "Hit",
@@ -28,6 +28,7 @@ __all__ = [
     "check_format",
     "check_lines",
     "check_page_name",
+    "check_sharpening",
     "choose_queries",
     "describe_hits",
     "describe_match",

@@ -15,7 +15,7 @@ from torch import Tensor
 from diml.explain.cells import cell_name
 from diml.explain.grid import Hit, hits_figure
 from diml.explain.pair import PictureMatch, describe_match
-from diml.matching import Contrast
+from diml.matching import Contrast, Ledger
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,12 +87,17 @@ def rank_hits(matches: Sequence[PictureMatch]) -> RankedHits:
     pooled, scores = (torch.tensor([getattr(m, name).item() for m in matches]) for name in ("pooled", "score"))
     order = torch.argsort(scores, descending=True, stable=True)
     before = torch.argsort(torch.argsort(pooled, descending=True, stable=True))
-    totals = torch.stack([matches[row].ledger().total_q for row in order.tolist()])
     return RankedHits(
         matches=tuple(matches[row] for row in order.tolist()),
         pooled_rank=tuple((before[order] + 1).tolist()),
-        lift=totals - totals.mean(dim=0),
+        lift=lift_of([matches[row].ledger() for row in order.tolist()]),
     )
+
+
+def lift_of(ledgers: Sequence[Ledger]) -> Tensor:
+    """(H, Rq) float64: what each region of a query contributes with each hit, less the mean over the hits."""
+    totals = torch.stack([ledger.total_q for ledger in ledgers])
+    return totals - totals.mean(dim=0)
 
 
 def describe_hits(hits: RankedHits, *, top: int = 10, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:

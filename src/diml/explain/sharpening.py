@@ -17,6 +17,12 @@ from diml.matching import Match
 M = TypeVar("M", bound=Match)
 
 
+def check_sharpening(factor: float) -> None:
+    """Refuse a factor of `sharpened` that is less than 1 or not finite."""
+    if not (math.isfinite(factor) and factor >= 1):
+        raise ValueError(f"sharpen: need a finite number of at least 1, got {factor}; 1 shows the plan that scored")
+
+
 def sharpened(match: M, factor: float) -> M:
     """The same pairs with a plan that follows the strongest matches, for showing; scores of it are not the pairs' own.
 
@@ -31,7 +37,7 @@ def sharpened(match: M, factor: float) -> M:
         factor: the power; 1 leaves the plan as it is, at infinity a region sends all to its strongest match.
 
     Returns:
-        A match of the same kind, B pairs.
+        A match of the same kind, B pairs; with factor 1 the match itself.
 
     Raises:
         ValueError: `factor` is less than 1 or not finite.
@@ -39,14 +45,15 @@ def sharpened(match: M, factor: float) -> M:
     Example:
         >>> sharpened(match(a, b), 8).ledger().top(3)  # doctest: +SKIP
     """
-    if not (math.isfinite(factor) and factor >= 1):
-        raise ValueError(f"sharpen: need a finite number of at least 1, got {factor}; 1 shows the plan that scored")
+    check_sharpening(factor)
+    if factor == 1:
+        return match
     mass = match.plan.double()
     powers = (mass / mass.amax(dim=2, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)) ** factor
     rows = powers.sum(dim=2, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     plan = (powers / rows * mass.sum(dim=2, keepdim=True)).to(match.plan)
     changed: dict[str, Any] = {"plan": plan, "structural": (plan * match.cosine).sum(dim=(1, 2))}
-    if isinstance(match, PictureMatch) and factor > 1:
+    if isinstance(match, PictureMatch):
         before = float(match.structural[0]) if match.scored is None else match.scored
         changed |= {"scored": before, "sharpen": factor * match.sharpen}
     return dataclasses.replace(match, **changed)

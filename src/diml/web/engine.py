@@ -12,12 +12,12 @@ from functools import lru_cache
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
-import torch
 from PIL import Image
 
 from diml.data.pictures import load_picture
+from diml.explain.hits import lift_of
 from diml.explain.page_file import PictureShelf, pair_numbers
-from diml.matching import Match, MatchSettings, Regions, match
+from diml.matching import MatchSettings, Regions, match
 from diml.models import Embedder
 from diml.web.gallery import Gallery, GalleryHit, GalleryNotReadyError
 from diml.web.uploads import Upload
@@ -110,7 +110,7 @@ class Engine:
         """The hits as the viewer takes them."""
         assert self.gallery is not None
         matched = match(query, self.gallery.regions([hit.item.id for hit in found]), **self.matching)
-        lift = _lift(matched)
+        lift = lift_of([matched.ledger(row) for row in range(len(matched))])
         pairs = []
         for row, hit in enumerate(found):
             facts = {
@@ -146,12 +146,6 @@ class Engine:
         stream = io.BytesIO()
         picture.save(stream, "JPEG", quality=88)
         return stream.getvalue()
-
-
-def _lift(matched: Match) -> torch.Tensor:
-    """(H, Rq) what each region of the query contributes with a hit, less the mean over the hits."""
-    totals = torch.stack([matched.ledger(row).total_q for row in range(len(matched))])
-    return totals - totals.mean(dim=0)
 
 
 def _since(began: float) -> float:

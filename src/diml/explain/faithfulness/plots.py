@@ -101,11 +101,7 @@ def correspondence_plot(found: Judgement) -> Figure:
     strongest = {(f.case, f.method): f.value for f in findings if f.quantity == "strongest"}
     at = [cases.index(case) + _offset(methods, "plan") for case in cases]
     axes.plot(at, [strongest[case, "plan"] for case in cases], "v", color=INK, ms=5, label="strongest match is right")
-    axes.set_ylabel("share of mass on the true cell")
-    axes.set_ylim(0, 1.3)
-    axes.set_yticks(np.arange(0, 1.01, 0.2))
-    axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper left")
-    axes.set_title("Correspondence: one photo under a known warp", loc="left")
+    _label_shares(axes, "Correspondence: one photo under a known warp", "share of mass on the true cell", top=1.3)
     return figure
 
 
@@ -114,11 +110,7 @@ def stability_plot(found: Judgement) -> Figure:
     findings = [f for f in found.findings[MODEL] if f.measure == "stability"]
     figure, (axes,) = _figure(1)
     _bars(axes, findings, list(dict.fromkeys(f.case for f in findings)), ["ledger", "argmax", "chance"])
-    axes.set_ylabel("share of top pairs unchanged")
-    axes.set_ylim(0, 1.2)
-    axes.set_yticks(np.arange(0, 1.01, 0.2))
-    axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper left")
-    axes.set_title("Stability: the query disturbed", loc="left")
+    _label_shares(axes, "Stability: the query disturbed", "share of top pairs unchanged", top=1.2)
     return figure
 
 
@@ -149,6 +141,15 @@ def _bars(axes: Any, findings: Iterable[Finding], cases: list[str], methods: lis
             error_kw={"ecolor": QUIET, "elinewidth": 1},
         )
     axes.set_xticks(range(len(cases)), cases)
+
+
+def _label_shares(axes: Any, title: str, what: str, top: float) -> None:
+    """An axis of shares, with room for the legend above 1."""
+    axes.set_ylabel(what)
+    axes.set_ylim(0, top)
+    axes.set_yticks(np.arange(0, 1.01, 0.2))
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper left")
+    axes.set_title(title, loc="left")
 
 
 def _figure(panels: int) -> tuple[Figure, list[Any]]:

@@ -20,7 +20,7 @@ from diml.explain.faithfulness.gradcam import check_grad_cam, grad_cam_credit
 from diml.explain.faithfulness.pairs import embed_views, to_input
 from diml.explain.faithfulness.stability import DISTURBANCES, chance, stability
 from diml.explain.faithfulness.warps import WARPS, true_cells
-from diml.explain.sharpening import sharpened
+from diml.explain.sharpening import check_sharpening, sharpened
 from diml.matching import Match, MatchSettings, Regions, match
 from diml.models import Embedder
 from diml.models.progress import picture_progress
@@ -62,8 +62,7 @@ class Measures:
         unknown = sorted(set(self.warps) - set(WARPS))
         if unknown:
             raise ValueError(f"warps: need some of {', '.join(WARPS)}, got {', '.join(unknown)}")
-        if not 1 <= self.sharpen < float("inf"):
-            raise ValueError(f"sharpen: need a finite number of at least 1, got {self.sharpen}")
+        check_sharpening(self.sharpen)
         if self.grad_cam:
             check_grad_cam()
 
