@@ -17,14 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from diml.data import Preprocess
 from diml.models import load_embedder
 from diml.search import IndexNotFoundError, build_index, check_index, list_source, open_store
 from diml.search.indexing import content_of
 from end_to_end.small_runs import start
+from tiny_model import save_tiny_model
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -98,11 +97,7 @@ def draw(path: Path, seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        load_embedder("test_resnet", pretrained=False, preprocess=Preprocess(size=64, resize=72)).save(folder)
-    return folder
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 class Killed:

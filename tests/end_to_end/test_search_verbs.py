@@ -8,21 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from diml.cli import main
-from diml.data import Preprocess
 from diml.models import load_embedder
+from tiny_model import save_tiny_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        load_embedder("test_resnet", pretrained=False, preprocess=Preprocess(size=64, resize=72)).save(folder)
-    return folder
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 def draw(path: Path, seed: int, noise: int = 0) -> None:

@@ -333,7 +333,7 @@ def test_many_pairs_too_wide_are_solved_in_parts_that_fit_into_memory(monkeypatc
         return by_torch(query, *rest)
 
     monkeypatch.setattr(similarity, "_rerank_torch", watched)
-    monkeypatch.setattr(similarity, "WIDE_BYTES", 2 * 4 * 2048 * 4)
+    monkeypatch.setattr(similarity, "BLOCK_BYTES", 2 * 4 * 2048 * 4)
     scores = rerank(regions, regions, candidates, **solver)
     assert sum(sizes) > 2
     assert max(sizes) == 2

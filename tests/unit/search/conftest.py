@@ -6,18 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
-from diml.data import Preprocess
 from diml.models import load_embedder
+from tiny_model import save_tiny_model
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
     """Folder of a saved embedder with some thousand weights."""
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        load_embedder("test_resnet", pretrained=False, preprocess=Preprocess(size=64, resize=72)).save(folder)
-    return folder
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="session")
