@@ -226,14 +226,20 @@ def to_sql(where: Where) -> str:
     """The condition in SQL, names in backquotes, for data bases that speak it."""
     match where:
         case Comparison(column, operator, value):
-            return f"`{column}` {operator} {sql_value(value)}"
+            return f"{_sql_column(column, (value,))} {operator} {sql_value(value)}"
         case Membership(column, values, negated):
             listed = ", ".join(sql_value(value) for value in values)
-            return f"`{column}` {'NOT IN' if negated else 'IN'} ({listed})"
+            return f"{_sql_column(column, values)} {'NOT IN' if negated else 'IN'} ({listed})"
         case Both(left, right):
             return f"({to_sql(left)} AND {to_sql(right)})"
         case Either(left, right):
             return f"({to_sql(left)} OR {to_sql(right)})"
+
+
+def _sql_column(column: str, values: tuple[Constant, ...]) -> str:
+    """The column, as fractions where it is compared with one: LanceDB does not compare integers with those."""
+    fractions = any(isinstance(value, float) for value in values)
+    return f"CAST(`{column}` AS DOUBLE)" if fractions else f"`{column}`"
 
 
 def sql_value(value: Constant) -> str:
