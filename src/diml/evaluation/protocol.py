@@ -6,7 +6,8 @@ Legend: N images, Q queries, G gallery images, R relevant images of a query, K r
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, Unpack, cast, get_args
 
@@ -21,6 +22,7 @@ from diml.evaluation.index_sets import IndexSets, index_sets
 from diml.evaluation.metrics import METRICS, depth_needed, query_metrics
 from diml.evaluation.rankings import NOTHING, Ranking, rank
 from diml.evaluation.report import Report, summarize
+from diml.evaluation.rescoring import structural_scores
 from diml.matching import ConvergenceWarning, MatchSettings, QuantizedRegions, Regions, Score, match, native
 from diml.matching import rerank as rerank_candidates
 
@@ -30,9 +32,11 @@ WithoutRelevant = Literal["exclude", "miss", "fail"]
 #: Best hits of each query that a report keeps.
 HITS_KEPT = 10
 
-#: Queries in one block at most, with the compiled kernel and without: more does not go faster, and a progress bar
-#: wants to move.
+#: Queries that are ranked and measured together at most, with the compiled kernel and without: more is not faster.
 QUERIES_AT_ONCE = {True: 2048, False: 256}
+
+#: Rankings to keep at a time, in bytes. Within so many queries no pair of images is compared twice.
+SPAN_BYTES = 128 * 2**20
 
 
 def evaluate_regions(
@@ -100,14 +104,11 @@ def evaluate_regions(
         raise ValueError("labels: no query has a relevant image in the gallery; check labels, queries and gallery")
     found = _Found(wanted)
     chosen = counted.nonzero().flatten()
-    compiled = native.suits(regions.pooled)
-    size = (
-        QUERIES_AT_ONCE[compiled]
-        if compiled
-        else min(QUERIES_AT_ONCE[compiled], block_bytes // (4 * len(sets.gallery)))
-    )
-    for block in _blocks(chosen, max(1, size), progress):
-        found.add(_evaluate_block(regions, sets, block, wanted, score, settings))
+    depth = max(HITS_KEPT, depth_needed(sets.relevant_count, wanted))
+    at_once = _queries_at_once(regions, sets, block_bytes)
+    with _progress(len(chosen), progress) as advance:
+        for span in torch.split(chosen, max(at_once, SPAN_BYTES // (8 * depth))):
+            _evaluate_span(regions, sets, torch.split(span, at_once), depth, found, score, settings, advance)
     if found.unfinished:
         warnings.warn(ConvergenceWarning(found.unfinished), stacklevel=2)
     per_query = {k: {metric: np.concatenate(found.metrics[k][metric]) for metric in METRICS} for k in wanted}
@@ -140,69 +141,51 @@ class _Found:
         self.metrics = {k: {metric: [] for metric in METRICS} for k in self.rerank}
         self.hits = {k: [] for k in self.rerank}
 
-    def add(self, block: _Block) -> None:
-        for k in self.rerank:
-            for metric, values in block.metrics[k].items():
-                self.metrics[k][metric].append(values.cpu().numpy())
-            self.hits[k].append(block.hits[k].cpu().numpy())
-        self.unfinished += block.unfinished
-
-
-@dataclass(frozen=True, eq=False)
-class _Block:
-    metrics: dict[int, dict[str, Tensor]]
-    hits: dict[int, Tensor]
-    unfinished: int
+    def add(self, k: int, metrics: dict[str, Tensor], hits: Tensor) -> None:
+        """Numbers of some queries, re-ranked at `k`."""
+        for metric, values in metrics.items():
+            self.metrics[k][metric].append(values.cpu().numpy())
+        self.hits[k].append(hits.cpu().numpy())
 
 
 @torch.no_grad()
-def _evaluate_block(
+def _evaluate_span(
     regions: Images,
     sets: IndexSets,
-    block: Tensor,
-    rerank: tuple[int, ...],
+    blocks: Sequence[Tensor],
+    depth: int,
+    found: _Found,
     score: Score,
     settings: MatchSettings,
-) -> _Block:
-    """Rank, re-rank and measure the queries `block` (rows of sets.queries)."""
-    own_row, count = sets.own_row[block], sets.relevant_count[block]
-    plain = _plain_ranking(regions, sets, block, max(HITS_KEPT, depth_needed(sets.relevant_count, rerank)))
-    candidates = plain.order[:, : max(rerank)]
-    refined, unfinished = _structural_scores(regions, sets, block, candidates, score, settings)
-    metrics, hits = {}, {}
-    for k in rerank:
-        ranking = plain.reranked(refined[:, :k]) if k else plain
-        relevant = _relevant(ranking, sets.gallery_labels, sets.query_labels[block])
-        metrics[k] = query_metrics(relevant, count, own_row != NOTHING)
-        best = ranking.order[:, :HITS_KEPT]
-        hits[k] = torch.where(best == NOTHING, NOTHING, sets.gallery[best.clamp_min(0)])
-    return _Block(metrics, hits, unfinished)
+    advance: Callable[[float], None],
+) -> None:
+    """Rank, re-rank and measure the queries of `blocks` (rows of sets.queries), whose pairs are scored together."""
+    span = torch.cat(list(blocks))
+    plain = [_plain_ranking(regions, sets, block, depth) for block in blocks]
+    candidates = torch.cat([ranking.order[:, : max(found.rerank)] for ranking in plain])
+    images = _images(sets, candidates)
+    refined, unfinished = structural_scores(
+        regions, sets.queries[span], images, score, settings, lambda share: advance(share * len(span))
+    )
+    found.unfinished += unfinished
+    for block, order, scores in zip(blocks, plain, torch.split(refined, [len(block) for block in blocks]), strict=True):
+        for k in found.rerank:
+            ranking = order.reranked(scores[:, :k]) if k else order
+            relevant = _relevant(ranking, sets.gallery_labels, sets.query_labels[block])
+            metrics = query_metrics(relevant, sets.relevant_count[block], sets.own_row[block] != NOTHING)
+            found.add(k, metrics, _images(sets, ranking.order[:, :HITS_KEPT]))
 
 
-def _structural_scores(
-    regions: Images, sets: IndexSets, block: Tensor, candidates: Tensor, score: Score, settings: MatchSettings
-) -> tuple[Tensor, int]:
-    """Scores (Q, K) of the candidates and how many pairs stopped early; the place of no image scores -infinity."""
-    refined = torch.full(candidates.shape, -torch.inf, device=candidates.device)
-    short = candidates[:, -1:] == NOTHING  # a ranking ends early by one place at most, the query's own
-    unfinished = 0
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
-        for ends_early in (False, True):
-            rows = (short == ends_early).all(dim=1).nonzero().flatten()
-            width = candidates.shape[1] - ends_early
-            if len(rows) and width > 0:
-                images = sets.gallery[candidates[rows, :width]]
-                query = regions[sets.queries[block[rows]]]
-                scores = rerank_candidates(query, regions, images, score=score, **settings)
-                refined = refined.to(scores.dtype)
-                refined[rows, :width] = scores
-    for warning in caught:
-        if isinstance(warning.message, ConvergenceWarning):
-            unfinished += warning.message.pairs
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return refined, unfinished
+def _images(sets: IndexSets, rows: Tensor) -> Tensor:
+    """Image rows of gallery rows; `NOTHING` stays."""
+    return torch.where(rows == NOTHING, NOTHING, sets.gallery[rows.clamp_min(0)])
+
+
+def _queries_at_once(regions: Images, sets: IndexSets, block_bytes: int) -> int:
+    """Queries that are ranked together; without the kernel their scores with the gallery take `block_bytes`."""
+    if native.suits(regions.pooled):
+        return QUERIES_AT_ONCE[True]
+    return max(1, min(QUERIES_AT_ONCE[False], block_bytes // (4 * len(sets.gallery))))
 
 
 def _plain_ranking(regions: Images, sets: IndexSets, block: Tensor, depth: int) -> Ranking:
@@ -253,12 +236,10 @@ def _check_settings(score: str, resamples: int, settings: MatchSettings) -> None
     rerank_candidates(single, single, torch.zeros(1, 0, dtype=torch.int64), score=cast(Score, score))
 
 
-def _blocks(queries: Tensor, size: int, progress: bool) -> Iterator[Tensor]:
-    """Cut the queries into blocks of `size`; show a bar that counts queries."""
+@contextmanager
+def _progress(queries: int, show: bool) -> Iterator[Callable[[float], None]]:
+    """A bar that counts queries; yields how to advance it."""
     columns = (TextColumn("matching"), BarColumn(), MofNCompleteColumn(), TextColumn("queries"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("matching", total=len(queries))
-        for start in range(0, len(queries), size):
-            block = queries[start : start + size]
-            yield block
-            bar.advance(task, len(block))
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
+        task = bar.add_task("matching", total=queries)
+        yield lambda count: bar.advance(task, count)

@@ -1,40 +1,24 @@
-"""Compare images region by region: `match` for pairs, `rerank` for a query against its candidates.
+"""Compare images region by region, with the plan of every pair: `match`.
 
 Legend: B pairs, Q queries, K candidates of each, Rq and Rg regions of the two sides, D channels.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, Unpack, get_args
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
 
-from diml.matching import native
 from diml.matching.contrast import Contrast
 from diml.matching.ledger import Ledger
 from diml.matching.marginals import cross_correlation_weights, normalize_mass
 from diml.matching.regions import QuantizedRegions, Regions
-from diml.matching.sinkhorn import TransportPlan, checked_solver, sinkhorn
+from diml.matching.sinkhorn import TransportPlan, sinkhorn
 
 Marginals = Literal["cross_correlation", "uniform"] | tuple[Tensor, Tensor]
-Score = Literal["both", "structural", "pooled"]
 Grid = tuple[int, int]
-
-
-#: Working memory to aim at where torch does the work.
-BLOCK_BYTES = 64 * 2**20
-
-
-class ConvergenceWarning(UserWarning):
-    """So many `pairs` stopped at max_iterations: their scores carry the marginal error that is left."""
-
-    def __init__(self, pairs: int) -> None:
-        super().__init__(f"{pairs} pairs stopped above the tolerance; raise max_iterations or epsilon")
-        self.pairs = pairs
 
 
 class MatchSettings(TypedDict, total=False):
@@ -109,7 +93,7 @@ def match(
     Returns a Match of B pairs in float32 (float64 for float64 input), also under autocast; raises TypeError or
     ValueError where the sides do not fit or a setting is out of range. Source: Zhao et al., ICCV 2021, section 3.
     """
-    _check(query, gallery)
+    check_sides(query, gallery)
     if len(query) != len(gallery) and 1 not in (len(query), len(gallery)):
         got = f"{len(query)} and {len(gallery)}"
         raise ValueError(f"query, gallery: need as many images on both sides, or one on one side; got {got}")
@@ -119,88 +103,10 @@ def match(
         dense_g = gallery.dense.unsqueeze(1).expand(len(query), -1, -1, -1)
         pooled_g = gallery.pooled.unsqueeze(1).expand(len(query), -1, -1)
     settings = MatchSettings(marginals=marginals, epsilon=epsilon, tolerance=tolerance, max_iterations=max_iterations)
-    return _compare(query, dense_g, pooled_g, gallery.grid, settings)
+    return compare(query, dense_g, pooled_g, gallery.grid, settings)
 
 
-@torch.no_grad()
-def rerank(
-    query: Regions,
-    gallery: Regions | QuantizedRegions,
-    candidates: Tensor,
-    *,
-    score: Score = "both",
-    block_bytes: int = BLOCK_BYTES,
-    **settings: Unpack[MatchSettings],
-) -> Tensor:
-    """Score query i against the gallery rows `candidates[i]`: by the compiled kernel on the CPU, else in blocks.
-
-    Args:
-        query, gallery: Q and N images on one device, stored in any float type; the gallery also in int8.
-        candidates: (Q, K) integer rows of `gallery`; K may be 0.
-        score: "both" = pooled + structural (the paper's), or one of the two alone.
-        block_bytes: working memory to aim at, in bytes, where torch does the work.
-        settings: marginals, epsilon, tolerance, max_iterations with the meaning and defaults of `match`.
-
-    Returns (Q, K) scores, higher is more alike, float32 (float64 for float64 input), without gradient; raises
-    TypeError or ValueError for wrong candidates; warns (ConvergenceWarning) of pairs stopped at `max_iterations`.
-    """
-    _check(query, gallery, candidates)
-    if score not in get_args(Score):
-        raise ValueError(f"score: need one of {get_args(Score)}, got {score!r}")
-    stored = gallery.codes if isinstance(gallery, QuantizedRegions) else gallery.dense
-    named = settings.get("marginals", "cross_correlation") in ("cross_correlation", "uniform")
-    if named and stored.dtype in native.STORED and native.suits(query.dense, stored, gallery.pooled):
-        scores, unfinished = _rerank_native(query, gallery, candidates, score, settings)
-    else:
-        scores, unfinished = _rerank_torch(query, gallery, candidates, score, block_bytes, settings)
-    if unfinished:
-        warnings.warn(ConvergenceWarning(unfinished), stacklevel=3)
-    return scores
-
-
-def _rerank_native(
-    query: Regions, gallery: Regions | QuantizedRegions, candidates: Tensor, score: Score, settings: MatchSettings
-) -> tuple[Tensor, int]:
-    """Scores (Q, K) by the kernel, and how many pairs stopped early; what float32 cannot hold is left to torch."""
-    solver: Any = {name: value for name, value in settings.items() if name != "marginals"}
-    given = (gallery.pooled, candidates, settings.get("marginals") == "uniform", *checked_solver(**solver))
-    if isinstance(gallery, QuantizedRegions):
-        found = native.score(query.dense, query.pooled, gallery.codes, gallery.scale, *given)
-    else:
-        found = native.score(query.dense, query.pooled, gallery.dense, None, *given)
-    parts = {"structural": found.structural, "pooled": found.pooled, "both": found.structural + found.pooled}
-    scores, unfinished = parts[score], int((~found.converged & ~found.too_wide).sum())
-    at_once = max(1, BLOCK_BYTES // (query.num_regions * query.dim * query.dense.element_size()))
-    too_wide = found.too_wide.nonzero()  # torch solves these from copies of their queries
-    for start in range(0, len(too_wide), at_once):
-        rows, places = too_wide[start : start + at_once].T
-        again = candidates[rows, places].unsqueeze(1)
-        solved, more = _rerank_torch(query[rows], gallery, again, score, BLOCK_BYTES, settings)
-        scores[rows, places], unfinished = solved.squeeze(1), unfinished + more
-    return scores, unfinished
-
-
-def _rerank_torch(
-    query: Regions,
-    gallery: Regions | QuantizedRegions,
-    candidates: Tensor,
-    score: Score,
-    block_bytes: int,
-    settings: MatchSettings,
-) -> tuple[Tensor, int]:
-    """Scores (Q, K) block by block, and how many pairs stopped early."""
-    dtype = torch.promote_types(torch.promote_types(query.dense.dtype, gallery.pooled.dtype), torch.float32)
-    scores = query.pooled.new_empty(candidates.shape, dtype=dtype)
-    unfinished = 0
-    for rows, columns in _blocks(query, gallery, candidates.shape[1], block_bytes):
-        chosen = candidates[rows, columns].long()
-        found = _compare(query[rows], *gallery.gather(chosen), gallery.grid, settings)
-        scores[rows, columns] = (found.score if score == "both" else getattr(found, score)).reshape(chosen.shape)
-        unfinished += int((~found.converged).sum())
-    return scores, unfinished
-
-
-def _compare(query: Regions, dense_g: Tensor, pooled_g: Tensor, grid_g: Grid | None, settings: MatchSettings) -> Match:
+def compare(query: Regions, dense_g: Tensor, pooled_g: Tensor, grid_g: Grid | None, settings: MatchSettings) -> Match:
     """The method: Q queries against dense_g (Q, K, Rg, D) and pooled_g (Q, K, D); pairs flattened to B = Q * K."""
     marginals = settings.get("marginals", "cross_correlation")
     solver: Any = {name: value for name, value in settings.items() if name != "marginals"}
@@ -237,19 +143,10 @@ def _given_weights(marginals: Marginals, cosine: Tensor) -> tuple[Tensor, Tensor
     return weight_q, weight_g
 
 
-def _blocks(
-    query: Regions, gallery: Regions | QuantizedRegions, candidates: int, block_bytes: int
-) -> Iterator[tuple[slice, slice]]:
-    """Cut the (Q, K) table of pairs into rectangles that need about `block_bytes` (at least one pair each)."""
-    gathered = gallery.num_regions * gallery.dim * 8  # as stored and as computed
-    limit = max(1, block_bytes // (gathered + 24 * query.num_regions * gallery.num_regions))
-    rows, columns = max(1, limit // max(1, candidates)), max(1, min(candidates, limit))
-    for top in range(0, len(query), rows):
-        for left in range(0, candidates, columns):
-            yield slice(top, top + rows), slice(left, left + columns)
-
-
-def _check(query: Regions, gallery: Regions | QuantizedRegions, candidates: Tensor | None = None) -> None:
+def check_sides(
+    query: Regions, gallery: Regions | QuantizedRegions, candidates: Tensor | None = None, name: str = "candidates"
+) -> None:
+    """Raise TypeError or ValueError, with `name` for the candidates, where two sides cannot be compared."""
     for side, kinds in ((query, Regions), (gallery, Regions if candidates is None else Regions | QuantizedRegions)):
         if not isinstance(side, kinds):
             raise TypeError(f"query, gallery: need Regions, got {type(side).__name__}; diml.match takes pictures")
@@ -259,9 +156,9 @@ def _check(query: Regions, gallery: Regions | QuantizedRegions, candidates: Tens
     if candidates is None:
         return
     if candidates.is_floating_point() or candidates.dtype == torch.bool:
-        raise TypeError(f"candidates: need integer row numbers, got {candidates.dtype}; convert with .long()")
+        raise TypeError(f"{name}: need integer row numbers, got {candidates.dtype}; convert with .long()")
     if candidates.ndim != 2 or len(candidates) != len(query):
-        raise ValueError(f"candidates: need shape ({len(query)}, K), got {tuple(candidates.shape)}")
+        raise ValueError(f"{name}: need shape ({len(query)}, K), got {tuple(candidates.shape)}")
     if candidates.numel() and not 0 <= int(candidates.min()) <= int(candidates.max()) < len(gallery):
         got = f"{int(candidates.min())}..{int(candidates.max())}"
-        raise ValueError(f"candidates: need rows 0..{len(gallery) - 1} of the gallery, got {got}")
+        raise ValueError(f"{name}: need rows 0..{len(gallery) - 1} of the gallery, got {got}")

@@ -10,6 +10,7 @@ import torch
 
 from diml.evaluation import METRICS, evaluate_regions
 from diml.evaluation.rankings import NOTHING
+from diml.evaluation.rescoring import in_order
 from diml.matching import ConvergenceWarning, Regions, match
 
 LABELS = np.array([0, 0, 0, 1, 1, 2, 3, 3, 3, 3, 4, 0])  # images 5 and 10 stand alone
@@ -240,10 +241,11 @@ def test_the_place_behind_the_end_is_no_hit():
 
 
 def unfinished(queries, gallery, **settings) -> int:
-    """Pairs of different images that stop early, one by one."""
+    """Candidates of all queries whose pairs stop early, one by one."""
     regions = images()
-    pairs = [(q, g) for q in queries for g in gallery if q != g]
-    return sum(int(not match(regions[q], regions[g], **settings).converged) for q, g in pairs)
+    pairs = torch.tensor([(q, g) for q in queries for g in gallery if q != g])
+    left, right = in_order(regions, *pairs.T)
+    return sum(int(not match(regions[q], regions[g], **settings).converged) for q, g in zip(left, right, strict=True))
 
 
 @pytest.mark.parametrize(

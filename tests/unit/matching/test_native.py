@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diml.matching import Regions, match, native, rerank, similarity, sinkhorn
+from diml.matching import Regions, match, native, rerank, scoring, sinkhorn
 
 pytestmark = pytest.mark.skipif(not native.info()["available"], reason=native.info()["reason"])
 
@@ -55,7 +55,7 @@ def by_torch(monkeypatch, call):
     regions_g=st.integers(1, 20) | st.sampled_from([49, 64]),
     same=st.booleans(),
     dim=st.integers(1, 40) | st.sampled_from([128, 300]),
-    stored=st.sampled_from([torch.float32, torch.float16, torch.int8]),
+    stored=st.sampled_from([torch.float32, torch.float16, torch.int16, torch.int8]),
     marginals=st.sampled_from(["cross_correlation", "uniform"]),
     spread=st.sampled_from([0.2, 1.0, 3.0]),
     epsilon=st.sampled_from([0.05, 0.2, 0.02]),
@@ -64,28 +64,25 @@ def by_torch(monkeypatch, call):
 def test_scores_are_those_of_the_torch_path(regions_q, regions_g, same, dim, stored, marginals, spread, epsilon, seed):
     query = images(3, regions_q, dim, seed, spread)
     gallery = images(11, regions_q if same else regions_g, dim, seed, spread)
-    gallery = gallery.quantized() if stored == torch.int8 else gallery.to(stored)
+    gallery = gallery.to(stored) if stored.is_floating_point else gallery.quantized(stored)
     rows = torch.randint(0, 11, (3, 9), generator=torch.Generator().manual_seed(seed))
     given_settings = {"marginals": marginals, "epsilon": epsilon}
-    unfinished = {}
-    scores = {}
-    for way in (similarity._rerank_native, similarity._rerank_torch):
-        extra = () if way is similarity._rerank_native else (2**20,)
-        with pytest.MonkeyPatch.context() as patch:
-            if way is similarity._rerank_torch:
-                patch.setattr(native, "_KERNEL", None)
-                patch.setattr(native, "_REASON", "turned off by a test")
-            scores[way], unfinished[way] = way(query, gallery, rows, "both", *extra, given_settings)
-    first, second = scores.values()
-    finished = max(unfinished.values()) == 0
-    torch.testing.assert_close(first, second, rtol=0, atol=1e-5 if finished else 1e-3)
+    pairs = (torch.arange(3).repeat_interleave(9), rows.flatten())
+    first, converged = scoring._score_native(query, gallery, *pairs, "both", given_settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "_KERNEL", None)
+        patch.setattr(native, "_REASON", "turned off by a test")
+        second, also = scoring._rerank_torch(query, gallery, rows, "both", 2**20, given_settings)
+    finished = bool(converged.all() and also.all())
+    torch.testing.assert_close(first, second.flatten(), rtol=0, atol=1e-5 if finished else 1e-3)
 
 
 @pytest.mark.parametrize("regions", [1, 4, 9, 16, 49, 64, 196])
-@pytest.mark.parametrize("stored", ["float32", "float16", "int8"])
-def test_every_shape_in_every_instruction_set(instruction_set, regions, stored, monkeypatch):
-    query, gallery = images(2, regions, 37, 0), images(19, regions, 37, 1)
-    gallery = gallery.quantized() if stored == "int8" else gallery.to(getattr(torch, stored))
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.int16, torch.int8])
+@pytest.mark.parametrize("dim", [37, 38])
+def test_every_shape_in_every_instruction_set(instruction_set, regions, stored, dim, monkeypatch):
+    query, gallery = images(2, regions, dim, 0), images(19, regions, dim, 1)
+    gallery = gallery.to(stored) if stored.is_floating_point else gallery.quantized(stored)
     rows = torch.arange(19).repeat(2, 1)
     scores = rerank(query, gallery, rows)
     expected = by_torch(monkeypatch, lambda: rerank(query, gallery, rows))
@@ -213,19 +210,21 @@ def test_half_floats_are_read_as_they_are(instruction_set, value):
     dense = torch.zeros(1, 1, 5, dtype=torch.float16)
     dense[0, 0] = torch.tensor([value, 0.5, -0.25, value, 2.0])
     one = torch.ones(1, 1, 5)
-    found = native.score(one, one[0], dense, None, torch.ones(1, 5), torch.zeros(1, 1).long(), True, 1e6, 1e-5, 10)
+    found = native.score(one, one[0], dense, None, torch.ones(1, 5), *torch.zeros(2, 1).long(), True, 1e6, 1e-5, 10)
     assert found.structural.item() == pytest.approx(dense.float().sum().item(), rel=1e-6, abs=1e-6)
 
 
 def test_wrong_arguments_are_refused_and_not_read():
-    one, row = torch.ones(1, 2, 3), torch.tensor([[0]])
+    one, row = torch.ones(1, 2, 3), torch.tensor([0])
     solver = (False, 0.05, 1e-5, 10)
-    with pytest.raises(ValueError, match="candidates"):
-        native.score(one, one[0, :1], one, None, one[0, :1], row + 1, *solver)
+    with pytest.raises(ValueError, match="image_of"):
+        native.score(one, one[0, :1], one, None, one[0, :1], row, row + 1, *solver)
+    with pytest.raises(ValueError, match="query_of"):
+        native.score(one, one[0, :1], one, None, one[0, :1], row - 1, row, *solver)
     with pytest.raises(ValueError, match="dim"):
-        native.score(one, one[0, :1], torch.ones(1, 2, 4), None, torch.ones(1, 4), row, *solver)
+        native.score(one, one[0, :1], torch.ones(1, 2, 4), None, torch.ones(1, 4), row, row, *solver)
     with pytest.raises(ValueError, match="scale_g"):
-        native.score(one, one[0, :1], one.to(torch.int8), None, one[0, :1], row, *solver)
+        native.score(one, one[0, :1], one.to(torch.int8), None, one[0, :1], row, row, *solver)
     problems = native.Problems.batch(torch.ones(2, 3, 3), torch.ones(2, 3), torch.ones(2, 3))
     outside = native.Problems(**{**vars(problems), "cosine_at": problems.cosine_at + 1})
     with pytest.raises(ValueError, match="cosine_at"):
@@ -326,14 +325,14 @@ def test_many_pairs_too_wide_are_solved_in_parts_that_fit_into_memory(monkeypatc
     candidates = torch.arange(6).expand(6, 6)
     solver = {"epsilon": 0.004, "max_iterations": 20000}
     sizes = []
-    by_torch = similarity._rerank_torch
+    by_torch = scoring._rerank_torch
 
     def watched(query, *rest):
         sizes.append(len(query))
         return by_torch(query, *rest)
 
-    monkeypatch.setattr(similarity, "_rerank_torch", watched)
-    monkeypatch.setattr(similarity, "BLOCK_BYTES", 2 * 4 * 2048 * 4)
+    monkeypatch.setattr(scoring, "_rerank_torch", watched)
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", 2 * 4 * 2048 * 4)
     scores = rerank(regions, regions, candidates, **solver)
     assert sum(sizes) > 2
     assert max(sizes) == 2

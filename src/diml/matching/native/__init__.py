@@ -1,7 +1,7 @@
 """The compiled CPU kernel: scores of embedded pairs, transport plans, nearest images. Same results as the torch path.
 
 Nothing here is needed: `diml.matching` asks `suits` and goes by way of torch where the answer is no. DIML_NATIVE=0
-in the environment turns the kernel off. Legend: Q queries, N images, K candidates, B problems, R regions, D channels.
+in the environment turns the kernel off. Legend: Q queries, N images, B pairs or problems, R regions, D channels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 #: Storage types of regions that the kernel reads as they are.
-STORED = (torch.float32, torch.float16, torch.int8)
+STORED = (torch.float32, torch.float16, torch.int16, torch.int8)
 
 
 class KernelMissingWarning(UserWarning):
@@ -98,28 +98,27 @@ def score(
     dense_g: Tensor,
     scale_g: Tensor | None,
     pooled_g: Tensor,
-    candidates: Tensor,
+    rows: Tensor,
+    images: Tensor,
     uniform: bool,
     epsilon: float,
     tolerance: float,
     max_iterations: int,
 ) -> PairScores:
-    """Score query i against gallery rows `candidates[i]`.
+    """Score query `rows[b]` against gallery image `images[b]`; pairs of one query side by side share its packing.
 
     Takes (Q, Rq, D), (Q, D) of any float type; dense_g (N, Rg, D) as stored in one of `STORED`, with scale_g (N, Rg)
-    for int8; pooled_g (N, D); candidates (Q, K). Returns PairScores of (Q, K) float32, iterations int32.
+    for int8 and int16; pooled_g (N, D); rows, images (B,). Returns PairScores of (B,) float32, iterations int32.
     """
     assert _KERNEL is not None
-    shape = candidates.shape
-    structural, pooled, error = (torch.empty(shape) for _ in range(3))
-    iterations = torch.empty(shape, dtype=torch.int32)
-    queries, pooled_rows, gallery_rows = _floats(dense_q), _floats(pooled_q), _floats(pooled_g)
-    stored, rows = dense_g.detach().contiguous(), candidates.long().contiguous()
-    given = (queries, pooled_rows, stored, None if scale_g is None else _floats(scale_g), gallery_rows, rows, uniform)
-    threads = torch.get_num_threads()
-    _KERNEL.score(
-        *given, epsilon, tolerance, min(max_iterations, 2**30), threads, structural, pooled, error, iterations
-    )
+    structural, pooled, error = (torch.empty(len(rows)) for _ in range(3))
+    iterations = torch.empty(len(rows), dtype=torch.int32)
+    scale = None if scale_g is None else _floats(scale_g)
+    stored = (dense_g.detach().contiguous(), scale, _floats(pooled_g))
+    pairs = (rows.long().contiguous(), images.long().contiguous())
+    solver = (epsilon, tolerance, min(max_iterations, 2**30), torch.get_num_threads())
+    results = (structural, pooled, error, iterations)
+    _KERNEL.score(_floats(dense_q), _floats(pooled_q), *stored, *pairs, uniform, *solver, *results)
     return PairScores.of(structural, pooled, error, iterations, tolerance)
 
 

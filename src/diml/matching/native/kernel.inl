@@ -32,6 +32,9 @@ struct Carver {
 struct ScoreRoom {
   Query query;
   Block fresh, rest;
+  bool shorts;     // cosines by products of 16-bit integers
+  int16_t* brief;  // memory for one region
+  float* dense;    // the query's regions, rounded
   float *image, *cells, *row, *mass;  // cells: (W, Rg, lanes); row: (W, lanes); mass: (W, up(Rg))
   int64_t bytes;
 };
@@ -40,13 +43,22 @@ static ScoreRoom score_room(const ScoreTask& task, void* memory) {
   Carver carver{static_cast<char*>(memory), 0};
   ScoreRoom room{};
   room.query.regions = task.regions_q, room.query.dim = task.dim;
-  room.query.vectors = up(task.regions_q) / W, room.query.spare = task.regions_q % W != 0;
+  room.query.vectors = up(task.regions_q) / W;
   const int64_t lanes = room.query.vectors * W;
   for (Block* block : {&room.fresh, &room.rest}) {
     Lanes* problem = carver.take<Lanes>(problem_lanes(task.regions_q, task.regions_g));
     block->problem = lay_out(problem, task.regions_q, task.regions_g);
   }
+#ifdef DIML_SHORTS
+  room.shorts = task.storage == Storage::int16 && task.dim % 2 == 0;
+#endif
+  room.query.spare = task.regions_q % W != 0 && !room.shorts;  // 16 bits are too few for the pooled vector
   room.query.panels = carver.take<float>(lanes * task.dim);
+  room.query.shorts = carver.take<Mask>(room.shorts ? room.query.vectors * task.dim / 2 : 0);
+  for (int16_t** piece : {&room.query.coarse, &room.query.fine, &room.brief}) {
+    *piece = carver.take<int16_t>(room.shorts ? task.dim : 0);
+  }
+  room.dense = carver.take<float>(task.storage == Storage::int16 ? task.regions_q * task.dim : 0);
   room.image = carver.take<float>(task.storage == Storage::float32 ? 0 : task.regions_g * task.dim);
   room.cells = carver.take<float>(W * task.regions_g * lanes);
   room.row = carver.take<float>(W * lanes);
@@ -57,21 +69,39 @@ static ScoreRoom score_room(const ScoreTask& task, void* memory) {
 
 static int64_t score_bytes(const ScoreTask& task) { return score_room(task, nullptr).bytes; }
 
+#ifdef DIML_SHORTS
+// Cosines of regions, and what those of the image have in common with the query's pooled vector, from 16-bit integers.
+static void describe_shorts(const ScoreTask& task, ScoreRoom& room, int64_t image, float* cells, float* mass,
+                            Ahead& ahead) {
+  const int64_t regions = task.regions_g;
+  const int16_t* codes = static_cast<const int16_t*>(task.dense_g) + image * regions * task.dim;
+  const float* scale = task.scale_g + image * regions;
+  products_shorts(room.query, codes, scale, regions, cells, ahead);
+  if (mass) dots_shorts(room.query, codes, scale, regions, mass);
+}
+#endif
+
 // Numbers of pair `lane`: cosines of regions, and of each region with the other image as a whole.
 static float describe(const ScoreTask& task, ScoreRoom& room, int lane, int64_t pair, int64_t next) {
-  const int64_t lanes = room.query.vectors * W, image = task.candidates[pair];
-  const float* regions = read_image(task, image, room.image);
+  const int64_t lanes = room.query.vectors * W, image = task.image_of[pair];
   const float* pooled = task.pooled_g + image * task.dim;
   float *cells = room.cells + lane * task.regions_g * lanes, *row = room.row + lane * lanes;
-  Ahead ahead = image_ahead(task, task.candidates[next]);
-  const float* soon = task.pooled_g + task.candidates[next] * task.dim;
+  float* mass = task.uniform || room.query.spare ? nullptr : room.mass + lane * up(task.regions_g);
+  Ahead ahead = image_ahead(task, task.image_of[next]);
+  const float* soon = task.pooled_g + task.image_of[next] * task.dim;
   for (int64_t d = 0; d < task.dim; d += 16) __builtin_prefetch(soon + d);
+  if (task.scale_g) __builtin_prefetch(task.scale_g + task.image_of[next] * task.regions_g);
+  if (!task.uniform) products_row(room.query, pooled, row);
+#ifdef DIML_SHORTS
+  if (room.shorts) {
+    describe_shorts(task, room, image, cells, mass, ahead);
+    return dot(room.query.pooled, pooled, task.dim);
+  }
+#endif
+  const float* regions = read_image(task, image, room.image);
   products(room.query, regions, task.regions_g, cells, ahead);
-  const bool weigh = !task.uniform;
-  if (weigh) products_row(room.query, pooled, row);
-  if (weigh && room.query.spare) return row[task.regions_q];
-  if (weigh) dots(room.query.pooled, regions, task.regions_g, task.dim, room.mass + lane * up(task.regions_g));
-  return dot(room.query.pooled, pooled, task.dim);
+  if (mass) dots(room.query.pooled, regions, task.regions_g, task.dim, mass);
+  return !task.uniform && room.query.spare ? row[task.regions_q] : dot(room.query.pooled, pooled, task.dim);
 }
 
 // Sorts the numbers of W pairs so that the pairs stand side by side.
@@ -119,10 +149,15 @@ static void score(const ScoreTask& task, int64_t first, int64_t last, void* memo
   int64_t packed = -1;
   const auto fill = [&](Block& block, int64_t start) {
     for (int lane = 0; lane < W; ++lane) {
-      const int64_t pair = start + lane < last ? start + lane : last - 1, query = pair / task.per_query;
+      const int64_t pair = start + lane < last ? start + lane : last - 1, query = task.query_of[pair];
       if (query != packed) {
         room.query.pooled = task.pooled_q + query * task.dim;
-        pack(room.query, task.dense_q + query * task.regions_q * task.dim);
+        const float* dense = task.dense_q + query * task.regions_q * task.dim;
+        if (task.storage == Storage::int16) dense = rounded(dense, task.regions_q * task.dim, room.dense);
+        pack(room.query, dense);
+#ifdef DIML_SHORTS
+        if (room.shorts) pack_shorts(room.query, dense, room.brief), split_pooled(room.query);
+#endif
         packed = query;
       }
       task.pooled[pair] = describe(task, room, lane, pair, pair + 1 < last ? pair + 1 : pair);
@@ -274,21 +309,21 @@ struct Screen {
   void pack_queries(int64_t number, int64_t first, int64_t count) const {
     const float* from = task.pooled_q + first * task.dim;
 #ifdef DIML_SHORTS
-    if (task.brief_g) return pack_shorts(from, count, task.dim, task.step_q, row, reinterpret_cast<Mask*>(panel(number)));
+    if (task.brief_g) return pack_shorts(from, count, kQueries, task.dim, task.step_q, row, reinterpret_cast<Mask*>(panel(number)));
 #endif
-    Query packed{count, task.dim, 2, count < kQueries, panel(number), task.pooled_q};  // what fills it up is not read
+    Query packed{count, task.dim, 2, count < kQueries, panel(number), task.pooled_q, nullptr, nullptr, nullptr};  // what fills it up is not read
     pack(packed, from);
   }
 
   void multiply(int64_t number, int64_t first, int64_t height) const {
+    Ahead nothing{reinterpret_cast<const char*>(scores), reinterpret_cast<const char*>(scores)};
 #ifdef DIML_SHORTS
     const int64_t pairs = (task.dim + 1) / 2;
     if (task.brief_g) {
-      return tile_shorts_of(height, reinterpret_cast<const Mask*>(panel(number)), task.brief_g + first * 2 * pairs,
-                            pairs, task.step_q * task.step_g, scores);
+      return tile_shorts_of<2>(height, reinterpret_cast<const Mask*>(panel(number)), task.brief_g + first * 2 * pairs,
+                               pairs, task.step_q * task.step_g, nullptr, scores, kQueries, nothing);
     }
 #endif
-    Ahead nothing{reinterpret_cast<const char*>(scores), reinterpret_cast<const char*>(scores)};
     tile_of<2>(height, panel(number), task.pooled_g + first * task.dim, task.dim, task.dim, scores, kQueries, false,
                nothing);
   }

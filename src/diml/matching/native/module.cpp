@@ -38,7 +38,6 @@ using Float1 = In<float, nb::ndim<1>>;
 using Float2 = In<float, nb::ndim<2>>;
 using Float3 = In<float, nb::ndim<3>>;
 using Long1 = In<int64_t, nb::ndim<1>>;
-using Long2 = In<int64_t, nb::ndim<2>>;
 
 bool runs_here(const Kernels* kernels) {
   if (!kernels) return false;
@@ -138,22 +137,23 @@ int64_t piece_of(int64_t count, int threads, int64_t work_of_one) {
 Storage storage_of(const Any& dense) {
   if (dense.dtype() == nb::dtype<float>()) return Storage::float32;
   if (dense.dtype() == nb::dtype<int8_t>()) return Storage::int8;
+  if (dense.dtype() == nb::dtype<int16_t>()) return Storage::int16;
   const bool half = dense.dtype().code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float);
-  need(half && dense.dtype().bits == 16, "dense_g: need float32, float16 or int8");
+  need(half && dense.dtype().bits == 16, "dense_g: need float32, float16, int16 or int8");
   return Storage::float16;
 }
 
 void score(const Float3& dense_q, const Float2& pooled_q, const Any& dense_g, const std::optional<Float2>& scale_g,
-           const Float2& pooled_g, const Long2& candidates, bool uniform, double epsilon, double tolerance,
-           int32_t max_iterations, int threads, const Out<float, nb::ndim<2>>& structural,
-           const Out<float, nb::ndim<2>>& pooled, const Out<float, nb::ndim<2>>& error,
-           const Out<int32_t, nb::ndim<2>>& iterations) {
+           const Float2& pooled_g, const Long1& query_of, const Long1& image_of, bool uniform, double epsilon,
+           double tolerance, int32_t max_iterations, int threads, const Out<float, nb::ndim<1>>& structural,
+           const Out<float, nb::ndim<1>>& pooled, const Out<float, nb::ndim<1>>& error,
+           const Out<int32_t, nb::ndim<1>>& iterations) {
   ScoreTask task{};
   task.dense_q = dense_q.data(), task.pooled_q = pooled_q.data(), task.regions_q = dense_q.shape(1);
   task.dense_g = dense_g.data(), task.pooled_g = pooled_g.data(), task.regions_g = dense_g.shape(1);
   task.storage = storage_of(dense_g), task.dim = dense_q.shape(2);
   task.scale_g = scale_g ? scale_g->data() : nullptr;
-  task.candidates = candidates.data(), task.per_query = candidates.shape(1);
+  task.query_of = query_of.data(), task.image_of = image_of.data();
   task.uniform = uniform;
   Interruption interruption;
   task.solver = solver_of(epsilon, tolerance, max_iterations, interruption);
@@ -161,16 +161,19 @@ void score(const Float3& dense_q, const Float2& pooled_q, const Any& dense_g, co
   task.error = error.data(), task.iterations = iterations.data();
   const size_t queries = dense_q.shape(0), images = dense_g.shape(0), dim = dense_q.shape(2);
   need(dense_g.shape(2) == dim && pooled_q.shape(1) == dim && pooled_g.shape(1) == dim, "dim: sides differ");
-  need(pooled_q.shape(0) == queries && candidates.shape(0) == queries, "queries: counts differ");
+  need(pooled_q.shape(0) == queries, "queries: counts of dense_q and pooled_q differ");
   need(pooled_g.shape(0) == images, "gallery: counts of dense_g and pooled_g differ");
-  need((task.storage == Storage::int8) == scale_g.has_value(), "scale_g: need it for int8, and only there");
+  const bool coded = task.storage == Storage::int8 || task.storage == Storage::int16;
+  need(coded == scale_g.has_value(), "scale_g: need it for int8 and int16, and only there");
   if (scale_g) need(scale_g->shape(0) == images && scale_g->shape(1) == dense_g.shape(1), "scale_g: need (N, R)");
-  for (size_t size : {structural.size(), pooled.size(), error.size(), iterations.size()}) {
-    need(size == candidates.size(), "outputs: need the shape of candidates");
+  for (size_t size : {query_of.size(), structural.size(), pooled.size(), error.size(), iterations.size()}) {
+    need(size == image_of.size(), "query_of, image_of, outputs: need one number a pair");
   }
-  const int64_t pairs = static_cast<int64_t>(candidates.size());
+  const int64_t pairs = static_cast<int64_t>(image_of.size());
+  const auto within = [](int64_t row, size_t count) { return row >= 0 && row < static_cast<int64_t>(count); };
   for (int64_t pair = 0; pair < pairs; ++pair) {
-    need(task.candidates[pair] >= 0 && task.candidates[pair] < static_cast<int64_t>(images), "candidates: no such row");
+    need(within(task.query_of[pair], queries), "query_of: no such row");
+    need(within(task.image_of[pair], images), "image_of: no such row");
   }
   const Kernels& kernels = *chosen();
   const int64_t work = task.regions_q * task.regions_g * (task.dim + 32);
@@ -407,8 +410,8 @@ NB_MODULE(_kernel, m) {
     throw std::invalid_argument("name: not an instruction set of usable()");
   }, nb::arg("name"), "Use another instruction set, for tests and benchmarks.");
   m.def("score", &score, nb::arg("dense_q"), nb::arg("pooled_q"), nb::arg("dense_g"), nb::arg("scale_g").none(),
-        nb::arg("pooled_g"), nb::arg("candidates"), nb::arg("uniform"), nb::arg("epsilon"), nb::arg("tolerance"),
-        nb::arg("max_iterations"), nb::arg("threads"), nb::arg("structural"), nb::arg("pooled"), nb::arg("error"),
+        nb::arg("pooled_g"), nb::arg("query_of"), nb::arg("image_of"), nb::arg("uniform"), nb::arg("epsilon"),
+        nb::arg("tolerance"), nb::arg("max_iterations"), nb::arg("threads"), nb::arg("structural"), nb::arg("pooled"), nb::arg("error"),
         nb::arg("iterations"));
   m.def("solve", &solve, nb::arg("cosine"), nb::arg("cosine_at"), nb::arg("stride"), nb::arg("mass_q"),
         nb::arg("mass_q_at"), nb::arg("mass_q_stride"), nb::arg("mass_g"), nb::arg("mass_g_at"),

@@ -10,7 +10,11 @@ struct Query {
   bool spare;                     // the lane behind the last region is free and holds the pooled vector
   float* panels;
   const float* pooled;
+  Mask* shorts;               // panels of 16-bit integers, two channels a number, where images are stored so
+  int16_t *coarse, *fine;     // the pooled vector as 16-bit integers: coarse + fine / kFine, to float32's precision
 };
+
+constexpr float kFine = 254.0f;
 
 DIML_INLINE int64_t up(int64_t count) { return (count + W - 1) / W * W; }
 
@@ -28,6 +32,12 @@ static void pack(Query& query, const float* dense) {
       for (int64_t d = 0; d < query.dim; ++d) panel[d * width + x] = from ? from[d] : 0.0f;
     }
   }
+}
+
+// Numbers rounded to steps of kShortStep, in `to`.
+static const float* rounded(const float* from, int64_t count, float* to) {
+  for (int64_t x = 0; x < count; ++x) to[x] = __builtin_rintf(from[x] * (1.0f / kShortStep)) * kShortStep;
+  return to;
 }
 
 // Fetches what will be read next, one line at a time.
@@ -171,45 +181,132 @@ static void shorten(const float* from, int64_t dim, float step, int16_t* to) {
   if (dim % 2) to[dim] = 0;
 }
 
-// Panels of 2 * W vectors (count of them, from `from` on), pairs of channels side by side. `row`: memory for one.
-static void pack_shorts(const float* from, int64_t count, int64_t dim, float step, int16_t* row, Mask* panel) {
+// A panel of `width` vectors (count of them, from `from` on), pairs of channels side by side. `row`: memory for one.
+static void pack_shorts(const float* from, int64_t count, int64_t width, int64_t dim, float step, int16_t* row,
+                        Mask* panel) {
   int32_t* lanes = reinterpret_cast<int32_t*>(panel);
   const int64_t pairs = (dim + 1) / 2;
-  for (int64_t x = 0; x < 2 * W; ++x) {
+  for (int64_t x = 0; x < width; ++x) {
     if (x < count) shorten(from + x * dim, dim, step, row);
     for (int64_t d = 0; d < pairs; ++d) {
-      if (x < count) __builtin_memcpy(lanes + d * 2 * W + x, row + 2 * d, 4);
-      if (x >= count) lanes[d * 2 * W + x] = 0;
+      if (x < count) __builtin_memcpy(lanes + d * width + x, row + 2 * d, 4);
+      if (x >= count) lanes[d * width + x] = 0;
     }
   }
 }
 
-// to[j][lane] = unit * <vector `lane` of the panel, row j>, for NJ rows of `pairs` pairs of channels.
-template <int NJ>
-static void tile_shorts(const Mask* panel, const int16_t* rows, int64_t pairs, float unit, float* to) {
-  Mask sum[2 * NJ];
+// Regions (R, D) of a query, in panels like those of `pack`.
+static void pack_shorts(Query& query, const float* dense, int16_t* row) {
+  const int64_t lanes = query.vectors * W;
+  for (int64_t first = 0; first < lanes; first += 2 * W) {
+    const int64_t width = first + 2 * W <= lanes ? 2 * W : W, left = query.regions - first;
+    pack_shorts(dense + first * query.dim, left < width ? left : width, width, query.dim, kShortStep, row,
+                query.shorts + first / W * (query.dim / 2));
+  }
+}
+
+// to[j][lane] = unit * scale[j] * <vector `lane` of the panel, row j>, for NJ rows of `pairs` pairs of channels. Without
+// `scale`, unit alone.
+template <int NV, int NJ>
+static void tile_shorts(const Mask* panel, const int16_t* rows, int64_t pairs, float unit, const float* scale, float* to,
+                        int64_t to_stride, Ahead& shared) {
+  Mask sum[NV * NJ];
 #pragma GCC unroll 24
-  for (int x = 0; x < 2 * NJ; ++x) sum[x] = Mask{};
+  for (int x = 0; x < NV * NJ; ++x) sum[x] = Mask{};
+  Ahead ahead = shared;
   for (int64_t d = 0; d < pairs; ++d) {
-    const Mask first = panel[2 * d], second = panel[2 * d + 1];
+    ahead.step();
+    Mask q[NV];
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) q[v] = panel[d * NV + v];
 #pragma GCC unroll 24
     for (int j = 0; j < NJ; ++j) {
       int32_t both;
       __builtin_memcpy(&both, rows + 2 * (j * pairs + d), 4);
       const Mask g = both - Mask{};
-      sum[2 * j] += multiply_pairs(first, g);
-      sum[2 * j + 1] += multiply_pairs(second, g);
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) sum[j * NV + v] += multiply_pairs(q[v], g);
     }
   }
+  shared = ahead;
 #pragma GCC unroll 24
-  for (int x = 0; x < 2 * NJ; ++x) store(to + x * W, __builtin_convertvector(sum[x], Lanes) * unit);
+  for (int j = 0; j < NJ; ++j) {
+    const float factor = scale ? unit * scale[j] : unit;
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) {
+      store(to + j * to_stride + v * W, __builtin_convertvector(sum[j * NV + v], Lanes) * factor);
+    }
+  }
 }
 
-template <int NJ = kTile / 2>
-static void tile_shorts_of(int64_t count, const Mask* panel, const int16_t* rows, int64_t pairs, float unit, float* to) {
+template <int NV, int NJ = kTile / NV>
+static void tile_shorts_of(int64_t count, const Mask* panel, const int16_t* rows, int64_t pairs, float unit,
+                           const float* scale, float* to, int64_t to_stride, Ahead& ahead) {
   if constexpr (NJ > 0) {
-    if (count == NJ) return tile_shorts<NJ>(panel, rows, pairs, unit, to);
-    tile_shorts_of<NJ - 1>(count, panel, rows, pairs, unit, to);
+    if (count == NJ) return tile_shorts<NV, NJ>(panel, rows, pairs, unit, scale, to, to_stride, ahead);
+    tile_shorts_of<NV, NJ - 1>(count, panel, rows, pairs, unit, scale, to, to_stride, ahead);
+  }
+}
+
+template <int NV>
+static void panel_shorts(const Mask* panel, const int16_t* rows, int64_t count, int64_t pairs, const float* scale,
+                         float* to, int64_t to_stride, Ahead& ahead) {
+  constexpr int64_t highest = kTile / NV;
+  for (int64_t tiles = (count + highest - 1) / highest, done = 0; tiles > 0; --tiles) {
+    const int64_t height = (count - done + tiles - 1) / tiles;
+    tile_shorts_of<NV>(height, panel, rows + done * 2 * pairs, pairs, kShortStep, scale + done, to + done * to_stride,
+                       to_stride, ahead);
+    done += height;
+  }
+}
+
+// The pooled vector as two parts of 16 bits.
+static void split_pooled(Query& query) {
+  shorten(query.pooled, query.dim, kShortStep, query.coarse);
+  for (int64_t d = 0; d < query.dim; ++d) {
+    query.fine[d] = (int16_t)__builtin_rintf((query.pooled[d] * (1.0f / kShortStep) - query.coarse[d]) * kFine);
+  }
+}
+
+// to[j] = <pooled vector of the query, row j> for rows of 16-bit integers times `scale`; writes up(count) numbers.
+static void dots_shorts(const Query& query, const int16_t* rows, const float* scale, int64_t count, float* to) {
+  const int64_t dim = query.dim, whole = dim / (2 * W) * (2 * W);
+  const auto read = [](const int16_t* at) __attribute__((always_inline)) {
+    Mask both;
+    __builtin_memcpy(&both, at, sizeof both);
+    return both;
+  };
+  for (int64_t first = 0; first < count; first += W) {
+    Lanes sum[W];
+    for (int j = 0; j < W; ++j) {
+      const int16_t* row = rows + (first + j < count ? first + j : count - 1) * dim;
+      Mask coarse = Mask{}, fine = Mask{};
+      for (int64_t d = 0; d < whole; d += 2 * W) {
+        const Mask g = read(row + d);
+        coarse += multiply_pairs(read(query.coarse + d), g), fine += multiply_pairs(read(query.fine + d), g);
+      }
+      sum[j] = __builtin_convertvector(coarse, Lanes) + __builtin_convertvector(fine, Lanes) * (1.0f / kFine);
+      float rest = 0;
+      for (int64_t d = whole; d < dim; ++d) rest += (query.coarse[d] + query.fine[d] / kFine) * row[d];
+      sum[j][0] += rest;
+    }
+    transpose(sum);
+    for (int j = 1; j < W; ++j) sum[0] += sum[j];
+    for (int j = 0; j < W && first + j < count; ++j) to[first + j] = sum[0][j] * kShortStep * scale[first + j];
+  }
+}
+
+// to[j][lane] = <region `lane` of the query, row j>, for `count` rows of 16-bit integers times `scale` (count,).
+static void products_shorts(const Query& query, const int16_t* rows, const float* scale, int64_t count, float* to,
+                            Ahead& ahead) {
+  const int64_t pairs = query.dim / 2, lanes = query.vectors * W;
+  for (int64_t first = 0; first < lanes; first += 2 * W) {
+    const Mask* panel = query.shorts + first / W * pairs;
+    if (first + 2 * W <= lanes) {
+      panel_shorts<2>(panel, rows, count, pairs, scale, to + first, lanes, ahead);
+    } else {
+      panel_shorts<1>(panel, rows, count, pairs, scale, to + first, lanes, ahead);
+    }
   }
 }
 #endif
@@ -278,8 +375,13 @@ static void read_half(const uint16_t* from, float* to, int64_t count) {
   for (; x < count; ++x) to[x] = half_to_float(from[x]);
 }
 
-static void read_int8(const int8_t* from, float scale, float* to, int64_t count) {
-  for (int64_t x = 0; x < count; ++x) to[x] = (float)from[x] * scale;
+template <typename Code>
+static void read_codes(const ScoreTask& task, int64_t image, float* to) {
+  const Code* from = static_cast<const Code*>(task.dense_g) + image * task.regions_g * task.dim;
+  for (int64_t j = 0; j < task.regions_g; ++j, from += task.dim, to += task.dim) {
+    const float scale = task.scale_g[image * task.regions_g + j];
+    for (int64_t d = 0; d < task.dim; ++d) to[d] = (float)from[d] * scale;
+  }
 }
 
 // The regions (R, D) of one stored image as floats: in place, or decoded into `room`.
@@ -290,15 +392,13 @@ static const float* read_image(const ScoreTask& task, int64_t image, float* room
     read_half(static_cast<const uint16_t*>(task.dense_g) + image * size, room, size);
     return room;
   }
-  const int8_t* codes = static_cast<const int8_t*>(task.dense_g) + image * size;
-  for (int64_t j = 0; j < task.regions_g; ++j) {
-    read_int8(codes + j * task.dim, task.scale_g[image * task.regions_g + j], room + j * task.dim, task.dim);
-  }
+  if (task.storage == Storage::int8) read_codes<int8_t>(task, image, room);
+  if (task.storage == Storage::int16) read_codes<int16_t>(task, image, room);
   return room;
 }
 
 static Ahead image_ahead(const ScoreTask& task, int64_t image) {
-  const int64_t width = task.storage == Storage::float32 ? 4 : task.storage == Storage::float16 ? 2 : 1;
+  const int64_t width = task.storage == Storage::float32 ? 4 : task.storage == Storage::int8 ? 1 : 2;
   const int64_t size = task.regions_g * task.dim * width;
   const char* start = static_cast<const char*>(task.dense_g) + image * size;
   return Ahead{start, start + size};

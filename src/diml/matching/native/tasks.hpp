@@ -1,6 +1,6 @@
 // What the kernel is asked to do: plain structures, filled by module.cpp and read by the code of each instruction set.
 //
-// Legend: Q queries, N images of the gallery, K candidates of a query, R regions, D channels, W pairs side by side.
+// Legend: Q queries, N images of the gallery, B pairs, R regions, D channels, W pairs side by side.
 // Arrays are C-contiguous unless a stride is given; strides count elements.
 #pragma once
 
@@ -8,7 +8,10 @@
 
 namespace diml {
 
-enum class Storage : int { float32 = 0, float16 = 1, int8 = 2 };
+enum class Storage : int { float32 = 0, float16 = 1, int8 = 2, int16 = 3 };
+
+// Of the 16-bit integers that stand for a query whose gallery is stored as int16: SHORT_STEP of regions.py.
+constexpr float kShortStep = 1.0f / 32000.0f;
 
 // When the transport problem of a pair is done, see sinkhorn.py, whose constants these are.
 struct Solver {
@@ -22,25 +25,25 @@ struct Solver {
 // A pair whose costs span more than the plain kernel can hold is left to the caller, with this many iterations.
 constexpr int32_t kTooWide = -1;
 
-// Pairs of embedded images: pair p is query p / K against gallery image candidates[p].
+// Pairs of embedded images: pair p is query query_of[p] against gallery image image_of[p].
 struct ScoreTask {
   const float* dense_q;   // (Q, Rq, D)
   const float* pooled_q;  // (Q, D)
   int64_t regions_q;
   const void* dense_g;    // (N, Rg, D) as stored
-  const float* scale_g;   // (N, Rg), int8 only
+  const float* scale_g;   // (N, Rg), int8 and int16 only
   const float* pooled_g;  // (N, D)
   Storage storage;
   int64_t regions_g;
   int64_t dim;
-  const int64_t* candidates;  // (Q, K)
-  int64_t per_query;          // K
-  bool uniform;               // weights 1 / R in place of cross-correlation
+  const int64_t* query_of;  // (B,), those of one query side by side
+  const int64_t* image_of;  // (B,)
+  bool uniform;             // weights 1 / R in place of cross-correlation
   Solver solver;
-  float* structural;    // (Q, K)
-  float* pooled;        // (Q, K)
-  float* error;         // (Q, K) marginal error
-  int32_t* iterations;  // (Q, K)
+  float* structural;    // (B,)
+  float* pooled;        // (B,)
+  float* error;         // (B,) marginal error
+  int32_t* iterations;  // (B,)
 };
 
 // Pairs whose cosines are known: problem p has its cosines at `cosine + cosine_at[p]`, and so on.
