@@ -29,13 +29,14 @@ def main() -> None:
     made.add_argument("--limit-gb", type=float, default=2.5, help="fail above this; default: %(default)s; 0: never")
     options = measure.read(made)
     found = regimes.load(options.embeddings, options)
+    gallery = regimes.stored(found, options)
     making, resident = measure.peak_gb(), measure.resident_gb()
     measure.forget_peak()
     queries = range(min(options.queries or len(found.regions), len(found.regions)))
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        report = evaluate_regions(found.regions, found.labels, rerank=options.rerank, queries=queries, progress=True)
+        report = evaluate_regions(gallery, found.labels, rerank=options.rerank, queries=queries, progress=True)
     seconds, evaluating = time.perf_counter() - start, measure.peak_gb()
     result: dict[str, Any] = {"embeddings": found.name, "images": len(found.regions), "queries": len(report.queries)}
     result |= {"gallery": report.gallery_size, "unfinished_pairs": report.unfinished_pairs, "seconds": seconds}

@@ -21,9 +21,10 @@ from torch import Tensor
 
 import measure
 import plain
-from diml.matching import Regions, match
+from diml.matching import QuantizedRegions, Regions, match
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+CODES = {"int16": torch.int16, "int8": torch.int8}
 
 #: Images made at once, so that making them needs little more memory than they take in the end.
 CHUNK = 2000
@@ -76,7 +77,9 @@ def add_arguments(
     parser.add_argument("--classes", type=int, default=classes, help="default: %(default)s")
     parser.add_argument("--regions", type=int, default=16, help="R of generated ones; default: %(default)s")
     parser.add_argument("--dim", type=int, default=128, help="D of generated ones; default: %(default)s")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="storage; default: %(default)s")
+    parser.add_argument(
+        "--dtype", choices=(*DTYPES, *CODES), default="float32", help="storage of the gallery; default: %(default)s"
+    )
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with real data sets; default: data")
 
 
@@ -84,10 +87,15 @@ def load(name: str, options: argparse.Namespace) -> Labelled:
     """The embeddings of this name, by the flags of `add_arguments`."""
     if name in REAL:
         found = real(name, options.data)
-        return Labelled(name, found.regions.to(DTYPES[options.dtype]), found.labels)
+        return Labelled(name, found.regions.to(DTYPES.get(options.dtype, torch.float32)), found.labels)
     sizes = {size: getattr(options, size) for size in ("images", "classes", "regions", "dim", "seed")}
     with measure.progress.status(f"making {options.images:,} {name} embeddings"):
-        return generate(name, **sizes, dtype=DTYPES[options.dtype])
+        return generate(name, **sizes, dtype=DTYPES.get(options.dtype, torch.float32))
+
+
+def stored(found: Labelled, options: argparse.Namespace) -> Regions | QuantizedRegions:
+    """The gallery as `--dtype` has it: integers are made of what was loaded in float32."""
+    return found.regions.quantized(CODES[options.dtype]) if options.dtype in CODES else found.regions
 
 
 def generate(

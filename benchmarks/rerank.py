@@ -3,6 +3,7 @@
     python benchmarks/rerank.py
     python benchmarks/rerank.py --embeddings hard --regions 49 --rerank 50 --queries 50
     python benchmarks/rerank.py --embeddings orl orl-whitened --json runs/rerank.json
+    python benchmarks/rerank.py --dtype int16 --tolerance 2e-4
 
 Candidates are given to both sides. Beside the times: how far the scores of either are from the solution in float64
 (marginal error 1e-10) on a sample of pairs, and how many iterations either took.
@@ -20,7 +21,7 @@ from torch import Tensor
 import measure
 import plain
 import regimes
-from diml.matching import ConvergenceWarning, Regions, match, rerank
+from diml.matching import ConvergenceWarning, QuantizedRegions, Regions, match, rerank
 
 SIDES = ("plain", "diml")
 
@@ -30,6 +31,7 @@ def main() -> None:
     regimes.add_arguments(made)
     made.add_argument("--queries", type=int, default=200, help="Q, drawn; default: %(default)s")
     made.add_argument("--rerank", type=int, default=100, help="K; default: %(default)s")
+    measure.add_tolerance(made)
     made.add_argument("--pairs", type=int, default=1000, help="pairs solved in float64; default: %(default)s")
     options = measure.read(made)
     results = [one(regimes.load(name, options), options) for name in options.embeddings]
@@ -40,16 +42,18 @@ def one(found: regimes.Labelled, options: argparse.Namespace) -> dict[str, Any]:
     """Both sides on the same queries and candidates."""
     queries = regimes.drawn_queries(options.queries, len(found.regions), options.seed)
     order, best = regimes.candidates(found.regions, queries, options.rerank)
-    slow = found.regions.to(torch.float32)
+    slow, query, gallery = found.regions.to(torch.float32), found.regions[queries], regimes.stored(found, options)
     sides = {
         "plain": lambda: by_plain(slow, queries, order, best),
-        "diml": lambda: by_diml(found.regions, queries, order),
+        "diml": lambda: by_diml(query, gallery, order, options.tolerance),
     }
     seconds = measure.alternate(sides, options.runs, options.warmup)
     released, iterations = by_plain(slow, queries, order, best)
-    scores = {"plain": released, "diml": by_diml(found.regions, queries, order)}
+    scores = {"plain": released, "diml": sides["diml"]()}
     return {
         "embeddings": found.name,
+        "dtype": options.dtype,
+        "tolerance": options.tolerance,
         "images": len(slow),
         "regions": slow.num_regions,
         "dim": slow.dim,
@@ -68,11 +72,11 @@ def by_plain(regions: Regions, queries: Tensor, order: Tensor, best: Tensor) -> 
     return torch.stack([scores for scores, _ in found]), [iterations for _, iterations in found]
 
 
-def by_diml(regions: Regions, queries: Tensor, order: Tensor) -> Tensor:
-    """Scores (Q, K), each pair converged to a marginal error of 5e-6."""
+def by_diml(query: Regions, gallery: Regions | QuantizedRegions, order: Tensor, tolerance: float) -> Tensor:
+    """Scores (Q, K), each pair converged to a marginal error of `tolerance`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return rerank(regions[queries], regions, order)
+        return rerank(query, gallery, order, tolerance=tolerance)
 
 
 def against_float64(
@@ -85,7 +89,7 @@ def against_float64(
     with measure.progress.status(f"solving {len(chosen)} pairs in float64"):
         exact = regions[left].to(torch.float64), regions[right].to(torch.float64)
         converged = match(*exact, tolerance=1e-10, max_iterations=100_000)
-    compared = match(regions[left], regions[right])
+    compared = match(regions[left], regions[right], tolerance=options.tolerance)
     errors = {side: (scores[side].flatten()[chosen].double() - converged.score).abs() for side in SIDES}
     return {
         "pairs": len(chosen),
@@ -101,8 +105,8 @@ def times(results: list[dict[str, Any]]) -> measure.Table:
     for result in results:
         sizes = [f"{result[size]:,}" for size in ("images", "regions", "dim", "rerank")]
         sides = [measure.shown(result["ms_per_query"][side]) for side in SIDES]
-        rows.append([result["embeddings"], *sizes, *sides, measure.shown(result["ratio"])])
-    columns = ("embeddings", "N", "R", "D", "K", "plain, ms", "diml, ms", "plain / diml")
+        rows.append([result["embeddings"], result["dtype"], *sizes, *sides, measure.shown(result["ratio"])])
+    columns = ("embeddings", "stored", "N", "R", "D", "K", "plain, ms", "diml, ms", "plain / diml")
     return measure.table("Re-ranking, milliseconds a query: median, least..most", columns, rows)
 
 

@@ -3,8 +3,8 @@
     python benchmarks/storage.py --embeddings orl orl-whitened
     python benchmarks/storage.py --embeddings grocery grocery-whitened --data ../shared/datasets
 
-Every picture queries all others: the best K by pooled cosine are re-ranked from a gallery stored as float32, float16
-and int8 (one scale a region). Agreement is the share of the ten best hits of float32 that are among the ten best.
+Every picture queries all others: the best K by pooled cosine are re-ranked from a gallery stored as float32, float16,
+int16 and int8 (one scale a region). Agreement is the share of the ten best hits of float32 that are among the ten best.
 Queries come from the same store. Pooled vectors: float32, and float16 with the float16 store.
 """
 
@@ -54,6 +54,7 @@ def one(found: regimes.Labelled, k: int) -> list[dict[str, Any]]:
     stores: dict[str, Regions | QuantizedRegions] = {
         "float32": regions,
         "float16": regions.to(torch.float16),
+        "int16": regions.quantized(torch.int16),
         "int8": regions.quantized(),
     }
     results, best = [], torch.empty(0)

@@ -67,6 +67,17 @@ def test_evaluate_prints_json_for_machines(shop: Path, capsys: pytest.CaptureFix
     assert document["methods"]["mobilenetv2_100"]["queries"] == 6
 
 
+def test_evaluate_from_integers_finds_the_same(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "folder", "--data", str(shop), "--rerank", "3", "--json", "--no-cache", "--workers", "0"]
+    found = {}
+    for storage in ("float32", "int16"):
+        assert main([*words, "--storage", storage]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["config"]["storage"] == storage
+        found[storage] = document["methods"]["mobilenetv2_100"]["rows"]
+    assert found["int16"] == found["float32"]
+
+
 def test_a_bad_picture_stops_or_is_left_out_by_name(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (shop / "left" / "torn.png").write_bytes((shop / "left" / "0.png").read_bytes()[:500])
     words = ["evaluate", "folder", "--data", str(shop), "--rerank", "0", "2", "--no-cache", "--workers", "0"]

@@ -78,6 +78,10 @@ class Evaluate:
     score: Literal["both", "structural", "pooled"] = "both"
     """What to re-rank by; `both` is the sum, as in the paper."""
 
+    storage: Literal["float32", "float16", "int16", "int8"] = "float32"
+    """How regions are kept while they are compared: `int16` is fastest on a CPU (scores change by 1e-5), `int8` takes
+    a quarter of the memory."""
+
     without_relevant: Literal["exclude", "miss", "fail"] = "exclude"
     """Queries without a relevant picture: left out and counted apart, counted as misses, or an error."""
 
@@ -182,6 +186,7 @@ class Evaluate:
             score=self.score,
             without_relevant=self.without_relevant,
             seed=self.seed,
+            storage=self.storage,
             cache=embedding_cache() if self.cache else None,
             batch_size=self.batch_size,
             workers=self.workers,

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Unpack
+from typing import Literal, Unpack, get_args
+
+import torch
 
 from diml.data import BadPicture, PictureSet
 from diml.evaluation.protocol import WithoutRelevant, evaluate_regions
 from diml.evaluation.report import Report
-from diml.matching import MatchSettings, Regions, Score
+from diml.matching import MatchSettings, QuantizedRegions, Regions, Score
 from diml.models import Embedder
 from diml.models.cache import embed_cached
+
+Storage = Literal["float32", "float16", "int16", "int8"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +45,7 @@ def evaluate_dataset(
     without_relevant: WithoutRelevant = "exclude",
     resamples: int = 1000,
     seed: int = 0,
+    storage: Storage = "float32",
     cache: str | os.PathLike[str] | None = None,
     batch_size: int = 64,
     workers: int | None = None,
@@ -54,6 +59,9 @@ def evaluate_dataset(
         embedder: what turns pictures into regions.
         pictures: labelled pictures, for instance `load_dataset("orl").test`.
         rerank, score, without_relevant, resamples, seed, settings: as in `evaluate_regions`.
+        storage: how regions are kept while they are compared; "int16" is the fastest on a CPU and changes scores by
+            1e-5 or so, "int8" takes a quarter of the memory, "float32" is exact. Plain rankings are exact with all but
+            "float16".
         cache: folder of embeddings by content, so that the same pictures are embedded once; none when omitted.
         batch_size, workers: of the loader.
         on_bad_picture: "fail" raises at an unreadable picture, "skip" leaves it out and reports it in `bad`.
@@ -63,6 +71,8 @@ def evaluate_dataset(
         BadPictureError: an unreadable picture under "fail".
         ValueError: as `evaluate_regions`.
     """
+    if storage not in get_args(Storage):
+        raise ValueError(f"storage: need one of {get_args(Storage)}, got {storage!r}")
     if cache is None:
         embedded = embedder.embed_checked(
             pictures.paths, batch_size=batch_size, workers=workers, progress=progress, on_bad_picture=on_bad_picture
@@ -80,7 +90,7 @@ def evaluate_dataset(
     if embedded.bad:
         pictures = pictures.subset(embedded.kept.numpy())
     report = evaluate_regions(
-        embedded.regions,
+        stored_as(embedded.regions, storage),
         pictures.labels,
         rerank=rerank,
         queries=pictures.queries,
@@ -93,3 +103,11 @@ def evaluate_dataset(
         **settings,
     )
     return DatasetEvaluation(report, pictures, embedded.regions, embedded.bad)
+
+
+def stored_as(regions: Regions, storage: Storage) -> Regions | QuantizedRegions:
+    """Regions converted to a type of storage; as they are where they have it."""
+    dtype = getattr(torch, storage)
+    if not dtype.is_floating_point:
+        return regions.quantized(dtype)
+    return regions if regions.dense.dtype == dtype else regions.to(dtype)

@@ -33,7 +33,7 @@ WithoutRelevant = Literal["exclude", "miss", "fail"]
 HITS_KEPT = 10
 
 #: Queries that are ranked and measured together at most, with the compiled kernel and without: more is not faster.
-QUERIES_AT_ONCE = {True: 2048, False: 256}
+QUERIES_AT_ONCE = {True: 8192, False: 256}
 
 #: Rankings to keep at a time, in bytes. Within so many queries no pair of images is compared twice.
 SPAN_BYTES = 128 * 2**20

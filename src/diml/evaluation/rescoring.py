@@ -14,7 +14,7 @@ from diml.evaluation.rankings import NOTHING
 from diml.matching import MatchSettings, QuantizedRegions, Regions, Score, score_pairs
 
 #: Pairs scored between two steps of a progress bar.
-PAIRS_AT_ONCE = 2**16
+PAIRS_AT_ONCE = 2**17
 
 #: Images whose fingerprints are made together.
 AT_ONCE = 1024

@@ -24,7 +24,7 @@ Score = Literal["both", "structural", "pooled"]
 BLOCK_BYTES = 64 * 2**20
 
 #: Pairs that are scored together: more does not go faster, and copies of queries stay small.
-PAIRS_AT_ONCE = 2**16
+PAIRS_AT_ONCE = 2**17
 
 
 class ConvergenceWarning(UserWarning):
