@@ -42,6 +42,7 @@ def main() -> None:
     made.add_argument("--rerank", type=int, default=100, help="K; default: %(default)s")
     made.add_argument("--queries", type=int, default=100, help="queries of ours; default: %(default)s")
     made.add_argument("--plain-queries", type=int, default=20, help="queries of the plain side; default: %(default)s")
+    measure.add_tolerance(made)
     made.add_argument("--axes", choices=tuple(AXES), nargs="+", default=list(AXES), help="default: N K R D")
     for axis, flag in AXES.items():
         shown = " ".join(map(str, GRIDS[axis]))
@@ -90,10 +91,10 @@ def rerankings(found: regimes.Labelled, chosen: argparse.Namespace) -> tuple[Sid
     queries = regimes.drawn_queries(chosen.queries, len(regions), chosen.seed)
     order, best = regimes.candidates(regions, queries, chosen.rerank)
     few = slice(chosen.plain_queries)
-    slow = regions.to(torch.float32)
+    slow, query, gallery = regions.to(torch.float32), regions[queries], regimes.stored(found, chosen)
     sides: Sides = {
         "plain": lambda: rerank.by_plain(slow, queries[few], order[few], best[few]),
-        "diml": lambda: rerank.by_diml(regions, queries, order),
+        "diml": lambda: rerank.by_diml(query, gallery, order, chosen.tolerance),
     }
     return sides, {"plain": len(queries[few]), "diml": len(queries)}
 
@@ -102,12 +103,14 @@ def evaluations(found: regimes.Labelled, chosen: argparse.Namespace) -> tuple[Si
     """Both sides' evaluation of drawn queries against all images, and how many each does."""
     queries = regimes.drawn_queries(chosen.queries, len(found.regions), chosen.seed)
     few, slow = queries[: chosen.plain_queries], found.regions.to(torch.float32)
+    gallery = regimes.stored(found, chosen)
 
     def by_diml() -> object:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             settings: dict[str, Any] = {"rerank": (0, chosen.rerank), "without_relevant": "miss", "resamples": 1}
-            return evaluate_regions(found.regions, found.labels, queries=queries, **settings)
+            settings["tolerance"] = chosen.tolerance
+            return evaluate_regions(gallery, found.labels, queries=queries, **settings)
 
     sides: Sides = {
         "plain": lambda: plain.evaluate(slow, found.labels, chosen.rerank, few),
