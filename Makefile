@@ -33,7 +33,7 @@ bench: .venv/.complete   ## small sizes of all benchmarks, into runs/bench/
 	$(BIN)/python benchmarks/storage.py --embeddings orl orl-whitened --json runs/bench/storage.json
 	$(BIN)/python benchmarks/memory.py --images 5000 --queries 500 --classes 1000 --json runs/bench/memory.json
 	$(BIN)/python benchmarks/scaling.py --embeddings hard --queries 20 --plain-queries 5 --runs 1 --images-grid 1000 4000 \
-		--rerank-grid 10 100 --regions-grid 4 16 49 --dim-grid 64 256 --plots runs/bench --json runs/bench/scaling.json
+		--rerank-grid 10 100 --regions-grid 4 16 49 --dim-grid 64 256 --plot runs/bench/scaling.png --json runs/bench/scaling.json
 	$(BIN)/python benchmarks/search.py --images 10000 --queries 50 --json runs/bench/search.json
 	$(BIN)/python benchmarks/startup.py --runs 3 --json runs/bench/startup.json
 	$(BIN)/python benchmarks/limit.py --json runs/bench/limit.json

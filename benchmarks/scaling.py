@@ -1,7 +1,7 @@
 """How the time of a query grows with N, K, R and D, one at a time around the defaults: the slow twin beside ours.
 
     python benchmarks/scaling.py
-    python benchmarks/scaling.py --embeddings hard --plots runs/scaling --json runs/scaling.json
+    python benchmarks/scaling.py --embeddings hard --plot runs/scaling.png --json runs/scaling.json
     python benchmarks/scaling.py --axes K R --rerank-grid 10 100 1000 --regions-grid 4 16 64
 
 Along N the time is that of a whole evaluation (ranking, re-ranking, metrics; no intervals) of the drawn queries, along
@@ -47,7 +47,7 @@ def main() -> None:
     for axis, flag in AXES.items():
         shown = " ".join(map(str, GRIDS[axis]))
         made.add_argument(f"--{flag}-grid", type=int, nargs="+", default=GRIDS[axis], help=f"{axis}; default: {shown}")
-    made.add_argument("--plots", type=Path, help="folder for a picture of each axis")
+    made.add_argument("--plot", type=Path, help="draw them here, a panel for each axis")
     options = measure.read(made)
     unreal = [name for name in options.embeddings if name in regimes.REAL]
     if unreal:
@@ -58,8 +58,8 @@ def main() -> None:
         for axis in options.axes
         for size in getattr(options, f"{AXES[axis]}_grid")
     ]
-    if options.plots:
-        draw(results, options.plots)
+    if options.plot:
+        draw(results, options.plot)
     measure.finish("scaling", options, results, table(results))
 
 
@@ -119,31 +119,39 @@ def evaluations(found: regimes.Labelled, chosen: argparse.Namespace) -> tuple[Si
     return sides, {"plain": len(few), "diml": len(queries)}
 
 
-def draw(results: list[dict[str, Any]], folder: Path) -> None:
-    """A picture of each axis: milliseconds a query over its size, both sides, on logarithmic scales."""
+def draw(results: list[dict[str, Any]], path: Path) -> None:
+    """A panel for each axis: milliseconds a query over its size, both sides, on logarithmic scales."""
     from matplotlib.figure import Figure
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for axis in dict.fromkeys(result["axis"] for result in results):
-        figure = Figure(figsize=(5, 3.6), layout="constrained")
-        axes = figure.subplots()
-        for name in dict.fromkeys(result["embeddings"] for result in results):
-            for side in SIDES:
-                points = [r for r in results if (r["axis"], r["embeddings"]) == (axis, name)]
-                sizes = [p["size"] for p in points]
-                times = [p["ms_per_query"][side] for p in points]
-                style = {"marker": "o", "linestyle": "--" if side == "plain" else "-"}
-                (line,) = axes.plot(sizes, [t["median"] for t in times], label=f"{side}, {name}", **style)
-                axes.fill_between(
-                    sizes, [t["low"] for t in times], [t["high"] for t in times], color=line.get_color(), alpha=0.2
-                )
-        fixed = ", ".join(f"{other} {points[0][flag]:,}" for other, flag in AXES.items() if other != axis)
-        axes.set(xscale="log", yscale="log", xlabel=axis, ylabel=f"{points[0]['what']}, ms a query", title=fixed)
-        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        axes.minorticks_off()
-        axes.grid(alpha=0.3)
-        axes.legend()
-        figure.savefig(folder / f"scaling-{axis}.png", dpi=150)
+    chosen = list(dict.fromkeys(result["axis"] for result in results))
+    columns = min(2, len(chosen))
+    rows = -(-len(chosen) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.2 * rows), layout="constrained")
+    for panel, axis in zip(figure.subplots(rows, columns, squeeze=False).flat, chosen, strict=False):
+        draw_axis(panel, axis, [result for result in results if result["axis"] == axis])
+    for panel in figure.axes[len(chosen) :]:
+        panel.remove()
+    figure.axes[0].legend(fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=90)
+
+
+def draw_axis(panel: Any, axis: str, results: list[dict[str, Any]]) -> None:
+    """Both sides over one axis, with the spread of their runs."""
+    sizes = list(dict.fromkeys(result["size"] for result in results))
+    for name in dict.fromkeys(result["embeddings"] for result in results):
+        for side in SIDES:
+            times = [result["ms_per_query"][side] for result in results if result["embeddings"] == name]
+            style = {"marker": "o", "markersize": 4, "linestyle": "--" if side == "plain" else "-"}
+            (line,) = panel.plot(sizes, [time["median"] for time in times], label=f"{side}, {name}", **style)
+            spread = [[time[end] for time in times] for end in ("low", "high")]
+            panel.fill_between(sizes, *spread, color=line.get_color(), alpha=0.2)
+    fixed = ", ".join(f"{other} {results[0][flag]:,}" for other, flag in AXES.items() if other != axis)
+    panel.set(xscale="log", yscale="log", xlabel=axis, ylabel=f"{results[0]['what']}, ms a query")
+    panel.set_title(fixed, fontsize="small")
+    panel.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize="small")
+    panel.minorticks_off()
+    panel.grid(alpha=0.3)
 
 
 def table(results: list[dict[str, Any]]) -> measure.Table:
