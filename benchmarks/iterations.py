@@ -4,7 +4,9 @@
     python benchmarks/iterations.py --embeddings grocery grocery-whitened --data ../shared/datasets --epsilon 0.0125
 
 The candidates of drawn queries, solved in float64 by the torch path with its constants set otherwise; "block" is the
-mean over blocks of 8 pairs of the most iterations in a block, which is what a kernel with 8 lanes does.
+mean over blocks of 8 pairs of the most iterations in a block, which is what a kernel with 8 lanes does. Not in use:
+Sinkhorn started from the potentials that other candidates of the query ended with, and steps of Newton's method, each
+of which solves a system of 2 R - 1 equations, after a few sweeps.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import torch
 import measure
 import regimes
 from diml.matching import Regions, match
+from other_starts import SWEEPS_BEFORE_NEWTON, Problem, newton_finish, warm_start
 
 solver = importlib.import_module("diml.matching.sinkhorn")  # the package has the function of that name
 
@@ -69,7 +72,39 @@ def of_embeddings(name: str, options: argparse.Namespace) -> list[dict[str, Any]
         with measure.progress.status(f"{name}: {variant}"), changed(constants):
             counts = counted(regions, queries, rows, options)
         results.append({"embeddings": name, "solver": variant} | counts)
+    with measure.progress.status(f"{name}: other starts and finishes"):
+        results += others(name, regions, queries, rows, options)
     return results
+
+
+def others(
+    name: str, regions: Regions, queries: torch.Tensor, rows: torch.Tensor, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Sinkhorn from other candidates' potentials, and finished by Newton's method."""
+    problems = []
+    for query, row in zip(queries.tolist(), rows, strict=True):
+        found = match(regions[query], regions[row], max_iterations=1)
+        problems.append(Problem.of(found.cosine, found.weight_q, found.weight_g, options.epsilon))
+    ways = {"Sinkhorn, warm": warm_start, f"Newton after {SWEEPS_BEFORE_NEWTON}": newton_finish}
+    most = {"Sinkhorn, warm": 5000, f"Newton after {SWEEPS_BEFORE_NEWTON}": 100}
+    return [
+        {"embeddings": name, "solver": way}
+        | summary(torch.cat([count(problem, options.tolerance, most[way]) for problem in problems]), most[way])
+        for way, count in ways.items()
+    ]
+
+
+def summary(counts: torch.Tensor, most: int) -> dict[str, float | int]:
+    """Numbers of (B,) iterations, in the order in which a kernel would get the pairs."""
+    counts = counts.double()
+    return {
+        "pairs": len(counts),
+        "mean": float(counts.mean()),
+        "block": float(torch.stack([block.max() for block in counts.split(8)]).mean()),
+        "high": float(counts.quantile(0.95)),
+        "most": float(counts.max()),
+        "unconverged": int((counts >= most).sum()),
+    }
 
 
 def counted(
@@ -77,15 +112,9 @@ def counted(
 ) -> dict[str, float | int]:
     settings = {"epsilon": options.epsilon, "tolerance": options.tolerance, "max_iterations": 5000}
     compared = [match(regions[int(q)], regions[row], **settings) for q, row in zip(queries, rows, strict=True)]
-    counts = torch.cat([one.iterations for one in compared]).double()
-    return {
-        "pairs": len(counts),
-        "mean": float(counts.mean()),
-        "block": float(torch.stack([block.max() for block in counts.split(8)]).mean()),
-        "high": float(counts.quantile(0.95)),
-        "most": float(counts.max()),
-        "unconverged": int(sum(int((~one.converged).sum()) for one in compared)),
-    }
+    counts = torch.cat([one.iterations for one in compared])
+    unconverged = sum(int((~one.converged).sum()) for one in compared)
+    return summary(counts, NEVER) | {"unconverged": unconverged}
 
 
 @contextmanager
