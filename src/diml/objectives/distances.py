@@ -129,14 +129,19 @@ class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no typ
         query, gallery = self._packed(query_emb, ref_emb)
         if len(query) != len(gallery):
             raise ValueError(f"query_emb, ref_emb: need as many rows, got {len(query)} and {len(gallery)}")
-        with torch.autocast(query_emb.device.type, enabled=False):
-            planned = planned_pairs(query, gallery, self.regions, self._plan_settings)
-            if planned is None:
-                return self._pairs(unpack_regions(query, self.regions), unpack_regions(gallery, self.regions))
-            self.unconverged_pairs = planned.unconverged
-            return planned.values
+        rows = torch.arange(len(query), device=query.device)
+        return self._pairs(torch.cat([query, gallery]), rows, rows + len(query))
 
-    def _pairs(self, query: Regions, gallery: Regions) -> Tensor:
+    def _pairs(self, packed: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        """(B,) of images i and j (B,) of packed (N, X)."""
+        with torch.autocast(packed.device.type, enabled=False):
+            planned = planned_pairs(packed, i, j, self.regions, self._plan_settings)
+            if planned is not None:
+                self.unconverged_pairs = planned.unconverged
+                return planned.values
+            return self._matched_pairs(*(unpack_regions(packed.index_select(0, rows), self.regions) for rows in (i, j)))
+
+    def _matched_pairs(self, query: Regions, gallery: Regions) -> Tensor:
         """(B,) by way of torch, on any device and in any precision: the twin of `planned_pairs`."""
         found = match(query, gallery, **self.settings)
         self.unconverged_pairs = int((~found.converged).sum())
@@ -147,14 +152,14 @@ class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no typ
 
     def _chosen(self, embeddings: Tensor, pairs: Tensor) -> Tensor:
         """(N, N) with the values of pairs (2, B) of rows, either way round, and NaN elsewhere."""
-        low, high = pairs.amin(dim=0), pairs.amax(dim=0)
-        each = torch.unique(low * len(embeddings) + high)
-        i, j = each // len(embeddings), each % len(embeddings)
-        values = self.pairwise_distance(embeddings.index_select(0, i), embeddings.index_select(0, j))
-        empty = values.new_full((len(embeddings), len(embeddings)), torch.nan)
+        images = len(embeddings)
+        each = torch.unique(pairs.amin(dim=0) * images + pairs.amax(dim=0))
+        i, j = each // images, each % images
+        values = self._pairs(self._packed(embeddings, embeddings)[0], i, j)
         twice = i != j  # an entry on the diagonal is written once: each write takes the whole gradient
-        places = (torch.cat([i, j[twice]]), torch.cat([j, i[twice]]))
-        return empty.index_put(places, torch.cat([values, values[twice]]))
+        places = torch.cat([each, (j * images + i)[twice]])
+        empty = values.new_full((images * images,), torch.nan)
+        return empty.index_put((places,), torch.cat([values, values[twice]])).view(images, images)
 
     def _matrix(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
         query, gallery = self._packed(query_emb, ref_emb)
@@ -258,7 +263,7 @@ class StructuralSimilarity(_Structural):
     Example:
         >>> distance = StructuralSimilarity(num_regions=16)
         >>> loss = losses.MultiSimilarityLoss(2, 40, 0.5, distance=distance)
-        >>> loss(pack_regions(regions), labels, miners.MultiSimilarityMiner(0.1, distance=distance)(...))
+        >>> loss(pack_regions(regions), labels, MultiSimilarityMiner(0.1, distance=distance)(...))
     """
 
     _inverted = True

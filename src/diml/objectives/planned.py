@@ -70,12 +70,12 @@ def planned_matrix(query: Tensor, gallery: Tensor | None, regions: int, settings
     return None if report["too_wide"] else Planned(values, report["unconverged"])
 
 
-def planned_pairs(query: Tensor, gallery: Tensor, regions: int, settings: PlanSettings) -> Planned | None:
-    """Row i of `query` (B, X) with row i of `gallery` (B, X), as `planned_matrix` does all of them."""
-    if not _suits(query, gallery):
+def planned_pairs(packed: Tensor, i: Tensor, j: Tensor, regions: int, settings: PlanSettings) -> Planned | None:
+    """Images i (B,) with images j (B,) of `packed` (N, X), as `planned_matrix` does all of them."""
+    if not _suits(packed, packed):
         return None
     report: dict[str, Any] = {}
-    values: Tensor = _PlannedPairs.apply(query, gallery, regions, settings, report)
+    values: Tensor = _PlannedPairs.apply(packed, i, j, regions, settings, report)
     return None if report["too_wide"] else Planned(values, report["unconverged"])
 
 
@@ -137,40 +137,47 @@ class _PlannedMatrix(torch.autograd.Function):
 
 
 class _PlannedPairs(torch.autograd.Function):
-    """(B,) from packed (B, X) and (B, X)."""
+    """(B,) of the images i and j (B,) of packed (N, X)."""
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, gallery: Tensor, regions: int, settings: PlanSettings, report: dict[str, Any]
+        ctx: Any,
+        packed: Tensor,
+        i: Tensor,
+        j: Tensor,
+        regions: int,
+        settings: PlanSettings,
+        report: dict[str, Any],
     ) -> Tensor:
-        left, right = (vectors_of(side, regions) for side in (query, gallery))
+        vectors = vectors_of(packed, regions)
+        left, right = vectors.index_select(0, i), vectors.index_select(0, j)
         cosine = torch.bmm(left, right.mT)
-        at = torch.arange(len(cosine)) * (regions + 1) ** 2
-        values = cosine[:, -1, -1].clone()
+        at = torch.arange(len(i)) * (regions + 1) ** 2
         if settings.distance:
             slope = torch.zeros_like(cosine)
             _solve(cosine.unsqueeze(2), at, slope, settings, report)
             slope[:, -1, -1] = 1
-            lengths = (squared_length(left).unsqueeze(2), squared_length(right).unsqueeze(1))
-            values = _weigh_distances(cosine, slope, *lengths).sum(dim=(1, 2))
+            lengths = squared_length(vectors)
+            values = _weigh_distances(cosine, slope, lengths[i].unsqueeze(2), lengths[j].unsqueeze(1)).sum(dim=(1, 2))
         else:
-            slope = cosine
+            slope, values = cosine, cosine[:, -1, -1].clone()
             values += _solve(cosine.unsqueeze(2), at, slope, settings, report)
             slope[:, -1], slope[:, :, -1] = 0, 0
             slope[:, -1, -1] = 1
-        ctx.save_for_backward(query, gallery, slope)
+        ctx.save_for_backward(left, right, slope, i, j)
+        ctx.shape = packed.shape
         return values / 2
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, gallery, slope = ctx.saved_tensors
+        left, right, slope, i, j = ctx.saved_tensors
+        gradient = left.new_zeros(ctx.shape)
         with torch.autocast("cpu", enabled=False):
             weighed = slope * (gradients[0] / 2)[:, None, None]
-            left, right = (vectors_of(side, slope.shape[1] - 1) for side in (query, gallery))
-            of_q = torch.bmm(weighed, right).view_as(query) if ctx.needs_input_grad[0] else None
-            of_g = torch.bmm(weighed.mT, left).view_as(gallery) if ctx.needs_input_grad[1] else None
-        return of_q, of_g, None, None, None
+            gradient.index_add_(0, i, torch.bmm(weighed, right).flatten(1))
+            gradient.index_add_(0, j, torch.bmm(weighed.mT, left).flatten(1))
+        return gradient, None, None, None, None, None
 
 
 class _Side:
