@@ -5,7 +5,9 @@
     python benchmarks/loss.py --batch 32 --per-class 4 --regions 49 --json runs/loss.json
 
 Peak memory is that of forward and backward above what was resident before, each in a process of its own. The plain
-margin loss gets triplets from the same miner, drawn with the same seed, and its time is counted on both sides.
+margin loss gets triplets from the same miner, drawn with the same seed, and its time is counted on both sides. "The loss
+alone" leaves out what both sides share: it begins with unit vectors and, for the margin loss, with the triplets.
+--keep-memory has freed memory reused rather than given back, as the verbs of diml have it.
 """
 
 from __future__ import annotations
@@ -16,16 +18,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import measure
 import plain
 import regimes
+from diml.allocator import keep_freed_memory
 from diml.matching import Regions
-from diml.objectives import build_objective
+from diml.objectives import Objective, build_objective
 
 OBJECTIVES = ("multisimilarity_diml", "margin_diml")
 SIDES = ("plain", "diml")
+ALONE = "alone"
 
 #: A side of a benchmark: value of the loss and gradient of the embeddings.
 Step = Callable[[], tuple[float, Tensor]]
@@ -41,23 +45,27 @@ def main() -> None:
     made.add_argument("--per-class", type=int, default=2, help="images of each class; default: %(default)s")
     made.add_argument("--regions", type=int, default=16, help="R; default: %(default)s")
     made.add_argument("--dim", type=int, default=128, help="D; default: %(default)s")
+    made.add_argument("--keep-memory", action="store_true", help="reuse freed memory on both sides, as our verbs do")
     made.add_argument("--measure", help=argparse.SUPPRESS)  # side, objective, embeddings: memory of one step
     options = measure.read(made)
+    if options.keep_memory and not keep_freed_memory():
+        made.error("--keep-memory: only systems with glibc can; leave it out")
     if options.measure:
         print(json.dumps(memory(*options.measure.split(","), options)))
         return
     results = [one(name, kind, options) for name in options.objectives for kind in options.embeddings]
-    measure.finish("loss", options, results, costs(results), agreement(results))
+    measure.finish("loss", options, results, costs(results), alone(results), agreement(results))
 
 
 def one(name: str, kind: str, options: argparse.Namespace) -> dict[str, Any]:
     """Both sides of one objective: seconds in turns, memory in processes, and whether they agree."""
     steps = {side: step(side, name, kind, options.batch, options) for side in SIDES}
+    steps |= {f"{side}, {ALONE}": step(side, name, kind, options.batch, options, alone=True) for side in SIDES}
     seconds = measure.alternate(steps, options.runs, options.warmup)
     (released, released_gradient), (ours, gradient) = (steps[side]() for side in SIDES)
     flags = ("batch", "per_class", "regions", "dim", "seed")
     words = [word for flag in flags for word in (f"--{flag.replace('_', '-')}", str(getattr(options, flag)))]
-    words += ["--threads", str(torch.get_num_threads())]
+    words += ["--threads", str(torch.get_num_threads()), *(["--keep-memory"] if options.keep_memory else [])]
     megabytes = {}
     for side in SIDES:
         with measure.progress.status(f"memory of {name}, {kind}: {side}"):
@@ -70,6 +78,8 @@ def one(name: str, kind: str, options: argparse.Namespace) -> dict[str, Any]:
         "dim": options.dim,
         "ms": {side: measure.spread(seconds[side], 1000) for side in SIDES},
         "ratio": measure.ratios(seconds["plain"], seconds["diml"]),
+        "alone_ms": {side: measure.spread(seconds[f"{side}, {ALONE}"], 1000) for side in SIDES},
+        "alone_ratio": measure.ratios(*(seconds[f"{side}, {ALONE}"] for side in SIDES)),
         "megabytes": megabytes,
         "memory_ratio": megabytes["plain"] / megabytes["diml"] if megabytes["diml"] else None,
         "loss": {"plain": released, "diml": ours},
@@ -77,8 +87,8 @@ def one(name: str, kind: str, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def step(side: str, name: str, kind: str, batch: int, options: argparse.Namespace) -> Step:
-    """Forward and backward of one batch, from raw feature maps as a head gives them."""
+def step(side: str, name: str, kind: str, batch: int, options: argparse.Namespace, *, alone: bool = False) -> Step:
+    """Forward and backward of one batch, from raw feature maps as a head gives them; or the loss `alone`."""
     classes = max(2, batch // options.per_class)
     sizes = {"images": batch, "classes": classes, "regions": options.regions, "dim": options.dim}
     made = regimes.generate(kind, **sizes, seed=options.seed)
@@ -87,24 +97,44 @@ def step(side: str, name: str, kind: str, batch: int, options: argparse.Namespac
     objective = build_objective(
         name, num_classes=classes, embedding_dim=options.dim, generator=(generator := torch.Generator())
     )
-
-    def value() -> Tensor:
-        regions = Regions.normalized(features, features.mean(dim=1))
-        generator.manual_seed(options.seed)  # the same triplets in every run and on both sides
-        if side == "diml":
-            return objective(regions, labels)
-        if name == "multisimilarity_diml":
-            return plain.multisimilarity_diml(regions, labels)
-        return plain.margin_diml(regions, objective.miner(regions.pooled, labels), objective.loss.beta, labels)
+    leaves = [features]
+    if alone:
+        unit = Regions.normalized(features.detach(), features.detach().mean(dim=1))
+        leaves = [unit.dense.requires_grad_(), unit.pooled.requires_grad_()]
+        if name == "margin_diml":
+            objective.miner = Given(objective.miner(unit.pooled.detach(), labels))
 
     def run() -> tuple[float, Tensor]:
-        features.grad = None
-        loss = value()
+        for leaf in leaves:
+            leaf.grad = None
+        generator.manual_seed(options.seed)  # the same triplets in every run and on both sides
+        loss = value(side, objective, unit if alone else Regions.normalized(features, features.mean(dim=1)), labels)
         loss.backward()
-        assert features.grad is not None
-        return loss.item(), features.grad
+        assert leaves[0].grad is not None
+        return loss.item(), leaves[0].grad
 
     return run
+
+
+def value(side: str, objective: Objective, regions: Regions, labels: Tensor) -> Tensor:
+    """The loss of one side."""
+    if side == "diml":
+        return objective(regions, labels)
+    if objective.name == "multisimilarity_diml":
+        return plain.multisimilarity_diml(regions, labels)
+    return plain.margin_diml(regions, objective.miner(regions.pooled, labels), objective.loss.beta, labels)
+
+
+class Given(nn.Module):
+    """In place of a miner: triplets drawn before."""
+
+    def __init__(self, triplets: tuple[Tensor, Tensor, Tensor]) -> None:
+        super().__init__()
+        self.triplets = triplets
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Whatever the batch."""
+        return self.triplets
 
 
 def memory(side: str, name: str, kind: str, options: argparse.Namespace) -> float:
@@ -125,6 +155,17 @@ def costs(results: list[dict[str, Any]]) -> measure.Table:
     first = results[0]
     title = f"Forward and backward, batch {first['batch']}, R {first['regions']}, D {first['dim']}: median, least..most"
     return measure.table(title, columns, rows)
+
+
+def alone(results: list[dict[str, Any]]) -> measure.Table:
+    rows = []
+    for result in results:
+        sides = [measure.shown(result["alone_ms"][side]) for side in SIDES]
+        rows.append([f"{result['objective']}, {result['embeddings']}", *sides, measure.shown(result["alone_ratio"])])
+    columns = ("objective", "plain, ms", "diml, ms", "ratio")
+    return measure.table(
+        "The loss alone: unit vectors, and the triplets of the margin loss, are at hand", columns, rows
+    )
 
 
 def agreement(results: list[dict[str, Any]]) -> measure.Table:
