@@ -5,8 +5,8 @@
     python benchmarks/loss.py --batch 32 --per-class 4 --regions 49 --json runs/loss.json
 
 Peak memory is that of forward and backward above what was resident before, each in a process of its own. The plain
-margin loss gets triplets from the same miner, drawn with the same seed, and its time is counted on both sides. "The loss
-alone" leaves out what both sides share: it begins with unit vectors and, for the margin loss, with the triplets.
+margin loss gets triplets from the same miner, drawn with the same seed, and its time is counted on both sides. "The
+loss alone" leaves out what both sides share: it begins with unit vectors and, for the margin loss, with the triplets.
 --keep-memory has freed memory reused rather than given back, as the verbs of diml have it.
 """
 

@@ -93,15 +93,6 @@ def test_a_scaled_time_says_so(document):
         assert all(row["queries_that_differ"] == 0 for row in plain)
 
 
-@pytest.mark.slow
-def test_the_loss_alone_takes_less_than_all_of_it(document):
-    """Not how much less: each of its parts is also in the whole."""
-    for result in document("loss", "--runs", "5", "--keep-memory")["results"]:
-        for side in ("plain", "diml"):
-            assert result["alone_ms"][side]["low"] < result["ms"][side]["high"]
-        assert len(result["alone_ratio"]["values"]) == 5
-
-
 def test_scaling_draws_a_picture_an_axis(document, tmp_path):
     document("scaling", "--axes", "K", "R", "--plots", str(tmp_path))
     assert {file.name for file in tmp_path.iterdir()} == {"scaling-K.png", "scaling-R.png"}

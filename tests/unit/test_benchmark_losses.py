@@ -1,0 +1,26 @@
+"""What benchmarks/loss.py times as "the loss alone" is the loss that it times with everything around it."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+import torch
+
+import loss
+
+OPTIONS = argparse.Namespace(per_class=2, regions=4, dim=8, seed=0)
+
+
+@pytest.mark.parametrize("objective", loss.OBJECTIVES)
+@pytest.mark.parametrize("side", loss.SIDES)
+def test_the_loss_alone_is_the_same_number(objective, side):
+    whole = loss.step(side, objective, "easy", 8, OPTIONS)
+    alone = loss.step(side, objective, "easy", 8, OPTIONS, alone=True)
+    for _ in range(2):  # no run leaves anything behind for the next
+        value, gradient = alone()
+        assert value == pytest.approx(whole()[0], rel=1e-6)
+        assert value > 0
+    assert gradient.shape == (8, 4, 8)
+    before = gradient.clone()
+    assert torch.equal(before, alone()[1])
