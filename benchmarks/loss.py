@@ -102,6 +102,7 @@ def step(side: str, name: str, kind: str, batch: int, options: argparse.Namespac
         unit = Regions.normalized(features.detach(), features.detach().mean(dim=1))
         leaves = [unit.dense.requires_grad_(), unit.pooled.requires_grad_()]
         if name == "margin_diml":
+            generator.manual_seed(options.seed)
             objective.miner = Given(objective.miner(unit.pooled.detach(), labels))
 
     def run() -> tuple[float, Tensor]:
