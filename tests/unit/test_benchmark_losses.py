@@ -9,7 +9,7 @@ import torch
 
 import loss
 
-OPTIONS = argparse.Namespace(per_class=2, regions=4, dim=8, seed=0)
+OPTIONS = argparse.Namespace(per_class=2, regions=4, dim=8, seed=0, tolerance=5e-6)
 
 
 @pytest.mark.parametrize("objective", loss.OBJECTIVES)
@@ -24,3 +24,12 @@ def test_the_loss_alone_is_the_same_number(objective, side):
     assert gradient.shape == (8, 4, 8)
     before = gradient.clone()
     assert torch.equal(before, alone()[1])
+
+
+@pytest.mark.parametrize("objective", loss.OBJECTIVES)
+def test_the_reference_is_near(objective):
+    value, gradient = loss.step("diml", objective, "hard", 8, OPTIONS)()
+    exact, exact_gradient = loss.step("diml", objective, "hard", 8, OPTIONS, exact=True)()
+    assert exact_gradient.dtype == torch.float64
+    assert value == pytest.approx(exact, rel=1e-4)
+    assert (gradient - exact_gradient).norm() < 1e-3 * exact_gradient.norm()
