@@ -26,8 +26,9 @@ from diml.matching import native
 #: Added under the root of a distance, so that its gradient stays finite at distance zero. Source: the released code.
 ROOT_EPSILON: Final = 1e-6
 
-#: Rows of the matrix of cosines that are multiplied at a time: few enough to stay near the diagonal and in the cache.
-_STRIP_ROWS: Final = 128
+#: Rows of the matrix of cosines that are multiplied at a time: few enough to stay near the diagonal and in the cache;
+#: and not fewer, as torch's threads wait for each other after each product, which is long on a machine that others use.
+_STRIP_ROWS: Final = 256
 
 
 @dataclass(frozen=True, kw_only=True)
