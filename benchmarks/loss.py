@@ -3,6 +3,7 @@
     python benchmarks/loss.py
     python benchmarks/loss.py --objectives margin_diml --embeddings hard --runs 20
     python benchmarks/loss.py --batch 32 --per-class 4 --regions 49 --json runs/loss.json
+    python benchmarks/loss.py --profile --threads 1
 
 Peak memory is that of forward and backward above what was resident before, each in a process of its own. The plain
 margin loss gets triplets from the same miner, drawn with the same seed, and its time is counted on both sides. "The
@@ -51,12 +52,16 @@ def main() -> None:
     made.add_argument("--dim", type=int, default=128, help="D; default: %(default)s")
     made.add_argument("--tolerance", type=float, default=MATCHING["tolerance"], help="of ours; default: %(default)s")
     made.add_argument("--keep-memory", action="store_true", help="reuse freed memory on both sides, as our verbs do")
+    made.add_argument("--profile", action="store_true", help="show instead in which operations our time goes")
     made.add_argument("--measure", help=argparse.SUPPRESS)  # side, objective, embeddings: memory of one step
     options = measure.read(made)
     if options.keep_memory and not keep_freed_memory():
         made.error("--keep-memory: only systems with glibc can; leave it out")
     if options.measure:
         print(json.dumps(memory(*options.measure.split(","), options)))
+        return
+    if options.profile:
+        profile(options)
         return
     results = [one(name, kind, options) for name in options.objectives for kind in options.embeddings]
     measure.finish("loss", options, results, costs(results), alone(results), agreement(results))
@@ -166,6 +171,23 @@ def memory(side: str, name: str, kind: str, options: argparse.Namespace) -> floa
     """Megabytes of one step above what was there, after a step of a few images has loaded what is loaded once."""
     step(side, name, kind, 2 * options.per_class, options)()
     return measure.memory_above(step(side, name, kind, options.batch, options))
+
+
+def profile(options: argparse.Namespace) -> None:
+    """Print the operations that our side spends most in; our kernel counts as the function that calls it."""
+    for name in options.objectives:
+        for kind in options.embeddings:
+            run = step("diml", name, kind, options.batch, options)
+            run()
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+                for _ in range(options.runs):
+                    run()
+            found = sorted(seen.key_averages(), key=lambda event: -event.self_cpu_time_total)
+            milliseconds = [event.self_cpu_time_total / 1000 / options.runs for event in found]
+            rows = [[event.key, f"{spent:.2f}"] for event, spent in zip(found[:12], milliseconds, strict=False)]
+            rows.append(["all", f"{sum(milliseconds):.2f}"])
+            title = f"{name}, {kind}: milliseconds a step, mean of {options.runs}"
+            measure.progress.print(measure.table(title, ("operation", "by itself, ms"), rows))
 
 
 def costs(results: list[dict[str, Any]]) -> measure.Table:
