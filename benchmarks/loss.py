@@ -3,9 +3,12 @@
     python benchmarks/loss.py
     python benchmarks/loss.py --objectives margin_diml --embeddings hard --runs 20
     python benchmarks/loss.py --batch 32 --per-class 4 --regions 49 --json runs/loss.json
+    python benchmarks/loss.py --profile --threads 1
 
 Peak memory is that of forward and backward above what was resident before, each in a process of its own. The plain
-margin loss gets triplets from the same miner, drawn with the same seed, and its time is counted on both sides.
+margin loss gets triplets from the same miner, drawn with the same seed, and its time is counted on both sides. "The
+loss alone" leaves out what both sides share: it begins with unit vectors and, for the margin loss, with the triplets.
+--keep-memory has freed memory reused rather than given back, as the verbs of diml have it.
 """
 
 from __future__ import annotations
@@ -16,16 +19,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import measure
 import plain
 import regimes
+from diml.allocator import keep_freed_memory
 from diml.matching import Regions
-from diml.objectives import build_objective
+from diml.objectives import Objective, build_objective
+from diml.objectives.build import MATCHING
 
 OBJECTIVES = ("multisimilarity_diml", "margin_diml")
 SIDES = ("plain", "diml")
+ALONE = "alone"
+
+#: Tolerance of the reference in float64.
+EXACT = 1e-9
 
 #: A side of a benchmark: value of the loss and gradient of the embeddings.
 Step = Callable[[], tuple[float, Tensor]]
@@ -41,23 +50,33 @@ def main() -> None:
     made.add_argument("--per-class", type=int, default=2, help="images of each class; default: %(default)s")
     made.add_argument("--regions", type=int, default=16, help="R; default: %(default)s")
     made.add_argument("--dim", type=int, default=128, help="D; default: %(default)s")
+    made.add_argument("--tolerance", type=float, default=MATCHING["tolerance"], help="of ours; default: %(default)s")
+    made.add_argument("--keep-memory", action="store_true", help="reuse freed memory on both sides, as our verbs do")
+    made.add_argument("--profile", action="store_true", help="show instead in which operations our time goes")
     made.add_argument("--measure", help=argparse.SUPPRESS)  # side, objective, embeddings: memory of one step
     options = measure.read(made)
+    if options.keep_memory and not keep_freed_memory():
+        made.error("--keep-memory: only systems with glibc can; leave it out")
     if options.measure:
         print(json.dumps(memory(*options.measure.split(","), options)))
         return
+    if options.profile:
+        profile(options)
+        return
     results = [one(name, kind, options) for name in options.objectives for kind in options.embeddings]
-    measure.finish("loss", options, results, costs(results), agreement(results))
+    measure.finish("loss", options, results, costs(results), alone(results), agreement(results))
 
 
 def one(name: str, kind: str, options: argparse.Namespace) -> dict[str, Any]:
     """Both sides of one objective: seconds in turns, memory in processes, and whether they agree."""
     steps = {side: step(side, name, kind, options.batch, options) for side in SIDES}
+    steps |= {f"{side}, {ALONE}": step(side, name, kind, options.batch, options, alone=True) for side in SIDES}
     seconds = measure.alternate(steps, options.runs, options.warmup)
     (released, released_gradient), (ours, gradient) = (steps[side]() for side in SIDES)
-    flags = ("batch", "per_class", "regions", "dim", "seed")
+    exact, exact_gradient = step("diml", name, kind, options.batch, options, exact=True)()
+    flags = ("batch", "per_class", "regions", "dim", "seed", "tolerance")
     words = [word for flag in flags for word in (f"--{flag.replace('_', '-')}", str(getattr(options, flag)))]
-    words += ["--threads", str(torch.get_num_threads())]
+    words += ["--threads", str(torch.get_num_threads()), *(["--keep-memory"] if options.keep_memory else [])]
     megabytes = {}
     for side in SIDES:
         with measure.progress.status(f"memory of {name}, {kind}: {side}"):
@@ -70,47 +89,105 @@ def one(name: str, kind: str, options: argparse.Namespace) -> dict[str, Any]:
         "dim": options.dim,
         "ms": {side: measure.spread(seconds[side], 1000) for side in SIDES},
         "ratio": measure.ratios(seconds["plain"], seconds["diml"]),
+        "alone_ms": {side: measure.spread(seconds[f"{side}, {ALONE}"], 1000) for side in SIDES},
+        "alone_ratio": measure.ratios(*(seconds[f"{side}, {ALONE}"] for side in SIDES)),
         "megabytes": megabytes,
         "memory_ratio": megabytes["plain"] / megabytes["diml"] if megabytes["diml"] else None,
         "loss": {"plain": released, "diml": ours},
         "gradient_difference": float((gradient - released_gradient).norm() / released_gradient.norm()),
+        "loss_error": abs(ours / exact - 1),
+        "gradient_error": float((gradient - exact_gradient).norm() / exact_gradient.norm()),
     }
 
 
-def step(side: str, name: str, kind: str, batch: int, options: argparse.Namespace) -> Step:
-    """Forward and backward of one batch, from raw feature maps as a head gives them."""
+def step(
+    side: str,
+    name: str,
+    kind: str,
+    batch: int,
+    options: argparse.Namespace,
+    *,
+    alone: bool = False,
+    exact: bool = False,
+) -> Step:
+    """Forward and backward of one batch, from raw feature maps as a head gives them; or the loss `alone`.
+
+    `exact` is in float64 and to a tolerance that leaves no error that matters here.
+    """
     classes = max(2, batch // options.per_class)
     sizes = {"images": batch, "classes": classes, "regions": options.regions, "dim": options.dim}
     made = regimes.generate(kind, **sizes, seed=options.seed)
     features, labels = made.regions.dense.clone(), made.labels.sort().values
-    features = features[made.labels.argsort(stable=True)].requires_grad_()
+    features = features[made.labels.argsort(stable=True)].to(torch.float64 if exact else torch.float32).requires_grad_()
     objective = build_objective(
-        name, num_classes=classes, embedding_dim=options.dim, generator=(generator := torch.Generator())
+        name,
+        num_classes=classes,
+        embedding_dim=options.dim,
+        generator=(generator := torch.Generator()),
+        tolerance=EXACT if exact else options.tolerance,
     )
-
-    def value() -> Tensor:
-        regions = Regions.normalized(features, features.mean(dim=1))
-        generator.manual_seed(options.seed)  # the same triplets in every run and on both sides
-        if side == "diml":
-            return objective(regions, labels)
-        if name == "multisimilarity_diml":
-            return plain.multisimilarity_diml(regions, labels)
-        return plain.margin_diml(regions, objective.miner(regions.pooled, labels), objective.loss.beta, labels)
+    leaves = [features]
+    if alone:
+        unit = Regions.normalized(features.detach(), features.detach().mean(dim=1))
+        leaves = [unit.dense.requires_grad_(), unit.pooled.requires_grad_()]
+        if name == "margin_diml":
+            generator.manual_seed(options.seed)
+            objective.miner = Given(objective.miner(unit.pooled.detach(), labels))
 
     def run() -> tuple[float, Tensor]:
-        features.grad = None
-        loss = value()
+        for leaf in leaves:
+            leaf.grad = None
+        generator.manual_seed(options.seed)  # the same triplets in every run and on both sides
+        loss = value(side, objective, unit if alone else Regions.normalized(features, features.mean(dim=1)), labels)
         loss.backward()
-        assert features.grad is not None
-        return loss.item(), features.grad
+        assert leaves[0].grad is not None
+        return loss.item(), leaves[0].grad
 
     return run
+
+
+def value(side: str, objective: Objective, regions: Regions, labels: Tensor) -> Tensor:
+    """The loss of one side."""
+    if side == "diml":
+        return objective(regions, labels)
+    if objective.name == "multisimilarity_diml":
+        return plain.multisimilarity_diml(regions, labels)
+    return plain.margin_diml(regions, objective.miner(regions.pooled, labels), objective.loss.beta, labels)
+
+
+class Given(nn.Module):
+    """In place of a miner: triplets drawn before."""
+
+    def __init__(self, triplets: tuple[Tensor, Tensor, Tensor]) -> None:
+        super().__init__()
+        self.triplets = triplets
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Whatever the batch."""
+        return self.triplets
 
 
 def memory(side: str, name: str, kind: str, options: argparse.Namespace) -> float:
     """Megabytes of one step above what was there, after a step of a few images has loaded what is loaded once."""
     step(side, name, kind, 2 * options.per_class, options)()
     return measure.memory_above(step(side, name, kind, options.batch, options))
+
+
+def profile(options: argparse.Namespace) -> None:
+    """Print the operations that our side spends most in; our kernel counts as the function that calls it."""
+    for name in options.objectives:
+        for kind in options.embeddings:
+            run = step("diml", name, kind, options.batch, options)
+            run()
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+                for _ in range(options.runs):
+                    run()
+            found = sorted(seen.key_averages(), key=lambda event: -event.self_cpu_time_total)
+            milliseconds = [event.self_cpu_time_total / 1000 / options.runs for event in found]
+            rows = [[event.key, f"{spent:.2f}"] for event, spent in zip(found[:12], milliseconds, strict=False)]
+            rows.append(["all", f"{sum(milliseconds):.2f}"])
+            title = f"{name}, {kind}: milliseconds a step, mean of {options.runs}"
+            measure.progress.print(measure.table(title, ("operation", "by itself, ms"), rows))
 
 
 def costs(results: list[dict[str, Any]]) -> measure.Table:
@@ -127,13 +204,26 @@ def costs(results: list[dict[str, Any]]) -> measure.Table:
     return measure.table(title, columns, rows)
 
 
+def alone(results: list[dict[str, Any]]) -> measure.Table:
+    rows = []
+    for result in results:
+        sides = [measure.shown(result["alone_ms"][side]) for side in SIDES]
+        rows.append([f"{result['objective']}, {result['embeddings']}", *sides, measure.shown(result["alone_ratio"])])
+    columns = ("objective", "plain, ms", "diml, ms", "ratio")
+    return measure.table(
+        "The loss alone: unit vectors, and the triplets of the margin loss, are at hand", columns, rows
+    )
+
+
 def agreement(results: list[dict[str, Any]]) -> measure.Table:
     rows = []
     for result in results:
         losses = [f"{result['loss'][side]:.6f}" for side in SIDES]
-        rows.append([f"{result['objective']}, {result['embeddings']}", *losses, f"{result['gradient_difference']:.1e}"])
-    columns = ("objective", "loss, plain", "loss, diml", "gradients differ by")
-    return measure.table("Agreement; the plain solver stops early, by the released rule", columns, rows)
+        errors = [f"{result[name]:.1e}" for name in ("gradient_difference", "loss_error", "gradient_error")]
+        rows.append([f"{result['objective'].removesuffix('_diml')}\n{result['embeddings']}", *losses, *errors])
+    columns = ("objective", "loss, plain", "loss, diml", "gradients\ndiffer by", "diml: error\nof loss", "of gradient")
+    title = "Agreement; the plain solver stops early, by the released rule. Relative errors are against float64"
+    return measure.table(title, columns, rows)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,14 @@ from pytorch_metric_learning.distances import BaseDistance, SNRDistance
 from torch import Tensor
 
 from diml.matching import Regions, match
-from diml.objectives.planned import ROOT_EPSILON, PlanSettings, planned_matrix, squared_length
+from diml.objectives.planned import (
+    ROOT_EPSILON,
+    PlanSettings,
+    planned_matrix,
+    planned_pairs,
+    squared_length,
+    vectors_of,
+)
 
 TrainingMarginals = Literal["cross_correlation", "uniform"]
 
@@ -47,7 +54,7 @@ def unpack_regions(flat: Tensor, num_regions: int) -> Regions:
             f"embeddings: need shape (N, ({num_regions} + 1) * D) as from pack_regions, got {tuple(flat.shape)}; "
             "check num_regions"
         )
-    dense = flat.reshape(len(flat), num_regions + 1, -1)
+    dense = vectors_of(flat, num_regions)
     return Regions(dense[:, :-1], dense[:, -1])
 
 
@@ -119,38 +126,53 @@ class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no typ
 
     def pairwise_distance(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
         """(B,) from flat vectors (B, X) and (B, X), row by row."""
-        query, gallery = self._unpack(query_emb, ref_emb)
+        query, gallery = self._packed(query_emb, ref_emb)
         if len(query) != len(gallery):
             raise ValueError(f"query_emb, ref_emb: need as many rows, got {len(query)} and {len(gallery)}")
-        with torch.autocast(query_emb.device.type, enabled=False):
-            found = match(query, gallery, **self.settings)
-            self.unconverged_pairs = int((~found.converged).sum())
-            dense = self._value(
-                found.cosine, squared_length(query.dense).unsqueeze(2), squared_length(gallery.dense).unsqueeze(1)
-            )
-            pooled = self._value(found.pooled, squared_length(query.pooled), squared_length(gallery.pooled))
-            return ((found.plan * dense).sum(dim=(1, 2)) + pooled) / 2
+        rows = torch.arange(len(query), device=query.device)
+        return self._pairs(torch.cat([query, gallery]), rows, rows + len(query))
+
+    def _pairs(self, packed: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        """(B,) of images i and j (B,) of packed (N, X)."""
+        with torch.autocast(packed.device.type, enabled=False):
+            planned = planned_pairs(packed, i, j, self.regions, self._plan_settings)
+            if planned is not None:
+                self.unconverged_pairs = planned.unconverged
+                return planned.values
+            return self._matched_pairs(*(unpack_regions(packed.index_select(0, rows), self.regions) for rows in (i, j)))
+
+    def _matched_pairs(self, query: Regions, gallery: Regions) -> Tensor:
+        """(B,) by way of torch, on any device and in any precision: the twin of `planned_pairs`."""
+        found = match(query, gallery, **self.settings)
+        self.unconverged_pairs = int((~found.converged).sum())
+        masses = squared_length(query.dense).unsqueeze(2), squared_length(gallery.dense).unsqueeze(1)
+        dense = self._value(found.cosine, *masses)
+        pooled = self._value(found.pooled, squared_length(query.pooled), squared_length(gallery.pooled))
+        return ((found.plan * dense).sum(dim=(1, 2)) + pooled) / 2
 
     def _chosen(self, embeddings: Tensor, pairs: Tensor) -> Tensor:
         """(N, N) with the values of pairs (2, B) of rows, either way round, and NaN elsewhere."""
-        i, j = torch.unique(pairs.sort(dim=0).values, dim=1)
-        values = self.pairwise_distance(embeddings[i], embeddings[j])
-        empty = values.new_full((len(embeddings), len(embeddings)), torch.nan)
+        images = len(embeddings)
+        each = torch.unique(pairs.amin(dim=0) * images + pairs.amax(dim=0))
+        i, j = each // images, each % images
+        values = self._pairs(self._packed(embeddings, embeddings)[0], i, j)
         twice = i != j  # an entry on the diagonal is written once: each write takes the whole gradient
-        places = (torch.cat([i, j[twice]]), torch.cat([j, i[twice]]))
-        return empty.index_put(places, torch.cat([values, values[twice]]))
+        places = torch.cat([each, (j * images + i)[twice]])
+        empty = values.new_full((images * images,), torch.nan)
+        return empty.index_put((places,), torch.cat([values, values[twice]])).view(images, images)
 
     def _matrix(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
-        query, gallery = self._unpack(query_emb, ref_emb)
+        query, gallery = self._packed(query_emb, ref_emb)
+        symmetric = query_emb is ref_emb
         with torch.autocast(query_emb.device.type, enabled=False):
-            settings = PlanSettings(**self.settings, distance=not self._inverted)
-            planned = planned_matrix(query, gallery, settings, symmetric=query_emb is ref_emb)
+            planned = planned_matrix(query, None if symmetric else gallery, self.regions, self._plan_settings)
             if planned is not None:
-                structural, self.unconverged_pairs = planned.values, planned.unconverged
-            else:
-                structural = self._structural_matrix(query, gallery, symmetric=query_emb is ref_emb)
-            pooled = query.pooled @ gallery.pooled.T
-            pooled = self._value(pooled, squared_length(query.pooled)[:, None], squared_length(gallery.pooled)[None])
+                self.unconverged_pairs = planned.unconverged
+                return planned.values
+            sides = unpack_regions(query, self.regions), unpack_regions(gallery, self.regions)
+            structural = self._structural_matrix(*sides, symmetric=symmetric)
+            masses = squared_length(sides[0].pooled)[:, None], squared_length(sides[1].pooled)[None]
+            pooled = self._value(sides[0].pooled @ sides[1].pooled.T, *masses)
             return (structural + pooled) / 2
 
     def _structural_matrix(self, query: Regions, gallery: Regions, symmetric: bool) -> Tensor:
@@ -184,24 +206,42 @@ class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no typ
             self.unconverged_pairs += int((~found.converged).sum())
         return plans
 
-    def _unpack(self, query_emb: Tensor, ref_emb: Tensor) -> tuple[Regions, Regions]:
-        """Both sides as Regions; the side with R * D columns, if any, is a map and gets its pooled vector here."""
+    @property
+    def regions(self) -> int:
+        """R; ValueError where it is not known yet."""
         if self.num_regions is None:
             raise ValueError("num_regions: unknown; pass it when building, e.g. StructuralSimilarity(num_regions=16)")
-        width, dim = max(query_emb.shape[1], ref_emb.shape[1]), abs(query_emb.shape[1] - ref_emb.shape[1])
-        if dim and width != (self.num_regions + 1) * dim:
-            got = f"{query_emb.shape[1]} and {ref_emb.shape[1]}"
-            raise ValueError(f"embeddings: need R * D or (R + 1) * D columns for R = {self.num_regions}, got {got}")
-        query, gallery = (self._read(side, is_map=side.shape[1] < width) for side in (query_emb, ref_emb))
-        return query, gallery
+        return self.num_regions
 
-    def _read(self, flat: Tensor, is_map: bool) -> Regions:
-        flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
-        assert self.num_regions is not None
-        if not is_map:
-            return unpack_regions(flat, self.num_regions)
-        dense = flat.reshape(len(flat), self.num_regions, -1)
-        return Regions.normalized(dense, dense.mean(dim=1))
+    @property
+    def _plan_settings(self) -> PlanSettings:
+        return PlanSettings(**self.settings, distance=not self._inverted)
+
+    def _packed(self, query_emb: Tensor, ref_emb: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sides packed; the side with R * D columns, if any, is a map and gets its pooled vector here."""
+        width, dim = max(query_emb.shape[1], ref_emb.shape[1]), abs(query_emb.shape[1] - ref_emb.shape[1])
+        if dim and width != (self.regions + 1) * dim:
+            got = f"{query_emb.shape[1]} and {ref_emb.shape[1]}"
+            raise ValueError(f"embeddings: need R * D or (R + 1) * D columns for R = {self.regions}, got {got}")
+        query = self._read(query_emb, is_map=query_emb.shape[1] < width)
+        return query, query if ref_emb is query_emb else self._read(ref_emb, is_map=ref_emb.shape[1] < width)
+
+    def _read(self, flat: Tensor, is_map: bool) -> Tensor:
+        flat = flat.to(torch.promote_types(flat.dtype, torch.float32)).contiguous()
+        if is_map:
+            dense = flat.view(len(flat), self.regions, flat.shape[1] // self.regions)
+            return pack_regions(Regions.normalized(dense, dense.mean(dim=1)))
+        if not _is_packed(flat, self.regions):
+            unpack_regions(flat, self.regions)  # says what is wrong
+        return flat
+
+
+def _is_packed(flat: Tensor, num_regions: int) -> bool:
+    """Whether (N, X) is of unit and zero vectors: what `unpack_regions` checks, in one pass."""
+    if flat.ndim != 2 or flat.shape[1] == 0 or flat.shape[1] % (num_regions + 1):
+        return False
+    length = torch.linalg.vector_norm(vectors_of(flat.detach(), num_regions), dim=2)
+    return bool((((length - 1).abs() < 1e-3) | (length == 0)).all())
 
 
 class StructuralSimilarity(_Structural):
@@ -223,7 +263,7 @@ class StructuralSimilarity(_Structural):
     Example:
         >>> distance = StructuralSimilarity(num_regions=16)
         >>> loss = losses.MultiSimilarityLoss(2, 40, 0.5, distance=distance)
-        >>> loss(pack_regions(regions), labels, miners.MultiSimilarityMiner(0.1, distance=distance)(...))
+        >>> loss(pack_regions(regions), labels, MultiSimilarityMiner(0.1, distance=distance)(...))
     """
 
     _inverted = True

@@ -10,10 +10,11 @@ from typing import Any, Final, Literal, get_args, get_type_hints
 
 import torch
 from pytorch_metric_learning.distances import DotProductSimilarity, LpDistance
-from pytorch_metric_learning.miners import BaseMiner, MultiSimilarityMiner
+from pytorch_metric_learning.miners import BaseMiner
 
 from diml.objectives import miners, recipes
 from diml.objectives.distances import StructuralDistance, StructuralSimilarity
+from diml.objectives.multisimilarity import MultiSimilarityMiner
 
 Similarity = Literal["pooled", "structural"]
 

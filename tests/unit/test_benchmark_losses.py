@@ -1,0 +1,35 @@
+"""What benchmarks/loss.py times as "the loss alone" is the loss that it times with everything around it."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+import torch
+
+import loss
+
+OPTIONS = argparse.Namespace(per_class=2, regions=4, dim=8, seed=0, tolerance=5e-6)
+
+
+@pytest.mark.parametrize("objective", loss.OBJECTIVES)
+@pytest.mark.parametrize("side", loss.SIDES)
+def test_the_loss_alone_is_the_same_number(objective, side):
+    whole = loss.step(side, objective, "easy", 8, OPTIONS)
+    alone = loss.step(side, objective, "easy", 8, OPTIONS, alone=True)
+    for _ in range(2):  # no run leaves anything behind for the next
+        value, gradient = alone()
+        assert value == pytest.approx(whole()[0], rel=1e-6)
+        assert value > 0
+    assert gradient.shape == (8, 4, 8)
+    before = gradient.clone()
+    assert torch.equal(before, alone()[1])
+
+
+@pytest.mark.parametrize("objective", loss.OBJECTIVES)
+def test_the_reference_is_near(objective):
+    value, gradient = loss.step("diml", objective, "hard", 8, OPTIONS)()
+    exact, exact_gradient = loss.step("diml", objective, "hard", 8, OPTIONS, exact=True)()
+    assert exact_gradient.dtype == torch.float64
+    assert value == pytest.approx(exact, rel=1e-4)
+    assert (gradient - exact_gradient).norm() < 1e-3 * exact_gradient.norm()
