@@ -1,9 +1,9 @@
 """Draw the pictures of the README, `explain.md` and `serve.md` from pictures of our own: `make docs`.
 
-Those of `faithfulness.md` are the plots of two runs that take an hour, and come from their folders:
+Those of `faithfulness.md` are the plots of two runs of some minutes, and come from their folders:
 
-    diml faithfulness grocery --data GROCERY --protocol class_disjoint --grid 7 --pairs 150 --output runs/grocery
-    diml faithfulness orl --protocol class_disjoint --grid 7 --pairs 150 --output runs/orl
+    diml faithfulness grocery --data GROCERY --protocol class_disjoint --grid 7 --model RUN --output runs/grocery
+    diml faithfulness orl --protocol class_disjoint --grid 7 --model RUN --output runs/orl
     python docs/draw_pictures.py --faithfulness runs/grocery runs/orl
 """
 

@@ -83,7 +83,10 @@ def deletion_plot(found: Judgement) -> Figure:
         at.set_title(title, loc="left")
         at.set_xlabel(label)
         at.set_ylabel("mean score of the pair, embedded again")
-    axes[1].legend(frameon=False, fontsize=8, loc="upper left")
+    lines, words = axes[0].get_legend_handles_labels()
+    figure.legend(
+        lines, words, frameon=False, fontsize=8, ncols=3, loc="outside lower center"
+    )  # curves may be anywhere
     return figure
 
 
