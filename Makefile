@@ -30,6 +30,8 @@ bench: .venv/.complete   ## small sizes of all benchmarks, into runs/bench/
 	$(BIN)/python benchmarks/evaluate.py --images 1000 --classes 20 --plain-queries 100 --json runs/bench/evaluate.json
 	$(BIN)/python benchmarks/loss.py --runs 3 --json runs/bench/loss.json
 	$(BIN)/python benchmarks/peers.py --images 1000 --pairs 1000 --runs 3 --json runs/bench/peers.json
+	$(BIN)/python benchmarks/sharpening.py --datasets orl --pairs 10 --queries 10 --ways "plan that scores" "sharpened 10" \
+		"epsilon 0.02" "quadratic 1" exact --json runs/bench/sharpening.json
 	$(BIN)/python benchmarks/storage.py --embeddings orl orl-whitened --json runs/bench/storage.json
 	$(BIN)/python benchmarks/memory.py --images 5000 --queries 500 --classes 1000 --json runs/bench/memory.json
 	$(BIN)/python benchmarks/scaling.py --embeddings hard --queries 20 --plain-queries 5 --runs 1 --images-grid 1000 4000 \

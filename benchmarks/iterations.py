@@ -22,7 +22,7 @@ import torch
 import measure
 import regimes
 from diml.matching import Regions, match
-from other_starts import SWEEPS_BEFORE_NEWTON, Problem, newton_finish, warm_start
+from other_starts import FIRST, SWEEPS_BEFORE_NEWTON, Problem, newton_finish, warm_start
 
 solver = importlib.import_module("diml.matching.sinkhorn")  # the package has the function of that name
 
@@ -46,6 +46,8 @@ def main() -> None:
     made.add_argument("--epsilon", type=float, default=0.05, help="default: %(default)s")
     made.add_argument("--tolerance", type=float, default=5e-6, help="marginal error; default: %(default)s")
     options = measure.read(made)
+    if options.rerank <= FIRST:
+        made.error(f"--rerank: need more than {FIRST}, as later candidates start from the first, got {options.rerank}")
     results = [result for name in options.embeddings for result in of_embeddings(name, options)]
     columns = ("embeddings", "solver", "mean", "block", "95 %", "most", "not converged")
     rows = [

@@ -1,6 +1,15 @@
-"""Draw the pictures of the README, `explain.md` and `serve.md` from pictures of our own: `make docs`."""
+"""Draw the pictures of the README, `explain.md` and `serve.md` from pictures of our own: `make docs`.
 
+Those of `faithfulness.md` are the plots of two runs of some minutes, and come from their folders:
+
+    diml faithfulness grocery --data GROCERY --protocol class_disjoint --grid 7 --model RUN --output runs/grocery
+    diml faithfulness orl --protocol class_disjoint --grid 7 --model RUN --output runs/orl
+    python docs/draw_pictures.py --faithfulness runs/grocery runs/orl
+"""
+
+import argparse
 import io
+import json
 import tempfile
 import threading
 from pathlib import Path
@@ -15,8 +24,30 @@ from diml.files import whole_file
 HERE = Path(__file__).parent
 CHROMIUM = Path("/usr/bin/chromium")
 
+#: Data set -> the plots of it that faithfulness.md shows.
+PLOTS = {"grocery": ("correspondence", "deletion"), "orl": ("deletion",)}
+
 
 def main() -> None:
+    """Draw what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faithfulness", type=Path, nargs="+", help="folders of runs: take over their plots, no more")
+    folders = parser.parse_args().faithfulness
+    if folders:
+        for folder in folders:
+            take_over(folder)
+    else:
+        draw()
+
+
+def take_over(folder: Path) -> None:
+    """Write docs/faithfulness-DATASET-MEASURE.png from the plots of a run."""
+    dataset = json.loads((folder / "faithfulness.json").read_text(encoding="utf-8"))["config"]["dataset"]
+    for measure in PLOTS[dataset]:
+        save(io.BytesIO((folder / f"{measure}.png").read_bytes()), f"faithfulness-{dataset}-{measure}.png", 64)
+
+
+def draw() -> None:
     """Write docs/why.png and, where Chromium and Playwright are, docs/explain-page.png and docs/serve-page.png."""
     match = diml.match(*drawn_pair())
     drawn = io.BytesIO()

@@ -9,8 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+
+from tiny_model import save_tiny_model
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -22,7 +25,7 @@ COMMANDS = {
     "evaluate": [*TINY, *RUNS, "--rerank", "5", "--plain-queries", "20"],
     "memory": [*TINY, "--queries", "5", "--rerank", "0", "5", "--limit-gb", "0"],
     "peers": [*TINY, *RUNS, "--pairs", "20", "--rerank", "5", "--peers", "pot_batch", "torch_batch"],
-    "iterations": [*TINY, "--embeddings", "hard", "--queries", "2", "--rerank", "5"],
+    "iterations": [*TINY, "--embeddings", "hard", "--queries", "2", "--rerank", "10"],
     "startup": ["--runs", "1", "--warmup", "0"],
     "limit": [*RUNS, "--size", "64"],
     "storage": [*TINY, "--embeddings", "hard", "--rerank", "5"],
@@ -102,13 +105,34 @@ def test_scaling_draws_a_panel_an_axis(document, tmp_path, axes):
         assert picture.height > 250 * -(-len(axes) // 2)
 
 
+def test_sharper_plans_are_compared_on_pictures_of_ones_own(tmp_path):
+    generator = np.random.default_rng(0)
+    for number in range(8):
+        coarse = generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        file = tmp_path / "shop" / "ab"[number // 4] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC).save(file)
+    words = ["--datasets", "folder", "--data", str(tmp_path / "shop"), "--protocol", "all", "--grid", "3"]
+    words += ["--model", str(save_tiny_model(tmp_path / "tiny")), "--pairs", "3", "--queries", "3", "--rerank", "4"]
+    words += ["--ways", "plan that scores", "sharpened 10", "epsilon 0.02", "annealed to 0.0125", "exact"]
+    done = run("sharpening", *words, "--json", str(tmp_path / "found.json"))
+    assert done.returncode == 0, done.stderr
+    found = {row["way"]: row for row in json.loads((tmp_path / "found.json").read_text())["results"]}
+    assert all(row[kind]["additivity"] <= 1e-6 for row in found.values() for kind in ("flip", "shift"))
+    masses = [found[way]["flip"]["mass"]["value"] for way in ("plan that scores", "epsilon 0.02", "annealed to 0.0125")]
+    assert masses == sorted(masses)
+    assert found["plan that scores"]["retrieval"]["less_scoring_plan"]["value"] == 0
+    assert "retrieval" not in found["sharpened 10"]
+    assert "as scored" in done.stdout
+
+
 def test_help_shows_the_text_of_the_module():
     done = run("evaluate", "--help")
     assert done.returncode == 0, done.stderr
     assert "python benchmarks/evaluate.py --size sop" in done.stdout
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "embedding"])
+@pytest.mark.parametrize("name", [*COMMANDS, "embedding", "sharpening"])
 def test_that_text_has_an_example(name):
     source = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
     assert f"\n    python benchmarks/{name}.py" in ast.get_docstring(ast.parse(source))

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from diml.explain.canvas import FAINT, INK, PALETTE, QUIET, save_figure
-from diml.explain.faithfulness.findings import MODEL, Finding, Judgement
+from diml.explain.canvas import INK, PALETTE, QUIET, save_figure
+from diml.explain.faithfulness.findings import MODEL, RANDOM, Finding, Judgement
 from diml.explain.faithfulness.tables import NAMES
 
 #: The methods' colours, the same on every picture.
@@ -26,8 +26,7 @@ _COLOURS: Final = {
     "randomised": PALETTE[4],
     "identity": PALETTE[4],
     "random": PALETTE[7],
-    "uniform": FAINT,
-    "chance": FAINT,
+    "chance": INK,
     "overlap": PALETTE[2],
     "ceiling": QUIET,
     "strangers": PALETTE[3],
@@ -48,18 +47,18 @@ def write_plots(found: Judgement, folder: Path) -> list[Path]:
 def additivity_plot(found: Judgement) -> Figure:
     """How large the errors of the sum are, as shares of pairs on a scale of powers of ten."""
     figure, (axes,) = _figure(1)
-    edges = np.arange(-17.0, -2.5, 0.5)
+    edges = np.arange(-12.0, -3.5, 0.5)
     lines = {
         "ledger": ("against the structural score of match", PALETTE[0]),
         "ranking": ("against the structural score of rerank", PALETTE[1]),
     }
     for method, (label, colour) in lines.items():
         errors = found.studies[MODEL].values["additivity", "", method, "error"]
-        counts, _ = np.histogram(np.log10(np.maximum(errors, 1e-17)), edges)
+        counts, _ = np.histogram(np.log10(np.clip(errors, 1e-12, 1e-4)), edges)
         axes.stairs(counts / len(errors), edges, color=colour, label=label, linewidth=2)
-    axes.axvline(-6, color=QUIET, linewidth=1, linestyle="--")
+    axes.axvline(-6, color=QUIET, linewidth=1, linestyle="--", label="what is allowed")
     axes.set_xlim(edges[0], edges[-1])
-    axes.set_xticks(range(-16, -2, 2))
+    axes.set_xticks(range(-12, -3, 2), ["-12 or less", "-10", "-8", "-6", "-4 or more"])
     axes.set_xlabel("error of the sum of contributions, power of ten")
     axes.set_ylabel("share of pairs")
     axes.legend(frameon=False, loc="upper left")
@@ -84,13 +83,16 @@ def deletion_plot(found: Judgement) -> Figure:
         at.set_title(title, loc="left")
         at.set_xlabel(label)
         at.set_ylabel("mean score of the pair, embedded again")
-    axes[1].legend(frameon=False, fontsize=8, loc="upper left")
+    lines, words = axes[0].get_legend_handles_labels()
+    figure.legend(
+        lines, words, frameon=False, fontsize=8, ncols=3, loc="outside lower center"
+    )  # curves may be anywhere
     return figure
 
 
 def correspondence_plot(found: Judgement) -> Figure:
-    """Mass on the true cell by warp and method; hatched, the share of mass whose strongest match is right."""
-    findings = [f for f in found.findings[MODEL] if f.measure == "correspondence"]
+    """Mass on the true cell by warp and method; triangles are the share of mass whose strongest match is right."""
+    findings = _of(found, MODEL)
     methods = [
         m for m in ("plan", "sharpened", "argmax", "identity", "strangers", "overlap", "ceiling") if _has(findings, m)
     ]
@@ -98,10 +100,17 @@ def correspondence_plot(found: Judgement) -> Figure:
     figure, (axes,) = _figure(1)
     masses = [f for f in findings if f.quantity == "mass"]
     _bars(axes, masses, cases, methods)
-    strongest = {(f.case, f.method): f.value for f in findings if f.quantity == "strongest"}
-    at = [cases.index(case) + _offset(methods, "plan") for case in cases]
-    axes.plot(at, [strongest[case, "plan"] for case in cases], "v", color=INK, ms=5, label="strongest match is right")
-    _label_shares(axes, "Correspondence: one photo under a known warp", "share of mass on the true cell", top=1.3)
+    at = _offset(methods, "plan")
+    for study, fill, label in (
+        (MODEL, INK, "strongest match of the plan"),
+        (RANDOM, "none", "the same, random weights"),
+    ):
+        strongest = {f.case: f.value for f in _of(found, study) if (f.quantity, f.method) == ("strongest", "plan")}
+        places = [cases.index(case) + at for case in strongest]
+        if places:
+            axes.plot(places, list(strongest.values()), "v", color=INK, mfc=fill, ms=5, label=label)
+    _draw_chance(axes, [f.value for f in masses if f.method == "uniform"])
+    _label_shares(axes, "Correspondence: one photo under a known warp", "share of mass on the true cell", top=1.35)
     return figure
 
 
@@ -109,9 +118,20 @@ def stability_plot(found: Judgement) -> Figure:
     """Share of the largest pairs that stay, by disturbance."""
     findings = [f for f in found.findings[MODEL] if f.measure == "stability"]
     figure, (axes,) = _figure(1)
-    _bars(axes, findings, list(dict.fromkeys(f.case for f in findings)), ["ledger", "argmax", "chance"])
+    _bars(axes, findings, list(dict.fromkeys(f.case for f in findings)), ["ledger", "argmax"])
+    _draw_chance(axes, [f.value for f in findings if f.method == "chance"])
     _label_shares(axes, "Stability: the query disturbed", "share of top pairs unchanged", top=1.2)
     return figure
+
+
+def _of(found: Judgement, study: str) -> list[Finding]:
+    """Findings of the correspondence of one study; none where it was not made."""
+    return [f for f in found.findings.get(study, ()) if f.measure == "correspondence"]
+
+
+def _draw_chance(axes: Any, values: list[float]) -> None:
+    """A line where chance is: a bar of that height could not be seen."""
+    axes.axhline(float(np.mean(values)), color=_COLOURS["chance"], linewidth=1, linestyle="--", label="chance")
 
 
 def _has(findings: Iterable[Finding], method: str) -> bool:
@@ -141,6 +161,8 @@ def _bars(axes: Any, findings: Iterable[Finding], cases: list[str], methods: lis
             error_kw={"ecolor": QUIET, "elinewidth": 1},
         )
     axes.set_xticks(range(len(cases)), cases)
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.5, len(cases) - 0.5)
 
 
 def _label_shares(axes: Any, title: str, what: str, top: float) -> None:
@@ -148,7 +170,10 @@ def _label_shares(axes: Any, title: str, what: str, top: float) -> None:
     axes.set_ylabel(what)
     axes.set_ylim(0, top)
     axes.set_yticks(np.arange(0, 1.01, 0.2))
-    axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper left")
+    lines, words = axes.get_legend_handles_labels()
+    bars_first = sorted(range(len(words)), key=lambda at: hasattr(lines[at], "get_marker"))
+    order = {"handles": [lines[at] for at in bars_first], "labels": [words[at] for at in bars_first]}
+    axes.legend(**order, frameon=False, fontsize=8, ncols=3, loc="upper left")
     axes.set_title(title, loc="left")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diml.explain.faithfulness import Measures, choose_pairs, faithfulness, run_study, tables, write_plots
-from diml.explain.faithfulness.findings import RANDOM, summed_up
+from diml.explain.faithfulness.findings import RANDOM, Judgement, summed_up
 from diml.explain.faithfulness.study import Study
 from unit.explain.faithfulness.small import small_shop, tiny_embedder
 
@@ -101,6 +101,34 @@ def test_tables_and_plots_show_what_was_found(found, tmp_path):
     assert curve.get_ydata() == pytest.approx(found.studies["model"].curves["deletion", "credit"].mean(axis=0))
     drawn = [bar.get_height() for bar in plots.correspondence_plot(found).axes[0].patches]
     assert min(abs(height - value) for height in drawn) < 1e-9
+
+
+def test_the_correspondence_shows_chance_and_the_strongest_matches_of_both_networks(found):
+    from diml.explain.faithfulness import plots
+
+    axes = plots.correspondence_plot(found).axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    for label, study in (("strongest match of the plan", "model"), ("the same, random weights", RANDOM)):
+        values = [found.find("correspondence", case, "plan", "strongest", study).value for case in FEW.warps]
+        assert lines[label].get_ydata() == pytest.approx(values)
+    assert lines["chance"].get_ydata() == pytest.approx([1 / 9, 1 / 9])
+    words = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert words[0] == "plan that scores"
+    alone = Judgement({"model": found.studies["model"]}, {"model": found.findings["model"]})
+    assert "the same, random weights" not in {
+        line.get_label() for line in plots.correspondence_plot(alone).axes[0].lines
+    }
+
+
+def test_every_error_of_additivity_is_drawn_whatever_its_size(found):
+    from diml.explain.faithfulness import plots
+
+    errors = np.array([0.0, 1e-15, 3e-8, 2e-4])
+    values = dict.fromkeys((("additivity", "", method, "error") for method in ("ledger", "ranking")), errors)
+    made = Judgement({"model": Study(values, {}, np.array([0.0, 1.0]), 0)}, {"model": ()})
+    shares = plots.additivity_plot(made).axes[0].patches[0].get_data().values
+    assert sum(shares) == pytest.approx(1)
+    assert (shares[0], shares[-1]) == pytest.approx((0.5, 0.25))
 
 
 @pytest.mark.parametrize(
