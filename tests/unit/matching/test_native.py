@@ -253,19 +253,40 @@ def test_other_threads_run_meanwhile():
     assert sum(started < tick < ended for tick in ticks) >= 3
 
 
-def test_a_forked_child_has_its_own_threads():
-    code = """
+@pytest.mark.parametrize("used_before", [True, False])
+def test_a_forked_child_has_its_own_threads(used_before):
+    code = f"""
 import os, torch
 from diml.matching import Regions, rerank
 x = torch.randn(40, 4, 8)
 r = Regions.normalized(x, x.mean(1))
 rows = torch.arange(40).repeat(40, 1)
 torch.set_num_threads(2)
-first = rerank(r, r, rows)
+torch.ones(10**6).add_(1)  # torch has its threads
+if {used_before}:
+    first = rerank(r, r, rows)
 child = os.fork()
 if child == 0:
-    os._exit(0 if torch.equal(rerank(r, r, rows), first) else 1)
+    found = rerank(r, r, rows)
+    os._exit(0 if not {used_before} or torch.equal(found, first) else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc, and other systems have another OpenMP")
+def test_it_works_on_the_threads_of_torch():
+    code = """
+import os, torch
+from diml.matching import Regions, rerank
+torch.set_num_threads(3)
+torch.ones(10**6).add_(1)  # torch has its threads
+x = torch.randn(40, 4, 8)
+r = Regions.normalized(x, x.mean(1))
+before = len(os.listdir("/proc/self/task"))
+rerank(r, r, torch.arange(40).repeat(40, 1))
+assert len(os.listdir("/proc/self/task")) == before, before
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-// Threads that wait for work: at most one task at a time, split into pieces that threads take in turn.
+// Threads that wait for work, torch's own where they can be had: at most one task at a time, split into pieces that threads take in turn.
 #pragma once
 
 #include <algorithm>
@@ -29,12 +29,16 @@ class Pool {
   void wait_for_work(int worker);
   void take_pieces(int worker);
   void grow(int threads);
+  static void join(void* pool);
 
   std::mutex turn_;  // held by the caller whose task is under way
   std::mutex mutex_;
   std::condition_variable begin_, end_;
   std::vector<std::thread> threads_;
   const std::function<void(int64_t, int)>* work_ = nullptr;
+  const std::function<bool()>* stop_ = nullptr;
+  std::thread::id caller_;
+  std::atomic<int> joined_{0};  // threads of torch that take part, besides the caller
   std::atomic<int64_t> next_{0};
   std::atomic<bool> halt_{false};
   int64_t pieces_ = 0;
