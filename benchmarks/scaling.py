@@ -126,14 +126,14 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     chosen = list(dict.fromkeys(result["axis"] for result in results))
     columns = min(2, len(chosen))
     rows = -(-len(chosen) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.2 * rows), layout="constrained")
+    figure = Figure(figsize=(4.6 * columns, 3 * rows + 0.4), layout="constrained")
     for panel, axis in zip(figure.subplots(rows, columns, squeeze=False).flat, chosen, strict=False):
         draw_axis(panel, axis, [result for result in results if result["axis"] == axis])
     for panel in figure.axes[len(chosen) :]:
         panel.remove()
-    figure.axes[0].legend(fontsize="small")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=80)
 
 
 def draw_axis(panel: Any, axis: str, results: list[dict[str, Any]]) -> None:

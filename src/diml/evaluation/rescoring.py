@@ -66,24 +66,27 @@ def structural_scores(
 
 def in_order(regions: Regions | QuantizedRegions, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Rows `left` and `right` (P,), exchanged where the contents of the images say so; copies count as the same."""
-    mark = _fingerprints(regions)
+    used = torch.zeros(len(regions), dtype=torch.bool, device=left.device)
+    used[left] = used[right] = True
+    rows = used.nonzero().squeeze(1)
+    mark = torch.zeros(len(regions), dtype=torch.int64, device=left.device)
+    mark[rows] = _fingerprints(regions, rows)
     first, second = mark[left], mark[right]
     exchange = (first > second) | ((first == second) & (left > right))
     return torch.where(exchange, right, left), torch.where(exchange, left, right)
 
 
-def _fingerprints(regions: Regions | QuantizedRegions) -> Tensor:
-    """(N,) int64, equal for copies of an image and for hardly any others: weighed sums of what is stored."""
+def _fingerprints(regions: Regions | QuantizedRegions, rows: Tensor) -> Tensor:
+    """(n,) int64 of images `rows`, equal for copies and for hardly any others: weighed sums of what is stored."""
     stored = regions.codes if isinstance(regions, QuantizedRegions) else regions.dense
-    generator = torch.Generator().manual_seed(0)
-    total = torch.zeros(len(regions), dtype=torch.int64, device=stored.device)
+    generator, found = torch.Generator().manual_seed(0), torch.zeros_like(rows)
     for part in (stored.flatten(1), regions.pooled):
         size = part.element_size()
         words = -(-part.shape[1] * size // 8)
         weights = torch.randint(-(2**62), 2**62, (words,), generator=generator).to(part.device) * 2 + 1
-        filled = part.new_zeros(min(AT_ONCE, len(part)), words * 8 // size)
-        for start in range(0, len(part), AT_ONCE):
-            some = part[start : start + AT_ONCE]
+        filled = part.new_zeros(min(AT_ONCE, len(rows)), words * 8 // size)
+        for start in range(0, len(rows), AT_ONCE):
+            some = part[rows[start : start + AT_ONCE]]
             filled[: len(some), : part.shape[1]] = some + 0  # 0 and -0 are the same number
-            total[start : start + len(some)] += (filled[: len(some)].view(torch.int64) * weights).sum(dim=1)
-    return total
+            found[start : start + len(some)] += (filled[: len(some)].view(torch.int64) * weights).sum(dim=1)
+    return found
