@@ -129,7 +129,6 @@ class Problems:
     Args:
         cosine: holds the (Rq, Rg) similarities of problem b from flat index `cosine_at[b]`, rows `stride` apart.
         mass_q, mass_g: hold non-negative weights from `mass_q_at[b]` and `mass_g_at[b]`, `mass_*_stride` apart.
-        mirror_at: where the transposed plan is written as well; negative: nowhere; None: of no problem.
     """
 
     cosine: Tensor
@@ -142,7 +141,6 @@ class Problems:
     mass_g_at: Tensor
     mass_g_stride: int
     regions: tuple[int, int]
-    mirror_at: Tensor | None = None
 
     @classmethod
     def batch(cls, cosine: Tensor, mass_q: Tensor, mass_g: Tensor) -> Problems:
@@ -166,7 +164,7 @@ def solve(
     structural, error, iterations = torch.empty(count), torch.empty(count), torch.empty(count, dtype=torch.int32)
     given = (p.cosine, p.cosine_at, p.stride, p.mass_q, p.mass_q_at, p.mass_q_stride, p.mass_g, p.mass_g_at)
     solver = (epsilon, tolerance, min(max_iterations, 2**30), torch.get_num_threads())
-    results = (plan, p.mirror_at, structural, error, iterations)
+    results = (plan, structural, error, iterations)
     _KERNEL.solve(*given, p.mass_g_stride, *p.regions, *solver, *results)
     return PairScores.of(structural, torch.empty(0), error, iterations, tolerance)
 

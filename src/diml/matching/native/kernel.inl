@@ -186,14 +186,13 @@ static void gather(const float* const (&from)[W], int64_t stride, int64_t rows, 
   }
 }
 
-// Writes matrix [(i * along + j * across)] of each pair to rows of `stride`; a null place is left out.
-static void scatter(const Lanes* from, int64_t along, int64_t across, int64_t rows, int64_t cols, float* const (&to)[W],
-                    int64_t stride) {
+// Writes the matrix (rows, cols) of each pair to rows of `stride`; a null place is left out.
+static void scatter(const Lanes* from, int64_t rows, int64_t cols, float* const (&to)[W], int64_t stride) {
   Lanes block[W];
   for (int64_t i = 0; i < rows; ++i) {
     int64_t j = 0;
     for (; j + W <= cols; j += W) {
-      for (int x = 0; x < W; ++x) block[x] = from[i * along + (j + x) * across];
+      for (int x = 0; x < W; ++x) block[x] = from[i * cols + j + x];
       transpose(block);
       for (int lane = 0; lane < W; ++lane) {
         if (to[lane]) store(to[lane] + i * stride + j, block[lane]);
@@ -201,7 +200,7 @@ static void scatter(const Lanes* from, int64_t along, int64_t across, int64_t ro
     }
     for (; j < cols; ++j) {
       for (int lane = 0; lane < W; ++lane) {
-        if (to[lane]) to[lane][i * stride + j] = from[i * along + j * across][lane];
+        if (to[lane]) to[lane][i * stride + j] = from[i * cols + j][lane];
       }
     }
   }
@@ -231,11 +230,10 @@ static void read_problems(const SolveTask& task, const Problem& problem, int64_t
 static void write_plans(const SolveTask& task, const Block& block, Mask done) {
   const int64_t rows = task.regions_q, cols = task.regions_g;
   const Problem& p = block.problem;
-  float *plan[W], *mirror[W];
+  float* plan[W];
   for (int lane = 0; lane < W; ++lane) {
     const int64_t pair = block.pair[lane];
     plan[lane] = done[lane] ? task.plan + task.cosine_at[pair] : nullptr;
-    mirror[lane] = done[lane] && task.mirror_at && task.mirror_at[pair] >= 0 ? task.plan + task.mirror_at[pair] : nullptr;
   }
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < cols; ++j) {
@@ -243,8 +241,7 @@ static void write_plans(const SolveTask& task, const Block& block, Mask done) {
       cell = select(done, cell * p.u[i] * p.v[j], cell);
     }
   }
-  scatter(p.kernel, cols, 1, rows, cols, plan, task.stride);
-  if (task.mirror_at) scatter(p.kernel, 1, cols, cols, rows, mirror, task.stride);
+  scatter(p.kernel, rows, cols, plan, task.stride);
 }
 
 static void solve(const SolveTask& task, int64_t first, int64_t last, void* memory) {

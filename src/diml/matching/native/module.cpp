@@ -185,27 +185,23 @@ void solve(const In<float>& cosine, const Long1& cosine_at, int64_t stride, cons
            const Long1& mass_q_at, int64_t mass_q_stride, const In<float>& mass_g, const Long1& mass_g_at,
            int64_t mass_g_stride, int64_t regions_q, int64_t regions_g, double epsilon, double tolerance,
            int32_t max_iterations, int threads, const std::optional<Out<float>>& plan,
-           const std::optional<Long1>& mirror_at, const Out<float, nb::ndim<1>>& structural,
-           const Out<float, nb::ndim<1>>& error, const Out<int32_t, nb::ndim<1>>& iterations) {
+           const Out<float, nb::ndim<1>>& structural, const Out<float, nb::ndim<1>>& error,
+           const Out<int32_t, nb::ndim<1>>& iterations) {
   const int64_t pairs = static_cast<int64_t>(cosine_at.size());
-  const auto reaches = [&](const Long1& at, int64_t furthest, size_t size, bool may_skip, const char* what) {
+  const auto reaches = [&](const Long1& at, int64_t furthest, size_t size, const char* what) {
     need(static_cast<int64_t>(at.size()) == pairs, what);
     for (int64_t pair = 0; pair < pairs; ++pair) {
       const int64_t place = at.data()[pair];
-      need(may_skip && place < 0 ? true : place >= 0 && place + furthest < static_cast<int64_t>(size), what);
+      need(place >= 0 && place + furthest < static_cast<int64_t>(size), what);
     }
   };
   need(regions_q >= 1 && regions_g >= 1, "regions: need at least 1");
   need(stride >= regions_g && mass_q_stride >= 1 && mass_g_stride >= 1, "stride: too small");
   const int64_t furthest = (regions_q - 1) * stride + regions_g - 1;
-  reaches(cosine_at, furthest, cosine.size(), false, "cosine_at: outside the array");
-  reaches(mass_q_at, (regions_q - 1) * mass_q_stride, mass_q.size(), false, "mass_q_at: outside the array");
-  reaches(mass_g_at, (regions_g - 1) * mass_g_stride, mass_g.size(), false, "mass_g_at: outside the array");
+  reaches(cosine_at, furthest, cosine.size(), "cosine_at: outside the array");
+  reaches(mass_q_at, (regions_q - 1) * mass_q_stride, mass_q.size(), "mass_q_at: outside the array");
+  reaches(mass_g_at, (regions_g - 1) * mass_g_stride, mass_g.size(), "mass_g_at: outside the array");
   if (plan) need(plan->size() == cosine.size(), "plan: need the size of cosine");
-  if (mirror_at) {
-    need(plan.has_value() && stride >= regions_q, "mirror_at: needs a plan with rows that hold the transposed one");
-    reaches(*mirror_at, (regions_g - 1) * stride + regions_q - 1, plan->size(), true, "mirror_at: outside the array");
-  }
   for (size_t size : {structural.size(), error.size(), iterations.size()}) {
     need(static_cast<int64_t>(size) == pairs, "outputs: need one number a pair");
   }
@@ -217,7 +213,6 @@ void solve(const In<float>& cosine, const Long1& cosine_at, int64_t stride, cons
   Interruption interruption;
   task.solver = solver_of(epsilon, tolerance, max_iterations, interruption);
   task.plan = plan ? plan->data() : nullptr;
-  task.mirror_at = mirror_at ? mirror_at->data() : nullptr;
   task.structural = structural.data(), task.error = error.data(), task.iterations = iterations.data();
   const Kernels& kernels = *chosen();
   const int64_t work = regions_q * regions_g * 64;
@@ -429,8 +424,7 @@ NB_MODULE(_kernel, m) {
   m.def("solve", &solve, nb::arg("cosine"), nb::arg("cosine_at"), nb::arg("stride"), nb::arg("mass_q"),
         nb::arg("mass_q_at"), nb::arg("mass_q_stride"), nb::arg("mass_g"), nb::arg("mass_g_at"),
         nb::arg("mass_g_stride"), nb::arg("regions_q"), nb::arg("regions_g"), nb::arg("epsilon"), nb::arg("tolerance"),
-        nb::arg("max_iterations"), nb::arg("threads"), nb::arg("plan").none(), nb::arg("mirror_at").none(),
-        nb::arg("structural"), nb::arg("error"), nb::arg("iterations"));
+        nb::arg("max_iterations"), nb::arg("threads"), nb::arg("plan").none(), nb::arg("structural"), nb::arg("error"), nb::arg("iterations"));
   m.def("nearest", &nearest, nb::arg("queries"), nb::arg("gallery"), nb::arg("excluded"), nb::arg("threads"),
         nb::arg("order"));
   m.def("exp", &exponentials, nb::arg("from_"), nb::arg("to"));

@@ -61,7 +61,6 @@ struct SolveTask {
   int64_t regions_g;
   Solver solver;
   float* plan;  // (Rq, Rg) at plan + cosine_at[p], rows of `stride`; may be null
-  const int64_t* mirror_at;  // where to write the transposed plan as well, or null; negative: nowhere
   float* structural;    // (B,)
   float* error;         // (B,)
   int32_t* iterations;  // (B,)
