@@ -21,10 +21,11 @@ from torch import Tensor
 
 import measure
 import plain
+from diml.evaluation.dataset import stored_as
 from diml.matching import QuantizedRegions, Regions, match
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-CODES = {"int16": torch.int16, "int8": torch.int8}
+CODES = ("int16", "int8")
 
 #: Images made at once, so that making them needs little more memory than they take in the end.
 CHUNK = 2000
@@ -95,7 +96,7 @@ def load(name: str, options: argparse.Namespace) -> Labelled:
 
 def stored(found: Labelled, options: argparse.Namespace) -> Regions | QuantizedRegions:
     """The gallery as `--dtype` has it: integers are made of what was loaded in float32."""
-    return found.regions.quantized(CODES[options.dtype]) if options.dtype in CODES else found.regions
+    return stored_as(found.regions, options.dtype)
 
 
 def generate(

@@ -10,13 +10,14 @@ Queries come from the same store. Pooled vectors: float32, and float16 with the 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 import measure
 import regimes
 from diml.evaluation import evaluate_regions
+from diml.evaluation.dataset import Storage, stored_as
 from diml.matching import QuantizedRegions, Regions
 
 BEST = 10
@@ -51,12 +52,7 @@ def main() -> None:
 def one(found: regimes.Labelled, k: int) -> list[dict[str, Any]]:
     """The stores of one set of embeddings, float32 first."""
     regions = found.regions.to(torch.float32)
-    stores: dict[str, Regions | QuantizedRegions] = {
-        "float32": regions,
-        "float16": regions.to(torch.float16),
-        "int16": regions.quantized(torch.int16),
-        "int8": regions.quantized(),
-    }
+    stores = {name: stored_as(regions, name) for name in get_args(Storage)}
     results, best = [], torch.empty(0)
     for name, stored in stores.items():
         report = evaluate_regions(stored, found.labels, rerank=(0, k), resamples=1)

@@ -108,7 +108,7 @@ def evaluate_regions(
     at_once = _queries_at_once(regions, sets, block_bytes)
     with _progress(len(chosen), progress) as advance:
         for span in torch.split(chosen, max(at_once, SPAN_BYTES // (8 * depth))):
-            _evaluate_span(regions, sets, torch.split(span, at_once), depth, found, score, settings, advance)
+            _evaluate_span(regions, sets, span, at_once, depth, found, score, settings, advance)
     if found.unfinished:
         warnings.warn(ConvergenceWarning(found.unfinished), stacklevel=2)
     per_query = {k: {metric: np.concatenate(found.metrics[k][metric]) for metric in METRICS} for k in wanted}
@@ -152,15 +152,16 @@ class _Found:
 def _evaluate_span(
     regions: Images,
     sets: IndexSets,
-    blocks: Sequence[Tensor],
+    span: Tensor,
+    at_once: int,
     depth: int,
     found: _Found,
     score: Score,
     settings: MatchSettings,
     advance: Callable[[float], None],
 ) -> None:
-    """Rank, re-rank and measure the queries of `blocks` (rows of sets.queries), whose pairs are scored together."""
-    span = torch.cat(list(blocks))
+    """Rank, re-rank and measure the queries `span` (rows of sets.queries), whose pairs are scored together."""
+    blocks = torch.split(span, at_once)
     plain = [_plain_ranking(regions, sets, block, depth) for block in blocks]
     candidates = torch.cat([ranking.order[:, : max(found.rerank)] for ranking in plain])
     images = _images(sets, candidates)
@@ -168,7 +169,7 @@ def _evaluate_span(
         regions, sets.queries[span], images, score, settings, lambda share: advance(share * len(span))
     )
     found.unfinished += unfinished
-    for block, order, scores in zip(blocks, plain, torch.split(refined, [len(block) for block in blocks]), strict=True):
+    for block, order, scores in zip(blocks, plain, torch.split(refined, at_once), strict=True):
         for k in found.rerank:
             ranking = order.reranked(scores[:, :k]) if k else order
             relevant = _relevant(ranking, sets.gallery_labels, sets.query_labels[block])

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from diml.evaluation.rankings import NOTHING
 from diml.matching import MatchSettings, QuantizedRegions, Regions, Score, score_pairs
-
-#: Pairs scored between two steps of a progress bar.
-PAIRS_AT_ONCE = 2**17
+from diml.matching.scoring import PAIRS_AT_ONCE
 
 #: Images whose fingerprints are made together.
 AT_ONCE = 1024

@@ -169,10 +169,9 @@ class QuantizedRegions:
         if len(shape) != 3 or self.scale.shape != shape[:2] or self.pooled.shape != (shape[0], shape[2]):
             got = f"{shape}, {tuple(self.scale.shape)} and {tuple(self.pooled.shape)}"
             raise ValueError(f"codes, scale, pooled: need (N, R, D), (N, R) and (N, D), got {got}")
-        longest = LONGEST_CODE if self.codes.dtype == torch.int16 else math.inf
-        for start in range(0, len(self) if longest < math.inf else 0, AT_ONCE):
-            if (torch.linalg.vector_norm(self.codes[start : start + AT_ONCE].float(), dim=2) > longest).any():
-                raise ValueError(f"codes: need int16 vectors of length {longest} at most; use Regions.quantized")
+        for codes in torch.split(self.codes, AT_ONCE) if self.codes.dtype == torch.int16 else ():
+            if (torch.linalg.vector_norm(codes.float(), dim=2) > LONGEST_CODE).any():
+                raise ValueError(f"codes: need int16 vectors of length {LONGEST_CODE} at most; use Regions.quantized")
 
     @property
     def num_regions(self) -> int:
