@@ -10,8 +10,8 @@ struct Query {
   bool spare;                     // the lane behind the last region is free and holds the pooled vector
   float* panels;
   const float* pooled;
-  Mask* shorts;               // panels of 16-bit integers, two channels a number, where images are stored so
-  int16_t *coarse, *fine;     // the pooled vector as 16-bit integers: coarse + fine / kFine, to float32's precision
+  Mask* shorts;            // panels of 16-bit integers, two channels a number, where images are stored so
+  int16_t *coarse, *fine;  // the pooled vector as 16-bit integers: coarse + fine / kFine, to float32's precision
 };
 
 constexpr float kFine = 254.0f;
@@ -268,7 +268,7 @@ static void split_pooled(Query& query) {
   }
 }
 
-// to[j] = <pooled vector of the query, row j> for rows of 16-bit integers times `scale`; writes up(count) numbers.
+// to[j] = <pooled vector of the query, row j> for rows of 16-bit integers times `scale`.
 static void dots_shorts(const Query& query, const int16_t* rows, const float* scale, int64_t count, float* to) {
   const int64_t dim = query.dim, whole = dim / (2 * W) * (2 * W);
   const auto read = [](const int16_t* at) __attribute__((always_inline)) {
