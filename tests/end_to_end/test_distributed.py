@@ -46,7 +46,8 @@ from diml.training import train
 from diml.training.distributed import embed_shared, evaluate_shared, join_team
 from end_to_end.small_runs import small_config
 
-if os.environ.get("WORLD_SIZE", "1") != "1":  # one group for several trainings
+several = os.environ.get("WORLD_SIZE", "1") != "1"
+if several:  # one group for several trainings
     torch.distributed.init_process_group("gloo")
 
 folder, prefix, cases = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
@@ -62,6 +63,8 @@ with join_team("cpu") as team:
     result["hits"] = {{k: [row[:8] for row in rows.tolist()] for k, rows in report.hits.items()}}
     result["per_query"] = {{k: {{m: v.tolist() for m, v in ms.items()}} for k, ms in report.per_query.items()}}
     (folder / f"evaluated-{{team.size}}-{{team.rank}}.json").write_text(json.dumps(result))
+if several:  # its threads, alive when Python ends, would now and then abort the process
+    torch.distributed.destroy_process_group()
 """
 
 #: The verb, as a user starts it: nobody has made a process group.

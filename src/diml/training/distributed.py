@@ -160,7 +160,7 @@ def join_team(device: str = "auto") -> Iterator[Team]:
     """Join the processes that torchrun started, if it did; leave them at the end.
 
     A process group that is there already is used and left alone. A script that trains several times under torchrun has
-    to make one, as groups made one after another get in each other's way.
+    to make one, as groups made one after another get in each other's way, and to destroy it before Python ends.
 
     Args:
         device: "auto" for an accelerator where there is one, or a name such as "cuda"; every process takes its own GPU.
