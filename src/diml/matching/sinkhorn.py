@@ -78,8 +78,8 @@ def sinkhorn(
     solution = TransportPlan(cost.new_zeros(cost.shape, dtype=dtype), errors, counts, counts.bool())
     left = torch.arange(batch, device=cost.device)
     if native.suits(cost, weight_q, weight_g):
-        problems, solver = native.Problems.batch(-cost, weight_q, weight_g), (epsilon, tolerance, max_iterations)
-        found = native.solve(problems, *solver, plan=solution.plan)
+        solver = (epsilon, tolerance, max_iterations)
+        found = native.solve(-cost, weight_q, weight_g, *solver, plan=solution.plan)
         solution = TransportPlan(solution.plan, found.marginal_error, found.iterations.long(), found.converged)
         left = left[found.too_wide]
     scaled = cost[left].to(dtype) / -epsilon

@@ -135,7 +135,7 @@ class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no typ
     def _pairs(self, packed: Tensor, i: Tensor, j: Tensor) -> Tensor:
         """(B,) of images i and j (B,) of packed (N, X)."""
         with torch.autocast(packed.device.type, enabled=False):
-            planned = planned_pairs(packed, i, j, self.regions, self._plan_settings)
+            planned = planned_pairs(packed, None, i, j, self.regions, self._plan_settings)
             if planned is not None:
                 self.unconverged_pairs = planned.unconverged
                 return planned.values

@@ -140,7 +140,7 @@ def test_problems_too_wide_for_float32_are_solved_all_the_same():
     cost = torch.rand(6, 5, 5, generator=generator)
     cost[::2] *= 0.1
     weight = torch.rand(6, 5, generator=generator).softmax(dim=1)
-    wide = native.solve(native.Problems.batch(-cost, weight, weight), 0.02, 1e-5, 3000).too_wide
+    wide = native.solve(-cost, weight, weight, 0.02, 1e-5, 3000).too_wide
     assert wide.tolist() == ((cost.amax((1, 2)) - cost.amin((1, 2))) / 0.02 > 41).tolist()
     assert wide.any()
     assert not wide.all()
@@ -225,10 +225,19 @@ def test_wrong_arguments_are_refused_and_not_read():
         native.score(one, one[0, :1], torch.ones(1, 2, 4), None, torch.ones(1, 4), row, row, *solver)
     with pytest.raises(ValueError, match="scale_g"):
         native.score(one, one[0, :1], one.to(torch.int8), None, one[0, :1], row, row, *solver)
-    problems = native.Problems.batch(torch.ones(2, 3, 3), torch.ones(2, 3), torch.ones(2, 3))
-    outside = native.Problems(**{**vars(problems), "cosine_at": problems.cosine_at + 1})
-    with pytest.raises(ValueError, match="cosine_at"):
-        native.solve(outside, 0.05, 1e-5, 10)
+    with pytest.raises(ValueError, match="mass_g"):
+        native.solve(torch.ones(2, 3, 4), torch.ones(2, 3), torch.ones(2, 3), 0.05, 1e-5, 10)
+    with pytest.raises(ValueError, match="image_of"):
+        native.compare(one, one, row, row + 1, *solver, cosine=False)
+    with pytest.raises(ValueError, match="dim"):
+        native.compare(one, torch.ones(1, 2, 4), row, row, *solver, cosine=False)
+    slope, weight = torch.ones(1, 1, 1), torch.ones(1)
+    with pytest.raises(ValueError, match="query_of"):
+        native.pull(slope, weight, weight, row + 1, row, one, (1, 2, 3), side="query")
+    with pytest.raises(ValueError, match="image_of"):
+        native.pull(slope, weight, weight, row, row + 1, one, (1, 2, 3), side="both")
+    with pytest.raises(ValueError, match="regions"):
+        native.pull(torch.ones(1, 2, 1), weight, weight, row, row, one, (1, 2, 3), side="query")
 
 
 def test_other_threads_run_meanwhile():

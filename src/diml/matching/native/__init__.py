@@ -11,7 +11,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -111,8 +111,7 @@ def score(
     for int8 and int16; pooled_g (N, D); rows, images (B,). Returns PairScores of (B,) float32, iterations int32.
     """
     assert _KERNEL is not None
-    structural, pooled, error = (torch.empty(len(rows)) for _ in range(3))
-    iterations = torch.empty(len(rows), dtype=torch.int32)
+    structural, pooled, error, iterations = _numbers(len(rows), 3)
     scale = None if scale_g is None else _floats(scale_g)
     stored = (dense_g.detach().contiguous(), scale, _floats(pooled_g))
     pairs = (rows.long().contiguous(), images.long().contiguous())
@@ -122,51 +121,88 @@ def score(
     return PairScores.of(structural, pooled, error, iterations, tolerance)
 
 
-@dataclass(frozen=True, eq=False)
-class Problems:
-    """B transport problems in larger float32 arrays: where each one begins, and how far apart its numbers are.
-
-    Args:
-        cosine: holds the (Rq, Rg) similarities of problem b from flat index `cosine_at[b]`, rows `stride` apart.
-        mass_q, mass_g: hold non-negative weights from `mass_q_at[b]` and `mass_g_at[b]`, `mass_*_stride` apart.
-    """
-
-    cosine: Tensor
-    cosine_at: Tensor
-    stride: int
-    mass_q: Tensor
-    mass_q_at: Tensor
-    mass_q_stride: int
-    mass_g: Tensor
-    mass_g_at: Tensor
-    mass_g_stride: int
-    regions: tuple[int, int]
-
-    @classmethod
-    def batch(cls, cosine: Tensor, mass_q: Tensor, mass_g: Tensor) -> Problems:
-        """Of (B, Rq, Rg) similarities, (B, Rq) and (B, Rg) weights."""
-        count, rows, cols = cosine.shape
-        number = torch.arange(count)
-        cosine, mass_q, mass_g = (_floats(part) for part in (cosine, mass_q, mass_g))
-        at = (number * rows * cols, number * rows, number * cols)
-        return cls(cosine, at[0], cols, mass_q, at[1], 1, mass_g, at[2], 1, (rows, cols))
-
-
 def solve(
-    problems: Problems, epsilon: float, tolerance: float, max_iterations: int, *, plan: Tensor | None = None
+    cosine: Tensor,
+    mass_q: Tensor,
+    mass_g: Tensor,
+    epsilon: float,
+    tolerance: float,
+    max_iterations: int,
+    *,
+    plan: Tensor | None = None,
 ) -> PairScores:
-    """Solve B problems; their plans are written to `plan`, an array like `problems.cosine`, if it is given.
+    """Solve B problems of similarities (B, Rq, Rg) and non-negative weights (B, Rq), (B, Rg).
 
-    Returns PairScores of (B,); `pooled` is empty.
+    Plans are written to `plan` (B, Rq, Rg) float32, if it is given. Returns PairScores of (B,); `pooled` is empty.
     """
     assert _KERNEL is not None
-    p, count = problems, len(problems.cosine_at)
-    structural, error, iterations = torch.empty(count), torch.empty(count), torch.empty(count, dtype=torch.int32)
-    given = (p.cosine, p.cosine_at, p.stride, p.mass_q, p.mass_q_at, p.mass_q_stride, p.mass_g, p.mass_g_at)
+    structural, error, iterations = _numbers(len(cosine), 2)
     solver = (epsilon, tolerance, min(max_iterations, 2**30), torch.get_num_threads())
-    results = (plan, structural, error, iterations)
-    _KERNEL.solve(*given, p.mass_g_stride, *p.regions, *solver, *results)
+    given = (_floats(part) for part in (cosine, mass_q, mass_g))
+    _KERNEL.solve(*given, *solver, plan, structural, error, iterations)
     return PairScores.of(structural, torch.empty(0), error, iterations, tolerance)
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """Pairs of packed images: their numbers, plans (B, Rq, Rg) and, if wanted, cosines (B, Rq, Rg)."""
+
+    scores: PairScores
+    plan: Tensor
+    cosine: Tensor | None
+
+
+def compare(
+    query: Tensor,
+    gallery: Tensor,
+    rows: Tensor,
+    images: Tensor,
+    uniform: bool,
+    epsilon: float,
+    tolerance: float,
+    max_iterations: int,
+    *,
+    cosine: bool,
+) -> Compared:
+    """Score pairs as `score` does, of images packed as R + 1 vectors, the pooled one last; and keep their plans.
+
+    Takes (Q, Rq + 1, D) and (N, Rg + 1, D) float32; rows, images (B,). Plans of pairs that are too wide are undefined.
+    """
+    assert _KERNEL is not None
+    structural, pooled, error, iterations = _numbers(len(rows), 3)
+    shape = (len(rows), query.shape[1] - 1, gallery.shape[1] - 1)
+    plan, cosines = torch.empty(shape), torch.empty(shape) if cosine else None
+    solver = (epsilon, tolerance, min(max_iterations, 2**30), torch.get_num_threads())
+    pairs = (rows.long().contiguous(), images.long().contiguous())
+    results = (structural, pooled, error, iterations, plan, cosines)
+    _KERNEL.compare(_floats(query), _floats(gallery), *pairs, uniform, *solver, *results)
+    return Compared(PairScores.of(structural, pooled, error, iterations, tolerance), plan, cosines)
+
+
+def pull(
+    slope: Tensor,
+    weight: Tensor,
+    pooled_weight: Tensor,
+    rows: Tensor,
+    images: Tensor,
+    partners: Tensor,
+    shape: tuple[int, ...],
+    *,
+    side: Literal["query", "gallery", "both"],
+) -> Tensor:
+    """Gradient (N, R + 1, D), of that `shape`, of packed images on one side of B pairs, or on both.
+
+    A region gets, of each pair, `weight` (B,) times its `slope` (B, Rq, Rg) times the regions of the partner; the
+    pooled vector `pooled_weight` (B,) times that of the partner. `partners` (M, R' + 1, D) are the images of the other
+    side, or of the same with "both". Pairs without weight cost next to nothing.
+    """
+    assert _KERNEL is not None
+    gradient = torch.empty(shape)
+    pairs = (rows.long().contiguous(), images.long().contiguous())
+    given = (_floats(part) for part in (slope, weight, pooled_weight))
+    threads = torch.get_num_threads()
+    _KERNEL.pull(*given, *pairs, side != "gallery", side != "query", _floats(partners), threads, gradient)
+    return gradient
 
 
 def nearest(queries: Tensor, gallery: Tensor, excluded: Tensor, depth: int) -> Tensor:
@@ -180,6 +216,11 @@ def nearest(queries: Tensor, gallery: Tensor, excluded: Tensor, depth: int) -> T
     if order.numel():
         _KERNEL.nearest(_floats(queries), _floats(gallery), excluded.contiguous(), torch.get_num_threads(), order)
     return order
+
+
+def _numbers(count: int, floats: int) -> list[Tensor]:
+    """Room for so many float32 numbers of each pair, and for its iterations."""
+    return [torch.empty(count) for _ in range(floats)] + [torch.empty(count, dtype=torch.int32)]
 
 
 def _floats(tensor: Tensor) -> Tensor:

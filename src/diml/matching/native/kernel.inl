@@ -1,4 +1,5 @@
-// The three jobs of one instruction set: score embedded pairs, solve given problems, find the nearest by dot product.
+// The jobs of one instruction set: score embedded pairs, solve given problems, sum up gradients, find the nearest by dot
+// product.
 
 #include <cstdint>
 #include <utility>
@@ -14,6 +15,7 @@ namespace {
 #include "lanes.inl"
 #include "products.inl"
 #include "transport.inl"
+#include "gradients.inl"
 
 constexpr int64_t kLine = 64;
 
@@ -84,11 +86,11 @@ static void describe_shorts(const ScoreTask& task, ScoreRoom& room, int64_t imag
 // Numbers of pair `lane`: cosines of regions, and of each region with the other image as a whole.
 static float describe(const ScoreTask& task, ScoreRoom& room, int lane, int64_t pair, int64_t next) {
   const int64_t lanes = room.query.vectors * W, image = task.image_of[pair];
-  const float* pooled = task.pooled_g + image * task.dim;
+  const float* pooled = task.pooled_g + image * task.pooled_apart_g;
   float *cells = room.cells + lane * task.regions_g * lanes, *row = room.row + lane * lanes;
   float* mass = task.uniform || room.query.spare ? nullptr : room.mass + lane * up(task.regions_g);
   Ahead ahead = image_ahead(task, task.image_of[next]);
-  const float* soon = task.pooled_g + task.image_of[next] * task.dim;
+  const float* soon = task.pooled_g + task.image_of[next] * task.pooled_apart_g;
   for (int64_t d = 0; d < task.dim; d += 16) __builtin_prefetch(soon + d);
   if (task.scale_g) __builtin_prefetch(task.scale_g + task.image_of[next] * task.regions_g);
   if (!task.uniform) products_row(room.query, pooled, row);
@@ -144,6 +146,53 @@ static void write_numbers(const Task& task, const Block& block, Mask done) {
   }
 }
 
+// `count` numbers of each of W pairs, put side by side.
+static void gather(const float* const (&from)[W], int64_t count, Lanes* to) {
+  Lanes block[W];
+  int64_t x = 0;
+  for (; x + W <= count; x += W) {
+    for (int lane = 0; lane < W; ++lane) block[lane] = load(from[lane] + x);
+    transpose(block);
+    for (int row = 0; row < W; ++row) to[x + row] = block[row];
+  }
+  for (; x < count; ++x) {
+    for (int lane = 0; lane < W; ++lane) to[x][lane] = from[lane][x];
+  }
+}
+
+// Writes the matrix (rows, cols) of each pair that is done to its place in `to` (B, rows, cols).
+static void write_matrices(const Lanes* from, const Block& block, Mask done, float* to) {
+  const int64_t cells = block.problem.rows * block.problem.cols;
+  float* place[W];
+  for (int lane = 0; lane < W; ++lane) place[lane] = done[lane] ? to + block.pair[lane] * cells : nullptr;
+  Lanes turned[W];
+  int64_t x = 0;
+  for (; x + W <= cells; x += W) {
+    for (int row = 0; row < W; ++row) turned[row] = from[x + row];
+    transpose(turned);
+    for (int lane = 0; lane < W; ++lane) {
+      if (place[lane]) store(place[lane] + x, turned[lane]);
+    }
+  }
+  for (; x < cells; ++x) {
+    for (int lane = 0; lane < W; ++lane) {
+      if (place[lane]) place[lane][x] = from[x][lane];
+    }
+  }
+}
+
+// Writes the plans of the pairs that are done, whose lanes of the kernel are lost by it.
+static void write_plans(const Block& block, Mask done, float* to) {
+  const Problem& p = block.problem;
+  for (int64_t i = 0; i < p.rows; ++i) {
+    for (int64_t j = 0; j < p.cols; ++j) {
+      Lanes& cell = p.kernel[i * p.cols + j];
+      cell = select(done, cell * p.u[i] * p.v[j], cell);
+    }
+  }
+  write_matrices(p.kernel, block, done, to);
+}
+
 static void score(const ScoreTask& task, int64_t first, int64_t last, void* memory) {
   ScoreRoom room = score_room(task, memory);
   int64_t packed = -1;
@@ -151,8 +200,8 @@ static void score(const ScoreTask& task, int64_t first, int64_t last, void* memo
     for (int lane = 0; lane < W; ++lane) {
       const int64_t pair = start + lane < last ? start + lane : last - 1, query = task.query_of[pair];
       if (query != packed) {
-        room.query.pooled = task.pooled_q + query * task.dim;
-        const float* dense = task.dense_q + query * task.regions_q * task.dim;
+        room.query.pooled = task.pooled_q + query * task.pooled_apart_q;
+        const float* dense = task.dense_q + query * task.apart_q;
         if (task.storage == Storage::int16) dense = rounded(dense, task.regions_q * task.dim, room.dense);
         pack(room.query, dense);
 #ifdef DIML_SHORTS
@@ -166,45 +215,14 @@ static void score(const ScoreTask& task, int64_t first, int64_t last, void* memo
     normalize(block.problem.weight_q, task.regions_q);
     normalize(block.problem.weight_g, task.regions_g);
   };
-  const auto end = [&](const Block& block, Mask done) { write_numbers(task, block, done); };
+  const auto end = [&](const Block& block, Mask done) {
+    write_numbers(task, block, done);
+    if (task.cosine) write_matrices(block.problem.cosine, block, done, task.cosine);
+    if (task.plan) write_plans(block, done, task.plan);
+  };
   transport(room.fresh, room.rest, task.solver, first, last, fill, end);
 }
 
-// W matrices (rows, cols) in memory become one with the pairs side by side, or back.
-static void gather(const float* const (&from)[W], int64_t stride, int64_t rows, int64_t cols, Lanes* to) {
-  Lanes block[W];
-  for (int64_t i = 0; i < rows; ++i) {
-    int64_t j = 0;
-    for (; j + W <= cols; j += W) {
-      for (int lane = 0; lane < W; ++lane) block[lane] = load(from[lane] + i * stride + j);
-      transpose(block);
-      for (int x = 0; x < W; ++x) to[i * cols + j + x] = block[x];
-    }
-    for (; j < cols; ++j) {
-      for (int lane = 0; lane < W; ++lane) to[i * cols + j][lane] = from[lane][i * stride + j];
-    }
-  }
-}
-
-// Writes the matrix (rows, cols) of each pair to rows of `stride`; a null place is left out.
-static void scatter(const Lanes* from, int64_t rows, int64_t cols, float* const (&to)[W], int64_t stride) {
-  Lanes block[W];
-  for (int64_t i = 0; i < rows; ++i) {
-    int64_t j = 0;
-    for (; j + W <= cols; j += W) {
-      for (int x = 0; x < W; ++x) block[x] = from[i * cols + j + x];
-      transpose(block);
-      for (int lane = 0; lane < W; ++lane) {
-        if (to[lane]) store(to[lane] + i * stride + j, block[lane]);
-      }
-    }
-    for (; j < cols; ++j) {
-      for (int lane = 0; lane < W; ++lane) {
-        if (to[lane]) to[lane][i * stride + j] = from[i * cols + j][lane];
-      }
-    }
-  }
-}
 
 static int64_t solve_bytes(const SolveTask& task) {
   return 2 * problem_lanes(task.regions_q, task.regions_g) * (int64_t)sizeof(Lanes);
@@ -213,35 +231,15 @@ static int64_t solve_bytes(const SolveTask& task) {
 // Puts the problems of a block side by side.
 static void read_problems(const SolveTask& task, const Problem& problem, int64_t start, int64_t last) {
   const int64_t rows = task.regions_q, cols = task.regions_g;
-  const float* cosine[W];
+  const float *cosine[W], *mass_q[W], *mass_g[W];
   for (int lane = 0; lane < W; ++lane) {
     const int64_t pair = start + lane < last ? start + lane : last - 1;
-    cosine[lane] = task.cosine + task.cosine_at[pair];
-    const float *mass_q = task.mass_q + task.mass_q_at[pair], *mass_g = task.mass_g + task.mass_g_at[pair];
-    for (int64_t i = 0; i < rows; ++i) problem.weight_q[i][lane] = mass_q[i * task.mass_q_stride];
-    for (int64_t j = 0; j < cols; ++j) problem.weight_g[j][lane] = mass_g[j * task.mass_g_stride];
+    cosine[lane] = task.cosine + pair * rows * cols;
+    mass_q[lane] = task.mass_q + pair * rows, mass_g[lane] = task.mass_g + pair * cols;
   }
-  gather(cosine, task.stride, rows, cols, problem.cosine);
-  normalize(problem.weight_q, rows);
-  normalize(problem.weight_g, cols);
-}
-
-// Writes the plans of the pairs that are done, whose lanes of the kernel are lost by it.
-static void write_plans(const SolveTask& task, const Block& block, Mask done) {
-  const int64_t rows = task.regions_q, cols = task.regions_g;
-  const Problem& p = block.problem;
-  float* plan[W];
-  for (int lane = 0; lane < W; ++lane) {
-    const int64_t pair = block.pair[lane];
-    plan[lane] = done[lane] ? task.plan + task.cosine_at[pair] : nullptr;
-  }
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < cols; ++j) {
-      Lanes& cell = p.kernel[i * cols + j];
-      cell = select(done, cell * p.u[i] * p.v[j], cell);
-    }
-  }
-  scatter(p.kernel, rows, cols, plan, task.stride);
+  gather(cosine, rows * cols, problem.cosine);
+  gather(mass_q, rows, problem.weight_q), gather(mass_g, cols, problem.weight_g);
+  normalize(problem.weight_q, rows), normalize(problem.weight_g, cols);
 }
 
 static void solve(const SolveTask& task, int64_t first, int64_t last, void* memory) {
@@ -252,7 +250,7 @@ static void solve(const SolveTask& task, int64_t first, int64_t last, void* memo
   const auto fill = [&](Block& block, int64_t start) { read_problems(task, block.problem, start, last); };
   const auto end = [&](const Block& block, Mask done) {
     write_numbers(task, block, done);
-    if (task.plan) write_plans(task, block, done);
+    if (task.plan) write_plans(block, done, task.plan);
   };
   transport(fresh, rest, task.solver, first, last, fill, end);
 }
@@ -363,7 +361,7 @@ static void exponentials(const float* from, float* to, int64_t count) {
 }
 
 constexpr Kernels table{DIML_NAME, W,     score_bytes,   score,   solve_bytes,
-                        solve,     nearest_bytes, nearest, shorten, exponentials};
+                        solve,     pull_bytes,    pull,    nearest_bytes, nearest, shorten, exponentials};
 
 }  // namespace
 }  // namespace diml

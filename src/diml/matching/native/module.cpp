@@ -71,6 +71,8 @@ void need(bool fits, const char* what) {
   if (!fits) throw std::invalid_argument(what);
 }
 
+bool within(int64_t row, size_t count) { return row >= 0 && row < static_cast<int64_t>(count); }
+
 struct Freed {
   void operator()(void* memory) const { std::free(memory); }
 };
@@ -143,6 +145,19 @@ Storage storage_of(const Any& dense) {
   return Storage::float16;
 }
 
+void run_score(const ScoreTask& task, size_t count, size_t queries, size_t images, int threads,
+               Interruption& interruption) {
+  const int64_t pairs = static_cast<int64_t>(count);
+  for (int64_t pair = 0; pair < pairs; ++pair) {
+    need(within(task.query_of[pair], queries), "query_of: no such row");
+    need(within(task.image_of[pair], images), "image_of: no such row");
+  }
+  const Kernels& kernels = *chosen();
+  const int64_t work = task.regions_q * task.regions_g * (task.dim + 32);
+  in_pieces(pairs, piece_of(pairs, threads, work), threads, kernels.score_bytes(task), interruption,
+            [&](int64_t first, int64_t last, void* memory) { kernels.score(task, first, last, memory); });
+}
+
 void score(const Float3& dense_q, const Float2& pooled_q, const Any& dense_g, const std::optional<Float2>& scale_g,
            const Float2& pooled_g, const Long1& query_of, const Long1& image_of, bool uniform, double epsilon,
            double tolerance, int32_t max_iterations, int threads, const Out<float, nb::ndim<1>>& structural,
@@ -152,6 +167,8 @@ void score(const Float3& dense_q, const Float2& pooled_q, const Any& dense_g, co
   task.dense_q = dense_q.data(), task.pooled_q = pooled_q.data(), task.regions_q = dense_q.shape(1);
   task.dense_g = dense_g.data(), task.pooled_g = pooled_g.data(), task.regions_g = dense_g.shape(1);
   task.storage = storage_of(dense_g), task.dim = dense_q.shape(2);
+  task.apart_q = task.regions_q * task.dim, task.apart_g = task.regions_g * task.dim;
+  task.pooled_apart_q = task.pooled_apart_g = task.dim;
   task.scale_g = scale_g ? scale_g->data() : nullptr;
   task.query_of = query_of.data(), task.image_of = image_of.data();
   task.uniform = uniform;
@@ -169,54 +186,100 @@ void score(const Float3& dense_q, const Float2& pooled_q, const Any& dense_g, co
   for (size_t size : {query_of.size(), structural.size(), pooled.size(), error.size(), iterations.size()}) {
     need(size == image_of.size(), "query_of, image_of, outputs: need one number a pair");
   }
-  const int64_t pairs = static_cast<int64_t>(image_of.size());
-  const auto within = [](int64_t row, size_t count) { return row >= 0 && row < static_cast<int64_t>(count); };
-  for (int64_t pair = 0; pair < pairs; ++pair) {
-    need(within(task.query_of[pair], queries), "query_of: no such row");
-    need(within(task.image_of[pair], images), "image_of: no such row");
-  }
-  const Kernels& kernels = *chosen();
-  const int64_t work = task.regions_q * task.regions_g * (task.dim + 32);
-  in_pieces(pairs, piece_of(pairs, threads, work), threads, kernels.score_bytes(task), interruption,
-            [&](int64_t first, int64_t last, void* memory) { kernels.score(task, first, last, memory); });
+  run_score(task, image_of.size(), queries, images, threads, interruption);
 }
 
-void solve(const In<float>& cosine, const Long1& cosine_at, int64_t stride, const In<float>& mass_q,
-           const Long1& mass_q_at, int64_t mass_q_stride, const In<float>& mass_g, const Long1& mass_g_at,
-           int64_t mass_g_stride, int64_t regions_q, int64_t regions_g, double epsilon, double tolerance,
-           int32_t max_iterations, int threads, const std::optional<Out<float>>& plan,
+// Pairs of images packed as R + 1 vectors, the pooled one last; with the plan of each, and its cosines if wanted.
+void compare(const Float3& query, const Float3& gallery, const Long1& query_of, const Long1& image_of, bool uniform,
+             double epsilon, double tolerance, int32_t max_iterations, int threads,
+             const Out<float, nb::ndim<1>>& structural, const Out<float, nb::ndim<1>>& pooled,
+             const Out<float, nb::ndim<1>>& error, const Out<int32_t, nb::ndim<1>>& iterations,
+             const Out<float, nb::ndim<3>>& plan, const std::optional<Out<float, nb::ndim<3>>>& cosine) {
+  need(query.shape(1) >= 2 && gallery.shape(1) >= 2, "query, gallery: need regions and a pooled vector");
+  need(query.shape(2) == gallery.shape(2), "dim: sides differ");
+  ScoreTask task{};
+  task.dim = query.shape(2), task.regions_q = query.shape(1) - 1, task.regions_g = gallery.shape(1) - 1;
+  task.apart_q = task.pooled_apart_q = (task.regions_q + 1) * task.dim;
+  task.apart_g = task.pooled_apart_g = (task.regions_g + 1) * task.dim;
+  task.dense_q = query.data(), task.pooled_q = query.data() + task.regions_q * task.dim;
+  task.dense_g = gallery.data(), task.pooled_g = gallery.data() + task.regions_g * task.dim;
+  task.storage = Storage::float32, task.uniform = uniform;
+  task.query_of = query_of.data(), task.image_of = image_of.data();
+  Interruption interruption;
+  task.solver = solver_of(epsilon, tolerance, max_iterations, interruption);
+  task.structural = structural.data(), task.pooled = pooled.data();
+  task.error = error.data(), task.iterations = iterations.data();
+  task.plan = plan.data(), task.cosine = cosine ? cosine->data() : nullptr;
+  const size_t cells = task.regions_q * task.regions_g;
+  for (size_t size : {query_of.size(), structural.size(), pooled.size(), error.size(), iterations.size()}) {
+    need(size == image_of.size(), "query_of, image_of, outputs: need one number a pair");
+  }
+  need(plan.size() == image_of.size() * cells, "plan: need (B, Rq, Rg)");
+  if (cosine) need(cosine->size() == image_of.size() * cells, "cosine: need (B, Rq, Rg)");
+  run_score(task, image_of.size(), query.shape(0), gallery.shape(0), threads, interruption);
+}
+
+// Gradients of images that are the first of their pairs where `first` names them, the second where `second` does; both
+// where a batch is compared with itself. The partners' vectors are packed like the images'.
+void pull(const Float3& slope, const Float1& weight, const Float1& pooled_weight, const Long1& query_of,
+          const Long1& image_of, bool as_query, bool as_image, const Float3& partners, int threads,
+          const Out<float, nb::ndim<3>>& gradient) {
+  const size_t pairs = slope.shape(0), images = gradient.shape(0), others = partners.shape(0);
+  const size_t rows = as_query ? 1 : 2, cols = 3 - rows;
+  need(as_query || as_image, "as_query, as_image: need at least one");
+  need(gradient.shape(1) == slope.shape(rows) + 1 && partners.shape(1) == slope.shape(cols) + 1, "regions: sides differ");
+  need(!(as_query && as_image) || slope.shape(1) == slope.shape(2), "slope: a batch and itself have as many regions");
+  need(gradient.shape(2) == partners.shape(2), "dim: sides differ");
+  for (size_t size : {weight.size(), pooled_weight.size(), query_of.size(), image_of.size()}) {
+    need(size == pairs, "weight, pooled_weight, query_of, image_of: need one number a pair");
+  }
+  std::vector<int64_t> begin(images + 1, 0);
+  for (size_t pair = 0; pair < pairs; ++pair) {
+    const int64_t query = query_of.data()[pair], image = image_of.data()[pair];
+    need(within(query, as_query ? images : others) && within(query, as_image ? others : images), "query_of: no such row");
+    need(within(image, as_image ? images : others) && within(image, as_query ? others : images), "image_of: no such row");
+    if (as_query) ++begin[query + 1];
+    if (as_image) ++begin[image + 1];
+  }
+  std::partial_sum(begin.begin(), begin.end(), begin.begin());
+  std::vector<Part> parts(begin.back());
+  std::vector<int64_t> next(begin.begin(), begin.end() - 1);
+  for (size_t pair = 0; pair < pairs; ++pair) {
+    const int64_t query = query_of.data()[pair], image = image_of.data()[pair], number = static_cast<int64_t>(pair);
+    if (as_query) parts[next[query]++] = Part{number, image, false};
+    if (as_image) parts[next[image]++] = Part{number, query, true};
+  }
+  PullTask task{slope.data(), weight.data(), pooled_weight.data(), parts.data(), begin.data(), partners.data(), 0, 0, 0,
+                gradient.data()};
+  task.regions = gradient.shape(1) - 1, task.regions_other = partners.shape(1) - 1, task.dim = gradient.shape(2);
+  const Kernels& kernels = *chosen();
+  Interruption interruption;
+  in_pieces(static_cast<int64_t>(images), 1, threads, kernels.pull_bytes(task), interruption,
+            [&](int64_t first, int64_t last, void* memory) { kernels.pull(task, first, last, memory); });
+}
+
+void solve(const Float3& cosine, const Float2& mass_q, const Float2& mass_g, double epsilon, double tolerance,
+           int32_t max_iterations, int threads, const std::optional<Out<float, nb::ndim<3>>>& plan,
            const Out<float, nb::ndim<1>>& structural, const Out<float, nb::ndim<1>>& error,
            const Out<int32_t, nb::ndim<1>>& iterations) {
-  const int64_t pairs = static_cast<int64_t>(cosine_at.size());
-  const auto reaches = [&](const Long1& at, int64_t furthest, size_t size, const char* what) {
-    need(static_cast<int64_t>(at.size()) == pairs, what);
-    for (int64_t pair = 0; pair < pairs; ++pair) {
-      const int64_t place = at.data()[pair];
-      need(place >= 0 && place + furthest < static_cast<int64_t>(size), what);
-    }
-  };
-  need(regions_q >= 1 && regions_g >= 1, "regions: need at least 1");
-  need(stride >= regions_g && mass_q_stride >= 1 && mass_g_stride >= 1, "stride: too small");
-  const int64_t furthest = (regions_q - 1) * stride + regions_g - 1;
-  reaches(cosine_at, furthest, cosine.size(), "cosine_at: outside the array");
-  reaches(mass_q_at, (regions_q - 1) * mass_q_stride, mass_q.size(), "mass_q_at: outside the array");
-  reaches(mass_g_at, (regions_g - 1) * mass_g_stride, mass_g.size(), "mass_g_at: outside the array");
+  SolveTask task{};
+  task.cosine = cosine.data(), task.mass_q = mass_q.data(), task.mass_g = mass_g.data();
+  task.regions_q = cosine.shape(1), task.regions_g = cosine.shape(2);
+  const size_t pairs = cosine.shape(0), rows = cosine.shape(1), cols = cosine.shape(2);
+  need(rows >= 1 && cols >= 1, "regions: need at least 1");
+  need(mass_q.shape(0) == pairs && mass_q.shape(1) == rows, "mass_q: need (B, Rq) as cosine");
+  need(mass_g.shape(0) == pairs && mass_g.shape(1) == cols, "mass_g: need (B, Rg) as cosine");
   if (plan) need(plan->size() == cosine.size(), "plan: need the size of cosine");
   for (size_t size : {structural.size(), error.size(), iterations.size()}) {
-    need(static_cast<int64_t>(size) == pairs, "outputs: need one number a pair");
+    need(size == pairs, "outputs: need one number a pair");
   }
-  SolveTask task{};
-  task.cosine = cosine.data(), task.cosine_at = cosine_at.data(), task.stride = stride;
-  task.mass_q = mass_q.data(), task.mass_q_at = mass_q_at.data(), task.mass_q_stride = mass_q_stride;
-  task.mass_g = mass_g.data(), task.mass_g_at = mass_g_at.data(), task.mass_g_stride = mass_g_stride;
-  task.regions_q = regions_q, task.regions_g = regions_g;
   Interruption interruption;
   task.solver = solver_of(epsilon, tolerance, max_iterations, interruption);
   task.plan = plan ? plan->data() : nullptr;
   task.structural = structural.data(), task.error = error.data(), task.iterations = iterations.data();
   const Kernels& kernels = *chosen();
-  const int64_t work = regions_q * regions_g * 64;
-  in_pieces(pairs, piece_of(pairs, threads, work), threads, kernels.solve_bytes(task), interruption,
+  const int64_t count = static_cast<int64_t>(pairs), work = task.regions_q * task.regions_g * 64;
+  in_pieces(count, piece_of(count, threads, work), threads, kernels.solve_bytes(task), interruption,
             [&](int64_t first, int64_t last, void* memory) { kernels.solve(task, first, last, memory); });
 }
 
@@ -421,10 +484,16 @@ NB_MODULE(_kernel, m) {
         nb::arg("pooled_g"), nb::arg("query_of"), nb::arg("image_of"), nb::arg("uniform"), nb::arg("epsilon"),
         nb::arg("tolerance"), nb::arg("max_iterations"), nb::arg("threads"), nb::arg("structural"), nb::arg("pooled"), nb::arg("error"),
         nb::arg("iterations"));
-  m.def("solve", &solve, nb::arg("cosine"), nb::arg("cosine_at"), nb::arg("stride"), nb::arg("mass_q"),
-        nb::arg("mass_q_at"), nb::arg("mass_q_stride"), nb::arg("mass_g"), nb::arg("mass_g_at"),
-        nb::arg("mass_g_stride"), nb::arg("regions_q"), nb::arg("regions_g"), nb::arg("epsilon"), nb::arg("tolerance"),
-        nb::arg("max_iterations"), nb::arg("threads"), nb::arg("plan").none(), nb::arg("structural"), nb::arg("error"), nb::arg("iterations"));
+  m.def("compare", &compare, nb::arg("query"), nb::arg("gallery"), nb::arg("query_of"), nb::arg("image_of"),
+        nb::arg("uniform"), nb::arg("epsilon"), nb::arg("tolerance"), nb::arg("max_iterations"), nb::arg("threads"),
+        nb::arg("structural"), nb::arg("pooled"), nb::arg("error"), nb::arg("iterations"), nb::arg("plan"),
+        nb::arg("cosine").none());
+  m.def("pull", &pull, nb::arg("slope"), nb::arg("weight"), nb::arg("pooled_weight"), nb::arg("query_of"),
+        nb::arg("image_of"), nb::arg("as_query"), nb::arg("as_image"), nb::arg("partners"), nb::arg("threads"),
+        nb::arg("gradient"));
+  m.def("solve", &solve, nb::arg("cosine"), nb::arg("mass_q"), nb::arg("mass_g"), nb::arg("epsilon"),
+        nb::arg("tolerance"), nb::arg("max_iterations"), nb::arg("threads"), nb::arg("plan").none(),
+        nb::arg("structural"), nb::arg("error"), nb::arg("iterations"));
   m.def("nearest", &nearest, nb::arg("queries"), nb::arg("gallery"), nb::arg("excluded"), nb::arg("threads"),
         nb::arg("order"));
   m.def("exp", &exponentials, nb::arg("from_"), nb::arg("to"));

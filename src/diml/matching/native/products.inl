@@ -387,7 +387,7 @@ static void read_codes(const ScoreTask& task, int64_t image, float* to) {
 // The regions (R, D) of one stored image as floats: in place, or decoded into `room`.
 static const float* read_image(const ScoreTask& task, int64_t image, float* room) {
   const int64_t size = task.regions_g * task.dim;
-  if (task.storage == Storage::float32) return static_cast<const float*>(task.dense_g) + image * size;
+  if (task.storage == Storage::float32) return static_cast<const float*>(task.dense_g) + image * task.apart_g;
   if (task.storage == Storage::float16) {
     read_half(static_cast<const uint16_t*>(task.dense_g) + image * size, room, size);
     return room;
@@ -399,7 +399,6 @@ static const float* read_image(const ScoreTask& task, int64_t image, float* room
 
 static Ahead image_ahead(const ScoreTask& task, int64_t image) {
   const int64_t width = task.storage == Storage::float32 ? 4 : task.storage == Storage::int8 ? 1 : 2;
-  const int64_t size = task.regions_g * task.dim * width;
-  const char* start = static_cast<const char*>(task.dense_g) + image * size;
-  return Ahead{start, start + size};
+  const char* start = static_cast<const char*>(task.dense_g) + image * task.apart_g * width;
+  return Ahead{start, start + task.regions_g * task.dim * width};
 }

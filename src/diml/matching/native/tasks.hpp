@@ -27,14 +27,14 @@ constexpr int32_t kTooWide = -1;
 
 // Pairs of embedded images: pair p is query query_of[p] against gallery image image_of[p].
 struct ScoreTask {
-  const float* dense_q;   // (Q, Rq, D)
-  const float* pooled_q;  // (Q, D)
-  int64_t regions_q;
-  const void* dense_g;    // (N, Rg, D) as stored
+  const float* dense_q;   // (Q, Rq, D), queries `apart_q` numbers apart
+  const float* pooled_q;  // (Q, D), `pooled_apart_q` numbers apart
+  int64_t regions_q, apart_q, pooled_apart_q;
+  const void* dense_g;    // (N, Rg, D) as stored, images `apart_g` apart
   const float* scale_g;   // (N, Rg), int8 and int16 only
-  const float* pooled_g;  // (N, D)
+  const float* pooled_g;  // (N, D), `pooled_apart_g` apart
   Storage storage;
-  int64_t regions_g;
+  int64_t regions_g, apart_g, pooled_apart_g;
   int64_t dim;
   const int64_t* query_of;  // (B,), those of one query side by side
   const int64_t* image_of;  // (B,)
@@ -44,26 +44,44 @@ struct ScoreTask {
   float* pooled;        // (B,)
   float* error;         // (B,) marginal error
   int32_t* iterations;  // (B,)
+  float* plan;          // (B, Rq, Rg); may be null
+  float* cosine;        // (B, Rq, Rg); may be null
 };
 
-// Pairs whose cosines are known: problem p has its cosines at `cosine + cosine_at[p]`, and so on.
+// Pairs whose cosines are known.
 struct SolveTask {
-  const float* cosine;  // rows of `stride` elements
-  const int64_t* cosine_at;
-  int64_t stride;
-  const float* mass_q;  // Rq non-negative numbers at mass_q + mass_q_at[p], `mass_q_stride` apart
-  const int64_t* mass_q_at;
-  int64_t mass_q_stride;
-  const float* mass_g;
-  const int64_t* mass_g_at;
-  int64_t mass_g_stride;
+  const float* cosine;  // (B, Rq, Rg)
+  const float* mass_q;  // (B, Rq), non-negative
+  const float* mass_g;  // (B, Rg)
   int64_t regions_q;
   int64_t regions_g;
   Solver solver;
-  float* plan;  // (Rq, Rg) at plan + cosine_at[p], rows of `stride`; may be null
   float* structural;    // (B,)
   float* error;         // (B,)
   int32_t* iterations;  // (B,)
+  float* plan;          // (B, Rq, Rg); may be null
+};
+
+// One image's part in a pair: whose slopes, read by columns where the image is the second of its pair; and its partner.
+struct Part {
+  int64_t pair;
+  int64_t other;
+  bool turned;
+};
+
+// Gradients of images of one side, packed as R + 1 vectors with the pooled one last: for each of its parts, slopes
+// times the partner's regions, and the partner's pooled vector.
+struct PullTask {
+  const float* slope;          // (B, Rq, Rg), what a cosine moves the value of its pair by
+  const float* weight;         // (B,) of the slopes of each pair
+  const float* pooled_weight;  // (B,) of the pooled cosine
+  const Part* parts;
+  const int64_t* begin;        // (N + 1,), parts of image n are begin[n]..begin[n + 1]
+  const float* vectors;        // (M, R' + 1, D), the partners
+  int64_t regions;             // R of the images
+  int64_t regions_other;       // R'
+  int64_t dim;
+  float* gradient;             // (N, R + 1, D)
 };
 
 // The best gallery rows of queries by dot product: everything that may be among the `depth` best.
@@ -95,6 +113,8 @@ struct Kernels {
   void (*score)(const ScoreTask&, int64_t first, int64_t last, void* memory);  // pairs first..last
   int64_t (*solve_bytes)(const SolveTask&);
   void (*solve)(const SolveTask&, int64_t first, int64_t last, void* memory);
+  int64_t (*pull_bytes)(const PullTask&);
+  void (*pull)(const PullTask&, int64_t first, int64_t last, void* memory);  // images first..last
   int64_t (*nearest_bytes)(const NearestTask&);
   void (*nearest)(const NearestTask&, int64_t first, int64_t last, void* memory);  // queries first..last
   // numbers / step to the nearest integer, `dim` of them and a 0 behind an odd one; null: 16 bits are no gain
