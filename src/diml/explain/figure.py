@@ -101,7 +101,8 @@ def share_text(ledger: Ledger, flows: Sequence[Flow]) -> str:
     if not flows:
         return "No lines drawn" if float(ledger.contributions.max()) > 0 else "No pair of regions adds to the score"
     lines = "The line accounts" if len(flows) == 1 else f"The {len(flows)} lines account"
-    share = f" ({percent(carried / ledger.structural)})" if ledger.structural >= carried else ""
+    whole = ledger.structural >= carried * (1 - 1e-6)  # beyond rounding, other lines take away
+    share = f" ({percent(min(1.0, carried / ledger.structural))})" if whole else ""
     return f"{lines} for {carried:.{decimals(carried)}f} of structural {signed(ledger.structural)}{share}"
 
 

@@ -197,10 +197,13 @@ class QuantizedRegions:
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    """Unit length in float32 or better; dividing by the largest entry first keeps the squares in range."""
+    """Unit length in float32 or better; where squares may be out of range, the largest entry is divided out first."""
     exact = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-    largest = exact.detach().abs().amax(dim=-1, keepdim=True)
-    return F.normalize(exact / torch.where(largest > 0, largest, 1), dim=-1, eps=0.5).to(vectors.dtype)
+    length, shortest = torch.linalg.vector_norm(exact.detach(), dim=-1), 1e-15
+    if not ((length > shortest) & (length < 1 / shortest)).all():
+        largest = exact.detach().abs().amax(dim=-1, keepdim=True)
+        exact, shortest = exact / torch.where(largest > 0, largest, 1), 0.5
+    return F.normalize(exact, dim=-1, eps=shortest).to(vectors.dtype)
 
 
 def _check(dense: Tensor, pooled: Tensor, grid: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -211,9 +214,10 @@ def _check(dense: Tensor, pooled: Tensor, grid: tuple[int, int] | None) -> tuple
             raise TypeError(f"{name}: need a floating-point tensor {axes}, got {got}; convert with .float()")
         if tensor.ndim != axes.count(",") + 1 or 0 in tensor.shape[1:]:
             raise ValueError(f"{name}: need shape {axes} with R, D >= 1, got {tuple(tensor.shape)}")
-        finite = torch.isfinite(tensor)
-        if not finite.all():
-            raise ValueError(f"{name}: need finite values, got NaN or infinity in {_first_images(~finite)}")
+        if not tensor.detach().sum(dtype=torch.float64).isfinite():  # one pass, where all is well
+            wrong = ~torch.isfinite(tensor)
+            if wrong.any():
+                raise ValueError(f"{name}: need finite values, got NaN or infinity in {_first_images(wrong)}")
     first, second = ((side.shape[0], side.shape[-1], side.dtype, str(side.device)) for side in (dense, pooled))
     if first != second:
         raise ValueError(f"dense, pooled: need the same (N, D, dtype, device), got {first} and {second}")

@@ -257,7 +257,10 @@ def distance_weights(
 
 def draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
     """One column for each row of non-negative weights or a mask (M, N), M >= 1; no row may be empty."""
-    picked = torch.multinomial(weights.detach().to("cpu", torch.float64), 1, generator=generator)
+    ends = weights.detach().to("cpu", torch.float64).cumsum(dim=1)
+    total = ends[:, -1:]
+    at = torch.rand(len(ends), 1, dtype=torch.float64, generator=generator) * total
+    picked = torch.searchsorted(ends, torch.minimum(at, torch.nextafter(total, torch.zeros_like(total))), right=True)
     return picked.squeeze(1).to(weights.device)
 
 
