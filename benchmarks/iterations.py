@@ -5,8 +5,8 @@
 
 The candidates of drawn queries, solved in float64 by the torch path with its constants set otherwise; "block" is the
 mean over blocks of 8 pairs of the most iterations in a block, which is what a kernel with 8 lanes does. Not in use:
-Sinkhorn started from the potentials that other candidates of the query ended with, and steps of Newton's method, each
-of which solves a system of 2 R - 1 equations, after a few sweeps.
+Sinkhorn started from the potentials that other candidates of the query ended with; steps of Newton's method, each of
+which solves a system of 2 R - 1 equations, after a few sweeps; and Anderson's acceleration of Sinkhorn.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 import measure
 import regimes
 from diml.matching import Regions, match
-from other_starts import FIRST, SWEEPS_BEFORE_NEWTON, Problem, newton_finish, warm_start
+from other_starts import FIRST, MIXED, SWEEPS_BEFORE_NEWTON, Problem, anderson, newton_finish, warm_start
 
 solver = importlib.import_module("diml.matching.sinkhorn")  # the package has the function of that name
 
@@ -87,12 +87,15 @@ def others(
     for query, row in zip(queries.tolist(), rows, strict=True):
         found = match(regions[query], regions[row], max_iterations=1)
         problems.append(Problem.of(found.cosine, found.weight_q, found.weight_g, options.epsilon))
-    ways = {"Sinkhorn, warm": warm_start, f"Newton after {SWEEPS_BEFORE_NEWTON}": newton_finish}
-    most = {"Sinkhorn, warm": 5000, f"Newton after {SWEEPS_BEFORE_NEWTON}": 100}
+    ways = {
+        "Sinkhorn, warm": (warm_start, 5000),
+        f"Newton after {SWEEPS_BEFORE_NEWTON}": (newton_finish, 100),
+        f"Anderson, {MIXED} mixed": (anderson, 1000),
+    }
     return [
         {"embeddings": name, "solver": way}
-        | summary(torch.cat([count(problem, options.tolerance, most[way]) for problem in problems]), most[way])
-        for way, count in ways.items()
+        | summary(torch.cat([count(problem, options.tolerance, most) for problem in problems]), most)
+        for way, (count, most) in ways.items()
     ]
 
 
