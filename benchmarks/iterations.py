@@ -1,12 +1,12 @@
-"""Iterations of the solver at equal accuracy: Sinkhorn's own, and over-relaxed in several ways.
+"""Iterations of the solver at equal accuracy: Sinkhorn's own, mixed, and over-relaxed in several ways.
 
     python benchmarks/iterations.py --embeddings orl orl-whitened
     python benchmarks/iterations.py --embeddings grocery grocery-whitened --data ../shared/datasets --epsilon 0.0125
 
 The candidates of drawn queries, solved in float64 by the torch path with its constants set otherwise; "block" is the
 mean over blocks of 8 pairs of the most iterations in a block, which is what a kernel with 8 lanes does. Not in use:
-Sinkhorn started from the potentials that other candidates of the query ended with; steps of Newton's method, each of
-which solves a system of 2 R - 1 equations, after a few sweeps; and Anderson's acceleration of Sinkhorn.
+Sinkhorn started from the potentials that other candidates of the query ended with, and steps of Newton's method, each
+of which solves a system of 2 R - 1 equations, after a few sweeps.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ import torch
 import measure
 import regimes
 from diml.matching import Regions, match
-from other_starts import FIRST, MIXED, SWEEPS_BEFORE_NEWTON, Problem, anderson, newton_finish, warm_start
+from other_starts import FIRST, SWEEPS_BEFORE_NEWTON, Problem, newton_finish, warm_start
 
 solver = importlib.import_module("diml.matching.sinkhorn")  # the package has the function of that name
 
 NEVER: Final = 10**9
 #: Name -> constants of the solver. The first is Sinkhorn, the second what is in use.
 VARIANTS: Final[dict[str, dict[str, Any]]] = {
-    "Sinkhorn": {"FIRST_ESTIMATE": NEVER},
+    "Sinkhorn": {"MIXING": 0, "FIRST_ESTIMATE": NEVER},
     "in use": {},
-    "one estimate": {"ESTIMATE_EVERY": NEVER},
-    "estimates every 2": {"ESTIMATE_EVERY": 2},
-    "first after 8": {"FIRST_ESTIMATE": 8},
-    "bounded to 0.2": {"STEP": 0.2},
+    "2 mixed": {"MIXED": 2},
+    "8 mixed": {"MIXED": 8},
+    "over-relaxed": {"MIXING": 0},
+    "one estimate": {"MIXING": 0, "ESTIMATE_EVERY": NEVER},
+    "estimates every 2": {"MIXING": 0, "ESTIMATE_EVERY": 2},
 }
 
 
@@ -90,7 +91,6 @@ def others(
     ways = {
         "Sinkhorn, warm": (warm_start, 5000),
         f"Newton after {SWEEPS_BEFORE_NEWTON}": (newton_finish, 100),
-        f"Anderson, {MIXED} mixed": (anderson, 1000),
     }
     return [
         {"embeddings": name, "solver": way}

@@ -1,6 +1,6 @@
-"""Ways to need fewer iterations that are not in use: other candidates' potentials to start from, Newton, Anderson.
+"""Ways to need fewer iterations that are not in use: a start from other candidates' potentials, a finish by Newton.
 
-Plain Sinkhorn in float64 otherwise, for `iterations.py`. Legend: B candidates of a query, R regions.
+Plain Sinkhorn in float64, for `iterations.py`. Legend: B candidates of a query, R regions.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from torch import Tensor
 FIRST = 8
 #: Sweeps before Newton's method takes over; fewer, and its steps often lead nowhere.
 SWEEPS_BEFORE_NEWTON = 6
-#: Earlier sweeps that Anderson's acceleration mixes with the last.
-MIXED = 3
 #: Least weight of a region: Newton's system has no solution at zero.
 LEAST = 1e-9
 
@@ -104,28 +102,3 @@ def newton_step(problem: Problem, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]
     found = torch.linalg.solve(system, wanted)
     size = rows.shape[1]
     return found[:, :size], torch.cat([found[:, size:], torch.zeros_like(found[:, :1])], dim=1)
-
-
-def anderson(problem: Problem, tolerance: float, most: int) -> Tensor:
-    """Sweeps (B,), each from the mixture of the last ones whose steps of log v cancel best. Anderson, J. ACM 1965."""
-    potential = torch.zeros_like(problem.weight_g)
-    counts, active = torch.zeros(len(potential)), torch.ones(len(potential), dtype=torch.bool)
-    seen: list[tuple[Tensor, Tensor]] = []
-    for _ in range(most):
-        u, v = problem.weight_q / (problem.kernel @ potential.exp().unsqueeze(2)).squeeze(2), potential.exp()
-        active &= problem.error(u, v) > tolerance
-        if not active.any():
-            break
-        counts += active
-        step = (problem.weight_g / (problem.kernel.mT @ u.unsqueeze(2)).squeeze(2)).log() - potential
-        seen = [*seen, (potential, step)][-MIXED - 1 :]
-        potential = potential + step
-        if len(seen) > 1:
-            steps = torch.stack([step - earlier for _, earlier in seen[:-1]], dim=2)
-            places = torch.stack([seen[-1][0] - earlier for earlier, _ in seen[:-1]], dim=2)
-            scaled = steps * problem.weight_g.sqrt().unsqueeze(2)
-            system, wanted = scaled.mT @ scaled, scaled.mT @ (step * problem.weight_g.sqrt()).unsqueeze(2)
-            ridge = 1e-10 * system.diagonal(dim1=1, dim2=2).mean(dim=1) + 1e-300
-            system = system + ridge[:, None, None] * torch.eye(len(seen) - 1, dtype=system.dtype)
-            potential = potential - ((places + steps) @ torch.linalg.solve(system, wanted)).squeeze(2)
-    return counts

@@ -44,10 +44,10 @@ def test_sums_of_the_plan_are_the_weights(sides, marginals, epsilon):
     found = match(*sides, marginals=marginals, epsilon=epsilon, max_iterations=200)
     for weights in (found.weight_q, found.weight_g):
         close(weights.sum(dim=1), torch.ones(len(found)), 1e-6)
-    close(found.plan.sum(dim=1), found.weight_g, 1e-6)
-    row_error = (found.plan.sum(dim=2) - found.weight_q).abs().sum(dim=1)
-    close(row_error, found.marginal_error, 2e-6)
-    assert torch.equal(found.converged, found.marginal_error <= 1e-4)
+    close(found.plan.sum(dim=2), found.weight_q, 1e-6)
+    column_error = (found.plan.sum(dim=1) - found.weight_g).abs().sum(dim=1)
+    close(column_error, found.marginal_error, 2e-6)
+    assert torch.equal(found.converged, found.marginal_error <= 5e-6)
 
 
 @given(pairs(), MARGINALS)

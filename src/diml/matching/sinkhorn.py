@@ -6,7 +6,8 @@ On the CPU the compiled kernel does the same, step for step (`native/transport.i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,12 @@ from diml.matching import native
 #: Largest range of cost / epsilon for the plain kernel exp(-cost / epsilon), beyond which logarithms take over: scaling
 #: vectors reach the exponential of twice this range and must stay finite.
 PLAIN_RANGE = {torch.float32: 41.0, torch.float64: 300.0}
+
+#: So many iterations are mixed (see `_Mixture`), the later ones over-relaxed, which is slower and never loses its way.
+MIXING = 100
+#: Mixing: how many changes; they are forgotten where the error grew by more than GROWN; share of the trace that is
+#: added to the diagonal; bounds of a residual; how far log v may go back.
+MIXED, GROWN, RIDGE, LEAST, MOST, FURTHEST = 4, 1.5, 1e-6, -0.75, 2.0, 1.0
 
 #: Over-relaxation: its first estimate comes after so many iterations, further ones every so many; a ratio of more than
 #: 1 +- STEP counts as that; relaxation is damped where the error grew; the slowest rate that it is tuned for.
@@ -31,8 +38,8 @@ class TransportPlan:
     """Solutions of B transport problems and how good they are.
 
     Args:
-        plan: (B, Rq, Rg) transported mass, rows = the query's regions; columns sum to their weights to rounding.
-        marginal_error: (B,) sum over the rows of |row sum - weight|.
+        plan: (B, Rq, Rg) transported mass, rows = the query's regions; rows sum to their weights to rounding.
+        marginal_error: (B,) sum over the columns of |column sum - weight|.
         iterations: (B,) int64, updates of both scaling vectors.
         converged: (B,) bool, marginal_error <= tolerance.
     """
@@ -65,7 +72,8 @@ def sinkhorn(
         max_iterations: cap; what has not converged by then is flagged.
 
     Returns a TransportPlan in float32 (float64 when `cost` is), without gradient; raises ValueError for a setting
-    out of range or shapes that disagree. Source: Cuturi, NeurIPS 2013; over-relaxation: Thibault et al., 2021.
+    out of range or shapes that disagree. Source: Cuturi, NeurIPS 2013; mixing: Anderson, J. ACM 1965;
+    over-relaxation: Thibault et al., 2021.
     """
     epsilon, tolerance, max_iterations = checked_solver(epsilon, tolerance, max_iterations)
     batch, rows, columns = cost.shape
@@ -108,22 +116,23 @@ def checked_solver(
 def _solve(
     solution: TransportPlan, index: Tensor, problems: list[Tensor], log: bool, tolerance: float, max_iterations: int
 ) -> None:
-    """Alternate u = weight_q / (K v) and v = weight_g / (K' u), over-relaxed, until all is written into `solution`.
+    """Alternate u = weight_q / (K v) and v = weight_g / (K' u), in fewer steps, until all is written into `solution`.
 
-    The last update of v is plain, so that the columns hold. With `log`, kernel, weights and scaling vectors are
+    The last update of u is plain, so that the rows hold. With `log`, kernel, weights and scaling vectors are
     logarithms, in float64: at epsilon 1e-3 they reach 2000, where float32 would stall.
     """
-    kernel, target, weight_g = problems
-    kernel, weight_q, weight_g = (kernel, target.log(), weight_g.log()) if log else (kernel.exp(), target, weight_g)
+    kernel, weight_q, target = problems
+    kernel, weight_q, weight_g = (kernel, weight_q.log(), target.log()) if log else (kernel.exp(), weight_q, target)
     u, v = (torch.full_like(weight, 0.0 if log else 1.0) for weight in (weight_q, weight_g))
     relaxation = last = torch.ones_like(target[:, 0])
-    waiting = exact = torch.ones_like(index, dtype=torch.bool)
-    updated = _updater(kernel.device)
+    over, waiting = relaxation - 1, torch.ones_like(index, dtype=torch.bool)
+    mixture, updated = _Mixture.start(target), _updater(kernel.device)
     for iteration in range(max_iterations + 1):  # so many are done
-        new_u, reached = updated(u, _row_mass(kernel, v, log), weight_q, relaxation, log)
+        u, _ = updated(u, _row_mass(kernel, v, log), weight_q, over, log)
+        relaxed_v, reached = updated(v, _row_mass(kernel.mT, u, log), weight_g, over, log)
         error = (reached - target).abs().sum(dim=1)
         good = error <= tolerance if iteration else torch.zeros_like(waiting)
-        done = waiting if iteration == max_iterations else waiting & good & exact
+        done = waiting if iteration == max_iterations else waiting & good & (over == 0)
         if done.any():
             at, left, right = index[done], u[done].unsqueeze(2), v[done].unsqueeze(1)
             plan = (left + kernel[done] + right).exp() if log else left * kernel[done] * right
@@ -134,14 +143,75 @@ def _solve(
             waiting = waiting & ~done
             if not waiting.any():
                 return
-        relaxation, last = _paced(relaxation, last, error, iteration)
-        exact = good | (relaxation == 1) | (iteration + 1 == max_iterations)
-        v, _ = updated(v, _row_mass(kernel.mT, new_u, log), weight_g, relaxation.masked_fill(exact, 1), log)
-        u = new_u
+        if iteration < MIXING:
+            back = mixture.back(reached, target, error)
+            v = relaxed_v - back if log else relaxed_v * back.neg().exp()
+        else:
+            relaxation, last = _paced(relaxation, last, error, iteration - MIXING)
+            over = (relaxation - 1).masked_fill(good | (iteration + 1 == max_iterations), 0)
+            v, _ = updated(v, _row_mass(kernel.mT, u, log), weight_g, over, log)
         if waiting.sum() <= 0.7 * len(index):  # finished problems leave the batch, not one by one: copying costs
-            state = (index, kernel, weight_q, weight_g, target, u, v, relaxation, last, exact, waiting)
+            state = (index, kernel, weight_q, weight_g, target, u, v, relaxation, last, over, waiting)
             kept = (part[waiting] for part in state)
-            index, kernel, weight_q, weight_g, target, u, v, relaxation, last, exact, waiting = kept
+            mixture = mixture.keep(waiting)
+            index, kernel, weight_q, weight_g, target, u, v, relaxation, last, over, waiting = kept
+
+
+@dataclass(eq=False)
+class _Mixture:
+    """Anderson's acceleration of the steps of v, or log v: the last `MIXED` changes that cancel a residual best.
+
+    Attributes:
+        residual, step: (B, Rg) target / reached - 1 within bounds, and how far log v went with it.
+        change, motion: (B, MIXED, Rg) of the residual, times the weights, and of log v, from iteration to iteration.
+        gram, drift: (B, MIXED, MIXED) products of the changes; (B, MIXED) means of the motions, which only trade scale
+            between u and v.
+        before: (B,) error of the iteration before; where it grew by more than `GROWN`, what was seen is forgotten.
+    """
+
+    residual: Tensor
+    step: Tensor
+    change: Tensor
+    motion: Tensor
+    gram: Tensor
+    drift: Tensor
+    before: Tensor
+    seen: int = 0
+
+    @classmethod
+    def start(cls, target: Tensor) -> _Mixture:
+        """Nothing seen yet of problems with weights `target` (B, Rg)."""
+        count, size = target.shape
+        history = target.new_zeros(count, MIXED, size)
+        gram, drift = target.new_zeros(count, MIXED, MIXED), target.new_zeros(count, MIXED)
+        nothing, before = torch.zeros_like(target), torch.full_like(target[:, 0], torch.inf)
+        return cls(nothing, nothing, history, history.clone(), gram, drift, before)
+
+    def keep(self, which: Tensor) -> _Mixture:
+        """Of some of the problems."""
+        parts: dict[str, Any] = {name: part[which] for name, part in vars(self).items() if isinstance(part, Tensor)}
+        return replace(self, **parts)
+
+    def back(self, reached: Tensor, target: Tensor, error: Tensor) -> Tensor:
+        """(B, Rg): log v has to go back by so much from its plain step."""
+        residual = (torch.where(reached > 0, target / reached, 0) - 1).clamp(LEAST, MOST)
+        back = torch.zeros_like(residual)
+        if self.seen:
+            slot, change = self.seen % MIXED, residual - self.residual
+            self.motion[:, slot], self.change[:, slot] = self.step + change, target * change
+            self.drift[:, slot] = (target * self.motion[:, slot]).sum(dim=1)
+            products = (self.change @ change.unsqueeze(2)).squeeze(2)
+            self.gram[:, slot] = self.gram[:, :, slot] = products
+            grown = error > self.before * GROWN
+            for part in (self.change, self.motion, self.gram, self.drift):
+                part.masked_fill_(grown.view(-1, *[1] * (part.ndim - 1)), 0)
+            ridge = self.gram.diagonal(dim1=1, dim2=2).sum(dim=1) * RIDGE + 1e-30
+            system = self.gram + torch.diag_embed(ridge.unsqueeze(1).expand(-1, MIXED))
+            wanted = self.change @ residual.unsqueeze(2)
+            mixture = torch.linalg.solve_ex(system, wanted).result
+            back = ((self.motion - self.drift.unsqueeze(2)) * mixture).sum(dim=1).clamp(-FURTHEST, FURTHEST)
+        self.residual, self.step, self.before, self.seen = residual, residual - back, error, self.seen + 1
+        return back
 
 
 def _updater(device: torch.device) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -154,12 +224,12 @@ def _updater(device: torch.device) -> Callable[..., tuple[Tensor, Tensor]]:
     return _compiled
 
 
-def _updated(scale: Tensor, mass: Tensor, target: Tensor, relaxation: Tensor, log: bool) -> tuple[Tensor, Tensor]:
-    """New scaling vector, scale * (target / reached)^relaxation to first order, and what the old one reached.
+def _updated(scale: Tensor, mass: Tensor, target: Tensor, over: Tensor, log: bool) -> tuple[Tensor, Tensor]:
+    """New scaling vector, scale * (target / reached)^(1 + over) to first order, and what the old one reached.
 
-    Positive for any ratio, and 0 where the target is. `relaxation` 1 is Sinkhorn's own step.
+    Positive for any ratio, and 0 where the target is. `over` 0 is Sinkhorn's own step.
     """
-    over = relaxation.unsqueeze(1) - 1
+    over = over.unsqueeze(1)
     if log:
         ratio = torch.where(target.isinf(), target, target - (scale + mass))
         return scale + ratio + torch.log1p(over * torch.expm1(ratio).clamp(-STEP, STEP)), (scale + mass).exp()

