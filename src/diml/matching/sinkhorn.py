@@ -129,7 +129,8 @@ def _solve(
     mixture, updated = _Mixture.start(target), _updater(kernel.device)
     for iteration in range(max_iterations + 1):  # so many are done
         u, _ = updated(u, _row_mass(kernel, v, log), weight_q, over, log)
-        relaxed_v, reached = updated(v, _row_mass(kernel.mT, u, log), weight_g, over, log)
+        mass_g = _row_mass(kernel.mT, u, log)
+        plain_v, reached = updated(v, mass_g, weight_g, torch.zeros_like(over), log)
         error = (reached - target).abs().sum(dim=1)
         good = error <= tolerance if iteration else torch.zeros_like(waiting)
         done = waiting if iteration == max_iterations else waiting & good & (over == 0)
@@ -145,11 +146,11 @@ def _solve(
                 return
         if iteration < MIXING:
             back = mixture.back(reached, target, error)
-            v = relaxed_v - back if log else relaxed_v * back.neg().exp()
+            v = plain_v - back if log else plain_v * back.neg().exp()
         else:
             relaxation, last = _paced(relaxation, last, error, iteration - MIXING)
             over = (relaxation - 1).masked_fill(good | (iteration + 1 == max_iterations), 0)
-            v, _ = updated(v, _row_mass(kernel.mT, u, log), weight_g, over, log)
+            v, _ = updated(v, mass_g, weight_g, over, log)
         if waiting.sum() <= 0.7 * len(index):  # finished problems leave the batch, not one by one: copying costs
             state = (index, kernel, weight_q, weight_g, target, u, v, relaxation, last, over, waiting)
             kept = (part[waiting] for part in state)
