@@ -114,8 +114,8 @@ def score(
     structural, pooled, error, iterations = _numbers(len(rows), 3)
     scale = None if scale_g is None else _floats(scale_g)
     stored = (dense_g.detach().contiguous(), scale, _floats(pooled_g))
-    pairs = (rows.long().contiguous(), images.long().contiguous())
-    solver = (epsilon, tolerance, min(max_iterations, 2**30), torch.get_num_threads())
+    pairs = _longs(rows, images)
+    solver = _solver(epsilon, tolerance, max_iterations)
     results = (structural, pooled, error, iterations)
     _KERNEL.score(_floats(dense_q), _floats(pooled_q), *stored, *pairs, uniform, *solver, *results)
     return PairScores.of(structural, pooled, error, iterations, tolerance)
@@ -137,7 +137,7 @@ def solve(
     """
     assert _KERNEL is not None
     structural, error, iterations = _numbers(len(cosine), 2)
-    solver = (epsilon, tolerance, min(max_iterations, 2**30), torch.get_num_threads())
+    solver = _solver(epsilon, tolerance, max_iterations)
     given = (_floats(part) for part in (cosine, mass_q, mass_g))
     _KERNEL.solve(*given, *solver, plan, structural, error, iterations)
     return PairScores.of(structural, torch.empty(0), error, iterations, tolerance)
@@ -172,8 +172,8 @@ def compare(
     structural, pooled, error, iterations = _numbers(len(rows), 3)
     shape = (len(rows), query.shape[1] - 1, gallery.shape[1] - 1)
     plan, cosines = torch.empty(shape), torch.empty(shape) if cosine else None
-    solver = (epsilon, tolerance, min(max_iterations, 2**30), torch.get_num_threads())
-    pairs = (rows.long().contiguous(), images.long().contiguous())
+    solver = _solver(epsilon, tolerance, max_iterations)
+    pairs = _longs(rows, images)
     results = (structural, pooled, error, iterations, plan, cosines)
     _KERNEL.compare(_floats(query), _floats(gallery), *pairs, uniform, *solver, *results)
     return Compared(PairScores.of(structural, pooled, error, iterations, tolerance), plan, cosines)
@@ -198,7 +198,7 @@ def pull(
     """
     assert _KERNEL is not None
     gradient = torch.empty(shape)
-    pairs = (rows.long().contiguous(), images.long().contiguous())
+    pairs = _longs(rows, images)
     given = (_floats(part) for part in (slope, weight, pooled_weight))
     threads = torch.get_num_threads()
     _KERNEL.pull(*given, *pairs, side != "gallery", side != "query", _floats(partners), threads, gradient)
@@ -221,6 +221,15 @@ def nearest(queries: Tensor, gallery: Tensor, excluded: Tensor, depth: int) -> T
 def _numbers(count: int, floats: int) -> list[Tensor]:
     """Room for so many float32 numbers of each pair, and for its iterations."""
     return [torch.empty(count) for _ in range(floats)] + [torch.empty(count, dtype=torch.int32)]
+
+
+def _solver(epsilon: float, tolerance: float, max_iterations: int) -> tuple[float, float, int, int]:
+    """Settings of the solver as the kernel takes them, with the threads that it may use."""
+    return epsilon, tolerance, min(max_iterations, 2**30), torch.get_num_threads()
+
+
+def _longs(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(tensor.long().contiguous() for tensor in tensors)
 
 
 def _floats(tensor: Tensor) -> Tensor:
