@@ -145,6 +145,19 @@ Storage storage_of(const Any& dense) {
   return Storage::float16;
 }
 
+using Numbers = Out<float, nb::ndim<1>>;
+
+// The pairs of a task and where their numbers go.
+void set_pairs(ScoreTask& task, const Long1& query_of, const Long1& image_of, const Numbers& structural,
+               const Numbers& pooled, const Numbers& error, const Out<int32_t, nb::ndim<1>>& iterations) {
+  for (size_t size : {query_of.size(), structural.size(), pooled.size(), error.size(), iterations.size()}) {
+    need(size == image_of.size(), "query_of, image_of, outputs: need one number a pair");
+  }
+  task.query_of = query_of.data(), task.image_of = image_of.data();
+  task.structural = structural.data(), task.pooled = pooled.data();
+  task.error = error.data(), task.iterations = iterations.data();
+}
+
 void run_score(const ScoreTask& task, size_t count, size_t queries, size_t images, int threads,
                Interruption& interruption) {
   const int64_t pairs = static_cast<int64_t>(count);
@@ -170,12 +183,10 @@ void score(const Float3& dense_q, const Float2& pooled_q, const Any& dense_g, co
   task.apart_q = task.regions_q * task.dim, task.apart_g = task.regions_g * task.dim;
   task.pooled_apart_q = task.pooled_apart_g = task.dim;
   task.scale_g = scale_g ? scale_g->data() : nullptr;
-  task.query_of = query_of.data(), task.image_of = image_of.data();
   task.uniform = uniform;
+  set_pairs(task, query_of, image_of, structural, pooled, error, iterations);
   Interruption interruption;
   task.solver = solver_of(epsilon, tolerance, max_iterations, interruption);
-  task.structural = structural.data(), task.pooled = pooled.data();
-  task.error = error.data(), task.iterations = iterations.data();
   const size_t queries = dense_q.shape(0), images = dense_g.shape(0), dim = dense_q.shape(2);
   need(dense_g.shape(2) == dim && pooled_q.shape(1) == dim && pooled_g.shape(1) == dim, "dim: sides differ");
   need(pooled_q.shape(0) == queries, "queries: counts of dense_q and pooled_q differ");
@@ -183,9 +194,6 @@ void score(const Float3& dense_q, const Float2& pooled_q, const Any& dense_g, co
   const bool coded = task.storage == Storage::int8 || task.storage == Storage::int16;
   need(coded == scale_g.has_value(), "scale_g: need it for int8 and int16, and only there");
   if (scale_g) need(scale_g->shape(0) == images && scale_g->shape(1) == dense_g.shape(1), "scale_g: need (N, R)");
-  for (size_t size : {query_of.size(), structural.size(), pooled.size(), error.size(), iterations.size()}) {
-    need(size == image_of.size(), "query_of, image_of, outputs: need one number a pair");
-  }
   run_score(task, image_of.size(), queries, images, threads, interruption);
 }
 
@@ -204,16 +212,11 @@ void compare(const Float3& query, const Float3& gallery, const Long1& query_of, 
   task.dense_q = query.data(), task.pooled_q = query.data() + task.regions_q * task.dim;
   task.dense_g = gallery.data(), task.pooled_g = gallery.data() + task.regions_g * task.dim;
   task.storage = Storage::float32, task.uniform = uniform;
-  task.query_of = query_of.data(), task.image_of = image_of.data();
+  set_pairs(task, query_of, image_of, structural, pooled, error, iterations);
   Interruption interruption;
   task.solver = solver_of(epsilon, tolerance, max_iterations, interruption);
-  task.structural = structural.data(), task.pooled = pooled.data();
-  task.error = error.data(), task.iterations = iterations.data();
   task.plan = plan.data(), task.cosine = cosine ? cosine->data() : nullptr;
   const size_t cells = task.regions_q * task.regions_g;
-  for (size_t size : {query_of.size(), structural.size(), pooled.size(), error.size(), iterations.size()}) {
-    need(size == image_of.size(), "query_of, image_of, outputs: need one number a pair");
-  }
   need(plan.size() == image_of.size() * cells, "plan: need (B, Rq, Rg)");
   if (cosine) need(cosine->size() == image_of.size() * cells, "cosine: need (B, Rq, Rg)");
   run_score(task, image_of.size(), query.shape(0), gallery.shape(0), threads, interruption);
