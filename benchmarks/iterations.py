@@ -31,6 +31,7 @@ NEVER: Final = 10**9
 VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "Sinkhorn": {"MIXING": 0, "FIRST_ESTIMATE": NEVER},
     "in use": {},
+    "mixed each time": {"MIX_EVERY": 1},
     "2 mixed": {"MIXED": 2},
     "8 mixed": {"MIXED": 8},
     "over-relaxed": {"MIXING": 0},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal, Unpack, get_args
 
 import torch
@@ -157,24 +158,30 @@ def _rerank_torch(
     settings: MatchSettings,
 ) -> tuple[Tensor, Tensor]:
     """Scores (Q, K) block by block, and which are converged."""
-    query = _rounded_like(gallery, query)
+    integers = isinstance(gallery, QuantizedRegions) and gallery.codes.dtype == torch.int16
+    compared = _rounded(query) if integers else query
     dtype = torch.promote_types(torch.promote_types(query.dense.dtype, gallery.pooled.dtype), torch.float32)
     scores = query.pooled.new_empty(candidates.shape, dtype=dtype)
     converged = torch.ones_like(candidates, dtype=torch.bool)
     for rows, columns in _blocks(query, gallery, candidates.shape[1], block_bytes):
         chosen = candidates[rows, columns].long()
-        found = compare(query[rows], *gallery.gather(chosen), gallery.grid, settings)
+        dense, pooled = gallery.gather(chosen)
+        found = compare(compared[rows], dense, _steps(pooled) if integers else pooled, gallery.grid, settings)
+        if integers:  # rounded vectors weigh the regions; what they have in common themselves is not
+            found = replace(found, pooled=(query.pooled[rows].unsqueeze(1) * pooled).sum(dim=2).flatten())
         scores[rows, columns] = (found.score if score == "both" else getattr(found, score)).reshape(chosen.shape)
         converged[rows, columns] = found.converged.reshape(chosen.shape)
     return scores, converged
 
 
-def _rounded_like(gallery: Regions | QuantizedRegions, query: Regions) -> Regions:
-    """The query as it is compared: with a gallery of 16-bit codes its regions are rounded to the same steps."""
-    if not isinstance(gallery, QuantizedRegions) or gallery.codes.dtype != torch.int16:
-        return query
-    dense = query.dense.to(torch.promote_types(query.dense.dtype, torch.float32))
-    return Regions._trusted((dense / SHORT_STEP).round_().mul_(SHORT_STEP), query.pooled, query.grid)
+def _rounded(query: Regions) -> Regions:
+    """The query as it is compared with a gallery of 16-bit codes."""
+    return Regions._trusted(_steps(query.dense), _steps(query.pooled), query.grid)
+
+
+def _steps(vectors: Tensor) -> Tensor:
+    """Vectors in the steps of 16-bit codes, float32 or better."""
+    return (vectors.to(torch.promote_types(vectors.dtype, torch.float32)) / SHORT_STEP).round_().mul_(SHORT_STEP)
 
 
 def _blocks(

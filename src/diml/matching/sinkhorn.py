@@ -20,9 +20,9 @@ PLAIN_RANGE = {torch.float32: 41.0, torch.float64: 300.0}
 
 #: So many iterations are mixed (see `_Mixture`), the later ones over-relaxed, which is slower and never loses its way.
 MIXING = 100
-#: Mixing: how many changes; they are forgotten where the error grew by more than GROWN; share of the trace that is
-#: added to the diagonal; bounds of a residual; how far log v may go back.
-MIXED, GROWN, RIDGE, LEAST, MOST, FURTHEST = 4, 1.5, 1e-6, -0.75, 2.0, 1.0
+#: Mixing: in one of so many iterations; how many changes, which are forgotten where the error grew by more than GROWN;
+#: share of the trace that is added to the diagonal; bounds of a residual; how far log v may go back.
+MIX_EVERY, MIXED, GROWN, RIDGE, LEAST, MOST, FURTHEST = 2, 4, 1.5, 1e-6, -0.75, 2.0, 1.0
 
 #: Over-relaxation: its first estimate comes after so many iterations, further ones every so many; a ratio of more than
 #: 1 +- STEP counts as that; relaxation is damped where the error grew; the slowest rate that it is tuned for.
@@ -162,11 +162,11 @@ def _solve(
 class _Mixture:
     """Anderson's acceleration of the steps of v, or log v: the last `MIXED` changes that cancel a residual best.
 
+    Every second step stays plain: hardly more iterations are needed, and these cost less.
+
     Attributes:
         residual, step: (B, Rg) target / reached - 1 within bounds, and how far log v went with it.
-        change, motion: (B, MIXED, Rg) of the residual, times the weights, and of log v, from iteration to iteration.
-        gram, drift: (B, MIXED, MIXED) products of the changes; (B, MIXED) means of the motions, which only trade scale
-            between u and v.
+        change, motion: (B, MIXED, Rg) of the residual and of log v, from iteration to iteration.
         before: (B,) error of the iteration before; where it grew by more than `GROWN`, what was seen is forgotten.
     """
 
@@ -174,19 +174,15 @@ class _Mixture:
     step: Tensor
     change: Tensor
     motion: Tensor
-    gram: Tensor
-    drift: Tensor
     before: Tensor
     seen: int = 0
 
     @classmethod
     def start(cls, target: Tensor) -> _Mixture:
         """Nothing seen yet of problems with weights `target` (B, Rg)."""
-        count, size = target.shape
-        history = target.new_zeros(count, MIXED, size)
-        gram, drift = target.new_zeros(count, MIXED, MIXED), target.new_zeros(count, MIXED)
+        history = target.new_zeros(len(target), MIXED, target.shape[1])
         nothing, before = torch.zeros_like(target), torch.full_like(target[:, 0], torch.inf)
-        return cls(nothing, nothing, history, history.clone(), gram, drift, before)
+        return cls(nothing, nothing, history, history.clone(), before)
 
     def keep(self, which: Tensor) -> _Mixture:
         """Of some of the problems."""
@@ -199,18 +195,17 @@ class _Mixture:
         back = torch.zeros_like(residual)
         if self.seen:
             slot, change = self.seen % MIXED, residual - self.residual
-            self.motion[:, slot], self.change[:, slot] = self.step + change, target * change
-            self.drift[:, slot] = (target * self.motion[:, slot]).sum(dim=1)
-            products = (self.change @ change.unsqueeze(2)).squeeze(2)
-            self.gram[:, slot] = self.gram[:, :, slot] = products
-            grown = error > self.before * GROWN
-            for part in (self.change, self.motion, self.gram, self.drift):
-                part.masked_fill_(grown.view(-1, *[1] * (part.ndim - 1)), 0)
-            ridge = self.gram.diagonal(dim1=1, dim2=2).sum(dim=1) * RIDGE + 1e-30
-            system = self.gram + torch.diag_embed(ridge.unsqueeze(1).expand(-1, MIXED))
-            wanted = self.change @ residual.unsqueeze(2)
-            mixture = torch.linalg.solve_ex(system, wanted).result
-            back = ((self.motion - self.drift.unsqueeze(2)) * mixture).sum(dim=1).clamp(-FURTHEST, FURTHEST)
+            self.motion[:, slot], self.change[:, slot] = self.step + change, change
+        if self.seen and self.seen % MIX_EVERY == 0:
+            grown = (error > self.before * GROWN).view(-1, 1, 1)
+            self.change.masked_fill_(grown, 0), self.motion.masked_fill_(grown, 0)
+            weighted = self.change * target.unsqueeze(1)
+            gram = weighted @ self.change.mT
+            ridge = gram.diagonal(dim1=1, dim2=2).sum(dim=1) * RIDGE + 1e-30
+            system = gram + torch.diag_embed(ridge.unsqueeze(1).expand(-1, MIXED))
+            mixture = torch.linalg.solve_ex(system, weighted @ residual.unsqueeze(2)).result
+            drift = self.motion @ target.unsqueeze(2)  # only trades scale between u and v
+            back = ((self.motion - drift) * mixture).sum(dim=1).clamp(-FURTHEST, FURTHEST)
         self.residual, self.step, self.before, self.seen = residual, residual - back, error, self.seen + 1
         return back
 

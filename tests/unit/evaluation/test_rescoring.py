@@ -37,7 +37,8 @@ def test_every_candidate_gets_the_score_of_its_pair(stored, compiled, monkeypatc
     found, unfinished = structural_scores(regions, queries, candidates, "both", {}, nothing)
     left, right = in_order(regions, queries.repeat_interleave(11), candidates.flatten())
     expected = match(regions[left], regions[right])
-    torch.testing.assert_close(found.flatten(), expected.score, rtol=0, atol=1e-5)
+    atol = 1e-4 if stored == "int16" else 1e-5  # there, weights come from rounded pooled vectors
+    torch.testing.assert_close(found.flatten(), expected.score, rtol=0, atol=atol)
     assert unfinished == int((~expected.converged).sum())
 
 

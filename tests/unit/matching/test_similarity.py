@@ -219,7 +219,8 @@ def test_rerank_scores_each_query_against_its_own_candidates(block_bytes, candid
     scores = rerank(query, gallery, chosen, block_bytes=block_bytes)
     for i in range(4):
         for k in range(candidates):
-            close(scores[i, k], match(query[i], gallery[int(chosen[i, k])]).score[0])
+            expected = match(query[i], gallery[int(chosen[i, k])]).score[0]
+            close(scores[i, k], expected, 5e-6)  # rounding may decide the last iteration: the marginal error
 
 
 @pytest.mark.parametrize("score", ["both", "structural", "pooled"])

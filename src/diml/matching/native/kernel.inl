@@ -35,9 +35,11 @@ struct ScoreRoom {
   Query query;
   Block fresh, rest;
   bool shorts;     // cosines by products of 16-bit integers
-  int16_t* brief;  // memory for one region
-  float* dense;    // the query's regions, rounded
-  float *image, *cells, *row, *mass;  // cells: (W, Rg, lanes); row: (W, lanes); mass: (W, up(Rg))
+  int16_t* brief;  // memory for one vector
+  float* scale;    // of the rows of `cells`
+  float* rounded;  // regions of the query, its pooled vector and the image's as those integers hold them, without `shorts`
+  const float* whole;  // the query's pooled vector
+  float *image, *cells, *mass;  // cells: (W, Rg + 1, lanes), the image's pooled vector last; mass: (W, up(Rg))
   int64_t bytes;
 };
 
@@ -54,16 +56,15 @@ static ScoreRoom score_room(const ScoreTask& task, void* memory) {
 #ifdef DIML_SHORTS
   room.shorts = task.storage == Storage::int16 && task.dim % 2 == 0;
 #endif
-  room.query.spare = task.regions_q % W != 0 && !room.shorts;  // 16 bits are too few for the pooled vector
-  room.query.panels = carver.take<float>(lanes * task.dim);
+  room.query.spare = task.regions_q % W != 0 && !room.shorts;
+  room.query.panels = carver.take<float>(room.shorts ? 0 : lanes * task.dim);
   room.query.shorts = carver.take<Mask>(room.shorts ? room.query.vectors * task.dim / 2 : 0);
-  for (int16_t** piece : {&room.query.coarse, &room.query.fine, &room.brief}) {
-    *piece = carver.take<int16_t>(room.shorts ? task.dim : 0);
-  }
-  room.dense = carver.take<float>(task.storage == Storage::int16 ? task.regions_q * task.dim : 0);
+  room.query.pooled_short = carver.take<int16_t>(room.shorts ? task.dim : 0);
+  room.brief = carver.take<int16_t>(room.shorts ? task.dim : 0);
+  room.scale = carver.take<float>(room.shorts ? task.regions_g + 1 : 0);
+  room.rounded = carver.take<float>(task.storage == Storage::int16 && !room.shorts ? (task.regions_q + 2) * task.dim : 0);
   room.image = carver.take<float>(task.storage == Storage::float32 ? 0 : task.regions_g * task.dim);
-  room.cells = carver.take<float>(W * task.regions_g * lanes);
-  room.row = carver.take<float>(W * lanes);
+  room.cells = carver.take<float>(W * (task.regions_g + 1) * lanes);
   room.mass = carver.take<float>(W * up(task.regions_g));
   room.bytes = carver.used;
   return room;
@@ -72,38 +73,59 @@ static ScoreRoom score_room(const ScoreTask& task, void* memory) {
 static int64_t score_bytes(const ScoreTask& task) { return score_room(task, nullptr).bytes; }
 
 #ifdef DIML_SHORTS
-// Cosines of regions, and what those of the image have in common with the query's pooled vector, from 16-bit integers.
-static void describe_shorts(const ScoreTask& task, ScoreRoom& room, int64_t image, float* cells, float* mass,
-                            Ahead& ahead) {
+// What `describe` finds, from 16-bit integers.
+static void describe_shorts(const ScoreTask& task, ScoreRoom& room, int64_t image, int64_t rows, float* cells,
+                            float* mass, Ahead& ahead) {
   const int64_t regions = task.regions_g;
-  const int16_t* codes = static_cast<const int16_t*>(task.dense_g) + image * regions * task.dim;
-  const float* scale = task.scale_g + image * regions;
-  products_shorts(room.query, codes, scale, regions, cells, ahead);
-  if (mass) dots_shorts(room.query, codes, scale, regions, mass);
+  const int16_t *codes = static_cast<const int16_t*>(task.dense_g) + image * regions * task.dim, *last = room.brief;
+  for (int64_t j = 0; j < regions; ++j) room.scale[j] = task.scale_g[image * regions + j];
+  room.scale[regions] = kShortStep;
+  shorten(task.pooled_g + image * task.pooled_apart_g, task.dim, kShortStep, room.brief);
+  if (rows == regions) last = codes + (regions - 1) * task.dim;
+  products_shorts(room.query, codes, room.scale, rows, last, cells, ahead);
+  if (mass) dots_shorts(room.query, codes, room.scale, regions, mass);
 }
 #endif
 
 // Numbers of pair `lane`: cosines of regions, and of each region with the other image as a whole.
 static float describe(const ScoreTask& task, ScoreRoom& room, int lane, int64_t pair, int64_t next) {
-  const int64_t lanes = room.query.vectors * W, image = task.image_of[pair];
+  const int64_t lanes = room.query.vectors * W, image = task.image_of[pair], regions = task.regions_g;
+  const int64_t rows = task.uniform ? regions : regions + 1;
   const float* pooled = task.pooled_g + image * task.pooled_apart_g;
-  float *cells = room.cells + lane * task.regions_g * lanes, *row = room.row + lane * lanes;
-  float* mass = task.uniform || room.query.spare ? nullptr : room.mass + lane * up(task.regions_g);
+  float* cells = room.cells + lane * (regions + 1) * lanes;
+  float* mass = task.uniform || room.query.spare ? nullptr : room.mass + lane * up(regions);
   Ahead ahead = image_ahead(task, task.image_of[next]);
   const float* soon = task.pooled_g + task.image_of[next] * task.pooled_apart_g;
   for (int64_t d = 0; d < task.dim; d += 16) __builtin_prefetch(soon + d);
-  if (task.scale_g) __builtin_prefetch(task.scale_g + task.image_of[next] * task.regions_g);
-  if (!task.uniform) products_row(room.query, pooled, row);
+  if (task.scale_g) __builtin_prefetch(task.scale_g + task.image_of[next] * regions);
 #ifdef DIML_SHORTS
   if (room.shorts) {
-    describe_shorts(task, room, image, cells, mass, ahead);
-    return dot(room.query.pooled, pooled, task.dim);
+    describe_shorts(task, room, image, rows, cells, mass, ahead);
+    return dot(room.whole, pooled, task.dim);
   }
 #endif
-  const float* regions = read_image(task, image, room.image);
-  products(room.query, regions, task.regions_g, cells, ahead);
-  if (mass) dots(room.query.pooled, regions, task.regions_g, task.dim, mass);
-  return !task.uniform && room.query.spare ? row[task.regions_q] : dot(room.query.pooled, pooled, task.dim);
+  const float *dense = read_image(task, image, room.image), *last = pooled;
+  const bool integers = task.storage == Storage::int16;
+  if (integers) last = rounded(pooled, task.dim, room.rounded + (task.regions_q + 1) * task.dim);
+  if (task.uniform) last = dense + (regions - 1) * task.dim;
+  products(room.query, dense, rows, last, cells, ahead);
+  if (mass) dots(room.query.pooled, dense, regions, task.dim, mass);
+  const bool known = !task.uniform && room.query.spare && !integers;
+  return known ? cells[regions * lanes + task.regions_q] : dot(room.whole, pooled, task.dim);
+}
+
+// Packs a query to be compared with.
+static void take_query(const ScoreTask& task, ScoreRoom& room, int64_t query) {
+  const float* dense = task.dense_q + query * task.apart_q;
+  room.whole = room.query.pooled = task.pooled_q + query * task.pooled_apart_q;
+#ifdef DIML_SHORTS
+  if (room.shorts) return pack_shorts(room.query, dense, room.brief);
+#endif
+  if (task.storage == Storage::int16) {
+    dense = rounded(dense, task.regions_q * task.dim, room.rounded);
+    room.query.pooled = rounded(room.whole, task.dim, room.rounded + task.regions_q * task.dim);
+  }
+  pack(room.query, dense);
 }
 
 // Sorts the numbers of W pairs so that the pairs stand side by side.
@@ -113,12 +135,12 @@ static void arrange(const ScoreTask& task, ScoreRoom& room) {
   Lanes block[W];
   for (int64_t first = 0; first < lanes; first += W) {
     for (int64_t j = 0; j < cols; ++j) {
-      for (int lane = 0; lane < W; ++lane) block[lane] = load(room.cells + (lane * cols + j) * lanes + first);
+      for (int lane = 0; lane < W; ++lane) block[lane] = load(room.cells + (lane * (cols + 1) + j) * lanes + first);
       transpose(block);
       for (int x = 0; x < W && first + x < rows; ++x) problem.cosine[(first + x) * cols + j] = block[x];
       if (rows >= first && rows < first + W) problem.weight_g[j] = block[rows - first];
     }
-    for (int lane = 0; lane < W; ++lane) block[lane] = load(room.row + lane * lanes + first);
+    for (int lane = 0; lane < W; ++lane) block[lane] = load(room.cells + (lane * (cols + 1) + cols) * lanes + first);
     transpose(block);
     for (int x = 0; x < W && first + x < rows; ++x) problem.weight_q[first + x] = block[x];
   }
@@ -199,16 +221,7 @@ static void score(const ScoreTask& task, int64_t first, int64_t last, void* memo
   const auto fill = [&](Block& block, int64_t start) {
     for (int lane = 0; lane < W; ++lane) {
       const int64_t pair = start + lane < last ? start + lane : last - 1, query = task.query_of[pair];
-      if (query != packed) {
-        room.query.pooled = task.pooled_q + query * task.pooled_apart_q;
-        const float* dense = task.dense_q + query * task.apart_q;
-        if (task.storage == Storage::int16) dense = rounded(dense, task.regions_q * task.dim, room.dense);
-        pack(room.query, dense);
-#ifdef DIML_SHORTS
-        if (room.shorts) pack_shorts(room.query, dense, room.brief), split_pooled(room.query);
-#endif
-        packed = query;
-      }
+      if (query != packed) take_query(task, room, packed = query);
       task.pooled[pair] = describe(task, room, lane, pair, pair + 1 < last ? pair + 1 : pair);
     }
     arrange(task, room);
@@ -306,7 +319,7 @@ struct Screen {
 #ifdef DIML_SHORTS
     if (task.brief_g) return pack_shorts(from, count, kQueries, task.dim, task.step_q, row, reinterpret_cast<Mask*>(panel(number)));
 #endif
-    Query packed{count, task.dim, 2, count < kQueries, panel(number), task.pooled_q, nullptr, nullptr, nullptr};  // what fills it up is not read
+    Query packed{count, task.dim, 2, count < kQueries, panel(number), task.pooled_q, nullptr, nullptr};  // what fills it up is not read
     pack(packed, from);
   }
 
@@ -315,11 +328,14 @@ struct Screen {
 #ifdef DIML_SHORTS
     const int64_t pairs = (task.dim + 1) / 2;
     if (task.brief_g) {
-      return tile_shorts_of<2>(height, reinterpret_cast<const Mask*>(panel(number)), task.brief_g + first * 2 * pairs,
-                               pairs, task.step_q * task.step_g, nullptr, scores, kQueries, nothing);
+      const int16_t* rows = task.brief_g + first * 2 * pairs;
+      return tile_shorts_of<2>(height, reinterpret_cast<const Mask*>(panel(number)), rows,
+                               rows + (height - 1) * 2 * pairs, pairs, task.step_q * task.step_g, nullptr, scores,
+                               kQueries, nothing);
     }
 #endif
-    tile_of<2>(height, panel(number), task.pooled_g + first * task.dim, task.dim, task.dim, scores, kQueries, false,
+    const float* rows = task.pooled_g + first * task.dim;
+    tile_of<2>(height, panel(number), rows, task.dim, rows + (height - 1) * task.dim, task.dim, scores, kQueries, false,
                nothing);
   }
 };
@@ -354,14 +370,14 @@ static void nearest(const NearestTask& task, int64_t first, int64_t last, void* 
 constexpr auto shorten = nullptr;
 #endif
 
-static void exponentials(const float* from, float* to, int64_t count) {
+static void powers_of_two(const float* from, float* to, int64_t count) {
   int64_t x = 0;
-  for (; x + W <= count; x += W) store(to + x, exponential(load(from + x)));
-  for (; x < count; ++x) to[x] = exponential(all(from[x]))[0];
+  for (; x + W <= count; x += W) store(to + x, power_of_two(load(from + x)));
+  for (; x < count; ++x) to[x] = power_of_two(all(from[x]))[0];
 }
 
 constexpr Kernels table{DIML_NAME, W,     score_bytes,   score,   solve_bytes,
-                        solve,     pull_bytes,    pull,    nearest_bytes, nearest, shorten, exponentials};
+                        solve,     pull_bytes,    pull,    nearest_bytes, nearest, shorten, powers_of_two};
 
 }  // namespace
 }  // namespace diml

@@ -456,9 +456,9 @@ void nearest(const Float2& queries, const Float2& gallery, const Long1& excluded
             });
 }
 
-void exponentials(const Float1& from, const Out<float, nb::ndim<1>>& to) {
+void powers_of_two(const Float1& from, const Out<float, nb::ndim<1>>& to) {
   need(from.size() == to.size(), "to: need the size of from");
-  chosen()->exp(from.data(), to.data(), static_cast<int64_t>(from.size()));
+  chosen()->exp2(from.data(), to.data(), static_cast<int64_t>(from.size()));
 }
 
 }  // namespace
@@ -499,5 +499,5 @@ NB_MODULE(_kernel, m) {
         nb::arg("structural"), nb::arg("error"), nb::arg("iterations"));
   m.def("nearest", &nearest, nb::arg("queries"), nb::arg("gallery"), nb::arg("excluded"), nb::arg("threads"),
         nb::arg("order"));
-  m.def("exp", &exponentials, nb::arg("from_"), nb::arg("to"));
+  m.def("exp2", &powers_of_two, nb::arg("from_"), nb::arg("to"));
 }

@@ -10,11 +10,9 @@ struct Query {
   bool spare;                     // the lane behind the last region is free and holds the pooled vector
   float* panels;
   const float* pooled;
-  Mask* shorts;            // panels of 16-bit integers, two channels a number, where images are stored so
-  int16_t *coarse, *fine;  // the pooled vector as 16-bit integers: coarse + fine / kFine, to float32's precision
+  Mask* shorts;           // panels of 16-bit integers, two channels a number, where images are stored so
+  int16_t* pooled_short;  // the pooled vector so
 };
-
-constexpr float kFine = 254.0f;
 
 DIML_INLINE int64_t up(int64_t count) { return (count + W - 1) / W * W; }
 
@@ -52,10 +50,10 @@ struct Ahead {
 
 constexpr int64_t kChannels = 256;  // at once: what a panel has of them stays in the first cache
 
-// Products of `dim` channels, added to what stands in `to` if there is `more` to add to.
+// Products of `dim` channels, added to what stands in `to` if there is `more` to add to. The last row may lie elsewhere.
 template <int NV, int NJ>
-static void tile(const float* panel, const float* rows, int64_t row_stride, int64_t dim, float* to, int64_t to_stride,
-                 bool more, Ahead& shared) {
+static void tile(const float* panel, const float* rows, int64_t row_stride, const float* last, int64_t dim, float* to,
+                 int64_t to_stride, bool more, Ahead& shared) {
   Lanes sum[NV * NJ];
 #pragma GCC unroll 24
   for (int x = 0; x < NV * NJ; ++x) sum[x] = more ? load(to + x / NV * to_stride + x % NV * W) : Lanes{};
@@ -66,7 +64,7 @@ static void tile(const float* panel, const float* rows, int64_t row_stride, int6
     for (int v = 0; v < NV; ++v) q[v] = load(panel + d * NV * W + v * W);
 #pragma GCC unroll 24
     for (int j = 0; j < NJ; ++j) {
-      const Lanes g = all(rows[j * row_stride + d]);
+      const Lanes g = all(j < NJ - 1 ? rows[j * row_stride + d] : last[d]);
 #pragma GCC unroll 2
       for (int v = 0; v < NV; ++v) sum[j * NV + v] += q[v] * g;
     }
@@ -87,70 +85,40 @@ static void tile(const float* panel, const float* rows, int64_t row_stride, int6
 }
 
 template <int NV, int NJ = kTile / NV>
-static void tile_of(int64_t count, const float* panel, const float* rows, int64_t row_stride, int64_t dim, float* to,
-                    int64_t to_stride, bool more, Ahead& ahead) {
+static void tile_of(int64_t count, const float* panel, const float* rows, int64_t row_stride, const float* last,
+                    int64_t dim, float* to, int64_t to_stride, bool more, Ahead& ahead) {
   if constexpr (NJ > 0) {
-    if (count == NJ) return tile<NV, NJ>(panel, rows, row_stride, dim, to, to_stride, more, ahead);
-    tile_of<NV, NJ - 1>(count, panel, rows, row_stride, dim, to, to_stride, more, ahead);
+    if (count == NJ) return tile<NV, NJ>(panel, rows, row_stride, last, dim, to, to_stride, more, ahead);
+    tile_of<NV, NJ - 1>(count, panel, rows, row_stride, last, dim, to, to_stride, more, ahead);
   }
 }
 
-// to[j][lane] = <region `lane` of the query, row j>, for `count` rows, in tiles of about equal height.
+// to[j][lane] = <region `lane` of the query, row j>, for `count` rows, in tiles of about equal height; the last row is
+// at `last`.
 template <int NV>
-static void panel_products(const float* panel, const float* rows, int64_t count, int64_t dim, float* to,
-                           int64_t to_stride, Ahead& ahead) {
+static void panel_products(const float* panel, const float* rows, int64_t count, const float* last, int64_t dim,
+                           float* to, int64_t to_stride, Ahead& ahead) {
   constexpr int64_t highest = kTile / NV;
   for (int64_t d = 0; d < dim; d += kChannels) {
     const int64_t depth = d + kChannels < dim ? kChannels : dim - d;
     for (int64_t tiles = (count + highest - 1) / highest, done = 0; tiles > 0; --tiles) {
       const int64_t height = (count - done + tiles - 1) / tiles;
-      tile_of<NV>(height, panel + d * NV * W, rows + done * dim + d, dim, depth, to + done * to_stride, to_stride,
-                  d > 0, ahead);
+      const float* end = tiles > 1 ? rows + (done + height - 1) * dim : last;
+      tile_of<NV>(height, panel + d * NV * W, rows + done * dim + d, dim, end + d, depth, to + done * to_stride,
+                  to_stride, d > 0, ahead);
       done += height;
     }
   }
 }
 
-// to[lane] = <region `lane` of the query, row>: a single row, whose sum is split so that additions need not wait.
-template <int NV>
-static void panel_row(const float* panel, const float* row, int64_t dim, float* to) {
-  constexpr int parts = 4;
-  Lanes sum[NV * parts];
-#pragma GCC unroll 8
-  for (int x = 0; x < NV * parts; ++x) sum[x] = Lanes{};
-  int64_t d = 0;
-  for (; d + parts <= dim; d += parts) {
-#pragma GCC unroll 8
-    for (int x = 0; x < NV * parts; ++x) {
-      sum[x] += load(panel + (d + x / NV) * NV * W + (x % NV) * W) * all(row[d + x / NV]);
-    }
-  }
-  for (; d < dim; ++d) {
-    for (int v = 0; v < NV; ++v) sum[v] += load(panel + d * NV * W + v * W) * all(row[d]);
-  }
-  for (int v = 0; v < NV; ++v) store(to + v * W, (sum[v] + sum[NV + v]) + (sum[2 * NV + v] + sum[3 * NV + v]));
-}
-
-static void products(const Query& query, const float* rows, int64_t count, float* to, Ahead& ahead) {
+static void products(const Query& query, const float* rows, int64_t count, const float* last, float* to, Ahead& ahead) {
   const int64_t lanes = query.vectors * W;
   for (int64_t first = 0; first < lanes; first += 2 * W) {
     const float* panel = query.panels + first * query.dim;
     if (first + 2 * W <= lanes) {
-      panel_products<2>(panel, rows, count, query.dim, to + first, lanes, ahead);
+      panel_products<2>(panel, rows, count, last, query.dim, to + first, lanes, ahead);
     } else {
-      panel_products<1>(panel, rows, count, query.dim, to + first, lanes, ahead);
-    }
-  }
-}
-
-static void products_row(const Query& query, const float* row, float* to) {
-  const int64_t lanes = query.vectors * W;
-  for (int64_t first = 0; first < lanes; first += 2 * W) {
-    const float* panel = query.panels + first * query.dim;
-    if (first + 2 * W <= lanes) {
-      panel_row<2>(panel, row, query.dim, to + first);
-    } else {
-      panel_row<1>(panel, row, query.dim, to + first);
+      panel_products<1>(panel, rows, count, last, query.dim, to + first, lanes, ahead);
     }
   }
 }
@@ -195,7 +163,7 @@ static void pack_shorts(const float* from, int64_t count, int64_t width, int64_t
   }
 }
 
-// Regions (R, D) of a query, in panels like those of `pack`.
+// Regions (R, D) of a query, in panels like those of `pack`, and its pooled vector.
 static void pack_shorts(Query& query, const float* dense, int16_t* row) {
   const int64_t lanes = query.vectors * W;
   for (int64_t first = 0; first < lanes; first += 2 * W) {
@@ -203,13 +171,14 @@ static void pack_shorts(Query& query, const float* dense, int16_t* row) {
     pack_shorts(dense + first * query.dim, left < width ? left : width, width, query.dim, kShortStep, row,
                 query.shorts + first / W * (query.dim / 2));
   }
+  shorten(query.pooled, query.dim, kShortStep, query.pooled_short);
 }
 
 // to[j][lane] = unit * scale[j] * <vector `lane` of the panel, row j>, for NJ rows of `pairs` pairs of channels. Without
-// `scale`, unit alone.
+// `scale`, unit alone. The last row may lie elsewhere.
 template <int NV, int NJ>
-static void tile_shorts(const Mask* panel, const int16_t* rows, int64_t pairs, float unit, const float* scale, float* to,
-                        int64_t to_stride, Ahead& shared) {
+static void tile_shorts(const Mask* panel, const int16_t* rows, const int16_t* last, int64_t pairs, float unit,
+                        const float* scale, float* to, int64_t to_stride, Ahead& shared) {
   Mask sum[NV * NJ];
 #pragma GCC unroll 24
   for (int x = 0; x < NV * NJ; ++x) sum[x] = Mask{};
@@ -222,7 +191,7 @@ static void tile_shorts(const Mask* panel, const int16_t* rows, int64_t pairs, f
 #pragma GCC unroll 24
     for (int j = 0; j < NJ; ++j) {
       int32_t both;
-      __builtin_memcpy(&both, rows + 2 * (j * pairs + d), 4);
+      __builtin_memcpy(&both, j < NJ - 1 ? rows + 2 * (j * pairs + d) : last + 2 * d, 4);
       const Mask g = both - Mask{};
 #pragma GCC unroll 2
       for (int v = 0; v < NV; ++v) sum[j * NV + v] += multiply_pairs(q[v], g);
@@ -240,31 +209,24 @@ static void tile_shorts(const Mask* panel, const int16_t* rows, int64_t pairs, f
 }
 
 template <int NV, int NJ = kTile / NV>
-static void tile_shorts_of(int64_t count, const Mask* panel, const int16_t* rows, int64_t pairs, float unit,
-                           const float* scale, float* to, int64_t to_stride, Ahead& ahead) {
+static void tile_shorts_of(int64_t count, const Mask* panel, const int16_t* rows, const int16_t* last, int64_t pairs,
+                           float unit, const float* scale, float* to, int64_t to_stride, Ahead& ahead) {
   if constexpr (NJ > 0) {
-    if (count == NJ) return tile_shorts<NV, NJ>(panel, rows, pairs, unit, scale, to, to_stride, ahead);
-    tile_shorts_of<NV, NJ - 1>(count, panel, rows, pairs, unit, scale, to, to_stride, ahead);
+    if (count == NJ) return tile_shorts<NV, NJ>(panel, rows, last, pairs, unit, scale, to, to_stride, ahead);
+    tile_shorts_of<NV, NJ - 1>(count, panel, rows, last, pairs, unit, scale, to, to_stride, ahead);
   }
 }
 
 template <int NV>
-static void panel_shorts(const Mask* panel, const int16_t* rows, int64_t count, int64_t pairs, const float* scale,
-                         float* to, int64_t to_stride, Ahead& ahead) {
+static void panel_shorts(const Mask* panel, const int16_t* rows, int64_t count, const int16_t* last, int64_t pairs,
+                         const float* scale, float* to, int64_t to_stride, Ahead& ahead) {
   constexpr int64_t highest = kTile / NV;
   for (int64_t tiles = (count + highest - 1) / highest, done = 0; tiles > 0; --tiles) {
     const int64_t height = (count - done + tiles - 1) / tiles;
-    tile_shorts_of<NV>(height, panel, rows + done * 2 * pairs, pairs, kShortStep, scale + done, to + done * to_stride,
-                       to_stride, ahead);
+    const int16_t* end = tiles > 1 ? rows + (done + height - 1) * 2 * pairs : last;
+    tile_shorts_of<NV>(height, panel, rows + done * 2 * pairs, end, pairs, kShortStep, scale + done,
+                       to + done * to_stride, to_stride, ahead);
     done += height;
-  }
-}
-
-// The pooled vector as two parts of 16 bits.
-static void split_pooled(Query& query) {
-  shorten(query.pooled, query.dim, kShortStep, query.coarse);
-  for (int64_t d = 0; d < query.dim; ++d) {
-    query.fine[d] = (int16_t)__builtin_rintf((query.pooled[d] * (1.0f / kShortStep) - query.coarse[d]) * kFine);
   }
 }
 
@@ -277,35 +239,38 @@ static void dots_shorts(const Query& query, const int16_t* rows, const float* sc
     return both;
   };
   for (int64_t first = 0; first < count; first += W) {
-    Lanes sum[W];
-    for (int j = 0; j < W; ++j) {
-      const int16_t* row = rows + (first + j < count ? first + j : count - 1) * dim;
-      Mask coarse = Mask{}, fine = Mask{};
-      for (int64_t d = 0; d < whole; d += 2 * W) {
-        const Mask g = read(row + d);
-        coarse += multiply_pairs(read(query.coarse + d), g), fine += multiply_pairs(read(query.fine + d), g);
-      }
-      sum[j] = __builtin_convertvector(coarse, Lanes) + __builtin_convertvector(fine, Lanes) * (1.0f / kFine);
-      float rest = 0;
-      for (int64_t d = whole; d < dim; ++d) rest += (query.coarse[d] + query.fine[d] / kFine) * row[d];
-      sum[j][0] += rest;
+    const int16_t* at[W];
+    for (int j = 0; j < W; ++j) at[j] = rows + (first + j < count ? first + j : count - 1) * dim;
+    Mask sum[W];
+#pragma GCC unroll 16
+    for (int j = 0; j < W; ++j) sum[j] = Mask{};
+    for (int64_t d = 0; d < whole; d += 2 * W) {
+      const Mask q = read(query.pooled_short + d);
+#pragma GCC unroll 16
+      for (int j = 0; j < W; ++j) sum[j] += multiply_pairs(q, read(at[j] + d));
     }
-    transpose(sum);
-    for (int j = 1; j < W; ++j) sum[0] += sum[j];
-    for (int j = 0; j < W && first + j < count; ++j) to[first + j] = sum[0][j] * kShortStep * scale[first + j];
+    Lanes total[W];
+#pragma GCC unroll 16
+    for (int j = 0; j < W; ++j) total[j] = __builtin_convertvector(sum[j], Lanes);
+    sums(total);
+    for (int64_t d = whole; d < dim; ++d) {
+      for (int j = 0; j < W; ++j) total[0][j] += (float)(query.pooled_short[d] * at[j][d]);
+    }
+    for (int j = 0; j < W && first + j < count; ++j) to[first + j] = total[0][j] * kShortStep * scale[first + j];
   }
 }
 
-// to[j][lane] = <region `lane` of the query, row j>, for `count` rows of 16-bit integers times `scale` (count,).
-static void products_shorts(const Query& query, const int16_t* rows, const float* scale, int64_t count, float* to,
-                            Ahead& ahead) {
+// to[j][lane] = <region `lane` of the query, row j>, for `count` rows of 16-bit integers times `scale` (count,), the last
+// of which is at `last`.
+static void products_shorts(const Query& query, const int16_t* rows, const float* scale, int64_t count,
+                            const int16_t* last, float* to, Ahead& ahead) {
   const int64_t pairs = query.dim / 2, lanes = query.vectors * W;
   for (int64_t first = 0; first < lanes; first += 2 * W) {
     const Mask* panel = query.shorts + first / W * pairs;
     if (first + 2 * W <= lanes) {
-      panel_shorts<2>(panel, rows, count, pairs, scale, to + first, lanes, ahead);
+      panel_shorts<2>(panel, rows, count, last, pairs, scale, to + first, lanes, ahead);
     } else {
-      panel_shorts<1>(panel, rows, count, pairs, scale, to + first, lanes, ahead);
+      panel_shorts<1>(panel, rows, count, last, pairs, scale, to + first, lanes, ahead);
     }
   }
 }
@@ -325,13 +290,11 @@ static void dots(const float* vector, const float* rows, int64_t count, int64_t 
 #pragma GCC unroll 16
       for (int j = 0; j < W; ++j) sum[j] += q * load(at[j] + d);
     }
-    transpose(sum);
-    Lanes total = sum[0];
-    for (int j = 1; j < W; ++j) total += sum[j];
+    sums(sum);
     for (; d < dim; ++d) {
-      for (int j = 0; j < W; ++j) total[j] += vector[d] * at[j][d];
+      for (int j = 0; j < W; ++j) sum[0][j] += vector[d] * at[j][d];
     }
-    store(to + first, total);
+    store(to + first, sum[0]);
   }
 }
 

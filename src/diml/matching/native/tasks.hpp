@@ -119,7 +119,7 @@ struct Kernels {
   void (*nearest)(const NearestTask&, int64_t first, int64_t last, void* memory);  // queries first..last
   // numbers / step to the nearest integer, `dim` of them and a 0 behind an odd one; null: 16 bits are no gain
   void (*shorten)(const float* from, int64_t dim, float step, int16_t* to);
-  void (*exp)(const float* from, float* to, int64_t count);  // for tests of its accuracy
+  void (*exp2)(const float* from, float* to, int64_t count);  // for tests of its accuracy
 };
 
 const Kernels* kernels_portable();

@@ -6,6 +6,7 @@
 // that they hold to rounding.
 
 constexpr float kPlainRange = 41.0f;  // PLAIN_RANGE[torch.float32]
+constexpr float kLogE = 1.44269504f;  // to the base of 2
 constexpr int32_t kSweepsUnasked = 64;  // between two questions whether to stop
 constexpr int kMixed = 4, kMixing = 100;
 constexpr float kGrown = 1.5f, kRidge = 1e-6f, kLeast = -0.75f, kMost = 2.0f, kFurthest = 1.0f;
@@ -135,40 +136,55 @@ static void forget(const Problem& p, Pace& pace, Mask which) {
   }
 }
 
-// The first step of the pairs that mix is a plain one.
-static void start_mixing(const Problem& p, Mask mixing, Lanes error, Pace& pace) {
-  for (int64_t j = 0; j < p.cols; ++j) {
-    const Lanes ratio = p.weight_g[j] / largest(p.columns[j], all(1e-37f));
-    p.residual[j] = p.step[j] = smallest(largest(ratio - 1.0f, all(kLeast)), all(kMost));
+// What the columns have to grow by, and that less 1 within bounds.
+DIML_INLINE Lanes missing(const Problem& p, int64_t j) { return p.weight_g[j] / largest(p.columns[j], all(1e-37f)); }
+DIML_INLINE Lanes bounded(Lanes ratio) { return smallest(largest(ratio - 1.0f, all(kLeast)), all(kMost)); }
+
+// How residual and log v of column `j` moved since the last sweep, put in its place; what moved both.
+DIML_INLINE Lanes moved(const Problem& p, int64_t j, Lanes residual, Lanes* change, Lanes* motion) {
+  change[j] = residual - p.residual[j], motion[j] = p.step[j] + change[j];
+  p.residual[j] = residual;
+  return p.weight_g[j] * motion[j];
+}
+
+// A plain step of the pairs that mix, which is remembered from the second on.
+DIML_INLINE void step(const Problem& p, int64_t cols, Mask mixing, int32_t sweep, Lanes error, Pace& pace) {
+  const int slot = sweep % kMixed;
+  Lanes *const change = p.change + slot * cols, *const motion = p.motion + slot * cols, drift = Lanes{};
+  for (int64_t j = 0; j < cols; ++j) {
+    const Lanes ratio = missing(p, j), residual = bounded(ratio);
+    if (sweep > 0) drift += moved(p, j, residual, change, motion);
+    p.residual[j] = p.step[j] = residual;
     p.v[j] = select(mixing, p.v[j] * ratio, p.v[j]);
   }
+  if (sweep > 0) pace.drift[slot] = drift;
   pace.before = error;
 }
 
 // New v of the pairs that mix, from what the columns reached, in p.columns.
 DIML_INLINE void mix(const Problem& p, int64_t cols, Mask mixing, int32_t sweep, Lanes error, Pace& pace) {
-  const int slot = sweep % kMixed;
-  Lanes *const changes = p.change + slot * cols, *const motions = p.motion + slot * cols;
-  Lanes products[kMixed], wanted[kMixed], mixture[kMixed], drift = Lanes{};
+  const int slot = sweep % kMixed, former = (sweep - 1) % kMixed;
+  Lanes *const change = p.change + slot * cols, *const motion = p.motion + slot * cols, drift = Lanes{};
+  Lanes products[kMixed], earlier[kMixed], wanted[kMixed], mixture[kMixed];
 #pragma GCC unroll 4
-  for (int s = 0; s < kMixed; ++s) products[s] = wanted[s] = Lanes{};
+  for (int s = 0; s < kMixed; ++s) products[s] = earlier[s] = wanted[s] = Lanes{};
   for (int64_t j = 0; j < cols; ++j) {
-    const Lanes weight = p.weight_g[j], ratio = weight / largest(p.columns[j], all(1e-37f));
-    const Lanes residual = smallest(largest(ratio - 1.0f, all(kLeast)), all(kMost));
-    const Lanes change = residual - p.residual[j], motion = p.step[j] + change;
-    drift += weight * motion;
-    motions[j] = motion, changes[j] = weight * change;
-    p.residual[j] = residual, p.columns[j] = ratio;
+    const Lanes weight = p.weight_g[j], ratio = missing(p, j), residual = bounded(ratio);
+    drift += moved(p, j, residual, change, motion);
+    p.columns[j] = ratio;
+    const Lanes last = weight * change[j], before = weight * p.change[former * cols + j], aim = weight * residual;
 #pragma GCC unroll 4
     for (int s = 0; s < kMixed; ++s) {
-      const Lanes weighted = p.change[s * cols + j];
-      products[s] += weighted * change;
-      wanted[s] += weighted * residual;
+      const Lanes known = p.change[s * cols + j];
+      products[s] += known * last, earlier[s] += known * before, wanted[s] += known * aim;
     }
   }
-#pragma GCC unroll 4
-  for (int s = 0; s < kMixed; ++s) pace.gram[s][slot] = pace.gram[slot][s] = products[s];
   pace.drift[slot] = drift;
+#pragma GCC unroll 4
+  for (int s = 0; s < kMixed; ++s) {
+    pace.gram[s][former] = pace.gram[former][s] = earlier[s];
+    pace.gram[s][slot] = pace.gram[slot][s] = products[s];
+  }
   const Mask grown = error > pace.before * kGrown;
   pace.before = error;
   if (any(grown & mixing)) {
@@ -235,9 +251,9 @@ static void begin(Block& block, const Solver& solver) {
   const int64_t cells = p.rows * p.cols;
   Lanes high = p.cosine[0], low = high;
   for (int64_t x = 1; x < cells; ++x) high = largest(high, p.cosine[x]), low = smallest(low, p.cosine[x]);
-  const Lanes inverse = all(1.0f / solver.epsilon), one = all(1.0f);
-  for (int64_t x = 0; x < cells; ++x) p.kernel[x] = exponential((p.cosine[x] - high) * inverse);
-  const Mask wide = (high - low) * inverse > kPlainRange;
+  const Lanes scale = all(kLogE / solver.epsilon), top = high * scale, one = all(1.0f);
+  for (int64_t x = 0; x < cells; ++x) p.kernel[x] = power_of_two(p.cosine[x] * scale - top);
+  const Mask wide = high - low > kPlainRange * solver.epsilon;
   for (int64_t i = 0; i < p.rows; ++i) p.u[i] = one;
   for (int64_t j = 0; j < p.cols; ++j) p.v[j] = one;
   block.pace = Pace{all(1e30f), {}, {}, one, Lanes{}, one};
@@ -291,9 +307,10 @@ static void run(Block& block, const Solver& solver, int leave) {
         p.v[j] = select(active & ~mixing, updated(p.v[j], p.columns[j], p.weight_g[j], pace.over), p.v[j]);
       }
     }
-    if (sweep == 0) {
-      start_mixing(p, active & mixing, error, pace);
-    } else if (any(active & mixing)) {
+    if (!any(active & mixing)) continue;
+    if (sweep % 2 == 1 || sweep == 0) {
+      step(p, cols, active & mixing, sweep, error, pace);
+    } else {
       mix(p, cols, active & mixing, sweep, error, pace);
     }
   }
