@@ -90,6 +90,11 @@ def rank(scores: Tensor, depth: int, excluded: Tensor) -> Ranking:
 
 def _sorted_by(scores: Tensor, rows: Tensor, last: int) -> Tensor:
     """Rows (Q, M) by falling score, equal scores by rising row; `NOTHING` counts as row `last`."""
-    place = rows.masked_fill(rows == NOTHING, last).sort(dim=1).indices
-    rows, scores = rows.gather(1, place), scores.gather(1, place)
-    return rows.gather(1, scores.sort(dim=1, descending=True, stable=True).indices)
+    found = scores.sort(dim=1, descending=True, stable=True)
+    tied = (found.values[:, 1:] == found.values[:, :-1]).any(dim=1).nonzero().squeeze(1)
+    order = rows.gather(1, found.indices)
+    if len(tied):  # hardly ever many
+        place = rows[tied].masked_fill(rows[tied] == NOTHING, last).sort(dim=1).indices
+        by_row, scores = rows[tied].gather(1, place), scores[tied].gather(1, place)
+        order[tied] = by_row.gather(1, scores.sort(dim=1, descending=True, stable=True).indices)
+    return order

@@ -67,24 +67,26 @@ def in_order(regions: Regions | QuantizedRegions, left: Tensor, right: Tensor) -
     used = torch.zeros(len(regions), dtype=torch.bool, device=left.device)
     used[left] = used[right] = True
     rows = used.nonzero().squeeze(1)
-    mark = torch.zeros(len(regions), dtype=torch.int64, device=left.device)
-    mark[rows] = _fingerprints(regions, rows)
-    first, second = mark[left], mark[right]
+    pooled, dense = torch.zeros(2, len(regions), dtype=torch.int64, device=left.device)
+    pooled[rows] = _fingerprints(regions.pooled, rows)
+    alike = pooled[left] == pooled[right]
+    rows = torch.unique(torch.cat([left[alike], right[alike]]))
+    dense[rows] = _fingerprints(regions.codes if isinstance(regions, QuantizedRegions) else regions.dense, rows)
+    first, second = (torch.where(alike, dense[side], pooled[side]) for side in (left, right))
     exchange = (first > second) | ((first == second) & (left > right))
     return torch.where(exchange, right, left), torch.where(exchange, left, right)
 
 
-def _fingerprints(regions: Regions | QuantizedRegions, rows: Tensor) -> Tensor:
-    """(n,) int64 of images `rows`, equal for copies and for hardly any others: weighed sums of what is stored."""
-    stored = regions.codes if isinstance(regions, QuantizedRegions) else regions.dense
-    generator, found = torch.Generator().manual_seed(0), torch.zeros_like(rows)
-    for part in (stored.flatten(1), regions.pooled):
-        size = part.element_size()
-        words = -(-part.shape[1] * size // 8)
-        weights = torch.randint(-(2**62), 2**62, (words,), generator=generator).to(part.device) * 2 + 1
-        filled = part.new_zeros(min(AT_ONCE, len(rows)), words * 8 // size)
-        for start in range(0, len(rows), AT_ONCE):
-            some = part[rows[start : start + AT_ONCE]]
-            filled[: len(some), : part.shape[1]] = some + 0  # 0 and -0 are the same number
-            found[start : start + len(some)] += (filled[: len(some)].view(torch.int64) * weights).sum(dim=1)
+def _fingerprints(vectors: Tensor, rows: Tensor) -> Tensor:
+    """(n,) int64 of `vectors` (N, ...) at `rows`, equal for copies and for hardly any others: weighed sums of all."""
+    part, found = vectors.flatten(1), torch.zeros_like(rows)
+    size = part.element_size()
+    words = -(-part.shape[1] * size // 8)
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randint(-(2**62), 2**62, (words,), generator=generator).to(part.device) * 2 + 1
+    filled = part.new_zeros(min(AT_ONCE, len(rows)), words * 8 // size)
+    for start in range(0, len(rows), AT_ONCE):
+        some = part[rows[start : start + AT_ONCE]]
+        filled[: len(some), : part.shape[1]] = some + 0  # 0 and -0 are the same number
+        found[start : start + len(some)] = (filled[: len(some)].view(torch.int64) * weights).sum(dim=1)
     return found

@@ -366,6 +366,31 @@ static void nearest(const NearestTask& task, int64_t first, int64_t last, void* 
   }
 }
 
+static void exact_dots(const float* vector, const float* vectors, int64_t dim, const int64_t* rows, int64_t count,
+                       float* to) {
+  typedef double Wide __attribute__((vector_size(4 * DIML_LANES)));
+  typedef float Half __attribute__((vector_size(2 * DIML_LANES), aligned(4), may_alias));
+  constexpr int width = W / 2, parts = 4;
+  const auto read = [](const float* at) __attribute__((always_inline)) {
+    return __builtin_convertvector(*reinterpret_cast<const Half*>(at), Wide);
+  };
+  for (int64_t x = 0; x < count; ++x) {
+    const float *row = vectors + rows[x] * dim, *soon = vectors + rows[x + 4 < count ? x + 4 : count - 1] * dim;
+    for (int64_t d = 0; d < dim; d += 16) __builtin_prefetch(soon + d);  // rows lie far apart
+    Wide sum[parts] = {};
+    int64_t d = 0;
+    for (; d + parts * width <= dim; d += parts * width) {
+#pragma GCC unroll 4
+      for (int part = 0; part < parts; ++part) sum[part] += read(vector + d + part * width) * read(row + d + part * width);
+    }
+    const Wide whole = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    double total = 0;
+    for (; d < dim; ++d) total += (double)vector[d] * row[d];
+    for (int lane = 0; lane < width; ++lane) total += whole[lane];
+    to[x] = (float)total;
+  }
+}
+
 #ifndef DIML_SHORTS
 constexpr auto shorten = nullptr;
 #endif
@@ -376,8 +401,8 @@ static void powers_of_two(const float* from, float* to, int64_t count) {
   for (; x < count; ++x) to[x] = power_of_two(all(from[x]))[0];
 }
 
-constexpr Kernels table{DIML_NAME, W,     score_bytes,   score,   solve_bytes,
-                        solve,     pull_bytes,    pull,    nearest_bytes, nearest, shorten, powers_of_two};
+constexpr Kernels table{DIML_NAME, W, score_bytes, score, solve_bytes, solve, pull_bytes, pull, nearest_bytes, nearest,
+                        exact_dots, shorten, powers_of_two};
 
 }  // namespace
 }  // namespace diml

@@ -289,8 +289,8 @@ void solve(const Float3& cosine, const Float2& mass_q, const Float2& mass_g, dou
 // Shortlists of all queries of one call, and how they make room.
 class Search {
  public:
-  Search(const Float2& queries, const Float2& gallery, const Long1& excluded, int64_t depth)
-      : queries_(queries.data()), gallery_(gallery.data()), excluded_(excluded.data()), dim_(queries.shape(1)) {
+  Search(const Kernels& kernels, const Float2& queries, const Float2& gallery, const Long1& excluded, int64_t depth)
+      : kernels_(kernels), queries_(queries.data()), gallery_(gallery.data()), excluded_(excluded.data()), dim_(queries.shape(1)) {
     images_ = gallery.shape(0), depth_ = depth;
     // a float32 sum of D products of unit vectors is wrong by less than (D + 1) * 2^-24; two scores by twice as much
     margin_ = 4.0f * static_cast<float>(dim_ + 1) * 5.97e-8f;
@@ -301,7 +301,8 @@ class Search {
   }
 
   // Screens by products of 16-bit integers: what they get wrong widens the margin, and the ranking is exact as before.
-  void shorten(const Kernels& kernels, int threads) {
+  void shorten(int threads) {
+    if (!kernels_.shorten) return;
     const float longest_q = longest(queries_, static_cast<int64_t>(lists_.size())), longest_g = longest(gallery_, images_);
     if (!(longest_q > 0 && longest_g > 0 && longest_q * longest_g < 1e30f)) return;
     task_.step_q = longest_q / kLongest, task_.step_g = longest_g / kLongest;
@@ -311,7 +312,7 @@ class Search {
         (images_ + piece - 1) / piece, threads,
         [&](int64_t number, int) {
           for (int64_t row = number * piece; row < std::min(images_, (number + 1) * piece); ++row) {
-            kernels.shorten(gallery_ + row * dim_, dim_, task_.step_g, brief_.get() + row * width);
+            kernels_.shorten(gallery_ + row * dim_, dim_, task_.step_g, brief_.get() + row * width);
           }
         },
         [] { return false; });
@@ -328,12 +329,9 @@ class Search {
   void finish(int64_t query, int64_t* order) {
     make_room(this, query);
     const Shortlist& list = lists_[query];
+    kernels_.exact_dots(queries_ + query * dim_, gallery_, dim_, list.rows, list.count, list.scores);
     std::vector<std::pair<float, int64_t>> found(list.count);
-    for (int64_t x = 0; x < list.count; ++x) {
-      const float* soon = gallery_ + list.rows[std::min(x + 4, list.count - 1)] * dim_;  // rows lie far apart
-      for (int64_t d = 0; d < dim_; d += 16) __builtin_prefetch(soon + d);
-      found[x] = {exact(query, list.rows[x]), list.rows[x]};
-    }
+    for (int64_t x = 0; x < list.count; ++x) found[x] = {list.scores[x], list.rows[x]};
     const int64_t depth = std::min(depth_, list.count);
     std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) {  // hardly more than depth
       return a.first != b.first ? a.first > b.first : a.second < b.second;
@@ -399,17 +397,6 @@ class Search {
     }
   }
 
-  float exact(int64_t query, int64_t row) const {
-    const float *a = queries_ + query * dim_, *b = gallery_ + row * dim_;
-    double sum[4] = {0, 0, 0, 0};
-    int64_t d = 0;
-    for (; d + 4 <= dim_; d += 4) {
-      for (int x = 0; x < 4; ++x) sum[x] += static_cast<double>(a[d + x]) * b[d + x];
-    }
-    for (; d < dim_; ++d) sum[0] += static_cast<double>(a[d]) * b[d];
-    return static_cast<float>((sum[0] + sum[1]) + (sum[2] + sum[3]));
-  }
-
   float longest(const float* vectors, int64_t count) const {
     float most = 0;
     for (int64_t row = 0; row < count; ++row) {
@@ -428,6 +415,7 @@ class Search {
 
   static constexpr float kLongest = 32767;  // steps: a single channel may be as long as its vector
 
+  const Kernels& kernels_;
   const float *queries_, *gallery_;
   const int64_t* excluded_;
   int64_t dim_, images_ = 0, depth_ = 0;
@@ -445,9 +433,9 @@ void nearest(const Float2& queries, const Float2& gallery, const Long1& excluded
   need(order.shape(1) >= 1, "order: need a depth of at least 1");
   const Kernels& kernels = *chosen();
   const int64_t depth = order.shape(1), count = queries.shape(0), group = 32 * kernels.lanes;
-  Search search(queries, gallery, excluded, depth);
+  Search search(kernels, queries, gallery, excluded, depth);
   const int64_t even = (count + threads - 1) / std::max(1, threads);
-  if (kernels.shorten) search.shorten(kernels, threads);
+  search.shorten(threads);
   Interruption interruption;
   in_pieces(count, std::max<int64_t>(1, std::min(group, even)), threads, kernels.nearest_bytes(search.task()),
             interruption, [&](int64_t first, int64_t last, void* memory) {

@@ -117,6 +117,9 @@ struct Kernels {
   void (*pull)(const PullTask&, int64_t first, int64_t last, void* memory);  // images first..last
   int64_t (*nearest_bytes)(const NearestTask&);
   void (*nearest)(const NearestTask&, int64_t first, int64_t last, void* memory);  // queries first..last
+  // dot products of a vector with `count` of the rows, summed in float64 and rounded to float32
+  void (*exact_dots)(const float* vector, const float* vectors, int64_t dim, const int64_t* rows, int64_t count,
+                     float* to);
   // numbers / step to the nearest integer, `dim` of them and a 0 behind an odd one; null: 16 bits are no gain
   void (*shorten)(const float* from, int64_t dim, float step, int16_t* to);
   void (*exp2)(const float* from, float* to, int64_t count);  // for tests of its accuracy
