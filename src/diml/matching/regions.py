@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 #: Of 16-bit codes, which are at most this long, so that their products sum to less than 2^31.
 SHORT_STEP, LONGEST_CODE = 1 / 32000, 46340
@@ -56,7 +56,7 @@ class Regions:
 
     @classmethod
     def normalized(cls, dense: Tensor, pooled: Tensor, grid: tuple[int, int] | None = None) -> Regions:
-        """Bring raw features (N, R, D) and (N, D) to unit length, differentiably; zero vectors stay zero."""
+        """Bring raw features (N, R, D) and (N, D) to unit length, once differentiable; zero vectors stay zero."""
         grid = _check(dense, pooled, grid)
         return cls._trusted(_unit(dense), _unit(pooled), grid)
 
@@ -200,11 +200,30 @@ class QuantizedRegions:
 def _unit(vectors: Tensor) -> Tensor:
     """Unit length in float32 or better; where squares may be out of range, the largest entry is divided out first."""
     exact = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-    length, shortest = torch.linalg.vector_norm(exact.detach(), dim=-1), 1e-15
+    length, shortest = torch.linalg.vector_norm(exact.detach(), dim=-1, keepdim=True), 1e-15
     if not ((length > shortest) & (length < 1 / shortest)).all():
         largest = exact.detach().abs().amax(dim=-1, keepdim=True)
         exact, shortest = exact / torch.where(largest > 0, largest, 1), 0.5
-    return F.normalize(exact, dim=-1, eps=shortest).to(vectors.dtype)
+        length = torch.linalg.vector_norm(exact.detach(), dim=-1, keepdim=True)
+    unit: Tensor = _OverLength.apply(exact, length.clamp_min(shortest))
+    return unit.to(vectors.dtype)
+
+
+class _OverLength(torch.autograd.Function):
+    """Vectors (..., D) over their lengths (..., 1), differentiated in a third of the passes that torch would make."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, length: Tensor) -> Tensor:
+        unit = vectors / length
+        ctx.save_for_backward(unit, length)
+        return unit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        unit, length = ctx.saved_tensors
+        along = torch.linalg.vecdot(unit, gradients[0]).unsqueeze(-1)
+        return torch.addcmul(gradients[0], unit, along, value=-1).div_(length), None
 
 
 def _check(dense: Tensor, pooled: Tensor, grid: tuple[int, int] | None) -> tuple[int, int] | None:

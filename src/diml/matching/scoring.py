@@ -120,10 +120,8 @@ def _score_native(
     """Scores (B,) by the kernel, and which are converged; what float32 cannot hold is left to torch."""
     solver: Any = {name: value for name, value in settings.items() if name != "marginals"}
     given = (gallery.pooled, rows, images, settings.get("marginals") == "uniform", *checked_solver(**solver))
-    if isinstance(gallery, QuantizedRegions):
-        found = native.score(query.dense, query.pooled, gallery.codes, gallery.scale, *given)
-    else:
-        found = native.score(query.dense, query.pooled, gallery.dense, None, *given)
+    stored = (gallery.codes, gallery.scale) if isinstance(gallery, QuantizedRegions) else (gallery.dense, None)
+    found = native.score(query.dense, query.pooled, *stored, *given)
     parts = {"structural": found.structural, "pooled": found.pooled, "both": found.structural + found.pooled}
     scores, converged, wide = parts[score], found.converged, found.too_wide.nonzero().squeeze(1)
     if len(wide):
@@ -159,7 +157,7 @@ def _rerank_torch(
 ) -> tuple[Tensor, Tensor]:
     """Scores (Q, K) block by block, and which are converged."""
     integers = isinstance(gallery, QuantizedRegions) and gallery.codes.dtype == torch.int16
-    compared = _rounded(query) if integers else query
+    compared = Regions._trusted(_steps(query.dense), _steps(query.pooled), query.grid) if integers else query
     dtype = torch.promote_types(torch.promote_types(query.dense.dtype, gallery.pooled.dtype), torch.float32)
     scores = query.pooled.new_empty(candidates.shape, dtype=dtype)
     converged = torch.ones_like(candidates, dtype=torch.bool)
@@ -172,11 +170,6 @@ def _rerank_torch(
         scores[rows, columns] = (found.score if score == "both" else getattr(found, score)).reshape(chosen.shape)
         converged[rows, columns] = found.converged.reshape(chosen.shape)
     return scores, converged
-
-
-def _rounded(query: Regions) -> Regions:
-    """The query as it is compared with a gallery of 16-bit codes."""
-    return Regions._trusted(_steps(query.dense), _steps(query.pooled), query.grid)
 
 
 def _steps(vectors: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ static void pull_tile(const Term* terms, int count, int64_t row, int64_t depth, 
       Lanes g[NV];
 #pragma GCC unroll 2
       for (int v = 0; v < NV; ++v) g[v] = load(from + k * dim + v * W);
+      __builtin_prefetch(from + k * dim + NV * W);
 #pragma GCC unroll 24
       for (int i = 0; i < NR; ++i) {
         const Lanes factor = all(slope[i * apart + k * step]);
@@ -83,6 +84,10 @@ static void pull(const PullTask& task, int64_t first, int64_t last, void* memory
     for (int64_t number = task.begin[image]; number < task.begin[image + 1]; ++number) {
       const Part& part = task.parts[number];
       const float* partner = task.vectors + part.other * (depth + 1) * dim;
+      if (number + 2 < task.begin[image + 1]) {
+        const float* soon = task.slope + task.parts[number + 2].pair * cells;
+        for (int64_t x = 0; x < cells; x += kLine / 4) __builtin_prefetch(soon + x);
+      }
       if (const float weight = task.weight[part.pair]; weight != 0) {
         const float* slope = task.slope + part.pair * cells;
         float* weighed = static_cast<float*>(memory) + count * cells;

@@ -17,8 +17,6 @@ namespace {
 #include "transport.inl"
 #include "gradients.inl"
 
-constexpr int64_t kLine = 64;
-
 // Hands out pieces of one block of memory; with none, it only counts.
 struct Carver {
   char* base;

@@ -7,6 +7,7 @@ typedef int32_t Mask __attribute__((vector_size(4 * DIML_LANES)));
 typedef float LooseLanes __attribute__((vector_size(4 * DIML_LANES), aligned(4), may_alias));
 
 constexpr int W = DIML_LANES;
+constexpr int64_t kLine = 64;  // bytes that memory is fetched in
 
 #define DIML_INLINE static inline __attribute__((always_inline))
 
