@@ -5,10 +5,10 @@
     python benchmarks/loss.py --batch 32 --per-class 4 --regions 49 --json runs/loss.json
     python benchmarks/loss.py --profile --threads 1
 
-Peak memory is that of forward and backward above what was resident before, each in a process of its own. The plain
-margin loss gets triplets from the same miner, drawn with the same seed, and its time is counted on both sides. "The
-loss alone" leaves out what both sides share: it begins with unit vectors and, for the margin loss, with the triplets.
---keep-memory has freed memory reused rather than given back, as the verbs of diml have it.
+Peak memory is that of forward and backward above what was resident before, each in a process of its own. Both sides of
+the margin loss mine the same triplets, the plain one an anchor at a time. "The loss alone" leaves mining and unit
+vectors out: it begins with unit vectors and, for the margin loss, with triplets at hand. --keep-memory has freed memory
+reused rather than given back, as the verbs of diml have it.
 """
 
 from __future__ import annotations
@@ -152,7 +152,14 @@ def value(side: str, objective: Objective, regions: Regions, labels: Tensor) -> 
         return objective(regions, labels)
     if objective.name == "multisimilarity_diml":
         return plain.multisimilarity_diml(regions, labels)
-    return plain.margin_diml(regions, objective.miner(regions.pooled, labels), objective.loss.beta, labels)
+    return plain.margin_diml(regions, plain_triplets(objective.miner, regions, labels), objective.loss.beta, labels)
+
+
+def plain_triplets(miner: nn.Module, regions: Regions, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `miner` would draw, drawn by the plain side; or what was given."""
+    if isinstance(miner, Given):
+        return miner.triplets
+    return plain.distance_weighted(regions.pooled.detach(), labels, miner.cutoff, miner.upper_cutoff, miner.generator)
 
 
 class Given(nn.Module):

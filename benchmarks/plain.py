@@ -2,7 +2,8 @@
 
 What the benchmarks measure against. Written anew from docs/method.md: matching and stopping rule of the released code,
 with its defect 1 (weights of the training losses swapped) and 7 (n x n terms) repaired. Where the released code leaves
-time on the table without need, this does not: all candidates of a query, and all pairs of a loss, go in one batch.
+time on the table without need, matching here does not: all candidates of a query, and all pairs of a loss, go in one
+batch. Queries are ranked one by one and triplets mined one by one, as there.
 `tests/reference/test_plain_twin.py` shows that it gives the numbers of the released code.
 
 In evaluation rows are the regions of the *gallery* image here, columns those of the query; in the losses rows belong to
@@ -182,6 +183,36 @@ def pair_distances(regions: Regions, left: Tensor, right: Tensor) -> Tensor:
     plan, cosine, pooled = pair_plans(dense_q, regions.pooled[left], dense_g, regions.pooled[right])
     apart = (2 - 2 * cosine + ROOT_EPSILON).clamp(min=0).sqrt()
     return ((plan * apart).sum(dim=(1, 2)) + (2 - 2 * pooled + ROOT_EPSILON).clamp(min=0).sqrt()) / 2
+
+
+def distance_weighted(
+    pooled: Tensor, labels: Tensor, cutoff: float, upper_cutoff: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Triplets by distance-weighted mining, an anchor at a time as the released code draws them.
+
+    The chances are those of `diml.objectives.miners.DistanceMiner`, and random numbers are taken in its order: with one
+    seed both draw the same triplets.
+    """
+    distances = torch.cdist(pooled, pooled).double().numpy()
+    classes, dim = labels.numpy(), pooled.shape[1]
+    same = [
+        np.flatnonzero((classes == own) & (np.arange(len(classes)) != anchor)) for anchor, own in enumerate(classes)
+    ]
+    anchors = [anchor for anchor, positives in enumerate(same) if 0 < len(positives) < len(classes) - 1]
+    near, far = torch.rand(2, len(anchors), dtype=torch.float64, generator=generator).tolist()
+    chosen = []
+    for anchor, at, beyond in zip(anchors, near, far, strict=True):
+        negatives = np.flatnonzero(classes != classes[anchor])
+        apart = distances[anchor, negatives]
+        clipped = np.clip(apart, cutoff, 2 - 1e-6)
+        log_weights = (2 - dim) * np.log(clipped) - (dim - 3) / 2 * np.log(1 - np.square(clipped) / 4)
+        wanted = apart < upper_cutoff
+        weights = np.exp(log_weights - log_weights[wanted].max()) * wanted if wanted.any() else np.ones(len(negatives))
+        ends = weights.cumsum()
+        negative = negatives[np.searchsorted(ends, beyond * ends[-1], side="right")]
+        chosen.append((anchor, same[anchor][int(at * len(same[anchor]))], negative))
+    anchor, positive, negative = torch.from_numpy(np.array(chosen)).T
+    return anchor, positive, negative
 
 
 def margin_diml(

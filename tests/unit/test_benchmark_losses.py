@@ -8,6 +8,9 @@ import pytest
 import torch
 
 import loss
+import plain
+import regimes
+from diml.objectives.miners import DistanceMiner
 
 OPTIONS = argparse.Namespace(per_class=2, regions=4, dim=8, seed=0, tolerance=5e-6)
 
@@ -33,3 +36,17 @@ def test_the_reference_is_near(objective):
     assert exact_gradient.dtype == torch.float64
     assert value == pytest.approx(exact, rel=1e-4)
     assert (gradient - exact_gradient).norm() < 1e-3 * exact_gradient.norm()
+
+
+@pytest.mark.parametrize("kind", ["easy", "hard"])
+@pytest.mark.parametrize("upper_cutoff", [1.4, 0.6])
+def test_the_plain_side_mines_the_triplets_of_our_miner(kind, upper_cutoff):
+    made = regimes.generate(kind, images=40, classes=13, regions=2, dim=16, seed=1)
+    labels = torch.where(made.labels == 3, torch.arange(40) + 100, made.labels)  # of a class of one, no anchor
+    ours = DistanceMiner(upper_cutoff=upper_cutoff, generator=torch.Generator().manual_seed(5))
+    expected = ours(made.regions.pooled, labels)
+    generator = torch.Generator().manual_seed(5)
+    found = plain.distance_weighted(made.regions.pooled, labels, ours.cutoff, upper_cutoff, generator)
+    assert len(found[0]) == 40 - int((made.labels == 3).sum())
+    for mine, theirs in zip(found, expected, strict=True):
+        assert torch.equal(mine, theirs)

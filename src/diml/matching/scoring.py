@@ -120,8 +120,8 @@ def _score_native(
     """Scores (B,) by the kernel, and which are converged; what float32 cannot hold is left to torch."""
     solver: Any = {name: value for name, value in settings.items() if name != "marginals"}
     given = (gallery.pooled, rows, images, settings.get("marginals") == "uniform", *checked_solver(**solver))
-    stored = (gallery.codes, gallery.scale) if isinstance(gallery, QuantizedRegions) else (gallery.dense, None)
-    found = native.score(query.dense, query.pooled, *stored, *given)
+    codes, scale = (gallery.codes, gallery.scale) if isinstance(gallery, QuantizedRegions) else (gallery.dense, None)
+    found = native.score(query.dense, query.pooled, codes, scale, *given)
     parts = {"structural": found.structural, "pooled": found.pooled, "both": found.structural + found.pooled}
     scores, converged, wide = parts[score], found.converged, found.too_wide.nonzero().squeeze(1)
     if len(wide):
