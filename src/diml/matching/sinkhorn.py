@@ -81,15 +81,15 @@ def sinkhorn(
         got = f"{tuple(weight_q.shape)} and {tuple(weight_g.shape)}"
         raise ValueError(f"weight_q, weight_g: need ({batch}, {rows}) and ({batch}, {columns}) as cost, got {got}")
     dtype = torch.promote_types(cost.dtype, torch.float32)
-    counts = torch.zeros(batch, dtype=torch.int64, device=cost.device)
-    errors = torch.zeros(batch, dtype=dtype, device=cost.device)
-    solution = TransportPlan(cost.new_zeros(cost.shape, dtype=dtype), errors, counts, counts.bool())
-    left = torch.arange(batch, device=cost.device)
+    plan, left = torch.empty(cost.shape, dtype=dtype, device=cost.device), torch.arange(batch, device=cost.device)
     if native.suits(cost, weight_q, weight_g):
-        solver = (epsilon, tolerance, max_iterations)
-        found = native.solve(-cost, weight_q, weight_g, *solver, plan=solution.plan)
-        solution = TransportPlan(solution.plan, found.marginal_error, found.iterations.long(), found.converged)
+        found = native.solve(cost, weight_q, weight_g, epsilon, tolerance, max_iterations, plan=plan)
+        solution = TransportPlan(plan, found.marginal_error, found.iterations.long(), found.converged)
+        if not found.too_wide.any():
+            return solution
         left = left[found.too_wide]
+    else:
+        solution = TransportPlan(plan, plan.new_empty(batch), left.clone(), torch.empty_like(left, dtype=torch.bool))
     scaled = cost[left].to(dtype) / -epsilon
     scaled = scaled - scaled.amax(dim=(1, 2), keepdim=True)  # a constant shift of the cost leaves the plan alone
     needs_log = scaled.amin(dim=(1, 2)) < -PLAIN_RANGE[dtype]

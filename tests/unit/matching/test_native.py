@@ -142,7 +142,7 @@ def test_problems_too_wide_for_float32_are_solved_all_the_same():
     cost = torch.rand(6, 5, 5, generator=generator)
     cost[::2] *= 0.1
     weight = torch.rand(6, 5, generator=generator).softmax(dim=1)
-    wide = native.solve(-cost, weight, weight, 0.02, 1e-5, 3000).too_wide
+    wide = native.solve(cost, weight, weight, 0.02, 1e-5, 3000).too_wide
     assert wide.tolist() == ((cost.amax((1, 2)) - cost.amin((1, 2))) / 0.02 > 41).tolist()
     assert wide.any()
     assert not wide.all()

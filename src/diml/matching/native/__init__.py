@@ -122,7 +122,7 @@ def score(
 
 
 def solve(
-    cosine: Tensor,
+    cost: Tensor,
     mass_q: Tensor,
     mass_g: Tensor,
     epsilon: float,
@@ -131,14 +131,15 @@ def solve(
     *,
     plan: Tensor | None = None,
 ) -> PairScores:
-    """Solve B problems of similarities (B, Rq, Rg) and non-negative weights (B, Rq), (B, Rg).
+    """Solve B problems of costs (B, Rq, Rg) and non-negative weights (B, Rq), (B, Rg).
 
-    Plans are written to `plan` (B, Rq, Rg) float32, if it is given. Returns PairScores of (B,); `pooled` is empty.
+    Plans are written to `plan` (B, Rq, Rg) float32, if it is given. Returns PairScores of (B,), in which `structural`
+    is the sum of plan * -cost and `pooled` is empty.
     """
     assert _KERNEL is not None
-    structural, error, iterations = _numbers(len(cosine), 2)
+    structural, error, iterations = _numbers(len(cost), 2)
     solver = _solver(epsilon, tolerance, max_iterations)
-    given = (_floats(part) for part in (cosine, mass_q, mass_g))
+    given = (_floats(part) for part in (cost, mass_q, mass_g))
     _KERNEL.solve(*given, *solver, plan, structural, error, iterations)
     return PairScores.of(structural, torch.empty(0), error, iterations, tolerance)
 

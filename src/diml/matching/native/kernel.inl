@@ -242,13 +242,14 @@ static int64_t solve_bytes(const SolveTask& task) {
 // Puts the problems of a block side by side.
 static void read_problems(const SolveTask& task, const Problem& problem, int64_t start, int64_t last) {
   const int64_t rows = task.regions_q, cols = task.regions_g;
-  const float *cosine[W], *mass_q[W], *mass_g[W];
+  const float *cost[W], *mass_q[W], *mass_g[W];
   for (int lane = 0; lane < W; ++lane) {
     const int64_t pair = start + lane < last ? start + lane : last - 1;
-    cosine[lane] = task.cosine + pair * rows * cols;
+    cost[lane] = task.cost + pair * rows * cols;
     mass_q[lane] = task.mass_q + pair * rows, mass_g[lane] = task.mass_g + pair * cols;
   }
-  gather(cosine, rows * cols, problem.cosine);
+  gather(cost, rows * cols, problem.cosine);
+  for (int64_t x = 0; x < rows * cols; ++x) problem.cosine[x] = -problem.cosine[x];
   gather(mass_q, rows, problem.weight_q), gather(mass_g, cols, problem.weight_g);
   normalize(problem.weight_q, rows), normalize(problem.weight_g, cols);
 }

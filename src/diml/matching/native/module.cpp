@@ -261,18 +261,18 @@ void pull(const Float3& slope, const Float1& weight, const Float1& pooled_weight
             [&](int64_t first, int64_t last, void* memory) { kernels.pull(task, first, last, memory); });
 }
 
-void solve(const Float3& cosine, const Float2& mass_q, const Float2& mass_g, double epsilon, double tolerance,
+void solve(const Float3& cost, const Float2& mass_q, const Float2& mass_g, double epsilon, double tolerance,
            int32_t max_iterations, int threads, const std::optional<Out<float, nb::ndim<3>>>& plan,
            const Out<float, nb::ndim<1>>& structural, const Out<float, nb::ndim<1>>& error,
            const Out<int32_t, nb::ndim<1>>& iterations) {
   SolveTask task{};
-  task.cosine = cosine.data(), task.mass_q = mass_q.data(), task.mass_g = mass_g.data();
-  task.regions_q = cosine.shape(1), task.regions_g = cosine.shape(2);
-  const size_t pairs = cosine.shape(0), rows = cosine.shape(1), cols = cosine.shape(2);
+  task.cost = cost.data(), task.mass_q = mass_q.data(), task.mass_g = mass_g.data();
+  task.regions_q = cost.shape(1), task.regions_g = cost.shape(2);
+  const size_t pairs = cost.shape(0), rows = cost.shape(1), cols = cost.shape(2);
   need(rows >= 1 && cols >= 1, "regions: need at least 1");
-  need(mass_q.shape(0) == pairs && mass_q.shape(1) == rows, "mass_q: need (B, Rq) as cosine");
-  need(mass_g.shape(0) == pairs && mass_g.shape(1) == cols, "mass_g: need (B, Rg) as cosine");
-  if (plan) need(plan->size() == cosine.size(), "plan: need the size of cosine");
+  need(mass_q.shape(0) == pairs && mass_q.shape(1) == rows, "mass_q: need (B, Rq) as cost");
+  need(mass_g.shape(0) == pairs && mass_g.shape(1) == cols, "mass_g: need (B, Rg) as cost");
+  if (plan) need(plan->size() == cost.size(), "plan: need the size of cost");
   for (size_t size : {structural.size(), error.size(), iterations.size()}) {
     need(size == pairs, "outputs: need one number a pair");
   }
@@ -482,7 +482,7 @@ NB_MODULE(_kernel, m) {
   m.def("pull", &pull, nb::arg("slope"), nb::arg("weight"), nb::arg("pooled_weight"), nb::arg("query_of"),
         nb::arg("image_of"), nb::arg("as_query"), nb::arg("as_image"), nb::arg("partners"), nb::arg("threads"),
         nb::arg("gradient"));
-  m.def("solve", &solve, nb::arg("cosine"), nb::arg("mass_q"), nb::arg("mass_g"), nb::arg("epsilon"),
+  m.def("solve", &solve, nb::arg("cost"), nb::arg("mass_q"), nb::arg("mass_g"), nb::arg("epsilon"),
         nb::arg("tolerance"), nb::arg("max_iterations"), nb::arg("threads"), nb::arg("plan").none(),
         nb::arg("structural"), nb::arg("error"), nb::arg("iterations"));
   m.def("nearest", &nearest, nb::arg("queries"), nb::arg("gallery"), nb::arg("excluded"), nb::arg("threads"),

@@ -48,9 +48,9 @@ struct ScoreTask {
   float* cosine;        // (B, Rq, Rg); may be null
 };
 
-// Pairs whose cosines are known.
+// Pairs whose costs are known, which stand for cosines with the sign turned.
 struct SolveTask {
-  const float* cosine;  // (B, Rq, Rg)
+  const float* cost;    // (B, Rq, Rg)
   const float* mass_q;  // (B, Rq), non-negative
   const float* mass_g;  // (B, Rg)
   int64_t regions_q;
