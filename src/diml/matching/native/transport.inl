@@ -10,6 +10,7 @@ constexpr float kLogE = 1.44269504f;  // to the base of 2
 constexpr int32_t kSweepsUnasked = 64;  // between two questions whether to stop
 constexpr int kMixed = 4, kMixing = 100;
 constexpr float kGrown = 1.5f, kRidge = 1e-6f, kLeast = -0.75f, kMost = 2.0f, kFurthest = 1.0f;
+constexpr int kMoveAfter = 32;  // sweeps: before, moving a pair to another block costs what it saves
 constexpr int kFirstEstimate = 4, kEstimateEvery = 4;
 constexpr float kStep = 0.5f, kDamping = 0.7f, kSlowest = 0.9999f;
 
@@ -271,7 +272,7 @@ static void run(Block& block, const Solver& solver, int leave) {
   Pace pace = block.pace;
   int32_t sweep = block.sweep;  // at the start of a sweep, so many iterations have been done
   for (; any(active); ++sweep) {
-    if (sweep >= 2 * kEstimateEvery && sweep % kEstimateEvery == 0 && count(active) <= leave) break;
+    if (sweep >= kMoveAfter && sweep % kEstimateEvery == 0 && count(active) <= leave) break;
     if (sweep % kSweepsUnasked == kSweepsUnasked - 1 && solver.stop(solver.owner)) {
       active = Mask{};
       break;
