@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diml.matching import Regions, match, native, rerank, scoring, sinkhorn
@@ -50,6 +50,7 @@ def by_torch(monkeypatch, call):
 
 
 @settings(max_examples=60)
+@example(64, 64, False, 1, torch.float32, "uniform", 1.0, 0.05, 410)
 @given(
     regions_q=st.integers(1, 20) | st.sampled_from([49, 64]),
     regions_g=st.integers(1, 20) | st.sampled_from([49, 64]),
@@ -66,7 +67,9 @@ def test_scores_are_those_of_the_torch_path(regions_q, regions_g, same, dim, sto
     gallery = images(11, regions_q if same else regions_g, dim, seed, spread)
     gallery = gallery.to(stored) if stored.is_floating_point else gallery.quantized(stored)
     rows = torch.randint(0, 11, (3, 9), generator=torch.Generator().manual_seed(seed))
-    given_settings = {"marginals": marginals, "epsilon": epsilon}
+    # each path may be off by its marginal error, and with one channel, cosines being 1 and -1, by nearly all of it: at
+    # the default of 5e-6 rounding that stops them an iteration apart could add up to more than 1e-5
+    given_settings = {"marginals": marginals, "epsilon": epsilon, "tolerance": 4e-6}
     pairs = (torch.arange(3).repeat_interleave(9), rows.flatten())
     first, converged = scoring._score_native(query, gallery, *pairs, "both", given_settings)
     with pytest.MonkeyPatch.context() as patch:
