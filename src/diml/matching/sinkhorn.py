@@ -89,7 +89,7 @@ def sinkhorn(
             return solution
         left = left[found.too_wide]
     else:
-        solution = TransportPlan(plan, plan.new_empty(batch), left.clone(), torch.empty_like(left, dtype=torch.bool))
+        solution = TransportPlan(plan, plan.new_empty(batch), torch.empty_like(left), torch.empty_like(left).bool())
     scaled = cost[left].to(dtype) / -epsilon
     scaled = scaled - scaled.amax(dim=(1, 2), keepdim=True)  # a constant shift of the cost leaves the plan alone
     needs_log = scaled.amin(dim=(1, 2)) < -PLAIN_RANGE[dtype]

@@ -133,15 +133,14 @@ def solve(
 ) -> PairScores:
     """Solve B problems of costs (B, Rq, Rg) and non-negative weights (B, Rq), (B, Rg).
 
-    Plans are written to `plan` (B, Rq, Rg) float32, if it is given. Returns PairScores of (B,), in which `structural`
-    is the sum of plan * -cost and `pooled` is empty.
+    Plans are written to `plan` (B, Rq, Rg) float32, if it is given. Returns PairScores of (B,), without similarities.
     """
     assert _KERNEL is not None
-    structural, error, iterations = _numbers(len(cost), 2)
+    error, iterations = _numbers(len(cost), 1)
     solver = _solver(epsilon, tolerance, max_iterations)
     given = (_floats(part) for part in (cost, mass_q, mass_g))
-    _KERNEL.solve(*given, *solver, plan, structural, error, iterations)
-    return PairScores.of(structural, torch.empty(0), error, iterations, tolerance)
+    _KERNEL.solve(*given, *solver, plan, error, iterations)
+    return PairScores.of(torch.empty(0), torch.empty(0), error, iterations, tolerance)
 
 
 @dataclass(frozen=True, eq=False)

@@ -154,13 +154,11 @@ static void arrange(const ScoreTask& task, ScoreRoom& room) {
   }
 }
 
-// Writes the numbers of the pairs that are done.
+// Writes how the pairs that are done came to their end.
 template <typename Task>
-static void write_numbers(const Task& task, const Block& block, Mask done) {
-  const Lanes found = structural(block.problem);
+static void write_end(const Task& task, const Block& block, Mask done) {
   for (int lane = 0; lane < W; ++lane) {
     if (!done[lane]) continue;
-    task.structural[block.pair[lane]] = found[lane];
     task.error[block.pair[lane]] = block.error[lane];
     task.iterations[block.pair[lane]] = block.iterations[lane];
   }
@@ -227,7 +225,11 @@ static void score(const ScoreTask& task, int64_t first, int64_t last, void* memo
     normalize(block.problem.weight_g, task.regions_g);
   };
   const auto end = [&](const Block& block, Mask done) {
-    write_numbers(task, block, done);
+    write_end(task, block, done);
+    const Lanes found = structural(block.problem);
+    for (int lane = 0; lane < W; ++lane) {
+      if (done[lane]) task.structural[block.pair[lane]] = found[lane];
+    }
     if (task.cosine) write_matrices(block.problem.cosine, block, done, task.cosine);
     if (task.plan) write_plans(block, done, task.plan);
   };
@@ -261,7 +263,7 @@ static void solve(const SolveTask& task, int64_t first, int64_t last, void* memo
   rest.problem = lay_out(static_cast<Lanes*>(memory) + problem_lanes(rows, cols), rows, cols);
   const auto fill = [&](Block& block, int64_t start) { read_problems(task, block.problem, start, last); };
   const auto end = [&](const Block& block, Mask done) {
-    write_numbers(task, block, done);
+    write_end(task, block, done);
     if (task.plan) write_plans(block, done, task.plan);
   };
   transport(fresh, rest, task.solver, first, last, fill, end);

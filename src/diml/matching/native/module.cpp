@@ -173,8 +173,7 @@ void run_score(const ScoreTask& task, size_t count, size_t queries, size_t image
 
 void score(const Float3& dense_q, const Float2& pooled_q, const Any& dense_g, const std::optional<Float2>& scale_g,
            const Float2& pooled_g, const Long1& query_of, const Long1& image_of, bool uniform, double epsilon,
-           double tolerance, int32_t max_iterations, int threads, const Out<float, nb::ndim<1>>& structural,
-           const Out<float, nb::ndim<1>>& pooled, const Out<float, nb::ndim<1>>& error,
+           double tolerance, int32_t max_iterations, int threads, const Numbers& structural, const Numbers& pooled, const Numbers& error,
            const Out<int32_t, nb::ndim<1>>& iterations) {
   ScoreTask task{};
   task.dense_q = dense_q.data(), task.pooled_q = pooled_q.data(), task.regions_q = dense_q.shape(1);
@@ -200,8 +199,7 @@ void score(const Float3& dense_q, const Float2& pooled_q, const Any& dense_g, co
 // Pairs of images packed as R + 1 vectors, the pooled one last; with the plan of each, and its cosines if wanted.
 void compare(const Float3& query, const Float3& gallery, const Long1& query_of, const Long1& image_of, bool uniform,
              double epsilon, double tolerance, int32_t max_iterations, int threads,
-             const Out<float, nb::ndim<1>>& structural, const Out<float, nb::ndim<1>>& pooled,
-             const Out<float, nb::ndim<1>>& error, const Out<int32_t, nb::ndim<1>>& iterations,
+             const Numbers& structural, const Numbers& pooled, const Numbers& error, const Out<int32_t, nb::ndim<1>>& iterations,
              const Out<float, nb::ndim<3>>& plan, const std::optional<Out<float, nb::ndim<3>>>& cosine) {
   need(query.shape(1) >= 2 && gallery.shape(1) >= 2, "query, gallery: need regions and a pooled vector");
   need(query.shape(2) == gallery.shape(2), "dim: sides differ");
@@ -263,8 +261,7 @@ void pull(const Float3& slope, const Float1& weight, const Float1& pooled_weight
 
 void solve(const Float3& cost, const Float2& mass_q, const Float2& mass_g, double epsilon, double tolerance,
            int32_t max_iterations, int threads, const std::optional<Out<float, nb::ndim<3>>>& plan,
-           const Out<float, nb::ndim<1>>& structural, const Out<float, nb::ndim<1>>& error,
-           const Out<int32_t, nb::ndim<1>>& iterations) {
+           const Numbers& error, const Out<int32_t, nb::ndim<1>>& iterations) {
   SolveTask task{};
   task.cost = cost.data(), task.mass_q = mass_q.data(), task.mass_g = mass_g.data();
   task.regions_q = cost.shape(1), task.regions_g = cost.shape(2);
@@ -273,13 +270,13 @@ void solve(const Float3& cost, const Float2& mass_q, const Float2& mass_g, doubl
   need(mass_q.shape(0) == pairs && mass_q.shape(1) == rows, "mass_q: need (B, Rq) as cost");
   need(mass_g.shape(0) == pairs && mass_g.shape(1) == cols, "mass_g: need (B, Rg) as cost");
   if (plan) need(plan->size() == cost.size(), "plan: need the size of cost");
-  for (size_t size : {structural.size(), error.size(), iterations.size()}) {
+  for (size_t size : {error.size(), iterations.size()}) {
     need(size == pairs, "outputs: need one number a pair");
   }
   Interruption interruption;
   task.solver = solver_of(epsilon, tolerance, max_iterations, interruption);
   task.plan = plan ? plan->data() : nullptr;
-  task.structural = structural.data(), task.error = error.data(), task.iterations = iterations.data();
+  task.error = error.data(), task.iterations = iterations.data();
   const Kernels& kernels = *chosen();
   const int64_t count = static_cast<int64_t>(pairs), work = task.regions_q * task.regions_g * 64;
   in_pieces(count, piece_of(count, threads, work), threads, kernels.solve_bytes(task), interruption,
@@ -444,7 +441,7 @@ void nearest(const Float2& queries, const Float2& gallery, const Long1& excluded
             });
 }
 
-void powers_of_two(const Float1& from, const Out<float, nb::ndim<1>>& to) {
+void powers_of_two(const Float1& from, const Numbers& to) {
   need(from.size() == to.size(), "to: need the size of from");
   chosen()->exp2(from.data(), to.data(), static_cast<int64_t>(from.size()));
 }
@@ -484,7 +481,7 @@ NB_MODULE(_kernel, m) {
         nb::arg("gradient"));
   m.def("solve", &solve, nb::arg("cost"), nb::arg("mass_q"), nb::arg("mass_g"), nb::arg("epsilon"),
         nb::arg("tolerance"), nb::arg("max_iterations"), nb::arg("threads"), nb::arg("plan").none(),
-        nb::arg("structural"), nb::arg("error"), nb::arg("iterations"));
+        nb::arg("error"), nb::arg("iterations"));
   m.def("nearest", &nearest, nb::arg("queries"), nb::arg("gallery"), nb::arg("excluded"), nb::arg("threads"),
         nb::arg("order"));
   m.def("exp2", &powers_of_two, nb::arg("from_"), nb::arg("to"));

@@ -56,7 +56,6 @@ struct SolveTask {
   int64_t regions_q;
   int64_t regions_g;
   Solver solver;
-  float* structural;    // (B,)
   float* error;         // (B,)
   int32_t* iterations;  // (B,)
   float* plan;          // (B, Rq, Rg); may be null

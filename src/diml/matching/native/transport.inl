@@ -141,10 +141,9 @@ static void forget(const Problem& p, Pace& pace, Mask which) {
 DIML_INLINE Lanes missing(const Problem& p, int64_t j) { return p.weight_g[j] / largest(p.columns[j], all(1e-37f)); }
 DIML_INLINE Lanes bounded(Lanes ratio) { return smallest(largest(ratio - 1.0f, all(kLeast)), all(kMost)); }
 
-// How residual and log v of column `j` moved since the last sweep, put in its place; what moved both.
-DIML_INLINE Lanes moved(const Problem& p, int64_t j, Lanes residual, Lanes* change, Lanes* motion) {
+// Remembers how residual and log v of column `j` moved since the last sweep; what that adds to the drift.
+DIML_INLINE Lanes remember(const Problem& p, int64_t j, Lanes residual, Lanes* change, Lanes* motion) {
   change[j] = residual - p.residual[j], motion[j] = p.step[j] + change[j];
-  p.residual[j] = residual;
   return p.weight_g[j] * motion[j];
 }
 
@@ -154,7 +153,7 @@ DIML_INLINE void step(const Problem& p, int64_t cols, Mask mixing, int32_t sweep
   Lanes *const change = p.change + slot * cols, *const motion = p.motion + slot * cols, drift = Lanes{};
   for (int64_t j = 0; j < cols; ++j) {
     const Lanes ratio = missing(p, j), residual = bounded(ratio);
-    if (sweep > 0) drift += moved(p, j, residual, change, motion);
+    if (sweep > 0) drift += remember(p, j, residual, change, motion);
     p.residual[j] = p.step[j] = residual;
     p.v[j] = select(mixing, p.v[j] * ratio, p.v[j]);
   }
@@ -171,8 +170,8 @@ DIML_INLINE void mix(const Problem& p, int64_t cols, Mask mixing, int32_t sweep,
   for (int s = 0; s < kMixed; ++s) products[s] = earlier[s] = wanted[s] = Lanes{};
   for (int64_t j = 0; j < cols; ++j) {
     const Lanes weight = p.weight_g[j], ratio = missing(p, j), residual = bounded(ratio);
-    drift += moved(p, j, residual, change, motion);
-    p.columns[j] = ratio;
+    drift += remember(p, j, residual, change, motion);
+    p.residual[j] = residual, p.columns[j] = ratio;
     const Lanes last = weight * change[j], before = weight * p.change[former * cols + j], aim = weight * residual;
 #pragma GCC unroll 4
     for (int s = 0; s < kMixed; ++s) {
