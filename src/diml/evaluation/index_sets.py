@@ -25,6 +25,7 @@ class IndexSets:
         query_labels, gallery_labels: (Q,) and (G,) classes.
         own_row: (Q,) gallery row that is the query itself, or `NOTHING`.
         relevant_count: (Q,) R, gallery images of the query's class, itself not counted.
+        gallery_is_everything: gallery rows are image rows.
     """
 
     queries: Tensor
@@ -33,6 +34,7 @@ class IndexSets:
     gallery_labels: Tensor
     own_row: Tensor
     relevant_count: Tensor
+    gallery_is_everything: bool
 
 
 def index_sets(
@@ -65,7 +67,8 @@ def index_sets(
     number = torch.from_numpy(np.unique(classes.cpu().numpy(), return_inverse=True)[1]).to(device)
     class_sizes = torch.bincount(number[gallery_rows], minlength=int(number.max()) + 1)
     count = class_sizes[number[query_rows]] - (own_row != NOTHING).long()
-    return IndexSets(query_rows, gallery_rows, classes[query_rows], classes[gallery_rows], own_row, count)
+    everything = torch.equal(gallery_rows, torch.arange(len(regions), device=device))
+    return IndexSets(query_rows, gallery_rows, classes[query_rows], classes[gallery_rows], own_row, count, everything)
 
 
 def _integers(name: str, values: ArrayLike | Tensor, device: torch.device) -> Tensor:

@@ -179,6 +179,8 @@ def _evaluate_span(
 
 def _images(sets: IndexSets, rows: Tensor) -> Tensor:
     """Image rows of gallery rows; `NOTHING` stays."""
+    if sets.gallery_is_everything:
+        return rows
     return torch.where(rows == NOTHING, NOTHING, sets.gallery[rows.clamp_min(0)])
 
 
@@ -194,9 +196,8 @@ def _plain_ranking(regions: Images, sets: IndexSets, block: Tensor, depth: int) 
     own_row, size = sets.own_row[block], len(sets.gallery)
     if not native.suits(regions.pooled):
         return rank(_pooled_scores(regions, sets, block), depth, own_row)
-    everything = size == len(regions) and torch.equal(sets.gallery, torch.arange(size))
-    gallery = regions.pooled if everything else regions.pooled[sets.gallery]
-    return Ranking(native.nearest(regions.pooled[sets.queries[block]], gallery, own_row, depth), size)
+    gallery = regions.pooled if sets.gallery_is_everything else regions.pooled[sets.gallery]
+    return Ranking.trusted(native.nearest(regions.pooled[sets.queries[block]], gallery, own_row, depth), size)
 
 
 def _pooled_scores(regions: Images, sets: IndexSets, block: Tensor) -> Tensor:

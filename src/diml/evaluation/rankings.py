@@ -44,6 +44,13 @@ class Ranking:
             if wrong.any():
                 raise ValueError(f"order: need {what}; query {int(wrong.nonzero()[0])} has it otherwise")
 
+    @classmethod
+    def trusted(cls, order: Tensor, gallery_size: int) -> Ranking:
+        """Without checks: of an order that is known to fulfil them."""
+        ranking = object.__new__(cls)
+        vars(ranking).update(order=order, gallery_size=gallery_size)
+        return ranking
+
     @property
     def depth(self) -> int:
         """M, how many places of the ranking are known."""
@@ -57,10 +64,7 @@ class Ranking:
         prefix = self.order[:, : scores.shape[1]]
         scores = scores.masked_fill(prefix == NOTHING, -torch.inf)
         prefix = _sorted_by(scores, prefix, last=self.gallery_size)
-        ranking = object.__new__(Ranking)  # without checks: the same rows as were checked before
-        order = torch.cat([prefix, self.order[:, scores.shape[1] :]], dim=1)
-        vars(ranking).update(order=order, gallery_size=self.gallery_size)
-        return ranking
+        return Ranking.trusted(torch.cat([prefix, self.order[:, scores.shape[1] :]], dim=1), self.gallery_size)
 
 
 def rank(scores: Tensor, depth: int, excluded: Tensor) -> Ranking:

@@ -47,7 +47,9 @@ def structural_scores(
     if not there.any():
         advance(1)
         return torch.full(candidates.shape, -torch.inf, device=candidates.device), 0
-    left, right = queries.unsqueeze(1).expand_as(candidates)[there], candidates[there]
+    everywhere = bool(there.all())
+    left, right = queries.unsqueeze(1).expand_as(candidates), candidates
+    left, right = (side.flatten() if everywhere else side[there] for side in (left, right))
     if not isinstance(settings.get("marginals"), tuple):
         left, right = in_order(regions, left, right)
     pairs, place = torch.unique(left * len(regions) + right, return_inverse=True)
@@ -57,9 +59,12 @@ def structural_scores(
         found.append(score_pairs(regions, *rows, score=score, **settings))
         advance(len(some) / len(pairs))
     scores, converged = (torch.cat(parts) for parts in zip(*found, strict=True))
+    unfinished = 0 if converged.all() else int((~converged[place]).sum())
+    if everywhere:
+        return scores[place].view(candidates.shape), unfinished
     refined = torch.full(candidates.shape, -torch.inf, dtype=scores.dtype, device=candidates.device)
     refined[there] = scores[place]
-    return refined, int((~converged[place]).sum())
+    return refined, unfinished
 
 
 def in_order(regions: Regions | QuantizedRegions, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,13 +72,16 @@ def in_order(regions: Regions | QuantizedRegions, left: Tensor, right: Tensor) -
     used = torch.zeros(len(regions), dtype=torch.bool, device=left.device)
     used[left] = used[right] = True
     rows = used.nonzero().squeeze(1)
-    pooled, dense = torch.zeros(2, len(regions), dtype=torch.int64, device=left.device)
-    pooled[rows] = _fingerprints(regions.pooled, rows)
-    alike = pooled[left] == pooled[right]
-    rows = torch.unique(torch.cat([left[alike], right[alike]]))
-    dense[rows] = _fingerprints(regions.codes if isinstance(regions, QuantizedRegions) else regions.dense, rows)
-    first, second = (torch.where(alike, dense[side], pooled[side]) for side in (left, right))
-    exchange = (first > second) | ((first == second) & (left > right))
+    prints = torch.zeros(len(regions), dtype=torch.int64, device=left.device)
+    prints[rows] = _fingerprints(regions.pooled, rows)
+    first, second = prints[left], prints[right]
+    exchange = first > second
+    alike = (first == second).nonzero().squeeze(1)
+    if len(alike):  # hardly ever: their regions are read as well
+        rows = torch.unique(torch.cat([left[alike], right[alike]]))
+        prints[rows] = _fingerprints(regions.codes if isinstance(regions, QuantizedRegions) else regions.dense, rows)
+        first, second = prints[left[alike]], prints[right[alike]]
+        exchange[alike] = (first > second) | ((first == second) & (left[alike] > right[alike]))
     return torch.where(exchange, right, left), torch.where(exchange, left, right)
 
 

@@ -201,6 +201,20 @@ def test_nearest_is_exact_where_16_bits_cannot_tell_rows_apart(instruction_set, 
     assert torch.equal(found, expected[:, :60])
 
 
+def test_nearest_is_exact_where_the_sample_of_the_gallery_misleads(instruction_set):
+    """The rows that thresholds are guessed from are the best ones here, so that too few others reach the guess."""
+    generator = torch.Generator().manual_seed(0)
+    gallery = torch.nn.functional.normalize(torch.randn(16 * 400, 32, generator=generator), dim=1)
+    stratum = torch.arange(400)
+    sampled = 16 * stratum + (stratum * 2654435769 % 2**32 >> 16) % 16  # as kernel.inl has it
+    gallery[sampled] = torch.nn.functional.normalize(gallery[:1] + 0.1 * gallery[sampled], dim=1)
+    query = torch.cat([gallery[:1], gallery[100:140]])
+    expected = (query.double() @ gallery.double().T).float().sort(dim=1, descending=True, stable=True).indices
+    for depth in (30, 100, 500):
+        found = native.nearest(query, gallery, torch.full((41,), -1), depth)
+        assert torch.equal(found, expected[:, :depth])
+
+
 def test_powers_of_two_are_accurate(instruction_set):
     x = torch.cat([torch.linspace(-125, 0, 100_003), torch.tensor([0.0, -1e-30, -59.0])])
     found = torch.empty_like(x)

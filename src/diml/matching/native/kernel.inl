@@ -274,18 +274,26 @@ constexpr int64_t kGalleryRows = 240;    // stay in the cache while all panels p
 
 constexpr int64_t kPanels = 16;          // of one group of queries
 
+constexpr int64_t kSampleEvery = 16, kSampleMost = 2048;  // rows that thresholds are guessed from
+
+static int64_t sample_step(const NearestTask& task) {
+  const int64_t least = (task.images + kSampleMost - 1) / kSampleMost;
+  return least > kSampleEvery ? least : kSampleEvery;
+}
+
+static int64_t sample_rows(const NearestTask& task) { return task.guess ? task.images / sample_step(task) : 0; }
+
 static int64_t panel_floats(const NearestTask& task) { return kQueries * (task.dim + task.dim % 2); }
 
 static int64_t nearest_bytes(const NearestTask& task) {
-  return (kPanels * panel_floats(task) + kQueries * (kTile / 2) + task.dim) * 4 + 8 * kLine;
+  return (kPanels * panel_floats(task) + kQueries * (kTile / 2 + sample_rows(task)) + task.dim) * 4 + 8 * kLine;
 }
 
 static void keep(const NearestTask& task, int64_t query, float value, int64_t row) {
   Shortlist& list = task.lists[query];
-  if (!(value >= list.threshold)) return;
   if (list.count == list.capacity) {
     task.make_room(task.owner, query);
-    if (!(value >= list.threshold)) return;
+    if (!(value >= task.thresholds[query])) return;
   }
   list.scores[list.count] = value;
   list.rows[list.count++] = row;
@@ -294,12 +302,11 @@ static void keep(const NearestTask& task, int64_t query, float value, int64_t ro
 // Puts on the lists of the panel's queries what reaches their threshold, of scores (height, kQueries).
 static void keep_best(const NearestTask& task, int64_t first, int64_t count, int64_t row, int64_t height,
                       const float* scores) {
-  float limit[kQueries];
-  for (int64_t x = 0; x < kQueries; ++x) limit[x] = x < count ? task.lists[first + x].threshold : __builtin_inff();
-  const Lanes low[2] = {load(limit), load(limit + W)};
+  const Lanes low[2] = {load(task.thresholds + first), load(task.thresholds + first + W)};
+  const uint32_t there = count < 32 ? (1u << count) - 1 : ~0u;
   for (int64_t j = 0; j < height; ++j) {
     const float* at = scores + j * kQueries;
-    uint32_t high = bits(load(at) >= low[0]) | bits(load(at + W) >= low[1]) << W;
+    uint32_t high = (bits(load(at) >= low[0]) | bits(load(at + W) >= low[1]) << W) & there;
     for (; high; high &= high - 1) {
       const int x = __builtin_ctz(high);
       keep(task, first + x, at[x], row + j);
@@ -341,19 +348,57 @@ struct Screen {
   }
 };
 
+// Thresholds that hardly more than `depth` rows of the gallery will reach, judging by one of every so many: as many of the
+// sample as are to be expected, and four standard deviations more.
+static void guess(const Screen& screen, int64_t number, int64_t first, int64_t count, float* scores) {
+  const NearestTask& task = screen.task;
+  const int64_t step = sample_step(task), rows = sample_rows(task);
+  const float expected = (float)(task.depth + 1) / (float)step;
+  const float wanted = expected + 4.0f * __builtin_sqrtf(expected) + 2.0f;
+  if (2.0f * wanted > (float)rows) return;
+  Lanes low[2], high[2];
+  for (int64_t j = 0; j < rows; ++j) {
+    const int64_t chosen = (int64_t)((uint32_t)j * 2654435769u >> 16) % step;  // as if by chance: rows may be in a pattern
+    screen.multiply(number, j * step + chosen, 1);
+    for (int v = 0; v < 2; ++v) {
+      const Lanes score = load(screen.scores + v * W);
+      store(scores + j * kQueries + v * W, score);
+      low[v] = j ? smallest(low[v], score) : score, high[v] = j ? largest(high[v], score) : score;
+    }
+  }
+  for (int halving = 0; halving < 12; ++halving) {
+    const Lanes middle[2] = {0.5f * (low[0] + high[0]), 0.5f * (low[1] + high[1])};
+    Mask reached[2] = {Mask{}, Mask{}};
+    for (int64_t j = 0; j < rows; ++j) {
+      for (int v = 0; v < 2; ++v) reached[v] -= load(scores + j * kQueries + v * W) >= middle[v];
+    }
+    for (int v = 0; v < 2; ++v) {
+      const Mask enough = __builtin_convertvector(reached[v], Lanes) >= wanted;
+      low[v] = select(enough, middle[v], low[v]), high[v] = select(enough, high[v], middle[v]);
+    }
+  }
+  for (int64_t x = 0; x < count; ++x) {
+    task.thresholds[first + x] = task.lists[first + x].guess = low[x / W][x % W];
+  }
+}
+
 static void nearest(const NearestTask& task, int64_t first, int64_t last, void* memory) {
   constexpr int64_t highest = kTile / 2, group = kPanels * kQueries;
   Carver carver{static_cast<char*>(memory), 0};
   float* panels = carver.take<float>(kPanels * panel_floats(task));
   float* scores = carver.take<float>(kQueries * highest);
   const Screen screen{task, panels, scores, carver.take<int16_t>(task.dim + 1)};
+  float* sample = carver.take<float>(kQueries * sample_rows(task));
   for (int64_t from = first; from < last; from += group) {
     const int64_t to = from + group < last ? from + group : last, panels_used = (to - from + kQueries - 1) / kQueries;
     const auto filled = [&](int64_t number) {
       const int64_t left = to - from - number * kQueries;
       return left < kQueries ? left : kQueries;
     };
-    for (int64_t x = 0; x < panels_used; ++x) screen.pack_queries(x, from + x * kQueries, filled(x));
+    for (int64_t x = 0; x < panels_used; ++x) {
+      screen.pack_queries(x, from + x * kQueries, filled(x));
+      if (task.guess) guess(screen, x, from + x * kQueries, filled(x), sample);
+    }
     for (int64_t chunk = 0; chunk < task.images; chunk += kGalleryRows) {
       const int64_t end = chunk + kGalleryRows < task.images ? chunk + kGalleryRows : task.images;
       for (int64_t x = 0; x < panels_used; ++x) {
@@ -367,14 +412,12 @@ static void nearest(const NearestTask& task, int64_t first, int64_t last, void* 
   }
 }
 
-static void exact_dots(const float* vector, const float* vectors, int64_t dim, const int64_t* rows, int64_t count,
+static void exact_dots(const double* vector, const float* vectors, int64_t dim, const int64_t* rows, int64_t count,
                        float* to) {
   typedef double Wide __attribute__((vector_size(4 * DIML_LANES)));
+  typedef double LooseWide __attribute__((vector_size(4 * DIML_LANES), aligned(8), may_alias));
   typedef float Half __attribute__((vector_size(2 * DIML_LANES), aligned(4), may_alias));
   constexpr int width = W / 2, parts = 4;
-  const auto read = [](const float* at) __attribute__((always_inline)) {
-    return __builtin_convertvector(*reinterpret_cast<const Half*>(at), Wide);
-  };
   for (int64_t x = 0; x < count; ++x) {
     const float *row = vectors + rows[x] * dim, *soon = vectors + rows[x + 4 < count ? x + 4 : count - 1] * dim;
     for (int64_t d = 0; d < dim; d += 16) __builtin_prefetch(soon + d);  // rows lie far apart
@@ -382,11 +425,14 @@ static void exact_dots(const float* vector, const float* vectors, int64_t dim, c
     int64_t d = 0;
     for (; d + parts * width <= dim; d += parts * width) {
 #pragma GCC unroll 4
-      for (int part = 0; part < parts; ++part) sum[part] += read(vector + d + part * width) * read(row + d + part * width);
+      for (int part = 0; part < parts; ++part) {
+        const Wide other = __builtin_convertvector(*reinterpret_cast<const Half*>(row + d + part * width), Wide);
+        sum[part] += *reinterpret_cast<const LooseWide*>(vector + d + part * width) * other;
+      }
     }
     const Wide whole = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     double total = 0;
-    for (; d < dim; ++d) total += (double)vector[d] * row[d];
+    for (; d < dim; ++d) total += vector[d] * row[d];
     for (int lane = 0; lane < width; ++lane) total += whole[lane];
     to[x] = (float)total;
   }

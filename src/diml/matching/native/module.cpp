@@ -294,7 +294,9 @@ class Search {
     lists_.resize(queries.shape(0));
     room_.resize(queries.shape(0));
     for (size_t query = 0; query < lists_.size(); ++query) resize(query, 2 * depth + 64);
-    task_ = NearestTask{queries_, gallery_, images_, dim_, nullptr, 0, 0, lists_.data(), &Search::make_room, this};
+    thresholds_.assign(lists_.size() + 64, -INFINITY);
+    task_ = NearestTask{queries_, gallery_, images_, dim_, nullptr, 0, 0, lists_.data(), thresholds_.data(),
+                        depth,    true,     &Search::make_room, this};
   }
 
   // Screens by products of 16-bit integers: what they get wrong widens the margin, and the ranking is exact as before.
@@ -323,17 +325,23 @@ class Search {
   const NearestTask& task() const { return task_; }
 
   // Rows by falling score, summed in float64 and rounded to float32; equal scores by rising row; -1 at the end.
-  void finish(int64_t query, int64_t* order) {
+  void finish(int64_t query, int64_t* order, void* memory) {
+    Shortlist& list = lists_[query];
     make_room(this, query);
-    const Shortlist& list = lists_[query];
-    kernels_.exact_dots(queries_ + query * dim_, gallery_, dim_, list.rows, list.count, list.scores);
-    std::vector<std::pair<float, int64_t>> found(list.count);
-    for (int64_t x = 0; x < list.count; ++x) found[x] = {list.scores[x], list.rows[x]};
+    if (list.guess != -INFINITY && !(list.count >= depth_ && thresholds_[query] >= list.guess)) {  // guessed wrong
+      NearestTask again = task_;
+      again.guess = false;
+      list.count = 0, list.guess = thresholds_[query] = -INFINITY;
+      kernels_.nearest(again, query, query + 1, memory);
+      make_room(this, query);
+    }
+    const std::vector<double> wide(queries_ + query * dim_, queries_ + (query + 1) * dim_);
+    kernels_.exact_dots(wide.data(), gallery_, dim_, list.rows, list.count, list.scores);
+    std::vector<uint64_t> found(list.count);  // the smaller the better
+    for (int64_t x = 0; x < list.count; ++x) found[x] = falling(list.scores[x]) << 32 | static_cast<uint64_t>(list.rows[x]);
+    std::sort(found.begin(), found.end());  // hardly more than depth
     const int64_t depth = std::min(depth_, list.count);
-    std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) {  // hardly more than depth
-      return a.first != b.first ? a.first > b.first : a.second < b.second;
-    });
-    for (int64_t x = 0; x < depth_; ++x) order[x] = x < depth ? found[x].second : -1;
+    for (int64_t x = 0; x < depth_; ++x) order[x] = x < depth ? static_cast<int64_t>(found[x] & 0xffffffffu) : -1;
     room_[query] = Room{};
   }
 
@@ -343,11 +351,19 @@ class Search {
     std::vector<int64_t> rows;
   };
 
+  // 32 bits that fall where scores rise; 0 and -0 are the same.
+  static uint64_t falling(float score) {
+    uint32_t bits;
+    score += 0.0f;
+    std::memcpy(&bits, &score, 4);
+    return bits >> 31 ? bits : ~bits & 0x7fffffffu;
+  }
+
   void resize(int64_t query, int64_t capacity) {
     Room& room = room_[query];
     room.scores.resize(capacity), room.rows.resize(capacity);
     Shortlist& list = lists_[query];
-    if (!list.capacity) list.threshold = -INFINITY;
+    if (!list.capacity) list.guess = -INFINITY;
     list.scores = room.scores.data(), list.rows = room.rows.data(), list.capacity = capacity;
   }
 
@@ -357,11 +373,11 @@ class Search {
     Shortlist& list = search.lists_[query];
     search.drop_excluded(query);
     if (list.count >= search.depth_) {
-      list.threshold = search.reached_by(list) - search.margin_;
+      const float threshold = search.thresholds_[query] = search.reached_by(list) - search.margin_;
       int64_t kept = 0;
       for (int64_t x = 0; x < list.count; ++x) {  // without a branch, which could not be foreseen
         list.scores[kept] = list.scores[x], list.rows[kept] = list.rows[x];
-        kept += list.scores[x] >= list.threshold;
+        kept += list.scores[x] >= threshold;
       }
       list.count = kept;
     }
@@ -418,6 +434,7 @@ class Search {
   int64_t dim_, images_ = 0, depth_ = 0;
   float margin_ = 0;
   std::vector<Shortlist> lists_;
+  std::vector<float> thresholds_;
   std::vector<Room> room_;
   std::unique_ptr<int16_t[]> brief_;
   NearestTask task_{};
@@ -428,16 +445,19 @@ void nearest(const Float2& queries, const Float2& gallery, const Long1& excluded
   need(queries.shape(1) == gallery.shape(1), "dim: sides differ");
   need(excluded.size() == queries.shape(0) && order.shape(0) == queries.shape(0), "queries: counts differ");
   need(order.shape(1) >= 1, "order: need a depth of at least 1");
+  need(gallery.shape(0) < size_t{1} << 32, "gallery: need fewer than 2^32 rows");
   const Kernels& kernels = *chosen();
   const int64_t depth = order.shape(1), count = queries.shape(0), group = 32 * kernels.lanes;
   Search search(kernels, queries, gallery, excluded, depth);
-  const int64_t even = (count + threads - 1) / std::max(1, threads);
+  const int64_t panel = 2 * kernels.lanes, even = (count / std::max(1, threads) / panel + 1) * panel;
   search.shorten(threads);
   Interruption interruption;
-  in_pieces(count, std::max<int64_t>(1, std::min(group, even)), threads, kernels.nearest_bytes(search.task()),
+  in_pieces(count, std::min(group, even), threads, kernels.nearest_bytes(search.task()),
             interruption, [&](int64_t first, int64_t last, void* memory) {
               kernels.nearest(search.task(), first, last, memory);
-              for (int64_t query = first; query < last; ++query) search.finish(query, order.data() + query * depth);
+              for (int64_t query = first; query < last; ++query) {
+                search.finish(query, order.data() + query * depth, memory);
+              }
             });
 }
 

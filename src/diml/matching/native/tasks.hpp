@@ -89,7 +89,7 @@ struct Shortlist {
   int64_t* rows;
   int64_t count;
   int64_t capacity;
-  float threshold;  // only scores at or above it are kept
+  float guess;  // the first threshold if it was guessed, else -infinity
 };
 
 struct NearestTask {
@@ -99,7 +99,10 @@ struct NearestTask {
   int64_t dim;
   const int16_t* brief_g;  // (N, up to even D) gallery as 16-bit integers of step `step_g`, or null: float32 is used
   float step_q, step_g;
-  Shortlist* lists;  // (Q,)
+  Shortlist* lists;   // (Q,)
+  float* thresholds;  // (Q,) and room for a panel more: only scores at or above are kept
+  int64_t depth;      // wanted of each query
+  bool guess;         // begin with thresholds that a sample of the gallery suggests: lists that end below lack rows
   void (*make_room)(void* owner, int64_t query);  // called when a list is full
   void* owner;
 };
@@ -117,7 +120,7 @@ struct Kernels {
   int64_t (*nearest_bytes)(const NearestTask&);
   void (*nearest)(const NearestTask&, int64_t first, int64_t last, void* memory);  // queries first..last
   // dot products of a vector with `count` of the rows, summed in float64 and rounded to float32
-  void (*exact_dots)(const float* vector, const float* vectors, int64_t dim, const int64_t* rows, int64_t count,
+  void (*exact_dots)(const double* vector, const float* vectors, int64_t dim, const int64_t* rows, int64_t count,
                      float* to);
   // numbers / step to the nearest integer, `dim` of them and a 0 behind an odd one; null: 16 bits are no gain
   void (*shorten)(const float* from, int64_t dim, float step, int16_t* to);
