@@ -28,6 +28,9 @@ PACKAGES = ("diml", "torch", "numpy", "pytorch-metric-learning", "POT")
 #: Progress goes here, so that the table alone is on standard output.
 progress = Console(stderr=True)
 
+#: A timed run lasts at least so long: of single milliseconds much is waking up.
+LEAST_SECONDS = 0.05
+
 
 def parser(description: str | None, *, runs: int | None = 5, warmup: int = 1) -> argparse.ArgumentParser:
     """A command line with the flags that every benchmark has; `description` is the module's text with its examples.
@@ -65,7 +68,10 @@ def read(made: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def alternate(sides: Mapping[str, Callable[[], object]], runs: int, warmup: int = 1) -> dict[str, list[float]]:
-    """Seconds of each run of each side, measured in turns (A B A B ...), so that a slow minute hits all alike."""
+    """Seconds of each run of each side, measured in turns (A B A B ...), so that a slow minute hits all alike.
+
+    What takes less than `LEAST_SECONDS` is done again within a run, and counts with its mean.
+    """
     for work in sides.values():
         for _ in range(warmup):
             work()
@@ -73,9 +79,11 @@ def alternate(sides: Mapping[str, Callable[[], object]], runs: int, warmup: int 
     for run in range(runs):
         for name, work in sides.items():
             with progress.status(f"run {run + 1} of {runs}: {name}"):
-                start = time.perf_counter()
-                work()
-                seconds[name].append(time.perf_counter() - start)
+                start, calls, spent = time.perf_counter(), 0, 0.0
+                while spent < LEAST_SECONDS:
+                    work()
+                    calls, spent = calls + 1, time.perf_counter() - start
+                seconds[name].append(spent / calls)
     return seconds
 
 
