@@ -46,7 +46,7 @@ def main() -> None:
     made.add_argument("--queries", type=int, default=20, help="drawn queries; default: %(default)s")
     made.add_argument("--rerank", type=int, default=100, help="K; default: %(default)s")
     made.add_argument("--epsilon", type=float, default=0.05, help="default: %(default)s")
-    made.add_argument("--tolerance", type=float, default=5e-6, help="marginal error; default: %(default)s")
+    made.add_argument("--tolerance", type=float, default=4e-6, help="marginal error; default: %(default)s")
     options = measure.read(made)
     if options.rerank <= FIRST:
         made.error(f"--rerank: need more than {FIRST}, as later candidates start from the first, got {options.rerank}")

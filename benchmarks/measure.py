@@ -49,7 +49,7 @@ def parser(description: str | None, *, runs: int | None = 5, warmup: int = 1) ->
 
 def add_tolerance(made: argparse.ArgumentParser) -> None:
     """The flag of the marginal error at which our side is done with a pair."""
-    made.add_argument("--tolerance", type=float, default=5e-6, help="marginal error of ours; default: %(default)s")
+    made.add_argument("--tolerance", type=float, default=4e-6, help="marginal error of ours; default: %(default)s")
 
 
 def read(made: argparse.ArgumentParser) -> argparse.Namespace:

@@ -5,7 +5,7 @@
     python benchmarks/peers.py --peers pot_batch pot_batch_log --regions 49
 
 Cost matrices and weights are given: those of queries and their best K candidates, weights not below 1e-7, as several
-solvers fail at zero. Ours stops each pair at a marginal error of 5e-6. Every other one gets the least effort of its own
+solvers fail at zero. Ours stops each pair at a marginal error of 4e-6. Every other one gets the least effort of its own
 (a cap of iterations, or a tolerance where it stops by itself) with which the mean marginal error of its plans is not
 above that of ours, all measured alike, in float64, as the L1 distance of both marginals together. Batched ones get the
 best of several batch sizes.

@@ -228,7 +228,7 @@ def main() -> None:
         rows.append([result["embeddings"], *sizes, cosine, *ranges])
     caption = (
         "cosine: of two regions, median and 5 to 95 %. plain stops a query's candidates all together by the released "
-        "rule, diml each pair at a marginal error of 5e-6."
+        "rule, diml each pair at a marginal error of 4e-6."
     )
     measure.finish(
         "regimes",

@@ -12,7 +12,7 @@ import plain
 import regimes
 from diml.objectives.miners import DistanceMiner
 
-OPTIONS = argparse.Namespace(per_class=2, regions=4, dim=8, seed=0, tolerance=5e-6)
+OPTIONS = argparse.Namespace(per_class=2, regions=4, dim=8, seed=0, tolerance=4e-6)
 
 
 @pytest.mark.parametrize("objective", loss.OBJECTIVES)

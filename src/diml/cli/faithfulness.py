@@ -67,7 +67,7 @@ class Faithfulness:
     epsilon: float = 0.05
     """Entropy of the transport plan, in units of cosine; smaller is sharper and takes more iterations."""
 
-    tolerance: float = 5e-6
+    tolerance: float = 4e-6
     """Marginal error at which the plan is done."""
 
     max_iterations: int = 5000

@@ -74,7 +74,7 @@ def match(
     *,
     marginals: Marginals = "cross_correlation",
     epsilon: float = 0.05,
-    tolerance: float = 5e-6,
+    tolerance: float = 4e-6,
     max_iterations: int = 1000,
 ) -> Match:
     """Compare row i of `query` with row i of `gallery`, region by region.

@@ -57,7 +57,7 @@ def sinkhorn(
     weight_g: Tensor,
     *,
     epsilon: float = 0.05,
-    tolerance: float = 5e-6,
+    tolerance: float = 4e-6,
     max_iterations: int = 1000,
 ) -> TransportPlan:
     """Minimise <T, cost> - epsilon H(T) over plans T >= 0 with row sums weight_q and column sums weight_g.
@@ -104,7 +104,7 @@ def sinkhorn(
 
 
 def checked_solver(
-    epsilon: float = 0.05, tolerance: float = 5e-6, max_iterations: int = 1000
+    epsilon: float = 0.05, tolerance: float = 4e-6, max_iterations: int = 1000
 ) -> tuple[float, float, int]:
     """The settings of `sinkhorn`, its defaults where none are given; ValueError for one out of range."""
     for name, value in (("epsilon", epsilon), ("tolerance", tolerance), ("max_iterations", max_iterations)):

@@ -21,7 +21,7 @@ from diml.objectives.registry import Similarity, check_name, defaults, known, lo
 Mining = Literal["pooled", "structural"]
 
 #: Options of every structural objective, with the meaning and defaults of `diml.matching.match`.
-MATCHING: Final = {"marginals": "cross_correlation", "epsilon": 0.05, "tolerance": 5e-6, "max_iterations": 1000}
+MATCHING: Final = {"marginals": "cross_correlation", "epsilon": 0.05, "tolerance": 4e-6, "max_iterations": 1000}
 
 
 class Objective(nn.Module):

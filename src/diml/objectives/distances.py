@@ -67,7 +67,7 @@ class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no typ
         *,
         marginals: TrainingMarginals = "cross_correlation",
         epsilon: float = 0.05,
-        tolerance: float = 5e-6,
+        tolerance: float = 4e-6,
         max_iterations: int = 1000,
         block_bytes: int = 64 * 2**20,
         power: float = 1,

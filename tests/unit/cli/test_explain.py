@@ -85,7 +85,7 @@ def test_picture_and_numbers_are_written_whole(
         "resize": None,
         "marginals": "cross_correlation",
         "epsilon": 0.05,
-        "tolerance": 5e-6,
+        "tolerance": 4e-6,
         "max_iterations": 1000,
     }
 

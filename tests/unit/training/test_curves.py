@@ -33,7 +33,8 @@ def test_loss_and_validation_are_drawn():
     assert [text.get_text() for text in right.get_legend().get_texts()] == ["plain, K = 0", "re-ranked, K = 100"]
 
 
-def test_a_picture_is_written_without_pyplot(tmp_path):
+def test_a_picture_is_written_without_pyplot(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)  # another test may have wanted it
     with Image.open(write_curves(tmp_path / "curves.png", records())) as picture:
         assert picture.size == (1080, 480)
     assert "matplotlib.pyplot" not in sys.modules
