@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-#: Of 16-bit codes, which are at most this long, so that their products sum to less than 2^31.
-SHORT_STEP, LONGEST_CODE = 1 / 32000, 46340
+#: 16-bit codes of length 1; and the longest vector of them, so that their products sum to less than 2^31.
+SHORTS_PER_UNIT, LONGEST_CODE = 32000, 46340
 
 #: Images that are brought to codes at a time, so that copies in float32 stay small.
 AT_ONCE = 1024
@@ -114,12 +114,12 @@ class Regions:
         if dtype not in (torch.int8, torch.int16):
             raise TypeError(f"dtype: need torch.int8 or torch.int16, got {dtype}; .to() converts to float types")
         codes = torch.empty(self.dense.shape, dtype=dtype, device=self.dense.device)
-        scale = codes.new_full(codes.shape[:2], SHORT_STEP, dtype=torch.float32)
+        scale = codes.new_full(codes.shape[:2], 1 / SHORTS_PER_UNIT, dtype=torch.float32)
         for start in range(0, len(self), AT_ONCE):
             some = slice(start, start + AT_ONCE)
             dense = self.dense[some].to(torch.promote_types(self.dense.dtype, torch.float32))
             if dtype == torch.int16:
-                codes[some] = (dense / SHORT_STEP).round_()
+                codes[some] = (dense * SHORTS_PER_UNIT).round_()
             else:
                 largest = dense.abs().amax(dim=2, keepdim=True)
                 rounded = (dense * (127 / torch.where(largest > 0, largest, 1))).round_()
@@ -142,7 +142,7 @@ class QuantizedRegions:
     """A gallery of N images whose regions are stored as integers, for `rerank`, evaluation: `Regions.quantized`.
 
     A region is codes * scale, of unit length to rounding; indexing gives `Regions` in float32 again. With int8 each
-    region has its own scale. With int16 all have `SHORT_STEP`; regions of the query, and pooled vectors where they
+    region has its own scale. With int16 all have 1 / `SHORTS_PER_UNIT`; regions of the query, and pooled vectors where they
     weigh regions, are rounded to such steps too, and cosines are wrong by 1e-5 or so: products of 16-bit integers are
     what a CPU computes fastest.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diml.matching import native
-from diml.matching.regions import SHORT_STEP, QuantizedRegions, Regions
+from diml.matching.regions import SHORTS_PER_UNIT, QuantizedRegions, Regions
 from diml.matching.similarity import MatchSettings, check_sides, compare
 from diml.matching.sinkhorn import checked_solver
 
@@ -173,8 +173,9 @@ def _rerank_torch(
 
 
 def _steps(vectors: Tensor) -> Tensor:
-    """Vectors in the steps of 16-bit codes, float32 or better."""
-    return (vectors.to(torch.promote_types(vectors.dtype, torch.float32)) / SHORT_STEP).round_().mul_(SHORT_STEP)
+    """Vectors in the steps of 16-bit codes, float32 or better; by way of float64, whose products are exact."""
+    codes = (vectors.double() * SHORTS_PER_UNIT).round_()
+    return codes.to(torch.promote_types(vectors.dtype, torch.float32)).mul_(1 / SHORTS_PER_UNIT)
 
 
 def _blocks(

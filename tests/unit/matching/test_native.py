@@ -51,6 +51,7 @@ def by_torch(monkeypatch, call):
 
 @settings(max_examples=60)
 @example(64, 64, False, 1, torch.float32, "uniform", 1.0, 0.05, 410)
+@example(2, 11, True, 8, torch.int16, "cross_correlation", 3.0, 0.05, 614)  # a channel half-way between two codes
 @given(
     regions_q=st.integers(1, 20) | st.sampled_from([49, 64]),
     regions_g=st.integers(1, 20) | st.sampled_from([49, 64]),

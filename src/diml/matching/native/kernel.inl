@@ -78,7 +78,7 @@ static void describe_shorts(const ScoreTask& task, ScoreRoom& room, int64_t imag
   const int16_t *codes = static_cast<const int16_t*>(task.dense_g) + image * regions * task.dim, *last = room.brief;
   for (int64_t j = 0; j < regions; ++j) room.scale[j] = task.scale_g[image * regions + j];
   room.scale[regions] = kShortStep;
-  shorten(task.pooled_g + image * task.pooled_apart_g, task.dim, kShortStep, room.brief);
+  shorten(task.pooled_g + image * task.pooled_apart_g, task.dim, kShortsPerUnit, room.brief);
   if (rows == regions) last = codes + (regions - 1) * task.dim;
   products_shorts(room.query, codes, room.scale, rows, last, cells, ahead);
   if (mass) dots_shorts(room.query, codes, room.scale, regions, mass);
@@ -325,7 +325,7 @@ struct Screen {
   void pack_queries(int64_t number, int64_t first, int64_t count) const {
     const float* from = task.pooled_q + first * task.dim;
 #ifdef DIML_SHORTS
-    if (task.brief_g) return pack_shorts(from, count, kQueries, task.dim, task.step_q, row, reinterpret_cast<Mask*>(panel(number)));
+    if (task.brief_g) return pack_shorts(from, count, kQueries, task.dim, 1.0f / task.step_q, row, reinterpret_cast<Mask*>(panel(number)));
 #endif
     Query packed{count, task.dim, 2, count < kQueries, panel(number), task.pooled_q, nullptr, nullptr};  // what fills it up is not read
     pack(packed, from);

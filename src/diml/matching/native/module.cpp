@@ -311,7 +311,7 @@ class Search {
         (images_ + piece - 1) / piece, threads,
         [&](int64_t number, int) {
           for (int64_t row = number * piece; row < std::min(images_, (number + 1) * piece); ++row) {
-            kernels_.shorten(gallery_ + row * dim_, dim_, task_.step_g, brief_.get() + row * width);
+            kernels_.shorten(gallery_ + row * dim_, dim_, 1.0f / task_.step_g, brief_.get() + row * width);
           }
         },
         [] { return false; });

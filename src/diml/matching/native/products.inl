@@ -32,9 +32,12 @@ static void pack(Query& query, const float* dense) {
   }
 }
 
+// The integer nearest to the product before that is rounded, as scoring.py has it: else halves would not go one way.
+DIML_INLINE float nearest_integer(float x, float per_unit) { return (float)__builtin_rint((double)x * per_unit); }
+
 // Numbers rounded to steps of kShortStep, in `to`.
 static const float* rounded(const float* from, int64_t count, float* to) {
-  for (int64_t x = 0; x < count; ++x) to[x] = __builtin_rintf(from[x] * (1.0f / kShortStep)) * kShortStep;
+  for (int64_t x = 0; x < count; ++x) to[x] = nearest_integer(from[x], kShortsPerUnit) * kShortStep;
   return to;
 }
 
@@ -136,26 +139,33 @@ DIML_INLINE Mask multiply_pairs(Mask a, Mask b) {
 #endif
 }
 
-static void shorten(const float* from, int64_t dim, float step, int16_t* to) {
+// from * per_unit as 1.5 * 2^23 and the nearest integer, in one rounding: `nearest_integer`, and the low bits keep it.
+DIML_INLINE Lanes shifted_integer(Lanes from, float per_unit) {
+#if defined(__AVX512BW__)
+  return (Lanes)_mm512_fmadd_ps((__m512)from, (__m512)all(per_unit), (__m512)all(12582912.0f));
+#else
+  return (Lanes)_mm256_fmadd_ps((__m256)from, (__m256)all(per_unit), (__m256)all(12582912.0f));
+#endif
+}
+
+static void shorten(const float* from, int64_t dim, float per_unit, int16_t* to) {
   typedef int16_t Shorts __attribute__((vector_size(2 * DIML_LANES), aligned(2), may_alias));
-  const float inverse = 1.0f / step;
-  const Lanes magic = all(12582912.0f);  // 1.5 * 2^23: the sum keeps the nearest integer in its low bits
   int64_t d = 0;
   for (; d + W <= dim; d += W) {
-    const Mask rounded = (Mask)(load(from + d) * inverse + magic) - (Mask)magic;
+    const Mask rounded = (Mask)shifted_integer(load(from + d), per_unit) - (Mask)all(12582912.0f);
     *reinterpret_cast<Shorts*>(to + d) = __builtin_convertvector(rounded, Shorts);
   }
-  for (; d < dim; ++d) to[d] = (int16_t)__builtin_rintf(from[d] * inverse);
+  for (; d < dim; ++d) to[d] = (int16_t)nearest_integer(from[d], per_unit);
   if (dim % 2) to[dim] = 0;
 }
 
 // A panel of `width` vectors (count of them, from `from` on), pairs of channels side by side. `row`: memory for one.
-static void pack_shorts(const float* from, int64_t count, int64_t width, int64_t dim, float step, int16_t* row,
+static void pack_shorts(const float* from, int64_t count, int64_t width, int64_t dim, float per_unit, int16_t* row,
                         Mask* panel) {
   int32_t* lanes = reinterpret_cast<int32_t*>(panel);
   const int64_t pairs = (dim + 1) / 2;
   for (int64_t x = 0; x < width; ++x) {
-    if (x < count) shorten(from + x * dim, dim, step, row);
+    if (x < count) shorten(from + x * dim, dim, per_unit, row);
     for (int64_t d = 0; d < pairs; ++d) {
       if (x < count) __builtin_memcpy(lanes + d * width + x, row + 2 * d, 4);
       if (x >= count) lanes[d * width + x] = 0;
@@ -168,10 +178,10 @@ static void pack_shorts(Query& query, const float* dense, int16_t* row) {
   const int64_t lanes = query.vectors * W;
   for (int64_t first = 0; first < lanes; first += 2 * W) {
     const int64_t width = first + 2 * W <= lanes ? 2 * W : W, left = query.regions - first;
-    pack_shorts(dense + first * query.dim, left < width ? left : width, width, query.dim, kShortStep, row,
+    pack_shorts(dense + first * query.dim, left < width ? left : width, width, query.dim, kShortsPerUnit, row,
                 query.shorts + first / W * (query.dim / 2));
   }
-  shorten(query.pooled, query.dim, kShortStep, query.pooled_short);
+  shorten(query.pooled, query.dim, kShortsPerUnit, query.pooled_short);
 }
 
 // to[j][lane] = unit * scale[j] * <vector `lane` of the panel, row j>, for NJ rows of `pairs` pairs of channels. Without

@@ -10,8 +10,8 @@ namespace diml {
 
 enum class Storage : int { float32 = 0, float16 = 1, int8 = 2, int16 = 3 };
 
-// Of the 16-bit integers that stand for a query whose gallery is stored as int16: SHORT_STEP of regions.py.
-constexpr float kShortStep = 1.0f / 32000.0f;
+// Of the 16-bit integers that stand for a query whose gallery is stored as int16: SHORTS_PER_UNIT of regions.py.
+constexpr float kShortsPerUnit = 32000.0f, kShortStep = 1.0f / kShortsPerUnit;
 
 // When the transport problem of a pair is done, see sinkhorn.py, whose constants these are.
 struct Solver {
@@ -122,8 +122,8 @@ struct Kernels {
   // dot products of a vector with `count` of the rows, summed in float64 and rounded to float32
   void (*exact_dots)(const double* vector, const float* vectors, int64_t dim, const int64_t* rows, int64_t count,
                      float* to);
-  // numbers / step to the nearest integer, `dim` of them and a 0 behind an odd one; null: 16 bits are no gain
-  void (*shorten)(const float* from, int64_t dim, float step, int16_t* to);
+  // numbers * per_unit to the nearest integer, `dim` of them and a 0 behind an odd one; null: 16 bits are no gain
+  void (*shorten)(const float* from, int64_t dim, float per_unit, int16_t* to);
   void (*exp2)(const float* from, float* to, int64_t count);  // for tests of its accuracy
 };
 
