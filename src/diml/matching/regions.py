@@ -142,9 +142,9 @@ class QuantizedRegions:
     """A gallery of N images whose regions are stored as integers, for `rerank`, evaluation: `Regions.quantized`.
 
     A region is codes * scale, of unit length to rounding; indexing gives `Regions` in float32 again. With int8 each
-    region has its own scale. With int16 all have 1 / `SHORTS_PER_UNIT`; regions of the query, and pooled vectors where they
-    weigh regions, are rounded to such steps too, and cosines are wrong by 1e-5 or so: products of 16-bit integers are
-    what a CPU computes fastest.
+    region has its own scale. With int16 all have 1 / SHORTS_PER_UNIT; regions of the query, and pooled vectors where
+    they weigh regions, are rounded to such steps too, and cosines are wrong by 1e-5 or so: products of 16-bit integers
+    are what a CPU computes fastest.
 
     Args:
         codes: (N, R, D) int8 or int16.
