@@ -197,7 +197,7 @@ def _plain_ranking(regions: Images, sets: IndexSets, block: Tensor, depth: int) 
     if not native.suits(regions.pooled):
         return rank(_pooled_scores(regions, sets, block), depth, own_row)
     gallery = regions.pooled if sets.gallery_is_everything else regions.pooled[sets.gallery]
-    return Ranking.trusted(native.nearest(regions.pooled[sets.queries[block]], gallery, own_row, depth), size)
+    return Ranking._trusted(native.nearest(regions.pooled[sets.queries[block]], gallery, own_row, depth), size)
 
 
 def _pooled_scores(regions: Images, sets: IndexSets, block: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Ranking:
                 raise ValueError(f"order: need {what}; query {int(wrong.nonzero()[0])} has it otherwise")
 
     @classmethod
-    def trusted(cls, order: Tensor, gallery_size: int) -> Ranking:
+    def _trusted(cls, order: Tensor, gallery_size: int) -> Ranking:
         """Without checks: of an order that is known to fulfil them."""
         ranking = object.__new__(cls)
         vars(ranking).update(order=order, gallery_size=gallery_size)
@@ -64,7 +64,7 @@ class Ranking:
         prefix = self.order[:, : scores.shape[1]]
         scores = scores.masked_fill(prefix == NOTHING, -torch.inf)
         prefix = _sorted_by(scores, prefix, last=self.gallery_size)
-        return Ranking.trusted(torch.cat([prefix, self.order[:, scores.shape[1] :]], dim=1), self.gallery_size)
+        return Ranking._trusted(torch.cat([prefix, self.order[:, scores.shape[1] :]], dim=1), self.gallery_size)
 
 
 def rank(scores: Tensor, depth: int, excluded: Tensor) -> Ranking:
