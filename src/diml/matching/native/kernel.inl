@@ -302,11 +302,16 @@ static void keep(const NearestTask& task, int64_t query, float value, int64_t ro
 // Puts on the lists of the panel's queries what reaches their threshold, of scores (height, kQueries).
 static void keep_best(const NearestTask& task, int64_t first, int64_t count, int64_t row, int64_t height,
                       const float* scores) {
-  const Lanes low[2] = {load(task.thresholds + first), load(task.thresholds + first + W)};
-  const uint32_t there = count < 32 ? (1u << count) - 1 : ~0u;
+  float limit[kQueries];
+  const float* limits = task.thresholds + first;
+  if (count < kQueries) {  // those behind belong to others
+    for (int64_t x = 0; x < kQueries; ++x) limit[x] = x < count ? limits[x] : __builtin_inff();
+    limits = limit;
+  }
+  const Lanes low[2] = {load(limits), load(limits + W)};
   for (int64_t j = 0; j < height; ++j) {
     const float* at = scores + j * kQueries;
-    uint32_t high = (bits(load(at) >= low[0]) | bits(load(at + W) >= low[1]) << W) & there;
+    uint32_t high = bits(load(at) >= low[0]) | bits(load(at + W) >= low[1]) << W;
     for (; high; high &= high - 1) {
       const int x = __builtin_ctz(high);
       keep(task, first + x, at[x], row + j);

@@ -294,7 +294,7 @@ class Search {
     lists_.resize(queries.shape(0));
     room_.resize(queries.shape(0));
     for (size_t query = 0; query < lists_.size(); ++query) resize(query, 2 * depth + 64);
-    thresholds_.assign(lists_.size() + 64, -INFINITY);
+    thresholds_.assign(lists_.size(), -INFINITY);
     task_ = NearestTask{queries_, gallery_, images_, dim_, nullptr, 0, 0, lists_.data(), thresholds_.data(),
                         depth,    true,     &Search::make_room, this};
   }

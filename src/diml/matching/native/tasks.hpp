@@ -100,7 +100,7 @@ struct NearestTask {
   const int16_t* brief_g;  // (N, up to even D) gallery as 16-bit integers of step `step_g`, or null: float32 is used
   float step_q, step_g;
   Shortlist* lists;   // (Q,)
-  float* thresholds;  // (Q,) and room for a panel more: only scores at or above are kept
+  float* thresholds;  // (Q,): only scores at or above are kept
   int64_t depth;      // wanted of each query
   bool guess;         // begin with thresholds that a sample of the gallery suggests: lists that end below lack rows
   void (*make_room)(void* owner, int64_t query);  // called when a list is full
