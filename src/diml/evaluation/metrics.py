@@ -54,9 +54,9 @@ def query_metrics(relevant: Tensor, relevant_count: Tensor, in_gallery: Tensor) 
 
 def _at_r(relevant: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """R-precision and MAP@R with R = count."""
-    deepest = int(count.max()) if len(count) else 0
-    place = torch.arange(1, min(deepest, relevant.shape[1]) + 1, device=relevant.device)
-    hits = relevant[:, : len(place)] & (place <= count.unsqueeze(1))
+    relevant = relevant[:, : int(count.max()) if len(count) else 0]
+    place = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
+    hits = relevant & (place <= count.unsqueeze(1))
     divisor = count.clamp_min(1).double()
     precision = hits.cumsum(dim=1).double() / place
     return hits.sum(dim=1).double() / divisor, (precision * hits).sum(dim=1) / divisor

@@ -47,9 +47,8 @@ def structural_scores(
     if not there.any():
         advance(1)
         return torch.full(candidates.shape, -torch.inf, device=candidates.device), 0
-    everywhere = bool(there.all())
-    left, right = queries.unsqueeze(1).expand_as(candidates), candidates
-    left, right = (side.flatten() if everywhere else side[there] for side in (left, right))
+    chosen = slice(None) if there.all() else there.flatten()  # mostly all, which need no copies
+    left, right = queries.repeat_interleave(candidates.shape[1])[chosen], candidates.flatten()[chosen]
     if not isinstance(settings.get("marginals"), tuple):
         left, right = in_order(regions, left, right)
     pairs, place = torch.unique(left * len(regions) + right, return_inverse=True)
@@ -59,12 +58,9 @@ def structural_scores(
         found.append(score_pairs(regions, *rows, score=score, **settings))
         advance(len(some) / len(pairs))
     scores, converged = (torch.cat(parts) for parts in zip(*found, strict=True))
-    unfinished = 0 if converged.all() else int((~converged[place]).sum())
-    if everywhere:
-        return scores[place].view(candidates.shape), unfinished
-    refined = torch.full(candidates.shape, -torch.inf, dtype=scores.dtype, device=candidates.device)
-    refined[there] = scores[place]
-    return refined, unfinished
+    refined = torch.full((candidates.numel(),), -torch.inf, dtype=scores.dtype, device=candidates.device)
+    refined[chosen] = scores[place]
+    return refined.view(candidates.shape), int((~converged[place]).sum())
 
 
 def in_order(regions: Regions | QuantizedRegions, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

@@ -330,7 +330,10 @@ struct Screen {
   void pack_queries(int64_t number, int64_t first, int64_t count) const {
     const float* from = task.pooled_q + first * task.dim;
 #ifdef DIML_SHORTS
-    if (task.brief_g) return pack_shorts(from, count, kQueries, task.dim, 1.0f / task.step_q, row, reinterpret_cast<Mask*>(panel(number)));
+    if (task.brief_g) {
+      Mask* to = reinterpret_cast<Mask*>(panel(number));
+      return pack_shorts(from, count, kQueries, task.dim, 1.0f / task.step_q, row, to);
+    }
 #endif
     Query packed{count, task.dim, 2, count < kQueries, panel(number), task.pooled_q, nullptr, nullptr};  // what fills it up is not read
     pack(packed, from);
@@ -353,8 +356,8 @@ struct Screen {
   }
 };
 
-// Thresholds that hardly more than `depth` rows of the gallery will reach, judging by one of every so many: as many of the
-// sample as are to be expected, and four standard deviations more.
+// Thresholds that hardly more than `depth` rows of the gallery will reach, judging by one of every so many: as many of
+// the sample as are to be expected, and four standard deviations more.
 static void guess(const Screen& screen, int64_t number, int64_t first, int64_t count, float* scores) {
   const NearestTask& task = screen.task;
   const int64_t step = sample_step(task), rows = sample_rows(task);
@@ -363,8 +366,8 @@ static void guess(const Screen& screen, int64_t number, int64_t first, int64_t c
   if (2.0f * wanted > (float)rows) return;
   Lanes low[2], high[2];
   for (int64_t j = 0; j < rows; ++j) {
-    const int64_t chosen = (int64_t)((uint32_t)j * 2654435769u >> 16) % step;  // as if by chance: rows may be in a pattern
-    screen.multiply(number, j * step + chosen, 1);
+    const int64_t chance = (int64_t)((uint32_t)j * 2654435769u >> 16) % step;  // rows may be in a pattern
+    screen.multiply(number, j * step + chance, 1);
     for (int v = 0; v < 2; ++v) {
       const Lanes score = load(screen.scores + v * W);
       store(scores + j * kQueries + v * W, score);

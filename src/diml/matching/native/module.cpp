@@ -173,8 +173,8 @@ void run_score(const ScoreTask& task, size_t count, size_t queries, size_t image
 
 void score(const Float3& dense_q, const Float2& pooled_q, const Any& dense_g, const std::optional<Float2>& scale_g,
            const Float2& pooled_g, const Long1& query_of, const Long1& image_of, bool uniform, double epsilon,
-           double tolerance, int32_t max_iterations, int threads, const Numbers& structural, const Numbers& pooled, const Numbers& error,
-           const Out<int32_t, nb::ndim<1>>& iterations) {
+           double tolerance, int32_t max_iterations, int threads, const Numbers& structural, const Numbers& pooled,
+           const Numbers& error, const Out<int32_t, nb::ndim<1>>& iterations) {
   ScoreTask task{};
   task.dense_q = dense_q.data(), task.pooled_q = pooled_q.data(), task.regions_q = dense_q.shape(1);
   task.dense_g = dense_g.data(), task.pooled_g = pooled_g.data(), task.regions_g = dense_g.shape(1);
@@ -198,8 +198,8 @@ void score(const Float3& dense_q, const Float2& pooled_q, const Any& dense_g, co
 
 // Pairs of images packed as R + 1 vectors, the pooled one last; with the plan of each, and its cosines if wanted.
 void compare(const Float3& query, const Float3& gallery, const Long1& query_of, const Long1& image_of, bool uniform,
-             double epsilon, double tolerance, int32_t max_iterations, int threads,
-             const Numbers& structural, const Numbers& pooled, const Numbers& error, const Out<int32_t, nb::ndim<1>>& iterations,
+             double epsilon, double tolerance, int32_t max_iterations, int threads, const Numbers& structural,
+             const Numbers& pooled, const Numbers& error, const Out<int32_t, nb::ndim<1>>& iterations,
              const Out<float, nb::ndim<3>>& plan, const std::optional<Out<float, nb::ndim<3>>>& cosine) {
   need(query.shape(1) >= 2 && gallery.shape(1) >= 2, "query, gallery: need regions and a pooled vector");
   need(query.shape(2) == gallery.shape(2), "dim: sides differ");
@@ -291,7 +291,7 @@ class Search {
     images_ = gallery.shape(0), depth_ = depth;
     // a float32 sum of D products of unit vectors is wrong by less than (D + 1) * 2^-24; two scores by twice as much
     margin_ = 4.0f * static_cast<float>(dim_ + 1) * 5.97e-8f;
-    lists_.resize(queries.shape(0));
+    lists_.assign(queries.shape(0), Shortlist{nullptr, nullptr, 0, 0, -INFINITY});
     room_.resize(queries.shape(0));
     for (size_t query = 0; query < lists_.size(); ++query) resize(query, 2 * depth + 64);
     thresholds_.assign(lists_.size(), -INFINITY);
@@ -338,7 +338,9 @@ class Search {
     const std::vector<double> wide(queries_ + query * dim_, queries_ + (query + 1) * dim_);
     kernels_.exact_dots(wide.data(), gallery_, dim_, list.rows, list.count, list.scores);
     std::vector<uint64_t> found(list.count);  // the smaller the better
-    for (int64_t x = 0; x < list.count; ++x) found[x] = falling(list.scores[x]) << 32 | static_cast<uint64_t>(list.rows[x]);
+    for (int64_t x = 0; x < list.count; ++x) {
+      found[x] = falling(list.scores[x]) << 32 | static_cast<uint64_t>(list.rows[x]);
+    }
     std::sort(found.begin(), found.end());  // hardly more than depth
     const int64_t depth = std::min(depth_, list.count);
     for (int64_t x = 0; x < depth_; ++x) order[x] = x < depth ? static_cast<int64_t>(found[x] & 0xffffffffu) : -1;
@@ -363,7 +365,6 @@ class Search {
     Room& room = room_[query];
     room.scores.resize(capacity), room.rows.resize(capacity);
     Shortlist& list = lists_[query];
-    if (!list.capacity) list.guess = -INFINITY;
     list.scores = room.scores.data(), list.rows = room.rows.data(), list.capacity = capacity;
   }
 
@@ -449,11 +450,12 @@ void nearest(const Float2& queries, const Float2& gallery, const Long1& excluded
   const Kernels& kernels = *chosen();
   const int64_t depth = order.shape(1), count = queries.shape(0), group = 32 * kernels.lanes;
   Search search(kernels, queries, gallery, excluded, depth);
-  const int64_t panel = 2 * kernels.lanes, even = (count / std::max(1, threads) / panel + 1) * panel;
+  const int64_t all_panels = 2 * kernels.lanes * std::max(1, threads);  // whole panels of queries, as many for each thread
+  const int64_t even = (count + all_panels - 1) / all_panels * 2 * kernels.lanes;
   search.shorten(threads);
   Interruption interruption;
-  in_pieces(count, std::min(group, even), threads, kernels.nearest_bytes(search.task()),
-            interruption, [&](int64_t first, int64_t last, void* memory) {
+  in_pieces(count, std::min(group, even), threads, kernels.nearest_bytes(search.task()), interruption,
+            [&](int64_t first, int64_t last, void* memory) {
               kernels.nearest(search.task(), first, last, memory);
               for (int64_t query = first; query < last; ++query) {
                 search.finish(query, order.data() + query * depth, memory);
