@@ -2,11 +2,11 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-KERNEL := CMakeLists.txt $(wildcard src/diml/matching/native/*.[chi]*)
+KERNEL := CMakeLists.txt $(wildcard csrc/*.[chi]*)
 
 .PHONY: demo test test-milvus check bench sanitize docs venv clean
 
-demo: .venv/.installed   ## table and pictures on 400 photos, into runs/demo/
+demo: .venv/.installed   ## table and images on 400 photos, into runs/demo/
 	$(BIN)/diml demo
 
 test: .venv/.complete    ## the default tests
@@ -39,7 +39,7 @@ bench: .venv/.complete   ## small sizes of all benchmarks, into runs/bench/
 	$(BIN)/python benchmarks/search.py --images 10000 --queries 50 --json runs/bench/search.json
 	$(BIN)/python benchmarks/startup.py --runs 3 --json runs/bench/startup.json
 	$(BIN)/python benchmarks/limit.py --json runs/bench/limit.json
-	$(BIN)/python benchmarks/embedding.py --pictures 128 --runs 3
+	$(BIN)/python benchmarks/embedding.py --images 128 --runs 3
 
 # The kernel is built anew with the sanitizers, into build/sanitized, and taken from there: the finder of the editable
 # installation would otherwise come first.
@@ -53,8 +53,8 @@ sanitize: .venv/.complete   ## the tests of the kernel under AddressSanitizer an
 		import diml, pytest; assert 'sanitized' in diml.__file__, diml.__file__; \
 		sys.exit(pytest.main(['-n', '0', '-p', 'no:randomly', 'tests/unit/matching/test_native.py', 'tests/unit/objectives/test_planned.py']))"
 
-docs: .venv/.complete    ## draw the pictures of the README and docs/explain.md anew
-	$(BIN)/python docs/draw_pictures.py
+docs: .venv/.complete    ## draw the images of the README and docs/explain.md anew
+	$(BIN)/python docs/draw_figures.py
 
 venv: .venv/.complete    ## .venv with all extras
 

@@ -8,7 +8,7 @@
 Peak memory is that of forward and backward above what was resident before, each in a process of its own. Both sides of
 the margin loss mine the same triplets, the plain one an anchor at a time. "The loss alone" leaves mining and unit
 vectors out: it begins with unit vectors and, for the margin loss, with triplets at hand. --keep-memory has freed memory
-reused rather than given back, as the verbs of diml have it.
+reused rather than given back, as the commands of diml have it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
     made.add_argument("--regions", type=int, default=16, help="R; default: %(default)s")
     made.add_argument("--dim", type=int, default=128, help="D; default: %(default)s")
     made.add_argument("--tolerance", type=float, default=MATCHING["tolerance"], help="of ours; default: %(default)s")
-    made.add_argument("--keep-memory", action="store_true", help="reuse freed memory on both sides, as our verbs do")
+    made.add_argument("--keep-memory", action="store_true", help="reuse freed memory on both sides, as our commands do")
     made.add_argument("--profile", action="store_true", help="show instead in which operations our time goes")
     made.add_argument("--measure", help=argparse.SUPPRESS)  # side, objective, embeddings: memory of one step
     options = measure.read(made)

@@ -190,7 +190,7 @@ def distance_weighted(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Triplets by distance-weighted mining, an anchor at a time as the released code draws them.
 
-    The chances are those of `diml.objectives.miners.DistanceMiner`, and random numbers are taken in its order: with one
+    The chances are those of `diml.objectives.miners.DistanceWeightedMiner`, and random numbers are taken in its order: with one
     seed both draw the same triplets.
     """
     distances = torch.cdist(pooled, pooled).double().numpy()

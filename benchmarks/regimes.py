@@ -142,8 +142,8 @@ def real(name: str, data: Path) -> Labelled:
     cached: dict[str, Any] = {"cache_dir": embedding_cache(), "progress": True}
     embedder = open_embedder("mobilenetv2_100", None, resize, head="identity")
     if whitened:
-        pictures = dataset.test if dataset.train is None else dataset.train
-        raw = embed_cached(embedder, pictures.paths, **cached).regions
+        images = dataset.test if dataset.train is None else dataset.train
+        raw = embed_cached(embedder, images.paths, **cached).regions
         embedder = open_embedder("mobilenetv2_100", None, resize, head="whiten")
         embedder.fit_head(raw)
     regions = embed_cached(embedder, dataset.test.paths, **cached).regions

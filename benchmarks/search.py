@@ -7,7 +7,7 @@
     python benchmarks/search.py --embeddings hard --store lite
     python benchmarks/search.py --embeddings hard --store 'http://127.0.0.1:19530?consistency=Bounded'
 
-Queries are pictures of the same kind that are not in the index; one after the other, warm. Stage 1: the 100 nearest by
+Queries are images of the same kind that are not in the index; one after the other, warm. Stage 1: the 100 nearest by
 pooled vectors; fetch: all of these 100, regions included, by id; search: both, re-ranking of the 100, and the ten best
 hits, without embedding; reasons: the ledgers of these ten, which are computed when asked for. Recall: of stage 1 among
 the 100 nearest of all by a matrix product. Opening is measured in a process of its own, libraries loaded before.
@@ -50,7 +50,7 @@ def main() -> None:
     made.add_argument("--queries", type=int, default=200, help="a run; default: %(default)s")
     made.add_argument("--storage", choices=("float16", "int8", "none"), default="float16", help="default: %(default)s")
     made.add_argument("--wait", type=float, default=31.0, help="seconds before old versions go; default: %(default)s")
-    made.add_argument("--always-index", action="store_true", help="index pooled vectors of however few pictures")
+    made.add_argument("--always-index", action="store_true", help="index pooled vectors of however few images")
     made.add_argument(
         "--store", default="lance", help="lance, lite (Milvus Lite) or http://host:port; default: %(default)s"
     )
@@ -93,7 +93,7 @@ def main() -> None:
         ]
         for found in results
     ]
-    names = ("embeddings", "N", "write, s", "index, s", "kind", "disk, MB", "bytes a picture", "memory, MB")
+    names = ("embeddings", "N", "write, s", "index, s", "kind", "disk, MB", "bytes a image", "memory, MB")
     first = measure.table("Search", columns, rows)
     measure.finish("search", options, results, first, measure.table("Writing and size", names, sizes))
 
@@ -150,7 +150,7 @@ def place_of(name: str, folder: Path, store: str) -> str:
 
 def drop(uri: str) -> None:
     """Remove a collection from a server."""
-    from diml.search.milvus_place import Connection, read_place
+    from diml.search.backends.milvus_place import Connection, read_place
 
     place = read_place(uri)
     connection = Connection(place)

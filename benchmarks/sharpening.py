@@ -27,12 +27,12 @@ from torch import Tensor
 import measure
 import regimes
 from diml.cli.evaluate import embedding_cache, open_dataset, open_embedder
-from diml.data import PictureSet, load_picture
+from diml.data import ImageSet, load_image
 from diml.evaluation.intervals import bootstrap_means, interval
 from diml.evaluation.metrics import query_metrics
-from diml.explain.faithfulness.correspondence import landing
-from diml.explain.faithfulness.pairs import choose_pairs, embed_views
-from diml.explain.faithfulness.warps import WARPS, Truth, true_cells
+from diml.faithfulness.correspondence import landing
+from diml.faithfulness.pairs import choose_pairs, embed_views
+from diml.faithfulness.warps import WARPS, Truth, true_cells
 from diml.matching import Match, Regions, match
 from diml.models import Embedder
 from diml.models.cache import embed_cached
@@ -109,12 +109,12 @@ def measured(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 # ---- Known warps -----------------------------------------------------------------------------------------------------
 
 
-def warped(embedder: Embedder, pictures: PictureSet, kind: str, options: argparse.Namespace) -> Warped:
+def warped(embedder: Embedder, images: ImageSet, kind: str, options: argparse.Namespace) -> Warped:
     """The warps that `diml faithfulness --warps flip shift` makes of the same photos with the same seed."""
-    rows = [query for query, _ in choose_pairs(pictures, options.pairs, options.seed)]
+    rows = [query for query, _ in choose_pairs(images, options.pairs, options.seed)]
     chances = (np.random.default_rng([options.seed, 10 + KINDS.index(kind), place]) for place in range(len(rows)))
     warps = [WARPS[kind](chance) for chance in chances]
-    photos = (embedder.preprocess.view(load_picture(pictures.paths[row]), 2) for row in rows)
+    photos = (embedder.preprocess.view(load_image(images.paths[row]), 2) for row in rows)
     size = embedder.preprocess.size
     sides = [warp.sides(photo, size) for warp, photo in zip(warps, photos, strict=True)]
     query, gallery = (embed_views(embedder, [pair[side] for pair in sides]) for side in (0, 1))
@@ -163,12 +163,12 @@ def shares(values: Any, seed: int) -> dict[str, float]:
 # ---- Retrieval -------------------------------------------------------------------------------------------------------
 
 
-def searched(embedder: Embedder, pictures: PictureSet, options: argparse.Namespace) -> Search:
-    """All pictures embedded, leave-one-out, and drawn queries with their plain ranking."""
-    regions = embed_cached(embedder, pictures.paths, cache_dir=embedding_cache()).regions
+def searched(embedder: Embedder, images: ImageSet, options: argparse.Namespace) -> Search:
+    """All images embedded, leave-one-out, and drawn queries with their plain ranking."""
+    regions = embed_cached(embedder, images.paths, cache_dir=embedding_cache()).regions
     queries = regimes.drawn_queries(options.queries, len(regions), options.seed)
     order, pooled = regimes.candidates(regions, queries, len(regions) - 1)
-    return Search(regions, torch.tensor(pictures.labels), queries, order, pooled)
+    return Search(regions, torch.tensor(images.labels), queries, order, pooled)
 
 
 def map_at_r(search: Search, way: Way, queries: int, k: int) -> Tensor:
@@ -185,7 +185,7 @@ def map_at_r(search: Search, way: Way, queries: int, k: int) -> Tensor:
 
 
 def of_ranking(search: Search, order: Tensor) -> Tensor:
-    """(Q',) MAP@R of rankings (Q', N - 1); queries without a relevant picture are NaN."""
+    """(Q',) MAP@R of rankings (Q', N - 1); queries without a relevant image are NaN."""
     relevant = search.labels[order] == search.labels[search.queries[: len(order)]].unsqueeze(1)
     counts = relevant.sum(dim=1)
     found = query_metrics(relevant, counts, torch.ones_like(counts, dtype=torch.bool))["map@r"]

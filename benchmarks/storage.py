@@ -1,9 +1,9 @@
-"""Compressed regions: bytes a picture, and how far the best hits agree with those of float32.
+"""Compressed regions: bytes a image, and how far the best hits agree with those of float32.
 
     python benchmarks/storage.py --embeddings orl orl-whitened
     python benchmarks/storage.py --embeddings grocery grocery-whitened --data ../shared/datasets
 
-Every picture queries all others: the best K by pooled cosine are re-ranked from a gallery stored as float32, float16,
+Every image queries all others: the best K by pooled cosine are re-ranked from a gallery stored as float32, float16,
 int16 and int8 (one scale a region). Agreement is the share of the ten best hits of float32 that are among the ten best.
 Queries come from the same store. Pooled vectors: float32, and float16 with the float16 store.
 """
@@ -33,7 +33,7 @@ def main() -> None:
         found = regimes.load(name, options)
         with measure.progress.status(f"searching {name}"):
             results += one(found, options.rerank)
-    columns = ("embeddings", "N", "stored as", "bytes a picture", "top 10 as float32, %", "first hit, %", "MAP@R, %")
+    columns = ("embeddings", "N", "stored as", "bytes a image", "top 10 as float32, %", "first hit, %", "MAP@R, %")
     rows = [
         [
             f"{result['embeddings']}",
@@ -76,7 +76,7 @@ def one(found: regimes.Labelled, k: int) -> list[dict[str, Any]]:
 
 
 def bytes_of(stored: Regions | QuantizedRegions) -> int:
-    """Bytes a picture, pooled vector included."""
+    """Bytes a image, pooled vector included."""
     coded = isinstance(stored, QuantizedRegions)
     parts = (stored.codes, stored.scale, stored.pooled) if coded else (stored.dense, stored.pooled)
     return sum(part[0].numel() * part.element_size() for part in parts)

@@ -1,4 +1,4 @@
-"""What tests of the server share: a tiny embedder, and a shop of drawn pictures."""
+"""What tests of the server share: a tiny embedder, and a shop of drawn images."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def small_embedder() -> Embedder:
 
 
 def drawn(number: int) -> Image.Image:
-    """One of many pictures, all different."""
+    """One of many images, all different."""
     return drawn_pair(96)[number % 2].rotate(37 * number, expand=False)
 
 
 def write_shop(folder: Path, count: int = 10) -> Path:
-    """A folder with two classes of pictures, one of them with a space and an umlaut in its name."""
+    """A folder with two classes of images, one of them with a space and an umlaut in its name."""
     for number in range(count):
         place = folder / ("left" if number % 2 else "right hand") / f"{number:02}{' ü' if number == 4 else ''}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -36,8 +36,8 @@ def write_shop(folder: Path, count: int = 10) -> Path:
     return folder
 
 
-def content_of(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    """A picture as the bytes of a file."""
+def content_of(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """A image as the bytes of a file."""
     stream = io.BytesIO()
-    picture.save(stream, kind, **options)
+    image.save(stream, kind, **options)
     return stream.getvalue()

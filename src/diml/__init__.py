@@ -1,4 +1,4 @@
-"""Image similarity that can be read: two pictures compared part by part, by optimal transport.
+"""Image similarity that can be read: two images compared part by part, by optimal transport.
 
 The score of a pair is a sum of part-to-part matches, and `Match.ledger()` is that sum, entry by entry.
 
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diml.allocator import keep_freed_memory
-    from diml.data import DataSet, PictureSet, Preprocess, load_dataset
+    from diml.data import DataSet, ImageSet, Preprocess, load_dataset
     from diml.evaluation import Report, evaluate_dataset, evaluate_regions
-    from diml.explain import PictureMatch
+    from diml.explain import Explanation
     from diml.matching import Ledger, Match, Regions, rerank
     from diml.models import Embedder, load_embedder
 
@@ -27,10 +27,10 @@ __version__ = "0.1.0"
 __all__ = [
     "DataSet",
     "Embedder",
+    "Explanation",
+    "ImageSet",
     "Ledger",
     "Match",
-    "PictureMatch",
-    "PictureSet",
     "Preprocess",
     "Regions",
     "Report",
@@ -44,13 +44,13 @@ __all__ = [
 ]
 
 #: Where each name lives. Rooms are opened when first used: torch, timm, torchvision and matplotlib take seconds.
-_ROOM_OF = {
+_PACKAGE_OF = {
     "DataSet": "data",
     "Embedder": "models",
     "Ledger": "matching",
     "Match": "matching",
-    "PictureMatch": "explain",
-    "PictureSet": "data",
+    "Explanation": "explain",
+    "ImageSet": "data",
     "Preprocess": "data",
     "Regions": "matching",
     "Report": "evaluation",
@@ -64,20 +64,20 @@ _ROOM_OF = {
 
 
 def match(a: Any, b: Any, *, embedder: Embedder | None = None, **settings: Any) -> Match:
-    """Compare two pictures, or two `Regions` row by row.
+    """Compare two images, or two `Regions` row by row.
 
     Args:
         a: the query: path, PIL image, image tensor (3, H, W) uint8 or float in [0, 1]; or Regions.
         b: the gallery image, likewise.
-        embedder: what turns pictures into regions; MobileNetV2 when omitted. Not for Regions.
+        embedder: what turns images into regions; MobileNetV2 when omitted. Not for Regions.
         settings: marginals, epsilon, tolerance, max_iterations as in `diml.matching.match`.
 
     Returns:
-        PictureMatch, which remembers its pictures and can `draw()`; a plain Match for Regions.
+        Explanation, which remembers its images and can `draw()`; a plain Match for Regions.
 
     Raises:
-        TypeError: one side is Regions and the other a picture, or Regions came with an embedder.
-        ValueError, FileNotFoundError: a picture cannot be read, or a setting is out of range.
+        TypeError: one side is Regions and the other a image, or Regions came with an embedder.
+        ValueError, FileNotFoundError: a image cannot be read, or a setting is out of range.
 
     Example:
         >>> diml.match("a.jpg", "b.jpg").ledger().top(3)
@@ -86,17 +86,17 @@ def match(a: Any, b: Any, *, embedder: Embedder | None = None, **settings: Any) 
 
     if isinstance(a, matching.Regions) and isinstance(b, matching.Regions):
         if embedder is not None:
-            raise TypeError("embedder: Regions are embedded already; leave it out, or give pictures")
+            raise TypeError("embedder: Regions are embedded already; leave it out, or give images")
         return matching.match(a, b, **settings)
-    from diml.explain import match_pictures
+    from diml.explain import match_images
 
-    return match_pictures(a, b, embedder=embedder, **settings)
+    return match_images(a, b, embedder=embedder, **settings)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOM_OF:
+    if name not in _PACKAGE_OF:
         raise AttributeError(f"module 'diml' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"diml.{_ROOM_OF[name]}"), name)
+    return getattr(importlib.import_module(f"diml.{_PACKAGE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

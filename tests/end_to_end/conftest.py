@@ -1,9 +1,9 @@
-"""What the runs of seconds share: small pictures, and one thread, with which they are equal to the bit."""
+"""What the runs of seconds share: small images, and one thread, with which they are equal to the bit."""
 
 import pytest
 import torch
 
-from end_to_end.small_runs import make_pictures
+from end_to_end.small_runs import make_images
 
 
 @pytest.fixture(autouse=True)
@@ -15,5 +15,5 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return make_pictures(tmp_path_factory.mktemp("pictures"))
+def images(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("images"))

@@ -1,4 +1,4 @@
-"""Small pictures in a CSV data set, and settings with which a run on them takes seconds."""
+"""Small images in a CSV data set, and settings with which a run on them takes seconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diml.training import TrainConfig
 
-#: Every run of the tests: a network of some hundred thousand weights on pictures of 64 pixels.
+#: Every run of the tests: a network of some hundred thousand weights on images of 64 pixels.
 SMALL: dict[str, Any] = {
     "dataset": "csv",
     "model": "test_resnet",
@@ -35,8 +35,8 @@ SMALL: dict[str, Any] = {
 }
 
 
-def make_pictures(folder: Path, *, train: int = 10, test: int = 4, each: int = 4) -> Path:
-    """Write a CSV file with pictures whose classes differ in colour and stripes; returns its path."""
+def make_images(folder: Path, *, train: int = 10, test: int = 4, each: int = 4) -> Path:
+    """Write a CSV file with images whose classes differ in colour and stripes; returns its path."""
     random = np.random.default_rng(0)
     rows = []
     for number in range(train + test):
@@ -48,14 +48,14 @@ def make_pictures(folder: Path, *, train: int = 10, test: int = 4, each: int = 4
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
             rows.append([path.relative_to(folder).as_posix(), f"class{number}", "train" if number < train else "test"])
-    with (folder / "pictures.csv").open("w", newline="") as file:
+    with (folder / "images.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["path", "label", "split"], *rows])
-    return folder / "pictures.csv"
+    return folder / "images.csv"
 
 
-def small_config(pictures: Path, output: Path, **changes: Any) -> TrainConfig:
+def small_config(images: Path, output: Path, **changes: Any) -> TrainConfig:
     """Settings of a run of seconds."""
-    return TrainConfig(**(SMALL | {"data": pictures, "output": output} | changes))
+    return TrainConfig(**(SMALL | {"data": images, "output": output} | changes))
 
 
 def start(code: str, *arguments: object, processes: int = 1, threads: int = 1) -> subprocess.Popen[str]:

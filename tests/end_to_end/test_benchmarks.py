@@ -100,12 +100,12 @@ def test_a_scaled_time_says_so(document):
 @pytest.mark.parametrize("axes", ["K", "KRD"])
 def test_scaling_draws_a_panel_an_axis(document, tmp_path, axes):
     document("scaling", "--axes", *axes, "--plot", str(tmp_path / "new" / "scaling.png"))
-    with Image.open(tmp_path / "new" / "scaling.png") as picture:
-        assert picture.width > 300 * min(2, len(axes))
-        assert picture.height > 250 * -(-len(axes) // 2)
+    with Image.open(tmp_path / "new" / "scaling.png") as image:
+        assert image.width > 300 * min(2, len(axes))
+        assert image.height > 250 * -(-len(axes) // 2)
 
 
-def test_sharper_plans_are_compared_on_pictures_of_ones_own(tmp_path):
+def test_sharper_plans_are_compared_on_images_of_ones_own(tmp_path):
     generator = np.random.default_rng(0)
     for number in range(8):
         coarse = generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)

@@ -6,33 +6,33 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diml.cli import VERBS, main
+from diml.cli import COMMANDS, main
 from diml.explain import drawn_pair
 
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
     """A folder data set: two classes, the drawn pair and mirror images of it."""
-    for name, picture in zip(("left", "right"), drawn_pair(160), strict=True):
+    for name, image in zip(("left", "right"), drawn_pair(160), strict=True):
         (tmp_path / "shop" / name).mkdir(parents=True)
         for number, angle in enumerate((0, 4, 8)):
-            picture.rotate(angle).save(tmp_path / "shop" / name / f"{number}.png")
+            image.rotate(angle).save(tmp_path / "shop" / name / f"{number}.png")
     return tmp_path / "shop"
 
 
 def test_help_lists_every_verb_and_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(verb in out for verb in VERBS)
+    assert all(command in out for command in COMMANDS)
     assert main([]) == 2
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_verb_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main([verb, "--help"])
+        main([command, "--help"])
     assert stopped.value.code == 0
-    assert f"\ndiml {verb}" in capsys.readouterr().out
+    assert f"\ndiml {command}" in capsys.readouterr().out
 
 
 def test_a_mistyped_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,12 +78,12 @@ def test_evaluate_from_integers_finds_the_same(shop: Path, capsys: pytest.Captur
     assert found["int16"] == found["float32"]
 
 
-def test_a_bad_picture_stops_or_is_left_out_by_name(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_image_stops_or_is_left_out_by_name(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (shop / "left" / "torn.png").write_bytes((shop / "left" / "0.png").read_bytes()[:500])
     words = ["evaluate", "folder", "--data", str(shop), "--rerank", "0", "2", "--no-cache", "--workers", "0"]
     assert main(words) == 2
     assert "torn.png" in capsys.readouterr().err
-    assert main([*words, "--on-bad-picture", "skip"]) == 0
+    assert main([*words, "--on-bad-image", "skip"]) == 0
     assert "torn.png" in capsys.readouterr().out
 
 
@@ -111,7 +111,7 @@ def test_errors_name_the_trouble_and_exit_2(words: list[str], told: str, capsys:
     assert "Traceback" not in error
 
 
-def test_an_empty_folder_and_a_lone_picture_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_folder_and_a_lone_image_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     assert main(["evaluate", "folder", "--data", str(tmp_path / "empty")]) == 2
     assert "empty" in capsys.readouterr().err
@@ -153,8 +153,8 @@ def test_faithfulness_prints_json_for_machines(shop: Path, capsys: pytest.Captur
 
 
 def test_a_sharper_plan_is_told_apart_from_the_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, picture in zip("ab", drawn_pair(160), strict=True):
-        picture.save(tmp_path / f"{name}.png")
+    for name, image in zip("ab", drawn_pair(160), strict=True):
+        image.save(tmp_path / f"{name}.png")
     words = ["explain", str(tmp_path / "a.png"), str(tmp_path / "b.png")]
     assert main(words) == 0
     score = capsys.readouterr().out.split()[1]

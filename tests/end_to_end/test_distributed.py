@@ -17,7 +17,7 @@ from diml.data import Preprocess
 from diml.models import load_embedder
 from diml.training import read_records
 from diml.training.config import write_config
-from end_to_end.small_runs import make_pictures, small_config, start, tensors_of
+from end_to_end.small_runs import make_images, small_config, start, tensors_of
 
 TESTS = str(Path(__file__).resolve().parents[1])
 
@@ -43,7 +43,7 @@ sys.path.insert(0, {tests!r})
 from diml.data import load_dataset
 from diml.models import load_embedder
 from diml.training import train
-from diml.training.distributed import embed_shared, evaluate_shared, join_team
+from diml.training.shared import embed_shared, evaluate_shared, join_team
 from end_to_end.small_runs import small_config
 
 several = os.environ.get("WORLD_SIZE", "1") != "1"
@@ -52,13 +52,13 @@ if several:  # one group for several trainings
 
 folder, prefix, cases = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 for name, changes in cases.items():
-    train(small_config(folder / "pictures.csv", folder / (prefix + name), **changes))
+    train(small_config(folder / "images.csv", folder / (prefix + name), **changes))
 
-pictures = load_dataset("csv", folder / "pictures.csv").test
-pictures = pictures.subset(list(range(len(pictures) - 3)))  # the last is alone in its class: nothing to be found
+images = load_dataset("csv", folder / "images.csv").test
+images = images.subset(list(range(len(images) - 3)))  # the last is alone in its class: nothing to be found
 with join_team("cpu") as team:
-    found = embed_shared(load_embedder(folder / "model"), pictures, team, batch_size=5)
-    report = evaluate_shared(found.regions, found.pictures, team, rerank=(0, 5), seed=0)
+    found = embed_shared(load_embedder(folder / "model"), images, team, batch_size=5)
+    report = evaluate_shared(found.regions, found.images, team, rerank=(0, 5), seed=0)
     result = report.to_dict() | {{"dense": found.regions.dense.tolist(), "queries": report.queries.tolist()}}
     result["hits"] = {{k: [row[:8] for row in rows.tolist()] for k, rows in report.hits.items()}}
     result["per_query"] = {{k: {{m: v.tolist() for m, v in ms.items()}} for k, ms in report.per_query.items()}}
@@ -67,7 +67,7 @@ if several:  # its threads, alive when Python ends, would now and then abort the
     torch.distributed.destroy_process_group()
 """
 
-#: The verb, as a user starts it: nobody has made a process group.
+#: The command, as a user starts it: nobody has made a process group.
 VERB = """
 import sys
 
@@ -90,7 +90,7 @@ def finish(process) -> str:
 def place(tmp_path_factory) -> Path:
     """Every case trained by one process and by two."""
     folder = tmp_path_factory.mktemp("distributed")
-    make_pictures(folder)
+    make_images(folder)
     load_embedder("test_resnet", pretrained=False, preprocess=Preprocess(size=64, resize=72)).save(folder / "model")
     code, cases = TRAIN.format(tests=TESTS), json.dumps(CASES)
     started = [start(code, folder / f"start-{n}", folder, f"by{n}-", cases, processes=n) for n in (1, 2)]
@@ -129,10 +129,10 @@ def test_a_sharded_evaluation_is_equal_to_that_of_one_process(place):
 
 
 def test_the_verb_under_torchrun_prints_once_and_writes_one_run(place):
-    settings = small_config(place / "pictures.csv", place / "verb", epochs=1, objective="multisimilarity")
-    write_config(place / "verb.yaml", settings)
-    process = start(VERB, place / "verb-start", "csv", "--config", place / "verb.yaml", processes=2)
+    settings = small_config(place / "images.csv", place / "command", epochs=1, objective="multisimilarity")
+    write_config(place / "command.yaml", settings)
+    process = start(VERB, place / "command-start", "csv", "--config", place / "command.yaml", processes=2)
     out = finish(process)
     assert out.count("Best epoch: 1") == 1
-    assert read_records(place / "verb" / "metrics.jsonl")[0]["processes"] == 2
-    assert load_embedder(place / "verb").dim == 16
+    assert read_records(place / "command" / "metrics.jsonl")[0]["processes"] == 2
+    assert load_embedder(place / "command").dim == 16

@@ -23,8 +23,8 @@ def blocks(document: str, language: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, picture in zip("ab", drawn_pair(), strict=True):
-        picture.save(tmp_path / f"{name}.png")
+    for name, image in zip("ab", drawn_pair(), strict=True):
+        image.save(tmp_path / f"{name}.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -36,8 +36,8 @@ def test_python_blocks_run(document: str, folder: Path, capsys: pytest.CaptureFi
     for number, block in enumerate(found):
         exec(compile(block, f"{document}, Python block {number + 1}", "exec"), {"__name__": "document"})
     if any('"why.png"' in block for block in found):
-        with Image.open(folder / "why.png") as picture:
-            assert picture.width >= 1200
+        with Image.open(folder / "why.png") as image:
+            assert image.width >= 1200
     assert capsys.readouterr().out.strip()
 
 
@@ -45,8 +45,8 @@ def test_python_blocks_run(document: str, folder: Path, capsys: pytest.CaptureFi
 def console(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.CompletedProcess[str]]:
     """Every line of every console block, run in one folder that has a.png, b.png and c.png."""
     folder = tmp_path_factory.mktemp("console")
-    for name, picture in zip("abc", (*drawn_pair(), drawn_pair()[1].rotate(90)), strict=True):
-        picture.save(folder / f"{name}.png")
+    for name, image in zip("abc", (*drawn_pair(), drawn_pair()[1].rotate(90)), strict=True):
+        image.save(folder / f"{name}.png")
     done = {}
     for line in dict.fromkeys(line for document in DOCUMENTS for line in console_lines(document)):
         words = [sys.executable, "-m", *shlex.split(line)]
@@ -63,7 +63,7 @@ def test_console_blocks_run(document: str, console: dict[str, subprocess.Complet
     lines = console_lines(document)
     assert lines
     for line in lines:
-        assert line.startswith("diml "), f"{document}: only diml's own verbs are run, got {line}"
+        assert line.startswith("diml "), f"{document}: only diml's own commands are run, got {line}"
         assert console[line].returncode == 0, f"{line}\n{console[line].stderr}"
         assert console[line].stdout.strip(), line
 
@@ -72,9 +72,9 @@ def test_the_demo_writes_what_it_names(console: dict[str, subprocess.CompletedPr
     folder, shown = Path(console["folder"].stdout), console["diml demo"].stdout
     named = [Path(line.strip()) for line in shown.splitlines() if line.startswith("  runs/demo/")]
     names = {str(path.relative_to("runs/demo")) for path in named}
-    pictures = {"query-1.png", "query-2.png", "query-3.png", "wrong-hit.png"}
+    images = {"query-1.png", "query-2.png", "query-3.png", "wrong-hit.png"}
     tables = {"evaluation.csv", "evaluation.json", "run/test/evaluation.csv", "run/test/evaluation.json"}
-    assert names == pictures | tables | {"run"}
+    assert names == images | tables | {"run"}
     assert all((folder / path).stat().st_size > 0 for path in named)
     methods = json.loads((folder / "runs/demo/evaluation.json").read_text())["methods"]
     plain, refined = methods["mobilenetv2_100"]["rows"]

@@ -15,18 +15,18 @@ from diml.evaluation.extra import EXTRA_METRICS, extra_metrics
 from diml.models import load_embedder
 from diml.training import train
 from diml.training.runs import read_run, run_names
-from end_to_end.small_runs import make_pictures, small_config
+from end_to_end.small_runs import make_images, small_config
 
 QUIET = ["--no-cache", "--workers", "0"]
 
 
 @pytest.fixture(scope="module")
-def runs(pictures, tmp_path_factory):
-    """Two finished runs that differ in objective, grid and picture size."""
+def runs(images, tmp_path_factory):
+    """Two finished runs that differ in objective, grid and image size."""
     folder = tmp_path_factory.mktemp("runs")
     short = {"epochs": 1, "sampler_options": ("batches_per_epoch=2",)}
-    train(small_config(pictures, folder / "plain", **short))
-    train(small_config(pictures, folder / "wide", objective="margin_diml", grid=3, size=96, **short))
+    train(small_config(images, folder / "plain", **short))
+    train(small_config(images, folder / "wide", objective="margin_diml", grid=3, size=96, **short))
     return folder
 
 
@@ -60,13 +60,13 @@ def test_runs_make_one_table_with_the_numbers_of_their_own_tests(runs, tmp_path,
     assert not (tmp_path / "out" / "metrics.csv").exists()
 
 
-def test_all_metrics_are_shown_and_written(runs, pictures, tmp_path, capsys):
+def test_all_metrics_are_shown_and_written(runs, images, tmp_path, capsys):
     words = ["evaluate", str(runs / "plain"), "--rerank", "0", "--metrics", "all", "--output", str(tmp_path), *QUIET]
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("R@8", *EXTRA_METRICS))
     (line,) = csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines())
-    test = load_dataset("csv", pictures).test
+    test = load_dataset("csv", images).test
     expected = extra_metrics(load_embedder(runs / "plain").embed(test.paths, workers=0), test.labels)
     assert {name: float(line[name]) for name in EXTRA_METRICS} == pytest.approx(expected, abs=2e-6)
     assert json.loads((tmp_path / "evaluation.json").read_text())["metrics"]["plain"] == pytest.approx(expected)
@@ -76,8 +76,8 @@ def test_all_metrics_are_shown_and_written(runs, pictures, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["metrics"]["plain"]["nmi"] == pytest.approx(expected["nmi"])
 
 
-def test_a_data_set_by_name_stays_as_it_was(runs, pictures, capsys):
-    words = ["evaluate", "csv", "--data", str(pictures), "--model", str(runs / "plain"), "--rerank", "0", "--json"]
+def test_a_data_set_by_name_stays_as_it_was(runs, images, capsys):
+    words = ["evaluate", "csv", "--data", str(images), "--model", str(runs / "plain"), "--rerank", "0", "--json"]
     assert main([*words, *QUIET]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["config"]["dataset"] == "csv"
@@ -97,13 +97,13 @@ def copy_of(runs, folder, **changes):
     return folder
 
 
-def test_data_says_where_the_pictures_are_now(runs, pictures, tmp_path, capsys):
+def test_data_says_where_the_images_are_now(runs, images, tmp_path, capsys):
     moved = copy_of(runs, tmp_path / "plain", data=str(tmp_path / "gone.csv"))
     assert main(["evaluate", str(moved), "--rerank", "0", *QUIET]) == 2
     error = capsys.readouterr().err
     assert "gone.csv" in error
     assert "by --data" in error
-    assert main(["evaluate", str(moved), "--rerank", "0", "--data", str(pictures), *QUIET]) == 0
+    assert main(["evaluate", str(moved), "--rerank", "0", "--data", str(images), *QUIET]) == 0
     # two runs called the same are told apart by their paths
     assert run_names([read_run(moved), read_run(runs / "plain")]) == (str(moved), str(runs / "plain"))
 
@@ -111,12 +111,12 @@ def test_data_says_where_the_pictures_are_now(runs, pictures, tmp_path, capsys):
 def test_what_cannot_be_compared_is_refused(runs, tmp_path, capsys):
     plain = str(runs / "plain")
     faces = copy_of(runs, tmp_path / "faces", dataset="orl")
-    others = copy_of(runs, tmp_path / "others", data=str(make_pictures(tmp_path / "other", train=3, test=2)))
+    others = copy_of(runs, tmp_path / "others", data=str(make_images(tmp_path / "other", train=3, test=2)))
     empty = tmp_path / "empty"
     empty.mkdir()
     for words, told in (
         ([plain, str(faces)], "one data set, got csv"),
-        ([plain, str(others)], "different test pictures"),
+        ([plain, str(others)], "different test images"),
         ([plain, str(empty)], f"no run in {empty}"),
         ([plain, "csv"], "--model RUN"),
         ([], "need the name"),

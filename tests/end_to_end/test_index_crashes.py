@@ -21,7 +21,7 @@ from PIL import Image
 
 from diml.models import load_embedder
 from diml.search import IndexNotFoundError, build_index, check_index, list_source, open_store
-from diml.search.indexing import content_of
+from diml.search.index import content_of
 from end_to_end.small_runs import start
 from tiny_model import save_tiny_model
 
@@ -45,7 +45,7 @@ for line in sys.stdin:
         if child:
             children.append(child)
             continue
-        from diml.search.lance_store import LanceStore
+        from diml.search.backends.lance import LanceStore
 
         add, file = LanceStore.add, os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
@@ -70,7 +70,7 @@ import torch
 
 torch.set_num_threads(1)
 from diml.cli import main
-from diml.search.lance_store import LanceStore
+from diml.search.backends.lance import LanceStore
 
 log, kill_rank, after, *words = sys.argv[1:]
 add, rank, turns = LanceStore.add, os.environ.get("RANK", "0"), 0
@@ -112,7 +112,7 @@ class Killed:
         self.helper = helper
 
     def change(self) -> None:
-        """Some pictures new, some changed, some gone."""
+        """Some images new, some changed, some gone."""
         there = sorted(self.photos.rglob("*.png"))
         for path in self.random.sample(there, min(3, max(0, len(there) - 20))):
             path.unlink()
@@ -141,13 +141,13 @@ class Killed:
             self.landed["killed" if int(status) else "ended"] += 1
 
     def check(self) -> None:
-        """Every acknowledged row whose picture is still there is there, and every row is right."""
+        """Every acknowledged row whose image is still there is there, and every row is right."""
         try:
             store = open_store(self.index)
         except IndexNotFoundError:
             assert not self.log.exists() or not self.log.read_text()
             return
-        assert check_index(store, pictures=False).faults == ()
+        assert check_index(store, images=False).faults == ()
         rows = {name: m for part in store.listing() for name, m in zip(part.ids, part.metadata, strict=True)}
         listing = list_source(self.photos)
         now = {listing.name(row): content_of(listing.file(row)) for row in range(len(listing))}
@@ -156,13 +156,13 @@ class Killed:
             acknowledged |= json.loads(line)
         for name, content in acknowledged.items():
             if name in now:
-                assert rows[name]["content"] in (content, now[name]), "an acknowledged picture is gone"
+                assert rows[name]["content"] in (content, now[name]), "an acknowledged image is gone"
         found = store.regions(list(rows))
         for row, entry in enumerate(found.metadata):
             np.testing.assert_allclose(found.pooled[row], self.pooled[entry["content"]], atol=1e-5)
 
     def check_end(self, folder: Path) -> None:
-        """What is in the index is what a new one of the same pictures has."""
+        """What is in the index is what a new one of the same images has."""
         build_index(list_source(self.photos), folder / "new", self.embedder, model=str(self.model))
         kept, new = open_store(self.index), open_store(folder / "new")
         states = []
@@ -223,7 +223,7 @@ def logged(place: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("resumed_by", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_two_processes_share_the_pictures_and_one_of_them_may_be_killed(tmp_path, model, resumed_by):
+def test_two_processes_share_the_images_and_one_of_them_may_be_killed(tmp_path, model, resumed_by):
     """Real processes under torchrun; rank 1 dies by SIGKILL after its third commit; the next run does the rest."""
     for seed in range(25):
         draw(tmp_path / "photos" / f"c{seed % 3}" / f"{seed}.png", seed)
@@ -242,10 +242,10 @@ def test_two_processes_share_the_pictures_and_one_of_them_may_be_killed(tmp_path
         assert (report.embedded, report.unchanged, len(report.bad)) == (25 - len(there), len(there), 1)
     else:
         code, shown = finish(start(SHARED, tmp_path / "s2", tmp_path / "log2-", "none", "0", *words, processes=2))
-        assert code == 1  # one picture cannot be read
-        assert shown.count("25 pictures;") == 1
+        assert code == 1  # one image cannot be read
+        assert shown.count("25 images;") == 1
         again = logged(tmp_path / "log2-")
-        assert len(again) == len(set(again)), "no picture twice"
+        assert len(again) == len(set(again)), "no image twice"
         assert set(again).isdisjoint(there), "nothing that was written is embedded again"
         assert len(there) + len(again) == 25
     assert {file.name[-1] for file in tmp_path.glob("log*")} == {"0", "1"}, "both have worked"
@@ -254,7 +254,7 @@ def test_two_processes_share_the_pictures_and_one_of_them_may_be_killed(tmp_path
 
 
 def test_readers_during_writes_see_a_whole_state(tmp_path, model):
-    """Batches of four pictures of one colour are written and taken out; a reader never sees a part of one."""
+    """Batches of four images of one colour are written and taken out; a reader never sees a part of one."""
     from dataclasses import replace
 
     from diml.search import Searcher, create_store

@@ -12,7 +12,7 @@ import torch
 
 from diml.models import load_embedder
 from diml.training import read_records
-from end_to_end.small_runs import make_pictures, start, tensors_of
+from end_to_end.small_runs import make_images, start, tensors_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
 
@@ -53,7 +53,7 @@ def child(output, resume, kill_before):
 
     sys.addaudithook(hook)
     try:
-        train(small_config(folder / "pictures.csv", output, **SETTINGS), resume=resume)
+        train(small_config(folder / "images.csv", output, **SETTINGS), resume=resume)
         (folder / "operations").write_text(str(seen))
     except BaseException:
         traceback.print_exc()
@@ -93,7 +93,7 @@ print(json.dumps({{"done": done, "operations": operations}}))
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
-    make_pictures(folder)
+    make_images(folder)
     return folder
 
 
@@ -121,7 +121,7 @@ def assert_same_run(found: Path, wanted: Path) -> None:
         states = [json.loads((run / checkpoint / "state.json").read_text()) for run in (found, wanted)]
         assert states[0] == states[1]
     numbers = [
-        [{key: value for key, value in record.items() if key != "pictures_per_second"} for record in records]
+        [{key: value for key, value in record.items() if key != "images_per_second"} for record in records]
         for records in (read_records(run / "metrics.jsonl") for run in (found, wanted))
     ]
     without_starts = [[record for record in records if record["kind"] != "start"] for records in numbers]

@@ -74,7 +74,7 @@ def test_a_process_answers_runs_the_document_and_ends_by_ctrl_c(
     process, address, folder = started
     gallery = wait_until_ready(address)
     assert [gallery[name] for name in ("phase", "done", "total", "count")] == ["ready", 4, 4, 3]
-    assert gallery["bad"] == [{"path": "torn.png", "reason": "is not a picture of a known format"}]
+    assert gallery["bad"] == [{"path": "torn.png", "reason": "is not a image of a known format"}]
     monkeypatch.chdir(folder)
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/serve.md").read_text(), re.MULTILINE | re.DOTALL)
     assert blocks
@@ -87,8 +87,8 @@ def test_a_process_answers_runs_the_document_and_ends_by_ctrl_c(
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
     log = (folder / "log").read_text()
-    assert "Ready to search 3 pictures" in log
-    assert "left out: torn.png: is not a picture of a known format" in log
+    assert "Ready to search 3 images" in log
+    assert "left out: torn.png: is not a image of a known format" in log
     assert log.endswith("Stopped.\n")
     assert "Traceback" not in log
     with pytest.raises(urllib.error.URLError):

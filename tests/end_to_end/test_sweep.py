@@ -22,12 +22,12 @@ SHORT = {"epochs": 1, "sampler_options": {"batches_per_epoch": 2}, "rerank": 4}
 
 
 @pytest.fixture
-def write(pictures, tmp_path):
+def write(images, tmp_path):
     """Write a sweep file; parts of it may be given."""
 
     def written(**parts):
         base = {name: list(v) if isinstance(v, tuple) else v for name, v in SMALL.items()}
-        values = {"output": str(tmp_path / "grid"), "base": base | SHORT | {"data": str(pictures)}, "seeds": [0, 1]}
+        values = {"output": str(tmp_path / "grid"), "base": base | SHORT | {"data": str(images)}, "seeds": [0, 1]}
         path = tmp_path / "grid.yaml"
         path.write_text(yaml.safe_dump(values | parts))
         return path

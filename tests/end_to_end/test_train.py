@@ -1,4 +1,4 @@
-"""Whole runs, as a user makes them: from pictures to a folder with an embedder, tables and curves."""
+"""Whole runs, as a user makes them: from images to a folder with an embedder, tables and curves."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from diml.objectives import miner_names, objective_names
 from diml.training import NonFiniteError, TrainConfig, TrainingStopped, read_records, train
 from diml.training.config import write_config
 from diml.training.steps import Stepper
-from end_to_end.small_runs import make_pictures, small_config, tensors_of
+from end_to_end.small_runs import make_images, small_config, tensors_of
 
 
 @pytest.fixture(scope="module")
-def words(pictures, tmp_path_factory):
+def words(images, tmp_path_factory):
     """Words after `diml train` for a run of seconds, without --output."""
     path = tmp_path_factory.mktemp("config") / "small.yaml"
-    config = dataclasses.replace(small_config(pictures, path), output=None)
+    config = dataclasses.replace(small_config(images, path), output=None)
     write_config(path, config)
     return ["csv", "--config", str(path), "--no-progress"]
 
 
-def test_a_run_is_a_folder(words, pictures, tmp_path, capsys):
+def test_a_run_is_a_folder(words, images, tmp_path, capsys):
     run = tmp_path / "run"
-    verb = parse([*words, "--objective", "margin_diml", "--output", str(run), "--validation-rerank", "4"])
-    assert verb.run() == 0
+    command = parse([*words, "--objective", "margin_diml", "--output", str(run), "--validation-rerank", "4"])
+    assert command.run() == 0
     out = capsys.readouterr().out
     assert "run + DIML (5)" in out
     assert "Best epoch: " in out
@@ -54,21 +54,21 @@ def test_a_run_is_a_folder(words, pictures, tmp_path, capsys):
     embedder = load_embedder(run)
     assert embedder.fingerprint() == load_embedder(run / "best.ckpt").fingerprint()
     assert embedder.config.pooled == "grid_mean"
-    with Image.open(run / "curves.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open(run / "curves.png") as image:
+        assert image.format == "PNG"
     kinds = [record["kind"] for record in read_records(run / "metrics.jsonl")]
     per_epoch = ["train"] * 4 + ["validation"] * 2
     assert kinds == ["start", *per_epoch, *per_epoch, "test", "test"]
     # what the run says of its test is what anybody finds with its embedder
     report = json.loads((run / "evaluation.json").read_text())["methods"]["run"]
-    found = evaluate_dataset(embedder, load_dataset("csv", pictures).test, rerank=(0, 5)).report.to_dict()
+    found = evaluate_dataset(embedder, load_dataset("csv", images).test, rerank=(0, 5)).report.to_dict()
     assert report["rows"] == found["rows"]
     assert report["intervals_95"] == json.loads(json.dumps(found["intervals_95"]))
 
 
-def test_training_learns(pictures, tmp_path):
-    """Loss falls, and pictures of unseen classes are found better than by the network before."""
-    config = small_config(pictures, tmp_path / "run", epochs=6, objective="multisimilarity", validation_fraction=0)
+def test_training_learns(images, tmp_path):
+    """Loss falls, and images of unseen classes are found better than by the network before."""
+    config = small_config(images, tmp_path / "run", epochs=6, objective="multisimilarity", validation_fraction=0)
     result = train(config)
     losses = [record["loss"] for record in read_records(result.folder / "metrics.jsonl") if record["kind"] == "train"]
     assert sum(losses[-4:]) < 0.5 * sum(losses[:4])
@@ -77,13 +77,13 @@ def test_training_learns(pictures, tmp_path):
     assert all(torch.equal(ours[name], last[name]) for name in ours)
 
 
-def test_the_best_epoch_is_kept(pictures, tmp_path, monkeypatch):
+def test_the_best_epoch_is_kept(images, tmp_path, monkeypatch):
     """Validation is made to say 0.5, 0.9, 0.7: the second epoch is the embedder, the third is the last checkpoint."""
     from diml.training import loop
 
     values = iter([0.5, 0.9, 0.7])
     monkeypatch.setattr(loop._Run, "_validate", lambda *_: next(values))
-    result = train(small_config(pictures, tmp_path / "run", epochs=3))
+    result = train(small_config(images, tmp_path / "run", epochs=3))
     assert (result.best_epoch, result.best_value) == (2, 0.9)
     best = json.loads((result.folder / "best.ckpt" / "state.json").read_text())
     assert '["epoch", 2]' in json.dumps(best)
@@ -91,35 +91,35 @@ def test_the_best_epoch_is_kept(pictures, tmp_path, monkeypatch):
     assert load_embedder(result.folder).fingerprint() != load_embedder(result.folder / "last.ckpt").fingerprint()
 
 
-def test_the_authors_way_of_selection_warns_and_trains_on_all_classes(pictures, tmp_path):
-    config = small_config(pictures, tmp_path / "run", epochs=1, select_on="test", rerank=0)
-    with pytest.warns(UserWarning, match="test pictures choose the best epoch"):
+def test_the_authors_way_of_selection_warns_and_trains_on_all_classes(images, tmp_path):
+    config = small_config(images, tmp_path / "run", epochs=1, select_on="test", rerank=0)
+    with pytest.warns(UserWarning, match="test images choose the best epoch"):
         result = train(config)
     assert result.best_value == pytest.approx(result.test.row(0)["map@r"])
     assert read_records(result.folder / "metrics.jsonl")[0]["classes"] == 10
 
 
-def test_workers_change_nothing(pictures, tmp_path):
+def test_workers_change_nothing(images, tmp_path):
     for workers in (0, 2):
-        train(small_config(pictures, tmp_path / str(workers), epochs=1, workers=workers))
+        train(small_config(images, tmp_path / str(workers), epochs=1, workers=workers))
     ours, theirs = (tensors_of(tmp_path / name / "last.ckpt") for name in ("0", "2"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_an_unreadable_picture_stops_or_is_left_out_by_name(tmp_path):
-    pictures = make_pictures(tmp_path, train=4, test=2)
-    (tmp_path / "class1" / "2.png").write_bytes(b"no picture")
+def test_an_unreadable_image_stops_or_is_left_out_by_name(tmp_path):
+    images = make_images(tmp_path, train=4, test=2)
+    (tmp_path / "class1" / "2.png").write_bytes(b"no image")
     changes = {"epochs": 1, "validation_fraction": 0, "sampler": "random", "sampler_options": ()}
-    with pytest.raises(ValueError, match=r"class1/2.png: is not a picture"):
-        train(small_config(pictures, tmp_path / "fail", **changes))
-    with pytest.warns(UserWarning, match=r"left out .*class1/2.png: is not a picture"):
-        train(small_config(pictures, tmp_path / "skip", on_bad_picture="skip", **changes))
+    with pytest.raises(ValueError, match=r"class1/2.png: is not a image"):
+        train(small_config(images, tmp_path / "fail", **changes))
+    with pytest.warns(UserWarning, match=r"left out .*class1/2.png: is not a image"):
+        train(small_config(images, tmp_path / "skip", on_bad_image="skip", **changes))
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_step_and_pictures(pictures, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_and_names_step_and_images(images, tmp_path, monkeypatch):
     poison(monkeypatch, 3)
     with pytest.raises(NonFiniteError, match=r"the loss is nan in step 3;") as caught:
-        train(small_config(pictures, tmp_path / "run"))
+        train(small_config(images, tmp_path / "run"))
     assert len(caught.value.paths) == 8
     assert all(str(path) in str(caught.value) for path in caught.value.paths)
     assert all(path.is_file() for path in caught.value.paths)
@@ -127,8 +127,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_pictures(pictures, t
 
 def test_steps_that_are_not_finite_are_left_out_and_counted(words, tmp_path, monkeypatch, capsys):
     poison(monkeypatch, 3)
-    verb = parse([*words, "--skip-non-finite", "--output", str(tmp_path / "run")])
-    assert verb.run() == 0
+    command = parse([*words, "--skip-non-finite", "--output", str(tmp_path / "run")])
+    assert command.run() == 0
     assert "Left out as they were not finite: 1 steps" in capsys.readouterr().out
     records = {record["step"]: record for record in read_records(tmp_path / "run" / "metrics.jsonl")[1:]}
     faults = {r["step"]: r["fault"] for r in read_records(tmp_path / "run" / "metrics.jsonl") if "fault" in r}
@@ -152,8 +152,8 @@ def poison(monkeypatch, bad_step: int) -> None:
     monkeypatch.setattr(Stepper, "step", step)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on_and_nothing_is_lost(words, pictures, tmp_path, monkeypatch, capsys):
-    whole = train(small_config(pictures, tmp_path / "whole"))
+def test_ctrl_c_saves_and_says_how_to_go_on_and_nothing_is_lost(words, images, tmp_path, monkeypatch, capsys):
+    whole = train(small_config(images, tmp_path / "whole"))
     original = Stepper.step
 
     def step(self, images, labels, number):
@@ -171,10 +171,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_nothing_is_lost(words, pictures,
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_stopped_in_validation_it_goes_on_with_validation(pictures, tmp_path, monkeypatch):
+def test_stopped_in_validation_it_goes_on_with_validation(images, tmp_path, monkeypatch):
     from diml.training import loop
 
-    config = small_config(pictures, tmp_path / "run", epochs=1)
+    config = small_config(images, tmp_path / "run", epochs=1)
     with monkeypatch.context() as patched:
 
         def validate(*_):
@@ -189,11 +189,11 @@ def test_stopped_in_validation_it_goes_on_with_validation(pictures, tmp_path, mo
     assert kinds == ["start", *["train"] * 4, "start", "validation", "test", "test"]
 
 
-def test_what_could_not_be_built_is_no_run(pictures, tmp_path):
+def test_what_could_not_be_built_is_no_run(images, tmp_path):
     """A slip in a name can be mended with the same --output."""
     with pytest.raises(ValueError, match=r"unknown 'marginn'"):
-        train(small_config(pictures, tmp_path / "run", objective="marginn"))
-    assert train(small_config(pictures, tmp_path / "run", epochs=1)).best_epoch == 1
+        train(small_config(images, tmp_path / "run", objective="marginn"))
+    assert train(small_config(images, tmp_path / "run", epochs=1)).best_epoch == 1
 
 
 def test_a_finished_run_can_be_resumed_with_more_epochs(words, tmp_path, capsys):
@@ -209,12 +209,12 @@ def test_a_finished_run_can_be_resumed_with_more_epochs(words, tmp_path, capsys)
 
 def test_flags_go_before_the_file_that_before_the_preset_that_before_defaults(tmp_path):
     (tmp_path / "mine.yaml").write_text("batch_size: 56\nlr: 0.5\n")
-    verb = parse(["--preset", "cub200/margin_b12_distance", "--config", str(tmp_path / "mine.yaml"), "--lr", "1e-5"])
-    assert (verb.dataset, verb.objective, verb.miner) == ("cub200", "margin", "distance")
-    assert verb.batch_size == 56
-    assert verb.lr == 1e-5  # which is the default as well
-    assert "beta=1.2" in verb.objective_options
-    assert verb.dim == TrainConfig(dataset="cub200").dim
+    command = parse(["--preset", "cub200/margin_b12_distance", "--config", str(tmp_path / "mine.yaml"), "--lr", "1e-5"])
+    assert (command.dataset, command.objective, command.miner) == ("cub200", "margin", "distance")
+    assert command.batch_size == 56
+    assert command.lr == 1e-5  # which is the default as well
+    assert "beta=1.2" in command.objective_options
+    assert command.dim == TrainConfig(dataset="cub200").dim
     again = parse(
         ["cars196", "--preset=cub200/margin_diml", "--no-freeze-batch-norm", "--objective-options", "beta=0.6"]
     )
@@ -243,7 +243,7 @@ def test_a_run_to_resume_that_is_not_there_is_told(tmp_path):
     assert parse(["orl", "--resume"]).folder == Path("runs/orl-margin-0")
 
 
-def test_a_wrong_name_is_told_before_pictures_are_looked_for(tmp_path):
+def test_a_wrong_name_is_told_before_images_are_looked_for(tmp_path):
     with pytest.raises(ValueError, match=r"did you mean 'margin'"):
         train(small_config(tmp_path / "nowhere.csv", tmp_path / "run", objective="marginn"))
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Whatever the condition, Milvus Lite counts the pictures that Python does."""
+"""Whatever the condition, Milvus Lite counts the images that Python does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diml.search import create_store
-from diml.search.where import Both, Comparison, Either, Membership, Where
+from diml.search.filters import Both, Comparison, Either, Membership, Where
 from unit.search.contract import CONFIG, make_rows
 
 pytest.importorskip("pymilvus")

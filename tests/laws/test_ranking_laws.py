@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diml.evaluation import Ranking, evaluate_regions, rank
-from diml.evaluation.rankings import NOTHING
 from diml.matching import Regions
+from diml.matching.retrieval import NOTHING
 from laws.strategies import seeds
 
 #: Settings for problems full of zeros and equal costs: smooth, so that they are quickly solved.
@@ -151,7 +151,7 @@ def test_reranking_by_the_pooled_score_leaves_the_ranking_as_it_was(regions, k):
 
 
 @pytest.mark.parametrize("count", [5, 7, 9, 50])
-def test_copies_of_one_picture_stand_in_gallery_order_by_the_pooled_score(count):
+def test_copies_of_one_image_stand_in_gallery_order_by_the_pooled_score(count):
     generator = torch.Generator().manual_seed(count)
     dense = torch.randn(2, 16, 128, generator=generator)
     two = Regions.normalized(dense, dense.mean(dim=1))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diml.search import Rows, create_store, open_store, parse_where
-from diml.search.where import to_sql
+from diml.search.filters import to_sql
 from unit.search.contract import COLUMNS, CONFIG, make_rows
 
 NAMES = st.sampled_from("abcdefgh")

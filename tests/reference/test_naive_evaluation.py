@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from diml.evaluation import METRICS, evaluate_regions, query_metrics
-from diml.evaluation.rankings import NOTHING
 from diml.matching import Regions
+from diml.matching.retrieval import NOTHING
 
 IMAGES, EPSILON = 22, 0.1
 LABELS = np.array([7, -3, 7, 10**12, 0, 7, 0, -3, 7, 10**12, 0, 7, -3, 0, 7, 5, 0, -3, 7, 0, 7, -3])  # 5 stands alone

@@ -11,10 +11,10 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "diml"
 FILES = sorted(PACKAGE.rglob("*.py"))
-ROOMS = {file.relative_to(PACKAGE).with_suffix("").parts[0] for file in FILES}
+PACKAGES = {file.relative_to(PACKAGE).with_suffix("").parts[0] for file in FILES}
 
 EARLIER = {"matching", "data", "models", "assets", "files", "objectives", "evaluation"}
-#: room -> rooms it may import besides itself (docs/architecture.md says why)
+#: room -> packages it may import besides itself (docs/architecture.md says why)
 MAY_IMPORT = {
     "files": set(),
     "allocator": set(),
@@ -27,9 +27,9 @@ MAY_IMPORT = {
     "search": {"matching", "models", "data", "files"},
     "explain": {"matching", "models", "data", "evaluation", "files"},
     "training": EARLIER,
-    "cli": ROOMS,
-    "web": ROOMS - {"cli"},
-    "__init__": ROOMS - {"cli", "web"},
+    "cli": PACKAGES,
+    "web": PACKAGES - {"cli"},
+    "__init__": PACKAGES - {"cli", "web"},
     "__main__": {"cli"},
 }
 #: room -> the only packages from outside it may import, besides the standard library
@@ -58,18 +58,18 @@ def rooms_and_outsiders(file: Path) -> tuple[set[str], set[str]]:
     package = ("diml", *file.relative_to(PACKAGE).parts[:-1])
     names = [name.split(".") for name in imports_of(file.read_text(encoding="utf-8"), package)]
     ours = {name[1] if len(name) > 1 else "__init__" for name in names if name[0] == "diml"}
-    rooms = {room if room in ROOMS else "__init__" for room in ours}  # `from diml import match` is the front door
+    packages = {room if room in PACKAGES else "__init__" for room in ours}  # `from diml import match` is the front door
     outside = {name[0] for name in names} - {"diml", "__future__"} - sys.stdlib_module_names
-    return rooms, outside
+    return packages, outside
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_a_room_imports_only_what_it_may(file):
     room = room_of(file)
     assert room in MAY_IMPORT, f"{room} is no room of the design: add it to design.md and to MAY_IMPORT"
-    rooms, outside = rooms_and_outsiders(file)
+    packages, outside = rooms_and_outsiders(file)
     allowed = MAY_IMPORT[room] | {room}
-    assert rooms <= allowed, f"{room} may not import {sorted(rooms - allowed)}"
+    assert packages <= allowed, f"{room} may not import {sorted(packages - allowed)}"
     if room in OUTSIDE:
         assert outside <= OUTSIDE[room], f"{room} may not import {sorted(outside - OUTSIDE[room])}"
 
@@ -82,7 +82,7 @@ def test_a_room_imports_only_what_it_may(file):
         ("from diml import search", "diml.search"),
         ("from .. import search", "diml.search"),
         ("from ..search.store import open", "diml.search.store.open"),
-        ("from . import picture", "diml.data.picture"),
+        ("from . import image", "diml.data.image"),
         ("def f():\n    import diml.search", "diml.search"),
         ("if TYPE_CHECKING:\n    import PIL.Image as I", "PIL.Image"),
     ],

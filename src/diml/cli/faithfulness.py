@@ -15,7 +15,7 @@ from diml.cli.evaluate import open_dataset, open_embedder
 
 if TYPE_CHECKING:
     from diml.data import DataSet
-    from diml.explain.faithfulness import Judgement, Measures
+    from diml.faithfulness import Judgement, Measures
     from diml.models import Embedder
 
 _STDOUT = Path("-")
@@ -44,7 +44,7 @@ class Faithfulness:
     """Folder that has the data set inside; for `folder` and `csv`, that folder or file itself."""
 
     protocol: str | None = None
-    """Which of the data set's protocols; its first one when omitted. Pairs are of its test pictures."""
+    """Which of the data set's protocols; its first one when omitted. Pairs are of its test images."""
 
     model: str = "mobilenetv2_100"
     """A timm name, the folder of a run or of a saved embedder, or a checkpoint file of the released code."""
@@ -62,7 +62,7 @@ class Faithfulness:
     """`crop`: short side to 256, centre 224; `square`: all of it to 224 x 224. By default the model's own."""
 
     marginals: Literal["cross_correlation", "uniform"] = "cross_correlation"
-    """Mass of each region: by its agreement with the other picture, or the same for all."""
+    """Mass of each region: by its agreement with the other image, or the same for all."""
 
     epsilon: float = 0.05
     """Entropy of the transport plan, in units of cosine; smaller is sharper and takes more iterations."""
@@ -92,7 +92,7 @@ class Faithfulness:
     """Measure the same network with random weights as well; takes as long again."""
 
     output: Path | None = None
-    """Folder for faithfulness.json and one picture a measure."""
+    """Folder for faithfulness.json and one image a measure."""
 
     json: Path | None = None
     """Write all numbers here; `-` prints them to standard output in place of the tables."""
@@ -105,7 +105,7 @@ class Faithfulness:
 
     def run(self) -> int:
         """Measure, print, write."""
-        from diml.explain.faithfulness import faithfulness
+        from diml.faithfulness import faithfulness
 
         measures = self._measures()
         dataset = open_dataset(self.dataset, self.data, self.protocol)
@@ -128,7 +128,7 @@ class Faithfulness:
 
     def _measures(self) -> Measures:
         """What is measured; refused here before a model is loaded."""
-        from diml.explain.faithfulness import Measures
+        from diml.faithfulness import Measures
 
         if self.pairs < 1:
             raise ValueError(f"pairs: need at least 1, got {self.pairs}")
@@ -154,7 +154,7 @@ class Faithfulness:
 
     def _write(self, found: Judgement, document: dict[str, Any]) -> list[Path]:
         """Files that were asked for; JSON may go to standard output."""
-        from diml.explain.faithfulness import write_plots
+        from diml.faithfulness import write_plots
         from diml.files import write_text
 
         text = json_format.dumps(document, indent=1, allow_nan=False) + "\n"
@@ -172,7 +172,7 @@ class Faithfulness:
         """The tables; to standard error when JSON goes to output."""
         from rich.console import Console
 
-        from diml.explain.faithfulness import tables
+        from diml.faithfulness import tables
 
         console = Console(stderr=self.json == _STDOUT, highlight=False)
         for name, study in found.studies.items():
@@ -188,4 +188,4 @@ class Faithfulness:
         if written:
             console.print("Written: " + ", ".join(str(path) for path in written), markup=False, soft_wrap=True)
         elif self.json is None:
-            console.print("Add --output FOLDER for JSON and pictures.", markup=False)
+            console.print("Add --output FOLDER for JSON and images.", markup=False)

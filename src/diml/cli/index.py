@@ -1,4 +1,4 @@
-"""`diml index`: pictures into an index, and the care of it."""
+"""`diml index`: images into an index, and the care of it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 HELP: Final = """usage: diml index ACTION ...
 
-An index: pictures embedded once, to be searched by `diml search`.
+An index: images embedded once, to be searched by `diml search`.
 
   build      make an index of a folder or CSV file, or bring it up to date
-  info       what an index is of, how many pictures, how big
-  verify     read every row, and compare the pictures with what was indexed
-  remove     take pictures out
+  info       what an index is of, how many images, how big
+  verify     read every row, and compare the images with what was indexed
+  remove     take images out
   optimize   index and compact; after many small changes
 
 `diml index ACTION --help` has options and examples. For instance:
@@ -47,9 +47,9 @@ class Action(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """Embed the pictures of a folder or CSV file into an index, or bring an index up to date: pictures that are new or
+    """Embed the images of a folder or CSV file into an index, or bring an index up to date: images that are new or
     changed are embedded, those gone from this folder or file are removed. What is written stays when the run is
-    stopped; the next run goes on from there. Ends with code 1 where pictures could not be read; they are listed.
+    stopped; the next run goes on from there. Ends with code 1 where images could not be read; they are listed.
 
     For instance:
 
@@ -60,7 +60,7 @@ class Build:
     torchrun --nproc-per-node 4 -m diml index build photos --index photos.index
     """
 
-    pictures: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER_OR_CSV")]
+    images: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER_OR_CSV")]
     """A folder, taken with all below it; or a CSV file with the column `path`, whose other columns become metadata."""
 
     index: str
@@ -82,13 +82,13 @@ class Build:
     """How regions are stored; `none`: pooled vectors only, no re-ranking."""
 
     keep_missing: bool = False
-    """Leave pictures in the index that are gone from the folder or file."""
+    """Leave images in the index that are gone from the folder or file."""
 
     batch_size: int = 64
-    """Pictures in one batch."""
+    """Images in one batch."""
 
     commit_every: int = 512
-    """Pictures written at once, at the latest after 20 seconds."""
+    """Images written at once, at the latest after 20 seconds."""
 
     workers: int | None = None
     """Loader processes; chosen by the machine when omitted."""
@@ -112,7 +112,7 @@ class Build:
     def _build(self, share: Share) -> BuildReport:
         from diml.search import build_index, list_source
 
-        listing = list_source(self.pictures)
+        listing = list_source(self.images)
         if not share.is_first:
             share.gather(None)  # the first fetches weights, the others find them
         embedder = open_embedder(self.model, self.grid, self.resize, architecture=self.architecture)
@@ -137,17 +137,17 @@ class Build:
         if self.json:
             print(json_format.dumps(asdict(report), indent=1))
             return
-        for picture in report.bad:
-            print(f"left out {picture.path}: {picture.reason}")
+        for image in report.bad:
+            print(f"left out {image.path}: {image.reason}")
         print(
-            f"{self.index}: {report.total:,} pictures; {report.embedded:,} embedded, {report.copied:,} copied, "
+            f"{self.index}: {report.total:,} images; {report.embedded:,} embedded, {report.copied:,} copied, "
             f"{report.unchanged:,} unchanged, {report.removed:,} removed, {len(report.bad):,} left out"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Show what an index is of, how many pictures it has and how big it is.
+    """Show what an index is of, how many images it has and how big it is.
 
     For instance:
 
@@ -183,38 +183,38 @@ class Info:
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Read every row of an index, and compare the picture files with what was indexed. Ends with code 1 where
+    """Read every row of an index, and compare the image files with what was indexed. Ends with code 1 where
     something is wrong.
 
     For instance:
 
     diml index verify photos.index
 
-    diml index verify photos.index --no-pictures
+    diml index verify photos.index --no-images
     """
 
     index: _Place
     """The index."""
 
-    no_pictures: bool = False
+    no_images: bool = False
     """Look at the index only."""
 
     def run(self) -> int:
         """Read all, print what is wrong."""
         from diml.search import check_index, open_store
 
-        check = check_index(open_store(self.index), pictures=not self.no_pictures, progress=True)
+        check = check_index(open_store(self.index), images=not self.no_images, progress=True)
         for line in (*check.faults, *check.stale):
             print(line)
-        stale = f"{len(check.stale):,} pictures out of date" if check.stale else "pictures as they were indexed"
-        told = "not looked at" if self.no_pictures else stale
+        stale = f"{len(check.stale):,} images out of date" if check.stale else "images as they were indexed"
+        told = "not looked at" if self.no_images else stale
         print(f"{self.index}: {check.rows:,} rows, {len(check.faults):,} faults; {told}")
         return 0 if check.ok else 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remove:
-    """Take pictures out of an index: by their paths as `diml search` shows them, by a condition, or both.
+    """Take images out of an index: by their paths as `diml search` shows them, by a condition, or both.
 
     For instance:
 
@@ -226,34 +226,32 @@ class Remove:
     index: _Place
     """The index."""
 
-    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[PICTURE ...]")] = ()
-    """Pictures to take out; their files are left alone."""
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGE ...]")] = ()
+    """Images to take out; their files are left alone."""
 
     where: str | None = None
     """Those that fit this condition on metadata."""
 
     def run(self) -> int:
         """Find them, take them out, tell how many."""
-        from diml.search import open_store, parse_where, picture_file
+        from diml.search import image_file, open_store, parse_where
 
-        if not self.pictures and self.where is None:
-            raise ValueError("pictures: name some, or give --where; to be rid of the whole index, delete its folder")
+        if not self.images and self.where is None:
+            raise ValueError("images: name some, or give --where; to be rid of the whole index, delete its folder")
         store = open_store(self.index)
         condition = None if self.where is None else parse_where(self.where, store.config.columns)
-        asked = {picture.expanduser().absolute() for picture in self.pictures}
+        asked = {image.expanduser().absolute() for image in self.images}
         chosen: list[str] = []
         seen: set[Path] = set()
         for part in store.listing(condition):
             for name, metadata in zip(part.ids, part.metadata, strict=True):
-                file = picture_file(metadata) if asked else None
+                file = image_file(metadata) if asked else None
                 if file is None or file in asked or file.resolve() in asked:
                     chosen.append(name)
                     seen |= set() if file is None else {file}
         missing = [path for path in asked if path not in seen and path.resolve() not in seen]
         if missing:
-            raise ValueError(
-                f"pictures: {missing[0]} is not in {self.index} (or does not fit --where); nothing removed"
-            )
+            raise ValueError(f"images: {missing[0]} is not in {self.index} (or does not fit --where); nothing removed")
         print(f"{self.index}: {store.remove(chosen):,} removed, {store.count():,} left")
         return 0
 
@@ -278,7 +276,7 @@ class Optimize:
         store.optimize()
         found = store.info()
         size = "" if found.disk_bytes is None else f", {found.disk_bytes / 1e6:,.1f} MB"
-        print(f"{self.index}: {found.rows:,} pictures, {found.indexed:,} indexed ({found.index}){size}")
+        print(f"{self.index}: {found.rows:,} images, {found.indexed:,} indexed ({found.index}){size}")
         return 0
 
 

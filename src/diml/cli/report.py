@@ -25,7 +25,7 @@ class Report:
 
     diml report runs/mine --html mine.html
 
-    diml report mobilenetv2_100 folder --data PICTURES --queries 30 --choose random
+    diml report mobilenetv2_100 folder --data IMAGES --queries 30 --choose random
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_MODEL")]
@@ -66,19 +66,19 @@ class Report:
     """`crop`: short side to 256, centre 224; `square`: all of it to 224 x 224. By default the model's own."""
 
     marginals: Literal["cross_correlation", "uniform"] = "cross_correlation"
-    """Mass of each region: by its agreement with the other picture, or the same for all."""
+    """Mass of each region: by its agreement with the other image, or the same for all."""
 
     epsilon: float = 0.05
     """Entropy of the transport plan, in units of cosine."""
 
-    on_bad_picture: Literal["fail", "skip"] = "fail"
-    """Unreadable pictures: stop and name the first, or leave them out and name them all."""
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    """Unreadable images: stop and name the first, or leave them out and name them all."""
 
     cache: bool = True
-    """Keep embeddings by content in the cache folder, so that the same pictures are embedded once."""
+    """Keep embeddings by content in the cache folder, so that the same images are embedded once."""
 
     batch_size: int = 64
-    """Pictures in one batch."""
+    """Images in one batch."""
 
     workers: int | None = None
     """Loader processes; chosen by the machine when omitted."""
@@ -108,7 +108,7 @@ class Report:
             cache=embedding_cache() if self.cache else None,
             batch_size=self.batch_size,
             workers=self.workers,
-            on_bad_picture=self.on_bad_picture,
+            on_bad_image=self.on_bad_image,
             progress=True,
             marginals=self.marginals,
             epsilon=self.epsilon,

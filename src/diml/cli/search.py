@@ -1,4 +1,4 @@
-"""`diml search`: the pictures of an index that are most alike to a picture, or to each other."""
+"""`diml search`: the images of an index that are most alike to a image, or to each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """Find the pictures of an index that are most alike to a picture: the nearest by pooled vectors, re-ranked region
+    """Find the images of an index that are most alike to a image: the nearest by pooled vectors, re-ranked region
     by region, each with the part-to-part matches that make its score. Or, with --all-pairs, the pairs alike in it.
 
     For instance:
@@ -35,14 +35,14 @@ class Search:
     index: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="INDEX")]
     """The index, as `diml index build` made it."""
 
-    picture: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PICTURE]")] = None
+    image: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGE]")] = None
     """The query."""
 
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
     """How many hits."""
 
     where: str | None = None
-    """Only pictures that fit a condition on metadata, such as "label = 'milk' and price < 3"."""
+    """Only images that fit a condition on metadata, such as "label = 'milk' and price < 3"."""
 
     rerank: int = 100
     """How many of the nearest by pooled vectors to compare region by region, at least k; 0: none."""
@@ -57,13 +57,13 @@ class Search:
     """Write a page for the browser here, in one file: the hits with their regions, lines and ledgers, to compare."""
 
     all_pairs: bool = False
-    """In place of a picture: all pairs of the index whose score reaches the threshold, as they are found."""
+    """In place of a image: all pairs of the index whose score reaches the threshold, as they are found."""
 
     threshold: float = 1.9
     """With --all-pairs: least score, pooled + structural; with --rerank 0, least pooled cosine."""
 
     neighbours: int = 10
-    """With --all-pairs: how many nearest pictures of each to compare it with."""
+    """With --all-pairs: how many nearest images of each to compare it with."""
 
     differ: str | None = None
     """With --all-pairs: only pairs with different values in this column, such as one thing under two labels."""
@@ -72,7 +72,7 @@ class Search:
     """Where the embedder of the index is now, if it has moved."""
 
     marginals: Literal["cross_correlation", "uniform"] = "cross_correlation"
-    """Mass of each region: by its agreement with the other picture, or the same for all."""
+    """Mass of each region: by its agreement with the other image, or the same for all."""
 
     epsilon: float = 0.05
     """Entropy of the transport plan, in units of cosine."""
@@ -82,13 +82,13 @@ class Search:
 
     def run(self) -> int:
         """Search, print, write."""
-        if (self.picture is None) != self.all_pairs:
-            raise ValueError("picture: need a PICTURE, or --all-pairs in place of it; see --help")
+        if (self.image is None) != self.all_pairs:
+            raise ValueError("image: need a IMAGE, or --all-pairs in place of it; see --help")
         if self.all_pairs:
             return self._all_pairs()
-        assert self.picture is not None
-        if not self.picture.is_file():
-            raise FileNotFoundError(f"picture: {self.picture} is not there")
+        assert self.image is not None
+        if not self.image.is_file():
+            raise FileNotFoundError(f"image: {self.image} is not there")
         if self.html is not None:
             from diml.explain import check_page_name
 
@@ -96,7 +96,7 @@ class Search:
         from diml.search import Searcher
 
         with Searcher.open(self.index, model=self.model, device=self.device) as searcher:
-            found = searcher.search(self.picture, self.k, rerank=self.rerank, where=self.where, **self._settings())
+            found = searcher.search(self.image, self.k, rerank=self.rerank, where=self.where, **self._settings())
             written = None if self.html is None else self._write_page(searcher, found)
         if self.json:
             print(json_format.dumps(found.to_dict(self.top), indent=1, allow_nan=False))
@@ -138,21 +138,21 @@ class Search:
 
     def _write_page(self, searcher: Searcher, found: Found) -> Path:
         """The hits as `diml explain --hits` shows them, from the stored regions."""
-        from diml.data.pictures import load_picture
-        from diml.explain import PictureMatch, explanation_page, rank_hits
+        from diml.data.images import load_image
+        from diml.explain import Explanation, explanation_page, rank_hits
         from diml.files import write_text
 
         assert self.html is not None
         if not found.hits:
             raise ValueError("html: no hits, so there is nothing to show; look at --where")
         view = searcher.embedder.preprocess.view
-        query = view(load_picture(Path(found.query)), 2)
+        query = view(load_image(Path(found.query)), 2)
         matches = []
         for place, hit in enumerate(found.hits):
             if hit.file is None:
-                raise ValueError(f"html: the index does not say where the picture {hit.id} lies")
-            pictures = (query, view(load_picture(hit.file), 2))
-            matches.append(PictureMatch.of(found.match, pictures, (found.query, str(hit.file)), place))
+                raise ValueError(f"html: the index does not say where the image {hit.id} lies")
+            images = (query, view(load_image(hit.file), 2))
+            matches.append(Explanation.of(found.match, images, (found.query, str(hit.file)), place))
         told = {"index": self.index, "where": self.where, "rerank": self.rerank, **self._settings()}
         return write_text(self.html, explanation_page(rank_hits(matches), settings=told))
 
@@ -165,12 +165,12 @@ def _print(found: Found, top: int) -> None:
 
     console = Console(highlight=False)
     if not found.hits:
-        console.print("No hits: the index is empty, or no picture fits --where.")
+        console.print("No hits: the index is empty, or no image fits --where.")
         return
     table = Table(title="Hits, best first", caption="Parts: cell of the query -> cell of the hit, by column and row")
     for column in ("hit", "score", "pooled", "structural", "was"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("picture, and its largest parts", overflow="fold")
+    table.add_column("image, and its largest parts", overflow="fold")
     for place, hit in enumerate(found.hits):
         told = ["" if value is None else f"{value:.3f}" for value in (hit.score, hit.pooled, hit.structural)]
         name = hit.id if hit.file is None else "/".join(hit.file.parts[-2:])

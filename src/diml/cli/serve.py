@@ -1,4 +1,4 @@
-"""`diml serve`: two pictures compared, or one searched for in a folder, in the browser and by a JSON API."""
+"""`diml serve`: two images compared, or one searched for in a folder, in the browser and by a JSON API."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-    """Serve a page on this machine: drop two pictures to see what matches what, or one to search a folder or an index
+    """Serve a page on this machine: drop two images to see what matches what, or one to search a folder or an index
     with hits re-ranked and explained. The same by JSON: /api/match, /api/search, /api/openapi.json.
 
     Listens on 127.0.0.1 only. Nothing that is sent is kept, unless --keep says where.
@@ -38,7 +38,7 @@ class Serve:
     """
 
     folder: Path | None = None
-    """Search the pictures in this folder and below it; they are embedded while the server runs already."""
+    """Search the images in this folder and below it; they are embedded while the server runs already."""
 
     index: str | None = None
     """Search this index of `diml index build` instead: nothing is embedded but the query, by the index's own model."""
@@ -50,7 +50,7 @@ class Serve:
     """Open the page in the browser."""
 
     keep: Path | None = None
-    """Keep every picture that is sent in this folder, named by its content. By default none is kept."""
+    """Keep every image that is sent in this folder, named by its content. By default none is kept."""
 
     model: str | None = None
     """A timm name, the folder of a saved embedder or run, or a checkpoint file of the released code. By default
@@ -66,16 +66,16 @@ class Serve:
     """`crop`: short side to 256, centre 224; `square`: all of it to 224 x 224. By default the model's own."""
 
     marginals: Literal["cross_correlation", "uniform"] = "cross_correlation"
-    """Mass of each region: by its agreement with the other picture, or the same for all."""
+    """Mass of each region: by its agreement with the other image, or the same for all."""
 
     epsilon: float = 0.05
     """Entropy of the transport plan, in units of cosine; smaller is sharper and takes more iterations."""
 
     max_megabytes: float = 32.0
-    """Size of one request, both pictures together."""
+    """Size of one request, both images together."""
 
     max_megapixels: float = 50.0
-    """Size of one picture; larger ones are refused before they are decoded."""
+    """Size of one image; larger ones are refused before they are decoded."""
 
     max_requests: int = 4
     """Comparisons and searches at a time; more are refused until one has ended."""
@@ -84,10 +84,10 @@ class Serve:
     """Seconds after which a comparison or search is given up; a request has to be here in half of them."""
 
     cache: bool = True
-    """Keep embeddings of the folder by content in the cache folder, so that the same pictures are embedded once."""
+    """Keep embeddings of the folder by content in the cache folder, so that the same images are embedded once."""
 
     batch_size: int = 32
-    """Pictures in one batch."""
+    """Images in one batch."""
 
     device: str = "cpu"
     """Where to compute, for instance cuda."""
@@ -180,11 +180,11 @@ class Serve:
     def _tell(self, gallery: Gallery | None, port: int) -> None:
         address = f"http://127.0.0.1:{port}"
         if self.index is not None and gallery is not None:
-            print(f"Searching {gallery.state().total:,} pictures of {self.index}.")
+            print(f"Searching {gallery.state().total:,} images of {self.index}.")
         elif gallery is not None:
-            print(f"Embedding {gallery.state().total:,} pictures of {self.folder}; the page shows how far.")
+            print(f"Embedding {gallery.state().total:,} images of {self.folder}; the page shows how far.")
         if self.keep is not None:
-            print(f"Pictures that are sent are kept in {self.keep}.")
+            print(f"Images that are sent are kept in {self.keep}.")
         print(f"Serving {address} (Ctrl-C stops it)", flush=True)
         if self.open:
             webbrowser.open(address)
@@ -200,7 +200,7 @@ def _tell_of(gallery: FolderGallery) -> None:
             return
         print(f"The folder cannot be searched: {state.trouble}", flush=True)
         return
-    print(f"Ready to search {state.count:,} pictures after {state.seconds:.0f} seconds.", flush=True)
+    print(f"Ready to search {state.count:,} images after {state.seconds:.0f} seconds.", flush=True)
     for bad in state.bad[:10]:
         print(f"  left out: {bad.path}: {bad.reason}", flush=True)
     if len(state.bad) > 10:

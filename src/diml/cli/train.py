@@ -142,7 +142,7 @@ def _print_result(config: TrainConfig, result: TrainResult) -> None:
 
     console = Console()
     reports = {result.folder.name: result.test}
-    title = f"{config.dataset}, test: {len(result.test.queries)} queries, {result.test.gallery_size} gallery pictures"
+    title = f"{config.dataset}, test: {len(result.test.queries)} queries, {result.test.gallery_size} gallery images"
     console.print(report_table(reports, title))
     differences = difference_table(reports)
     if differences is not None:

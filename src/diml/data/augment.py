@@ -1,6 +1,6 @@
-"""Training pictures: a random part of each, perhaps mirrored; the same part again for the same seed.
+"""Training images: a random part of each, perhaps mirrored; the same part again for the same seed.
 
-All randomness of a picture comes from one number, which follows from (seed, epoch, index of the picture). So neither
+All randomness of a image comes from one number, which follows from (seed, epoch, index of the image). So neither
 the number of worker processes nor an interruption changes what a run sees.
 """
 
@@ -26,10 +26,10 @@ _TRIES: Final = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """How a picture is varied in training: RandomResizedCrop and horizontal flip, and colours where wanted.
+    """How a image is varied in training: RandomResizedCrop and horizontal flip, and colours where wanted.
 
     Geometry and colours are torchvision's (v2): with its global generator seeded alike, RandomResizedCrop,
-    RandomHorizontalFlip, ColorJitter and RandomGrayscale in this order give the same picture to the bit.
+    RandomHorizontalFlip, ColorJitter and RandomGrayscale in this order give the same image to the bit.
 
     Attributes:
         preprocess: Its `size`, `mean`, `std` and `interpolation` hold here too.
@@ -71,21 +71,21 @@ class Augment:
         if not all(0 <= value < math.inf for value in self.jitter) or self.jitter[3] > 0.5:
             raise ValueError(f"jitter: need numbers of at least 0, and 0.5 at most for hue, got {self.jitter}")
 
-    def __call__(self, picture: Image.Image, seed: int) -> torch.Tensor:
-        """Return the network input of an RGB picture: (3, size, size), float32, normalised.
+    def __call__(self, image: Image.Image, seed: int) -> torch.Tensor:
+        """Return the network input of an RGB image: (3, size, size), float32, normalised.
 
         Args:
-            picture: PIL picture of mode RGB.
+            image: PIL image of mode RGB.
             seed: 0 to 2^64 - 1; the same seed makes the same input. See `item_seed`.
         """
-        return self.preprocess.normalize(self.view(picture, seed))
+        return self.preprocess.normalize(self.view(image, seed))
 
-    def view(self, picture: Image.Image, seed: int) -> Image.Image:
-        """Return what the network sees for this seed, as an RGB picture of size x size."""
+    def view(self, image: Image.Image, seed: int) -> Image.Image:
+        """Return what the network sees for this seed, as an RGB image of size x size."""
         generator = torch.Generator().manual_seed(seed)
-        top, left, height, width = self._part(picture, generator)
+        top, left, height, width = self._part(image, generator)
         size, kind = [self.preprocess.size] * 2, InterpolationMode(self.preprocess.interpolation)
-        view: Image.Image = F.resized_crop(picture, top, left, height, width, size, kind)
+        view: Image.Image = F.resized_crop(image, top, left, height, width, size, kind)
         if torch.rand(1, generator=generator).item() < self.flip:
             view = F.horizontal_flip(view)
         if any(self.jitter):
@@ -114,9 +114,9 @@ class Augment:
         preprocess = inner if isinstance(inner, Preprocess) else Preprocess.from_dict(inner)
         return cls(**{**settings, "preprocess": preprocess})
 
-    def _part(self, picture: Image.Image, generator: torch.Generator) -> tuple[int, int, int, int]:
-        """Top, left, height and width of what is cut out; the middle where no try fits into the picture."""
-        width, height = picture.size
+    def _part(self, image: Image.Image, generator: torch.Generator) -> tuple[int, int, int, int]:
+        """Top, left, height and width of what is cut out; the middle where no try fits into the image."""
+        width, height = image.size
         logarithms = torch.log(torch.tensor(self.ratio))
         for _ in range(_TRIES):
             area = width * height * _uniform(*self.scale, generator)
@@ -148,7 +148,7 @@ class Augment:
 
 
 def item_seed(seed: int, epoch: int, index: int) -> int:
-    """Return the seed of one picture in one epoch of a run, well mixed: 0 to 2^63 - 1."""
+    """Return the seed of one image in one epoch of a run, well mixed: 0 to 2^63 - 1."""
     mixed = np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0]
     return int(mixed >> np.uint64(1))
 

@@ -1,6 +1,6 @@
-"""How the batch-matching samplers choose one batch: build a pool of pictures, measure it, pick.
+"""How the batch-matching samplers choose one batch: build a pool of images, measure it, pick.
 
-Legend: B pictures of a batch, P of a pool, D channels.
+Legend: B images of a batch, P of a pool, D channels.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Pools:
 
     Attributes:
         everyone: The usable classes.
-        known: The same classes with only those pictures whose embedding is stored.
-        embed: From picture indices (P,) to their embeddings (P, D), float64.
+        known: The same classes with only those images whose embedding is stored.
+        embed: From image indices (P,) to their embeddings (P, D), float64.
         classes: Classes of a batch.
-        per_class: Pictures of each.
+        per_class: Images of each.
         pool: P.
     """
 
@@ -39,7 +39,7 @@ class Pools:
 
     @cached_property
     def whole_classes(self) -> ClassGroups:
-        """The classes with `per_class` known pictures or more."""
+        """The classes with `per_class` known images or more."""
         return self.known.at_least(self.per_class)
 
 
@@ -47,7 +47,7 @@ class Choice(Protocol):
     """How one batch is chosen."""
 
     def batch(self, pools: Pools, generator: np.random.Generator) -> Indices | None:
-        """Return B picture indices, `per_class` of each class, or None where too few embeddings are known."""
+        """Return B image indices, `per_class` of each class, or None where too few embeddings are known."""
         ...
 
 
@@ -144,7 +144,7 @@ CHOICES: Final[Mapping[str, type[Any]]] = MappingProxyType(
 
 
 def _scattered_pool(pools: Pools, generator: np.random.Generator) -> tuple[Indices, Indices] | None:
-    """Known pictures by chance (P,) and their classes (P,); more than P where needed to have enough classes."""
+    """Known images by chance (P,) and their classes (P,); more than P where needed to have enough classes."""
     rows, numbers = pools.known.numbered
     order = generator.permutation(len(rows))
     rows, numbers = rows[order], numbers[order]
@@ -156,7 +156,7 @@ def _scattered_pool(pools: Pools, generator: np.random.Generator) -> tuple[Indic
 
 
 def _with_partners(anchors: Indices, classes: Indices, pools: Pools, generator: np.random.Generator) -> Indices:
-    """Each anchor, followed by per_class - 1 other pictures of its class by chance."""
+    """Each anchor, followed by per_class - 1 other images of its class by chance."""
     parts = []
     for anchor, number in zip(anchors, classes, strict=True):
         members = pools.everyone.members[number]
@@ -166,7 +166,7 @@ def _with_partners(anchors: Indices, classes: Indices, pools: Pools, generator: 
 
 
 def _balanced_pool(pools: Pools, generator: np.random.Generator) -> list[Indices] | None:
-    """Known pictures of as many classes as possible, P together: round by round `per_class` more of each class."""
+    """Known images of as many classes as possible, P together: round by round `per_class` more of each class."""
     members = pools.whole_classes.members
     if len(members) < pools.classes:
         return None

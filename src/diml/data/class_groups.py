@@ -1,6 +1,6 @@
-"""Which pictures belong to which class, and class-balanced draws among them.
+"""Which images belong to which class, and class-balanced draws among them.
 
-Legend: N pictures, C classes.
+Legend: N images, C classes.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ Indices = NDArray[np.int64]
 
 
 class SmallClassesWarning(UserWarning):
-    """Some classes have too few pictures to be trained on and are left out."""
+    """Some classes have too few images to be trained on and are left out."""
 
 
 @dataclass(frozen=True, eq=False)
 class ClassGroups:
-    """Pictures by class.
+    """Images by class.
 
     Attributes:
-        members: C arrays of picture indices, (n_c,) int64 each, rising; n_c may be 0.
+        members: C arrays of image indices, (n_c,) int64 each, rising; n_c may be 0.
     """
 
     members: tuple[Indices, ...]
 
     @classmethod
     def of(cls, labels: ArrayLike | Tensor) -> ClassGroups:
-        """Group pictures by label (N,); classes stand in the order of their labels.
+        """Group images by label (N,); classes stand in the order of their labels.
 
         Raises:
             ValueError: `labels` are not whole numbers of shape (N,), or there are none.
@@ -49,44 +49,44 @@ class ClassGroups:
         return len(self.members)
 
     @cached_property
-    def pictures(self) -> Indices:
-        """All pictures of these classes, rising."""
+    def images(self) -> Indices:
+        """All images of these classes, rising."""
         return np.sort(self.numbered[0])
 
     @cached_property
     def numbered(self) -> tuple[Indices, Indices]:
-        """All pictures, class by class, and the class number of each."""
+        """All images, class by class, and the class number of each."""
         sizes = [len(member) for member in self.members]
         return np.concatenate([np.empty(0, np.int64), *self.members]), np.repeat(np.arange(len(sizes)), sizes)
 
     def at_least(self, size: int) -> ClassGroups:
-        """Only the classes that have `size` pictures or more."""
+        """Only the classes that have `size` images or more."""
         return ClassGroups(tuple(member for member in self.members if len(member) >= size))
 
     def among(self, allowed: NDArray[np.bool_]) -> ClassGroups:
-        """Every class with only those of its pictures that `allowed` (N,) has; C stays the same."""
+        """Every class with only those of its images that `allowed` (N,) has; C stays the same."""
         return ClassGroups(tuple(member[allowed[member]] for member in self.members))
 
 
 def usable_classes(labels: ArrayLike | Tensor, batch_size: int, per_class: int) -> ClassGroups:
-    """Return the classes that can fill their part of a batch with distinct pictures.
+    """Return the classes that can fill their part of a batch with distinct images.
 
-    A class with fewer than `per_class` pictures is left out, as a pair of a photo with itself teaches nothing.
+    A class with fewer than `per_class` images is left out, as a pair of a photo with itself teaches nothing.
 
     Args:
         labels: (N,) whole numbers.
-        batch_size: Pictures in a batch, a multiple of `per_class`.
-        per_class: Pictures of each class in a batch.
+        batch_size: Images in a batch, a multiple of `per_class`.
+        per_class: Images of each class in a batch.
 
     Raises:
         ValueError: `per_class` does not divide `batch_size`, or there are too few classes for a batch.
 
     Warns:
-        SmallClassesWarning: Classes were left out; it says how many, and with how many pictures.
+        SmallClassesWarning: Classes were left out; it says how many, and with how many images.
     """
     if per_class < 1 or batch_size < 1 or batch_size % per_class:
         raise ValueError(
-            f"batch_size, per_class: need a batch of whole classes, got {batch_size} pictures with {per_class} a class"
+            f"batch_size, per_class: need a batch of whole classes, got {batch_size} images with {per_class} a class"
         )
     everything = ClassGroups.of(labels)
     usable = everything.at_least(per_class)
@@ -96,14 +96,14 @@ def usable_classes(labels: ArrayLike | Tensor, batch_size: int, per_class: int) 
         most = per_class * len(usable)
         remedy = f"take batch_size {most} at most, or another per_class" if most else "take a smaller per_class"
         raise ValueError(
-            f"batch_size: {batch_size} pictures with {per_class} a class need {needed} classes of at least {per_class} "
-            f"pictures, got {len(usable)}; {remedy}"
+            f"batch_size: {batch_size} images with {per_class} a class need {needed} classes of at least {per_class} "
+            f"images, got {len(usable)}; {remedy}"
         )
     if left_out:
-        pictures = len(everything.pictures) - len(usable.pictures)
+        images = len(everything.images) - len(usable.images)
         warnings.warn(
-            f"{left_out} of {len(everything)} classes ({pictures} pictures) have fewer than per_class = {per_class} "
-            "pictures and are left out of training",
+            f"{left_out} of {len(everything)} classes ({images} images) have fewer than per_class = {per_class} "
+            "images and are left out of training",
             SmallClassesWarning,
             stacklevel=4,
         )
@@ -111,16 +111,16 @@ def usable_classes(labels: ArrayLike | Tensor, batch_size: int, per_class: int) 
 
 
 def draw_balanced(groups: ClassGroups, classes: int, per_class: int, generator: np.random.Generator) -> Indices:
-    """Draw distinct classes and distinct pictures of each, all equally likely: (classes * per_class,), by class."""
+    """Draw distinct classes and distinct images of each, all equally likely: (classes * per_class,), by class."""
     chosen = generator.choice(len(groups), classes, replace=False)
     parts = [generator.choice(groups.members[number], per_class, replace=False) for number in chosen]
     return np.concatenate(parts)
 
 
-def epoch_length(pictures: int, batch_size: int, batches_per_epoch: int | None) -> int:
-    """Return the batches of an epoch: those wanted, or pictures // batch_size as in the authors' runs; at least 1."""
+def epoch_length(images: int, batch_size: int, batches_per_epoch: int | None) -> int:
+    """Return the batches of an epoch: those wanted, or images // batch_size as in the authors' runs; at least 1."""
     if batches_per_epoch is None:
-        return max(1, pictures // batch_size)
+        return max(1, images // batch_size)
     if batches_per_epoch < 1:
         raise ValueError(f"batches_per_epoch: need at least 1, got {batches_per_epoch}; None means N // batch_size")
     return batches_per_epoch

@@ -10,16 +10,16 @@ from typing import Final
 import numpy as np
 
 from diml.assets import fetch_asset
+from diml.data.image_sets import DataSet
 from diml.data.inventory import (
     Inventory,
     class_folders,
     find_folder,
     folder_names,
+    images_below,
     missing_data,
-    pictures_below,
     require_whole,
 )
-from diml.data.picture_set import DataSet
 from diml.data.registry import DataSetInfo
 
 _PERSON: Final = re.compile(r"s(\d+)")
@@ -60,39 +60,39 @@ def take_stock_of_orl(info: DataSetInfo, root: str | Path | None) -> Inventory:
         raise missing_data(info, root)
     people = [name for name in folder_names(folder) if _PERSON.fullmatch(name)]
     inventory = class_folders(folder, sorted(people, key=lambda name: int(name[1:])))
-    # 10.pgm comes after 9.pgm, too: the order of pictures decides ties.
+    # 10.pgm comes after 9.pgm, too: the order of images decides ties.
     order = sorted(range(len(inventory.paths)), key=lambda i: (inventory.labels[i], _shot(inventory.paths[i])))
     return dataclasses.replace(inventory, paths=tuple(inventory.paths[index] for index in order))
 
 
 def load_orl(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
-    """`all`: every picture asks all others; `class_disjoint`: first half of the people trains, second half tests."""
+    """`all`: every image asks all others; `class_disjoint`: first half of the people trains, second half tests."""
     inventory = take_stock_of_orl(info, root)
     require_whole(info, inventory)
     if protocol == "class_disjoint":
         return _halves(info, inventory, protocol)
-    return DataSet(info.name, protocol, None, inventory.picture_set(info.name), info.credit)
+    return DataSet(info.name, protocol, None, inventory.image_set(info.name), info.credit)
 
 
 def take_stock_of_folder(info: DataSetInfo, root: str | Path | None) -> Inventory:
-    """Take stock of a user's folder; sub-folders without a picture are no class."""
+    """Take stock of a user's folder; sub-folders without a image are no class."""
     if root is None:
         raise missing_data(info, root)
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise missing_data(info, folder)
-    names = [name for name in folder_names(folder) if pictures_below(folder / name)]
+    names = [name for name in folder_names(folder) if images_below(folder / name)]
     if not names:
         raise missing_data(info, folder)
     return class_folders(folder, names)
 
 
 def load_folder(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
-    """Every picture asks all others; or the first half of the classes trains and the second tests."""
+    """Every image asks all others; or the first half of the classes trains and the second tests."""
     inventory = take_stock_of_folder(info, root)
     if protocol == "class_disjoint":
         return _halves(info, inventory, protocol)
-    return DataSet(info.name, protocol, None, inventory.picture_set(inventory.folder.resolve().name), info.credit)
+    return DataSet(info.name, protocol, None, inventory.image_set(inventory.folder.resolve().name), info.credit)
 
 
 def _halves(info: DataSetInfo, inventory: Inventory, protocol: str) -> DataSet:
@@ -103,8 +103,8 @@ def _halves(info: DataSetInfo, inventory: Inventory, protocol: str) -> DataSet:
             f"Expected: {info.layout}. To get it: {info.how_to_get}"
         )
     first = inventory.labels < classes // 2
-    train = inventory.picture_set(f"{info.name} train", np.flatnonzero(first))
-    test = inventory.picture_set(f"{info.name} test", np.flatnonzero(~first))
+    train = inventory.image_set(f"{info.name} train", np.flatnonzero(first))
+    test = inventory.image_set(f"{info.name} test", np.flatnonzero(~first))
     return DataSet(info.name, protocol, train, test, info.credit)
 
 

@@ -4,7 +4,7 @@ Two look for spread: they pick anchors one by one, each of another class (`greed
 for likeness: of several class-balanced candidates the one nearest to the pool is taken (`frechet_distance`,
 `histogram_distance`). All work in float64 and take their randomness from a generator handed in.
 
-Legend: P pictures of the pool, S pictures of a candidate, D channels.
+Legend: P images of the pool, S images of a candidate, D channels.
 
 Source: Roth et al., "Revisiting Training Strategies and Generalization Performance in Deep Metric Learning",
 ICML 2020, on the sampling of batches; where its released code differs, the docstring says so.

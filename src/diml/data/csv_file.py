@@ -1,4 +1,4 @@
-"""Any pictures, listed in a CSV file: `path,label,split` and, if wanted, `is_query,is_gallery`."""
+"""Any images, listed in a CSV file: `path,label,split` and, if wanted, `is_query,is_gallery`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
+from diml.data.image_sets import DataSet, ImageSet, numbered
 from diml.data.inventory import Listing
-from diml.data.picture_set import DataSet, PictureSet, numbered
 from diml.data.registry import DataSetInfo, nearest
 
 _REQUIRED: Final = ("path", "label", "split")
@@ -35,12 +35,12 @@ class _Row:
 
 
 def load_csv(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
-    """Load the pictures of a CSV file.
+    """Load the images of a CSV file.
 
     Columns: `path` (relative to the file, or absolute), `label` (any text), `split` (`train`, `validation` or `val`,
-    `test`) and, for pictures that are not for training, `is_query` and `is_gallery` (`1/0`, `true/false`, `yes/no`).
-    A picture with neither cell filled is both, and never answers itself; when all are, that is leave-one-out.
-    Protocol `test` tests on the test pictures, or on the validation pictures of a file without test pictures;
+    `test`) and, for images that are not for training, `is_query` and `is_gallery` (`1/0`, `true/false`, `yes/no`).
+    A image with neither cell filled is both, and never answers itself; when all are, that is leave-one-out.
+    Protocol `test` tests on the test images, or on the validation images of a file without test images;
     `validation` on the latter. Other columns are left alone.
 
     Raises:
@@ -60,8 +60,8 @@ def load_csv(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataS
     return DataSet(
         name=info.name,
         protocol=protocol,
-        train=_picture_set(f"{stem} train", training) if training else None,
-        test=_picture_set(f"{stem} {chosen}", [row for row in rows if row.split == chosen]),
+        train=_image_set(f"{stem} train", training) if training else None,
+        test=_image_set(f"{stem} {chosen}", [row for row in rows if row.split == chosen]),
         credit=info.credit,
     )
 
@@ -87,7 +87,7 @@ def read_rows(info: DataSetInfo, root: str | Path | None) -> list[_Row]:
         shown = bad[:_SHOWN] + ([f"and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else [])
         raise ValueError(f"{file}: {len(bad)} of {len(bad) + len(rows)} lines are bad:\n  " + "\n  ".join(shown))
     if not rows:
-        raise ValueError(f"{file}: expected one line a picture below the header, got none")
+        raise ValueError(f"{file}: expected one line a image below the header, got none")
     return rows
 
 
@@ -102,7 +102,7 @@ def _read_lines(reader: csv.DictReader[str], folder: Path, rows: list[_Row], bad
             bad.append(f"line {reader.line_num}: {error}")
             continue
         if row.path in seen:
-            bad.append(f"line {row.line}: the picture {row.path} is already in line {seen[row.path]}")
+            bad.append(f"line {row.line}: the image {row.path} is already in line {seen[row.path]}")
             continue
         seen[row.path] = row.line
         rows.append(row)
@@ -135,12 +135,12 @@ def _read_row(cells: dict[str, str], line: int, folder: Path, listing: Listing) 
     is_query, is_gallery = (_read_flag(name, cells.get(name)) for name in _FLAGS)
     split = _SPLITS[split.lower()]
     if split == "train" and (is_query or is_gallery):
-        raise ValueError("a training picture cannot be query or gallery")
+        raise ValueError("a training image cannot be query or gallery")
     if split != "train" and not (is_query or is_gallery) and (is_query is not None or is_gallery is not None):
         raise ValueError("is neither query nor gallery; set one flag, or leave both empty to make it both")
     found = listing.find(folder / path)
     if found is None:
-        raise ValueError(f"no such picture: {folder / path}")
+        raise ValueError(f"no such image: {folder / path}")
     return _Row(line, found, label, split, is_query, is_gallery)
 
 
@@ -153,19 +153,17 @@ def _read_flag(name: str, cell: str | None) -> bool | None:
     return word in _YES
 
 
-def _picture_set(name: str, rows: list[_Row]) -> PictureSet:
+def _image_set(name: str, rows: list[_Row]) -> ImageSet:
     labels, class_names = numbered(row.label for row in rows)
     unsaid = [row.is_query is None and row.is_gallery is None for row in rows]
     if all(unsaid):
-        return PictureSet(
-            name=name, paths=tuple(row.path for row in rows), labels=labels, class_names=tuple(class_names)
-        )
+        return ImageSet(name=name, paths=tuple(row.path for row in rows), labels=labels, class_names=tuple(class_names))
     queries = np.flatnonzero([row.is_query or both for row, both in zip(rows, unsaid, strict=True)])
     gallery = np.flatnonzero([row.is_gallery or both for row, both in zip(rows, unsaid, strict=True)])
     for side, chosen in (("is_query", queries), ("is_gallery", gallery)):
         if not len(chosen):
-            raise ValueError(f"{name}: no picture has {side}; queries and gallery are both needed")
-    return PictureSet(
+            raise ValueError(f"{name}: no image has {side}; queries and gallery are both needed")
+    return ImageSet(
         name=name,
         paths=tuple(row.path for row in rows),
         labels=labels,

@@ -10,8 +10,8 @@ from typing import Final
 
 from diml.data import class_sets, listed_sets
 from diml.data.csv_file import load_csv, read_rows
+from diml.data.image_sets import DataSet
 from diml.data.inventory import Inventory, size_differences
-from diml.data.picture_set import DataSet
 from diml.data.registry import DataSetInfo, dataset_info, nearest
 
 _Root = str | Path | None
@@ -55,18 +55,18 @@ class DataSetCheck:
     Attributes:
         name: The data set.
         place: Its folder or file.
-        pictures: Number of pictures found.
-        classes: Number of classes that have a picture.
-        expected_pictures: Known total; None for a user's own pictures.
+        images: Number of images found.
+        classes: Number of classes that have a image.
+        expected_images: Known total; None for a user's own images.
         expected_classes: Known total.
         differences: What is missing or differs, one line each.
     """
 
     name: str
     place: Path
-    pictures: int
+    images: int
     classes: int
-    expected_pictures: int | None
+    expected_images: int | None
     expected_classes: int | None
     differences: tuple[str, ...]
 
@@ -86,7 +86,7 @@ def load_dataset(name: str, root: str | Path | None = None, *, protocol: str | N
         protocol: How it is divided; default the first of `dataset_info(name).protocols`.
 
     Returns:
-        Pictures to train on (None where there are none) and to test on.
+        Images to train on (None where there are none) and to test on.
 
     Raises:
         ValueError: Unknown name or protocol, or a list with bad lines.
@@ -106,7 +106,7 @@ def load_dataset(name: str, root: str | Path | None = None, *, protocol: str | N
 
 
 def check_dataset(name: str, root: str | Path | None = None) -> DataSetCheck:
-    """Count the pictures and classes of a data set and compare them with the known totals.
+    """Count the images and classes of a data set and compare them with the known totals.
 
     Args:
         name: One of `dataset_names()`.
@@ -122,8 +122,8 @@ def check_dataset(name: str, root: str | Path | None = None) -> DataSetCheck:
         return DataSetCheck(name, Path(str(root)), len(rows), len({row.label for row in rows}), None, None, ())
     found = _TAKE_STOCK[name](info, root)
     differences = size_differences(info, found) + found.faults
-    pictures, classes = len(found.paths), found.classes_present()
-    return DataSetCheck(name, found.folder, pictures, classes, info.pictures, info.classes, differences)
+    images, classes = len(found.paths), found.classes_present()
+    return DataSetCheck(name, found.folder, images, classes, info.images, info.classes, differences)
 
 
 def locate_dataset(name: str, root: str | Path) -> Path | None:

@@ -11,12 +11,12 @@ from typing import Final
 
 import numpy as np
 
-from diml.data.picture_set import Indices, PictureSet
+from diml.data.image_sets import ImageSet, Indices
 from diml.data.registry import DataSetInfo
 
 _COMMON: Final = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".avif")
 _SCIENCE: Final = (".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2")
-PICTURE_SUFFIXES: Final = frozenset(_COMMON + _SCIENCE)
+IMAGE_SUFFIXES: Final = frozenset(_COMMON + _SCIENCE)
 _EXAMPLES: Final = 3
 
 
@@ -26,15 +26,15 @@ class IncompleteDataSetWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class Inventory:
-    """The pictures found and the faults seen.
+    """The images found and the faults seen.
 
     Attributes:
         folder: Where the data set lies.
-        paths: N pictures that are there.
+        paths: N images that are there.
         labels: (N,), int64, 0 to C - 1.
         class_names: C names.
         class_ids: C numbers by which the data set's own files call the classes.
-        parts: N names of the part that each picture is listed in (`train`, `test`); empty strings when none is.
+        parts: N names of the part that each image is listed in (`train`, `test`); empty strings when none is.
         faults: What is missing, one line each, with counts and first examples; empty when nothing is.
     """
 
@@ -46,17 +46,17 @@ class Inventory:
     parts: tuple[str, ...]
     faults: tuple[str, ...]
 
-    def picture_set(self, name: str, keep: Indices | None = None) -> PictureSet:
-        """Return all pictures, or those with the indices `keep`, as a leave-one-out set."""
-        whole = PictureSet(name=name, paths=self.paths, labels=self.labels, class_names=self.class_names)
+    def image_set(self, name: str, keep: Indices | None = None) -> ImageSet:
+        """Return all images, or those with the indices `keep`, as a leave-one-out set."""
+        whole = ImageSet(name=name, paths=self.paths, labels=self.labels, class_names=self.class_names)
         return whole if keep is None else whole.subset(keep)
 
     def in_parts(self, *parts: str) -> Indices:
-        """Return the indices of the pictures listed in these parts."""
+        """Return the indices of the images listed in these parts."""
         return np.flatnonzero(np.isin(np.array(self.parts, dtype=str), parts)).astype(np.int64)
 
     def classes_present(self) -> int:
-        """Return the number of classes that have a picture."""
+        """Return the number of classes that have a image."""
         return len(np.unique(self.labels))
 
 
@@ -88,7 +88,7 @@ def require_whole(info: DataSetInfo, inventory: Inventory) -> None:
     """Refuse a data set with faults; warn when it is whole in itself but not of its known size.
 
     Raises:
-        FileNotFoundError: Listed pictures or whole classes are missing.
+        FileNotFoundError: Listed images or whole classes are missing.
     """
     if inventory.faults:
         raise FileNotFoundError(
@@ -106,8 +106,8 @@ def require_whole(info: DataSetInfo, inventory: Inventory) -> None:
 
 
 def size_differences(info: DataSetInfo, inventory: Inventory) -> tuple[str, ...]:
-    """Return how the numbers of pictures and classes differ from the known totals, one line each."""
-    found = {"pictures": (len(inventory.paths), info.pictures), "classes": (inventory.classes_present(), info.classes)}
+    """Return how the numbers of images and classes differ from the known totals, one line each."""
+    found = {"images": (len(inventory.paths), info.images), "classes": (inventory.classes_present(), info.classes)}
     return tuple(
         f"{have:,} {what} where {known:,} are known"
         for what, (have, known) in found.items()
@@ -116,21 +116,21 @@ def size_differences(info: DataSetInfo, inventory: Inventory) -> tuple[str, ...]
 
 
 def class_folders(folder: Path, names: Iterable[str]) -> Inventory:
-    """Take stock of class folders `folder/NAME`, in the given order, nested pictures included."""
+    """Take stock of class folders `folder/NAME`, in the given order, nested images included."""
     paths: list[Path] = []
     labels: list[int] = []
     kept: list[str] = []
     empty: list[str] = []
     for name in names:
-        pictures = pictures_below(folder / name)
-        if pictures:
-            labels += [len(kept)] * len(pictures)
-            paths += pictures
+        images = images_below(folder / name)
+        if images:
+            labels += [len(kept)] * len(images)
+            paths += images
             kept.append(name)
         else:
             empty.append(name)
     total = len(kept) + len(empty)
-    faults = (f"{len(empty):,} of {total:,} class folders have no picture ({examples(empty)})",) if empty else ()
+    faults = (f"{len(empty):,} of {total:,} class folders have no image ({examples(empty)})",) if empty else ()
     return Inventory(
         folder=folder,
         paths=tuple(paths),
@@ -147,15 +147,15 @@ def folder_names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def pictures_below(folder: Path) -> list[Path]:
-    """Return all pictures in a folder and below, sorted; hidden files and folders and other suffixes are left out."""
+def images_below(folder: Path) -> list[Path]:
+    """Return all images in a folder and below, sorted; hidden files and folders and other suffixes are left out."""
     found: list[Path] = []
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [
             Path(place) / name
             for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
         ]
     return sorted(found)
 

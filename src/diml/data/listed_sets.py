@@ -1,4 +1,4 @@
-"""Data sets that list their pictures in text files: `online_products` and `grocery`."""
+"""Data sets that list their images in text files: `online_products` and `grocery`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Final
 
 import numpy as np
 
+from diml.data.image_sets import DataSet, ImageSet, numbered
 from diml.data.inventory import Inventory, Listing, examples, find_folder, missing_data, require_whole
-from diml.data.picture_set import DataSet, PictureSet, numbered
 from diml.data.registry import DataSetInfo
 
 _PRODUCT_LISTS: Final = {"train": "Ebay_train.txt", "test": "Ebay_test.txt"}
@@ -21,7 +21,7 @@ _GROCERY_TRAINING_CLASSES: Final = 40  # fine classes 0-39 train, 40-80 test
 
 @dataclass(frozen=True)
 class _Entry:
-    """One line of a list: the part it is in, the picture's path below the picture folder, its class number."""
+    """One line of a list: the part it is in, the image's path below the image folder, its class number."""
 
     part: str
     path: str
@@ -29,28 +29,28 @@ class _Entry:
 
 
 def locate_online_products(info: DataSetInfo, root: str | Path) -> Path | None:
-    """Return the folder that has a list in `Info_Files`, or beside the pictures as in the archive; or None."""
+    """Return the folder that has a list in `Info_Files`, or beside the images as in the archive; or None."""
     lists = list(_PRODUCT_LISTS.values())
     return find_folder(info, root, [f"Info_Files/{name}" for name in lists] + lists)
 
 
 def take_stock_of_online_products(info: DataSetInfo, root: str | Path | None) -> Inventory:
-    """Compare the lists of `online_products` with the pictures."""
+    """Compare the lists of `online_products` with the images."""
     folder = None if root is None else locate_online_products(info, root)
     if folder is None:
         raise missing_data(info, root)
     lists = folder / "Info_Files" if (folder / "Info_Files").is_dir() else folder
-    pictures = folder / "images" if (folder / "images").is_dir() else folder
+    images = folder / "images" if (folder / "images").is_dir() else folder
     entries, faults = _read_lists(lists, _PRODUCT_LISTS, _product_entry)
-    return _compare(pictures, entries, faults, _product_names(entries))
+    return _compare(images, entries, faults, _product_names(entries))
 
 
 def load_online_products(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
     """`Ebay_train.txt` trains, `Ebay_test.txt` tests, leave-one-out."""
     inventory = take_stock_of_online_products(info, root)
     require_whole(info, inventory)
-    train = inventory.picture_set(f"{info.name} train", inventory.in_parts("train"))
-    test = inventory.picture_set(f"{info.name} test", inventory.in_parts("test"))
+    train = inventory.image_set(f"{info.name} train", inventory.in_parts("train"))
+    test = inventory.image_set(f"{info.name} test", inventory.in_parts("test"))
     return DataSet(info.name, protocol, train, test, info.credit)
 
 
@@ -83,11 +83,11 @@ def load_grocery(info: DataSetInfo, root: str | Path | None, protocol: str) -> D
                 f"{info.name} in {inventory.folder} has classes on one side of number {_GROCERY_TRAINING_CLASSES} "
                 f"only, and class_disjoint needs both. Expected: {info.layout}. To get it: {info.how_to_get}"
             )
-        train = inventory.picture_set(f"{info.name} train", np.flatnonzero(first))
-        test = inventory.picture_set(f"{info.name} test", np.flatnonzero(~first))
+        train = inventory.image_set(f"{info.name} train", np.flatnonzero(first))
+        test = inventory.image_set(f"{info.name} test", np.flatnonzero(~first))
         return DataSet(info.name, protocol, train, test, info.credit)
     gallery = inventory.in_parts("train", "val")
-    test = PictureSet(
+    test = ImageSet(
         name=f"{info.name} test",
         paths=inventory.paths,
         labels=inventory.labels,
@@ -95,7 +95,7 @@ def load_grocery(info: DataSetInfo, root: str | Path | None, protocol: str) -> D
         queries=inventory.in_parts("test"),
         gallery=gallery,
     )
-    return DataSet(info.name, protocol, inventory.picture_set(f"{info.name} train", gallery), test, info.credit)
+    return DataSet(info.name, protocol, inventory.image_set(f"{info.name} train", gallery), test, info.credit)
 
 
 def _product_entry(part: str, line: str) -> _Entry | None:
@@ -126,7 +126,7 @@ def _read_lists(
             if line.strip():
                 entries += filter(None, [_read_entry(path, number, part, line, read_line)])
         if len(entries) == before:
-            faults.append(f"the list {path} names no picture")
+            faults.append(f"the list {path} names no image")
     return entries, faults
 
 
@@ -140,20 +140,20 @@ def _read_entry(
         raise ValueError(f"{path}, line {number}: expected `{expected}`, got {line.strip()!r}") from error
 
 
-def _compare(pictures: Path, entries: list[_Entry], faults: list[str], names: Mapping[int, str]) -> Inventory:
-    """Look for every listed picture below the folder `pictures`."""
+def _compare(images: Path, entries: list[_Entry], faults: list[str], names: Mapping[int, str]) -> Inventory:
+    """Look for every listed image below the folder `images`."""
     listing = Listing()
-    found = [listing.find(pictures / entry.path) for entry in entries]
+    found = [listing.find(images / entry.path) for entry in entries]
     missing = [entry.path for entry, path in zip(entries, found, strict=True) if path is None]
     if missing:
         faults = [
             *faults,
-            f"{len(missing):,} of {len(entries):,} listed pictures are missing below {pictures} ({examples(missing)})",
+            f"{len(missing):,} of {len(entries):,} listed images are missing below {images} ({examples(missing)})",
         ]
     there = [(entry, path) for entry, path in zip(entries, found, strict=True) if path is not None]
     labels, class_ids = numbered(entry.label for entry, _ in there)
     return Inventory(
-        folder=pictures,
+        folder=images,
         paths=tuple(path for _, path in there),
         labels=labels,
         class_names=tuple(names.get(class_id, str(class_id)) for class_id in class_ids),

@@ -20,7 +20,7 @@ class DataSetInfo:
         folders: Names that its folder goes by inside a root folder, usual name first.
         layout: What lies where below that folder.
         how_to_get: What to do when it is missing.
-        pictures: Known total, all parts together; None when there is none.
+        images: Known total, all parts together; None when there is none.
         classes: Known total.
         credit: Whom to name where it is used.
     """
@@ -31,7 +31,7 @@ class DataSetInfo:
     folders: tuple[str, ...] = ()
     layout: str
     how_to_get: str
-    pictures: int | None = None
+    images: int | None = None
     classes: int | None = None
     credit: str | None = None
 
@@ -47,7 +47,7 @@ _ALL: Final = (
             "download the archive CUB_200_2011.tgz from the data set's page at Caltech "
             "(Caltech-UCSD Birds-200-2011) and move its folder `images` to ROOT/cub200/images"
         ),
-        pictures=11_788,
+        images=11_788,
         classes=200,
         credit="Caltech-UCSD Birds-200-2011 (Wah et al., 2011)",
     ),
@@ -58,10 +58,10 @@ _ALL: Final = (
         folders=("cars196",),
         layout="ROOT/cars196/images/<class>/*.jpg, one folder a class",
         how_to_get=(
-            "download Stanford Cars (car_ims.tgz and cars_annos.mat) and sort all its pictures, training and test "
+            "download Stanford Cars (car_ims.tgz and cars_annos.mat) and sort all its images, training and test "
             "together, into one folder a class below ROOT/cars196/images"
         ),
-        pictures=16_185,
+        images=16_185,
         classes=196,
         credit="Stanford Cars (Krause et al., 2013)",
     ),
@@ -78,7 +78,7 @@ _ALL: Final = (
             "download Stanford_Online_Products.zip from the data set's page (Stanford Online Products), move its "
             "text files to ROOT/online_products/Info_Files and its folders `*_final` to ROOT/online_products/images"
         ),
-        pictures=120_053,
+        images=120_053,
         classes=22_634,
         credit="Stanford Online Products (Song et al., CVPR 2016)",
     ),
@@ -92,18 +92,18 @@ _ALL: Final = (
             "as listed, or both inside ROOT/grocery/dataset as in the public repository"
         ),
         how_to_get="clone the public repository GroceryStoreDataset of marcusklasson to ROOT/grocery",
-        pictures=5_421,
+        images=5_421,
         classes=81,
         credit="Grocery Store Dataset (Klasson, Zhang and Kjellström, WACV 2019), MIT licence",
     ),
     DataSetInfo(
         name="orl",
-        description="Faces of 40 people, 10 grey pictures each, leave-one-out; fetched on first use",
+        description="Faces of 40 people, 10 grey images each, leave-one-out; fetched on first use",
         protocols=("all", "class_disjoint"),
         folders=("orl", "ORL_faces", "orl_faces"),
         layout="ROOT/orl/s1/1.pgm to ROOT/orl/s40/10.pgm, one folder a person",
         how_to_get="leave the root away: it is fetched by pip and kept in the cache",
-        pictures=400,
+        images=400,
         classes=40,
         credit="ORL Database of Faces, AT&T Laboratories Cambridge (Samaria and Harter, 1994)",
     ),
@@ -111,12 +111,12 @@ _ALL: Final = (
         name="folder",
         description="Any folder with one sub-folder a class, leave-one-out",
         protocols=("all", "class_disjoint"),
-        layout="ROOT/<class>/ with pictures, further sub-folders included",
+        layout="ROOT/<class>/ with images, further sub-folders included",
         how_to_get="name the folder as the root; it needs one sub-folder a class",
     ),
     DataSetInfo(
         name="csv",
-        description="Any pictures listed in a CSV file",
+        description="Any images listed in a CSV file",
         protocols=("test", "validation"),
         layout="a file with the columns path,label,split and, if wanted, is_query,is_gallery",
         how_to_get="name the CSV file as the root; its paths are relative to the file",

@@ -1,10 +1,10 @@
-"""Batch samplers: which pictures make each batch of an epoch.
+"""Batch samplers: which images make each batch of an epoch.
 
 A sampler plans whole batches over all processes; the plan of an epoch follows from (seed, epoch) and, for the samplers
 that look at embeddings, from the embeddings stored before the epoch. So an interrupted run goes on where it was by
 skipping the batches it has done.
 
-Legend: N pictures, B pictures of a batch, D channels.
+Legend: N images, B images of a batch, D channels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from diml.data.batch_choices import CHOICES
-from diml.data.batch_matching import BatchMatching
+from diml.data.batch_selection import BatchMatching
 from diml.data.class_groups import (
     ClassGroups,
     checked_seed,
@@ -37,7 +37,7 @@ class BatchSampler(Protocol):
     """What the training loop needs of a sampler.
 
     Attributes:
-        needs_embeddings: Whether `update` matters. The loop then stores the embeddings of all training pictures before
+        needs_embeddings: Whether `update` matters. The loop then stores the embeddings of all training images before
             the first epoch, if it can, and those of every batch after its step.
     """
 
@@ -48,11 +48,11 @@ class BatchSampler(Protocol):
         ...
 
     def batches(self, epoch: int) -> Iterator[list[int]]:
-        """Return the batches of an epoch, each B distinct picture indices; planned when called, not while iterated."""
+        """Return the batches of an epoch, each B distinct image indices; planned when called, not while iterated."""
         ...
 
     def update(self, indices: Tensor, embeddings: Tensor) -> None:
-        """Store embeddings (B, D) of the pictures `indices` (B,), of all processes; nothing where not needed."""
+        """Store embeddings (B, D) of the images `indices` (B,), of all processes; nothing where not needed."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,15 +83,15 @@ class _Stateless:
 
 
 class ClassBalanced(_Stateless):
-    """Batches of B / per_class classes with `per_class` distinct pictures each, all by chance.
+    """Batches of B / per_class classes with `per_class` distinct images each, all by chance.
 
-    A class with fewer pictures than `per_class` is left out, with one warning that says how many are; no picture is
-    ever paired with itself. A class, and a picture, may come in several batches of an epoch, or in none.
+    A class with fewer images than `per_class` is left out, with one warning that says how many are; no image is
+    ever paired with itself. A class, and a image, may come in several batches of an epoch, or in none.
 
     Args:
-        labels: (N,) whole numbers, class of each picture.
+        labels: (N,) whole numbers, class of each image.
         batch_size: B, a multiple of `per_class`.
-        per_class: Pictures of each class in a batch.
+        per_class: Images of each class in a batch.
         seed: 0 or more.
         batches_per_epoch: Default N // B, as in the authors' runs; at least 1.
 
@@ -120,14 +120,14 @@ class ClassBalanced(_Stateless):
         return self._length
 
     def batches(self, epoch: int) -> Iterator[list[int]]:
-        """Return the batches of an epoch; the pictures of a class stand together."""
+        """Return the batches of an epoch; the images of a class stand together."""
         generator = generator_of(self._seed, checked_seed("epoch", epoch))
         draws = (draw_balanced(self._groups, self._classes, self._per_class, generator) for _ in range(self._length))
         return (batch.tolist() for batch in draws)
 
 
 class Random(_Stateless):
-    """Every picture once an epoch, shuffled; what is left over after the last whole batch is dropped.
+    """Every image once an epoch, shuffled; what is left over after the last whole batch is dropped.
 
     Args:
         labels: (N,) whole numbers; only their number matters.
@@ -136,28 +136,28 @@ class Random(_Stateless):
         batches_per_epoch: Default N // B, which is also the most.
 
     Raises:
-        ValueError: There are fewer than B pictures, or more batches are wanted than the pictures fill.
+        ValueError: There are fewer than B images, or more batches are wanted than the images fill.
     """
 
     def __init__(
         self, labels: ArrayLike | Tensor, *, batch_size: int, seed: int = 0, batches_per_epoch: int | None = None
     ) -> None:
-        self._pictures = len(ClassGroups.of(labels).pictures)
-        if not 1 <= batch_size <= self._pictures:
-            raise ValueError(f"batch_size: need 1 to {self._pictures}, the number of pictures, got {batch_size}")
+        self._images = len(ClassGroups.of(labels).images)
+        if not 1 <= batch_size <= self._images:
+            raise ValueError(f"batch_size: need 1 to {self._images}, the number of images, got {batch_size}")
         self._batch_size = batch_size
         self._seed = checked_seed("seed", seed)
-        self._length = epoch_length(self._pictures, batch_size, batches_per_epoch)
-        if self._length * batch_size > self._pictures:
-            most = self._pictures // batch_size
-            raise ValueError(f"batches_per_epoch: {self._pictures} pictures fill {most} batches, got {self._length}")
+        self._length = epoch_length(self._images, batch_size, batches_per_epoch)
+        if self._length * batch_size > self._images:
+            most = self._images // batch_size
+            raise ValueError(f"batches_per_epoch: {self._images} images fill {most} batches, got {self._length}")
 
     def __len__(self) -> int:
         return self._length
 
     def batches(self, epoch: int) -> Iterator[list[int]]:
-        """Return the batches of an epoch; no picture is in two."""
-        order = generator_of(self._seed, checked_seed("epoch", epoch)).permutation(self._pictures)
+        """Return the batches of an epoch; no image is in two."""
+        order = generator_of(self._seed, checked_seed("epoch", epoch)).permutation(self._images)
         used = order[: self._length * self._batch_size].reshape(self._length, self._batch_size)
         return (batch.tolist() for batch in used)
 
@@ -207,9 +207,9 @@ def build_sampler(
 
     Args:
         name: One of `sampler_names()`.
-        labels: (N,) whole numbers, class of each training picture.
-        batch_size: B, pictures of a batch over all processes.
-        per_class: Pictures of each class in a batch; `random` pays no heed to it.
+        labels: (N,) whole numbers, class of each training image.
+        batch_size: B, images of a batch over all processes.
+        per_class: Images of each class in a batch; `random` pays no heed to it.
         seed: 0 or more.
         options: `batches_per_epoch` for all; for those that look at embeddings `pool` and `project_to`; see the class
             of each for its own (`power`, `softened`, `comparisons`, `histogram_weight`).
@@ -218,7 +218,7 @@ def build_sampler(
         ValueError: Unknown name or option (the nearest known one is named), or sizes that do not fit together.
 
     Warns:
-        SmallClassesWarning: Classes with fewer than `per_class` pictures were left out.
+        SmallClassesWarning: Classes with fewer than `per_class` images were left out.
 
     Example:
         >>> sampler = build_sampler("class_balanced", [0, 0, 0, 1, 1, 2, 2], batch_size=4)

@@ -1,4 +1,4 @@
-"""Batches of augmented pictures for training: planned by a sampler, decoded by worker processes when wanted.
+"""Batches of augmented images for training: planned by a sampler, decoded by worker processes when wanted.
 
 What a batch holds depends on the planned indices and on (seed, epoch) alone, not on the number of workers.
 """
@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from diml.data.augment import Augment, item_seed
 from diml.data.class_groups import checked_seed
-from diml.data.loading import Collate, Decoded, LoadedBatch, PicturesByIndex, start_method
-from diml.data.pictures import BadPictureError, Picture
+from diml.data.images import BadImageError, ImageLike
+from diml.data.loading import Collate, Decoded, ImagesByIndex, LoadedBatch, start_method
 
 _Item = tuple[int, int]
 
@@ -25,15 +25,15 @@ class TrainingLoader:
     """Decodes and augments planned batches; its worker processes live on from epoch to epoch.
 
     Args:
-        pictures: N pictures, usually paths; see `Picture`.
-        augment: Varies each picture by a seed of its own.
+        images: N images, usually paths; see `ImageLike`.
+        augment: Varies each image by a seed of its own.
         workers: Processes that decode; 0 decodes in this one. As for `iterate_batches`, a script that uses them needs
-            `if __name__ == "__main__":`, and pictures in memory are always decoded here.
-        on_bad_picture: `fail` raises at the first one; `skip` reports them in `LoadedBatch.bad`, and the batch has so
-            many pictures less.
+            `if __name__ == "__main__":`, and images in memory are always decoded here.
+        on_bad_image: `fail` raises at the first one; `skip` reports them in `LoadedBatch.bad`, and the batch has so
+            many images less.
 
     Raises:
-        ValueError: `workers` or `on_bad_picture` out of its range.
+        ValueError: `workers` or `on_bad_image` out of its range.
 
     Example:
         >>> with TrainingLoader(paths, Augment(), workers=2) as loader:  # doctest: +SKIP
@@ -44,23 +44,23 @@ class TrainingLoader:
 
     def __init__(
         self,
-        pictures: Sequence[Picture],
+        images: Sequence[ImageLike],
         augment: Augment,
         *,
         workers: int = 0,
-        on_bad_picture: Literal["fail", "skip"] = "fail",
+        on_bad_image: Literal["fail", "skip"] = "fail",
     ) -> None:
         if workers < 0:
             raise ValueError(f"workers: need 0 or more processes, got {workers}")
-        if on_bad_picture not in ("fail", "skip"):
-            raise ValueError(f"on_bad_picture: need 'fail' or 'skip', got {on_bad_picture!r}")
-        if any(not isinstance(picture, str | bytes) and not hasattr(picture, "__fspath__") for picture in pictures):
+        if on_bad_image not in ("fail", "skip"):
+            raise ValueError(f"on_bad_image: need 'fail' or 'skip', got {on_bad_image!r}")
+        if any(not isinstance(image, str | bytes) and not hasattr(image, "__fspath__") for image in images):
             workers = 0
-        self._pictures = len(pictures)
-        self._fail = on_bad_picture == "fail"
+        self._images = len(images)
+        self._fail = on_bad_image == "fail"
         self._plan = _Plan()
         self._loader: DataLoader[Decoded] | None = DataLoader(
-            _SeededPictures(pictures, augment),
+            _SeededImages(images, augment),
             batch_sampler=self._plan,
             num_workers=workers,
             collate_fn=Collate(augment.preprocess),
@@ -74,24 +74,24 @@ class TrainingLoader:
         """Decode and augment batches, in their order.
 
         Args:
-            batches: Indices into the pictures, batch by batch, such as `sampler.batches(epoch)`; a resumed run leaves
+            batches: Indices into the images, batch by batch, such as `sampler.batches(epoch)`; a resumed run leaves
                 out those it has done, a process of several gives its share of each.
             seed: Of the run, 0 or more.
-            epoch: Number of the epoch, 0 or more. A picture looks the same whenever it comes in one epoch.
+            epoch: Number of the epoch, 0 or more. A image looks the same whenever it comes in one epoch.
 
         Yields:
             One `LoadedBatch` a batch, `indices` in the order of the batch.
 
         Raises:
-            BadPictureError: Under `fail`, for a picture that cannot be used, a missing file included.
+            BadImageError: Under `fail`, for a image that cannot be used, a missing file included.
             ValueError: An index out of range, a negative seed, or the loader is closed.
         """
         if self._loader is None:
             raise ValueError("loader: is closed; make a new one")
         planned = [[int(index) for index in batch] for batch in batches]
         for index in (index for batch in planned for index in batch):
-            if not 0 <= index < self._pictures:
-                raise ValueError(f"batches: need indices 0..{self._pictures - 1}, got {index}")
+            if not 0 <= index < self._images:
+                raise ValueError(f"batches: need indices 0..{self._images - 1}, got {index}")
         return self._decoded(self._loader, planned, checked_seed("seed", seed), checked_seed("epoch", epoch))
 
     def close(self) -> None:
@@ -112,25 +112,25 @@ class TrainingLoader:
         for batch in loader:
             if self._fail and batch.bad:
                 # Raised here rather than in the worker, whose errors come out wrapped in a traceback of text.
-                raise BadPictureError(batch.bad[0].path, batch.bad[0].reason)
+                raise BadImageError(batch.bad[0].path, batch.bad[0].reason)
             yield batch
 
 
 def training_batches(
-    pictures: Sequence[Picture],
+    images: Sequence[ImageLike],
     batches: Iterable[Sequence[int]],
     augment: Augment,
     *,
     seed: int = 0,
     epoch: int = 0,
     workers: int = 0,
-    on_bad_picture: Literal["fail", "skip"] = "fail",
+    on_bad_image: Literal["fail", "skip"] = "fail",
 ) -> Iterator[LoadedBatch]:
     """Decode and augment the batches of one epoch; `TrainingLoader` keeps the workers for the next.
 
     Arguments, results and errors as those of `TrainingLoader` and its `epoch`.
     """
-    loader = TrainingLoader(pictures, augment, workers=workers, on_bad_picture=on_bad_picture)
+    loader = TrainingLoader(images, augment, workers=workers, on_bad_image=on_bad_image)
     return loader.epoch(batches, seed=seed, epoch=epoch)
 
 
@@ -143,16 +143,16 @@ class _Plan:
         return iter(self.items)
 
 
-class _SeededPictures(Dataset[Decoded]):
-    """Pictures to be asked for by (index, seed of the picture)."""
+class _SeededImages(Dataset[Decoded]):
+    """Images to be asked for by (index, seed of the image)."""
 
-    def __init__(self, pictures: Sequence[Picture], augment: Augment) -> None:
-        self.pictures = pictures
+    def __init__(self, images: Sequence[ImageLike], augment: Augment) -> None:
+        self.images = images
         self.augment = augment
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, item: _Item) -> Decoded:
         index, seed = item
-        return PicturesByIndex(self.pictures, partial(self.augment, seed=seed))[index]
+        return ImagesByIndex(self.images, partial(self.augment, seed=seed))[index]

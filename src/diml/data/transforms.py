@@ -1,4 +1,4 @@
-"""From a picture to what the network sees: resize, crop, scale, and nothing random."""
+"""From a image to what the network sees: resize, crop, scale, and nothing random."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _MAX_RESIZED_PIXELS: Final = 1 << 25
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """How a picture becomes a network input; equal to the bit to torchvision's Resize, CenterCrop, ToTensor, Normalize.
+    """How a image becomes a network input; equal to the bit to torchvision's Resize, CenterCrop, ToTensor, Normalize.
 
     Attributes:
         size: Side of the square input, pixels.
         resize: Mode `crop`: the short side is resized to this before the centre is cut out, pixels, at least `size`;
             None means `size`. Mode `square` has no use for it.
-        mode: `crop` keeps the proportions and drops the border; `square` squeezes the whole picture in.
+        mode: `crop` keeps the proportions and drops the border; `square` squeezes the whole image in.
         mean: Per channel (R, G, B), subtracted from values in [0, 1].
         std: Per channel, divides after that.
         interpolation: `bilinear` or `bicubic`, always antialiased.
@@ -63,38 +63,38 @@ class Preprocess:
         if min(self.std) <= 0:
             raise ValueError(f"std: expected positive numbers, got {self.std}")
 
-    def __call__(self, picture: Image.Image) -> torch.Tensor:
-        """Return the network input of an RGB picture: (3, size, size), float32, normalised."""
-        return self.normalize(self.view(picture))
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Return the network input of an RGB image: (3, size, size), float32, normalised."""
+        return self.normalize(self.view(image))
 
-    def view(self, picture: Image.Image, scale: int = 1) -> Image.Image:
-        """Return just what the network sees, as a picture.
+    def view(self, image: Image.Image, scale: int = 1) -> Image.Image:
+        """Return just what the network sees, as a image.
 
         Args:
-            picture: PIL picture of mode RGB (see `load_picture`).
+            image: PIL image of mode RGB (see `load_image`).
             scale: 1 gives the network's own pixels; 2 the same field of view at twice the resolution, and so on.
 
         Returns:
-            RGB picture of size * scale by size * scale.
+            RGB image of size * scale by size * scale.
         """
         if scale < 1:
             raise ValueError(f"scale: expected at least 1, got {scale}")
         side, resample = self.size * scale, _RESAMPLING[self.interpolation]
         if self.mode == "square":
-            return picture.resize((side, side), resample)
+            return image.resize((side, side), resample)
         short = (self.size if self.resize is None else self.resize) * scale
-        width, height = _short_side_to(picture.size, short)
+        width, height = _short_side_to(image.size, short)
         left, top = round((width - side) / 2), round((height - side) / 2)
         if width * height > _MAX_RESIZED_PIXELS:
-            x, y = picture.width / width, picture.height / height
+            x, y = image.width / width, image.height / height
             box = (left * x, top * y, (left + side) * x, (top + side) * y)
-            return picture.resize((side, side), resample, box=box)
-        if (width, height) != picture.size:
-            picture = picture.resize((width, height), resample)
-        return picture.crop((left, top, left + side, top + side))
+            return image.resize((side, side), resample, box=box)
+        if (width, height) != image.size:
+            image = image.resize((width, height), resample)
+        return image.crop((left, top, left + side, top + side))
 
     def normalize(self, view: Image.Image) -> torch.Tensor:
-        """Turn an RGB picture (H, W) into a float32 tensor (3, H, W), scaled to [0, 1] and normalised."""
+        """Turn an RGB image (H, W) into a float32 tensor (3, H, W), scaled to [0, 1] and normalised."""
         values = torch.from_numpy(np.array(view.convert("RGB"))).permute(2, 0, 1).contiguous()
         mean, std = (torch.tensor(numbers, dtype=torch.float32)[:, None, None] for numbers in (self.mean, self.std))
         return values.float().div_(255).sub_(mean).div_(std)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from diml.evaluation.metrics import METRICS, query_metrics
 from diml.evaluation.protocol import evaluate_regions
-from diml.evaluation.rankings import Ranking, rank
 from diml.evaluation.report import Comparison, Report
+from diml.matching.retrieval import Ranking, rank
 
 if TYPE_CHECKING:
     from diml.evaluation.dataset import DatasetEvaluation, evaluate_dataset
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # needs the rooms of pictures and models, which evaluating ready-made regions does not
+    # needs the packages of images and models, which evaluating ready-made regions does not
     if name in ("DatasetEvaluation", "evaluate_dataset"):
         return getattr(importlib.import_module("diml.evaluation.dataset"), name)
     raise AttributeError(f"module 'diml.evaluation' has no attribute {name!r}")

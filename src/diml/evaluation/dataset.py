@@ -1,4 +1,4 @@
-"""Evaluate an embedder on labelled pictures: embed (or take from the cache), then `evaluate_regions`."""
+"""Evaluate an embedder on labelled images: embed (or take from the cache), then `evaluate_regions`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, Unpack, get_args
 
 import torch
 
-from diml.data import BadPicture, PictureSet
+from diml.data import BadImage, ImageSet
 from diml.evaluation.protocol import WithoutRelevant, evaluate_regions
 from diml.evaluation.report import Report
 from diml.matching import MatchSettings, QuantizedRegions, Regions, Score
@@ -24,21 +24,21 @@ class DatasetEvaluation:
     """What `evaluate_dataset` found.
 
     Args:
-        report: the numbers; its image rows are rows of `pictures`.
-        pictures: the pictures that could be read, with their labels, queries and gallery.
+        report: the numbers; its image rows are rows of `images`.
+        images: the images that could be read, with their labels, queries and gallery.
         regions: their embeddings, in the same order.
-        bad: pictures that could not be read and are left out everywhere.
+        bad: images that could not be read and are left out everywhere.
     """
 
     report: Report
-    pictures: PictureSet
+    images: ImageSet
     regions: Regions
-    bad: tuple[BadPicture, ...]
+    bad: tuple[BadImage, ...]
 
 
 def evaluate_dataset(
     embedder: Embedder,
-    pictures: PictureSet,
+    images: ImageSet,
     *,
     rerank: Sequence[int] = (0, 100),
     score: Score = "both",
@@ -49,52 +49,52 @@ def evaluate_dataset(
     cache: str | os.PathLike[str] | None = None,
     batch_size: int = 64,
     workers: int | None = None,
-    on_bad_picture: Literal["fail", "skip"] = "fail",
+    on_bad_image: Literal["fail", "skip"] = "fail",
     progress: bool = False,
     **settings: Unpack[MatchSettings],
 ) -> DatasetEvaluation:
-    """Embed a picture set and evaluate retrieval on it, by its own queries and gallery or leave-one-out.
+    """Embed a image set and evaluate retrieval on it, by its own queries and gallery or leave-one-out.
 
     Args:
-        embedder: what turns pictures into regions.
-        pictures: labelled pictures, for instance `load_dataset("orl").test`.
+        embedder: what turns images into regions.
+        images: labelled images, for instance `load_dataset("orl").test`.
         rerank, score, without_relevant, resamples, seed, settings: as in `evaluate_regions`.
         storage: how regions are kept while they are compared; "int16" is the fastest on a CPU and changes scores by
             1e-5 or so, "int8" takes a quarter of the memory, "float32" is exact. Plain rankings are exact with all but
             "float16".
-        cache: folder of embeddings by content, so that the same pictures are embedded once; none when omitted.
+        cache: folder of embeddings by content, so that the same images are embedded once; none when omitted.
         batch_size, workers: of the loader.
-        on_bad_picture: "fail" raises at an unreadable picture, "skip" leaves it out and reports it in `bad`.
+        on_bad_image: "fail" raises at an unreadable image, "skip" leaves it out and reports it in `bad`.
         progress: show progress bars.
 
     Raises:
-        BadPictureError: an unreadable picture under "fail".
+        BadImageError: an unreadable image under "fail".
         ValueError: as `evaluate_regions`.
     """
     if storage not in get_args(Storage):
         raise ValueError(f"storage: need one of {get_args(Storage)}, got {storage!r}")
     if cache is None:
         embedded = embedder.embed_checked(
-            pictures.paths, batch_size=batch_size, workers=workers, progress=progress, on_bad_picture=on_bad_picture
+            images.paths, batch_size=batch_size, workers=workers, progress=progress, on_bad_image=on_bad_image
         )
     else:
         embedded = embed_cached(
             embedder,
-            pictures.paths,
+            images.paths,
             cache_dir=cache,
             batch_size=batch_size,
             workers=workers,
             progress=progress,
-            on_bad_picture=on_bad_picture,
+            on_bad_image=on_bad_image,
         )
     if embedded.bad:
-        pictures = pictures.subset(embedded.kept.numpy())
+        images = images.subset(embedded.kept.numpy())
     report = evaluate_regions(
         stored_as(embedded.regions, storage),
-        pictures.labels,
+        images.labels,
         rerank=rerank,
-        queries=pictures.queries,
-        gallery=pictures.gallery,
+        queries=images.queries,
+        gallery=images.gallery,
         score=score,
         without_relevant=without_relevant,
         resamples=resamples,
@@ -102,7 +102,7 @@ def evaluate_dataset(
         progress=progress,
         **settings,
     )
-    return DatasetEvaluation(report, pictures, embedded.regions, embedded.bad)
+    return DatasetEvaluation(report, images, embedded.regions, embedded.bad)
 
 
 def stored_as(regions: Regions, storage: Storage) -> Regions | QuantizedRegions:

@@ -20,8 +20,8 @@ from sklearn.metrics.cluster import pair_confusion_matrix  # type: ignore[import
 from torch import Tensor
 
 from diml.evaluation.index_sets import IndexSets, index_sets
-from diml.evaluation.rankings import NOTHING
 from diml.matching import Regions
+from diml.matching.retrieval import NOTHING
 
 #: Lloyd iterations of k-means, as in the base code.
 KMEANS_ITERATIONS: Final = 20

@@ -23,10 +23,8 @@ _NO_FRACTIONS = ("intra_distance", "inter_distance", "intra_over_inter", "rho@")
 
 def extra_of(evaluation: DatasetEvaluation, seed: int = 0) -> dict[str, float]:
     """Compute `extra_metrics` of what `evaluate_dataset` embedded, with its queries and gallery."""
-    pictures = evaluation.pictures
-    return extra_metrics(
-        evaluation.regions, pictures.labels, queries=pictures.queries, gallery=pictures.gallery, seed=seed
-    )
+    images = evaluation.images
+    return extra_metrics(evaluation.regions, images.labels, queries=images.queries, gallery=images.gallery, seed=seed)
 
 
 def print_extra(reports: Mapping[str, Report], found: Mapping[str, Mapping[str, float]]) -> None:

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from diml.evaluation.rankings import NOTHING
 from diml.matching import QuantizedRegions, Regions
+from diml.matching.retrieval import NOTHING
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from diml.evaluation.index_sets import IndexSets, index_sets
 from diml.evaluation.metrics import METRICS, depth_needed, query_metrics
-from diml.evaluation.rankings import NOTHING, Ranking, rank
 from diml.evaluation.report import Report, summarize
 from diml.evaluation.rescoring import structural_scores
 from diml.matching import ConvergenceWarning, MatchSettings, QuantizedRegions, Regions, Score, match, native
 from diml.matching import rerank as rerank_candidates
+from diml.matching.retrieval import NOTHING, Ranking, rank
 
 Images = Regions | QuantizedRegions
 WithoutRelevant = Literal["exclude", "miss", "fail"]
@@ -57,7 +57,7 @@ def evaluate_regions(
     """Evaluate retrieval by class: plain cosine ranking, and its best K re-ranked structurally.
 
     Every K re-ranks its own prefix of the plain ranking; what lies behind it keeps its order. Equal scores stand in
-    gallery order. A picture that is query and gallery image never retrieves itself.
+    gallery order. A image that is query and gallery image never retrieves itself.
 
     Args:
         regions: N images; `regions.quantized()` takes a quarter of the memory.
@@ -204,7 +204,7 @@ def _pooled_scores(regions: Images, sets: IndexSets, block: Tensor) -> Tensor:
     """(Q, G) cosines of the pooled vectors, summed in float64 and rounded to float32.
 
     In float32 the same two vectors can differ in the last bit with their place in the matrix product; rounded after
-    float64, copies of a picture tie, and blocks of any size and number of processes give the same ranking.
+    float64, copies of a image tie, and blocks of any size and number of processes give the same ranking.
     """
     query, gallery = regions.pooled[sets.queries[block]].double(), regions.pooled[sets.gallery].double()
     return (query @ gallery.T).to(torch.promote_types(regions.pooled.dtype, torch.float32))

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diml.evaluation.rankings import NOTHING
 from diml.matching import MatchSettings, QuantizedRegions, Regions, Score, score_pairs
+from diml.matching.retrieval import NOTHING
 from diml.matching.scoring import PAIRS_AT_ONCE
 
 #: Images whose fingerprints are made together.

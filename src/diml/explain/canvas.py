@@ -1,4 +1,4 @@
-"""A sheet measured in pixels, on which explanation pictures are laid out.
+"""A sheet measured in pixels, on which explanation images are laid out.
 
 Pixels are 1/100 inch and count from the top left. Only matplotlib's objects are used, never pyplot: no display, no
 global state, safe in threads.

@@ -1,4 +1,4 @@
-"""Two small pictures that our own code draws, of the same things in other places: for documents, tests and trials.
+"""Two small images that our own code draws, of the same things in other places: for documents, tests and trials.
 
 Coordinates inside a thing are in units of its own radius, centre (0, 0), x to the right, y down.
 """
@@ -19,7 +19,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a thing stands: centre and radius as fractions of the picture's side, turn in degrees to the left."""
+    """Where a thing stands: centre and radius as fractions of the image's side, turn in degrees to the left."""
 
     x: float
     y: float
@@ -27,7 +27,7 @@ class Place:
     turn: float
 
 
-#: Each thing's place in the first and in the second picture of `drawn_pair`.
+#: Each thing's place in the first and in the second image of `drawn_pair`.
 PLACES: Final[dict[str, tuple[Place, Place]]] = {
     "sunflower": (Place(0.28, 0.29, 0.17, 0), Place(0.72, 0.72, 0.17, 20)),
     "strawberry": (Place(0.73, 0.28, 0.205, 8), Place(0.29, 0.73, 0.205, -18)),
@@ -42,17 +42,17 @@ def drawn_pair(size: int = 256) -> tuple[Image.Image, Image.Image]:
     The same pixels at each call. A good explanation of the pair joins thing with thing: see `PLACES`.
 
     Args:
-        size: side of both pictures in pixels, 32 to 2048.
+        size: side of both images in pixels, 32 to 2048.
 
     Returns:
-        Two RGB pictures of size x size.
+        Two RGB images of size x size.
 
     Raises:
         ValueError: the size is out of range.
     """
     if not 32 <= size <= 2048:
         raise ValueError(f"size: need 32 to 2048 pixels, got {size}")
-    return _picture(size, 0, _table), _picture(size, 1, _water)
+    return _image(size, 0, _table), _image(size, 1, _water)
 
 
 class _Pen:
@@ -85,9 +85,9 @@ def oval(x: float, y: float, wide: float, high: float, lean: float = 0.0) -> lis
     return [(x + a * cos - b * sin, y + a * sin + b * cos) for a, b in around]
 
 
-def _picture(size: int, which: int, ground: Callable[[int], Image.Image]) -> Image.Image:
+def _image(size: int, which: int, ground: Callable[[int], Image.Image]) -> Image.Image:
     side = size * _FINE
-    picture = ground(side)
+    image = ground(side)
     for name, draw in (("sunflower", _sunflower), ("strawberry", _strawberry), ("fish", _fish), ("melon", _melon)):
         place = PLACES[name][which]
         pen = _Pen(place.radius * side)
@@ -96,15 +96,15 @@ def _picture(size: int, which: int, ground: Callable[[int], Image.Image]) -> Ima
         left, top = (round(at * side - layer.width / 2) for at in (place.x, place.y))
         shadow = Image.new("RGBA", layer.size, (20, 20, 40, 255))
         shadow.putalpha(layer.getchannel("A").point([value // 4 for value in range(256)]))
-        picture.paste(shadow, (left + side // 90, top + side // 60), shadow)
-        picture.paste(layer, (left, top), layer)
-    return picture.resize((size, size), Image.Resampling.BOX)
+        image.paste(shadow, (left + side // 90, top + side // 60), shadow)
+        image.paste(layer, (left, top), layer)
+    return image.resize((size, size), Image.Resampling.BOX)
 
 
 def _table(side: int) -> Image.Image:
     """Warm planks."""
-    picture = Image.new("RGB", (side, side), "#ead9bd")
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (side, side), "#ead9bd")
+    draw = ImageDraw.Draw(image)
     for plank in range(5):
         top = plank * side // 5
         draw.rectangle((0, top, side, top + side // 5), fill=("#ead9bd", "#e3cfae")[plank % 2])
@@ -113,20 +113,20 @@ def _table(side: int) -> Image.Image:
             wave = [(x, y + side / 160 * math.sin(9 * x / side + 2 * plank + grain)) for x in range(0, side + 1, 16)]
             draw.line(wave, fill="#d8c09a", width=side // 300 + 1)
         draw.line((0, top, side, top), fill="#c4a67a", width=side // 180 + 1)
-    return picture
+    return image
 
 
 def _water(side: int) -> Image.Image:
     """Cool waves."""
-    picture = Image.new("RGB", (side, side), "#cfe6e4")
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (side, side), "#cfe6e4")
+    draw = ImageDraw.Draw(image)
     for row in range(9):
         y = (row + 0.6) * side / 9
         wave = [
             (x, y + side / 70 * math.sin(math.tau * (3.5 * x / side + 0.37 * row))) for x in range(-16, side + 16, 8)
         ]
         draw.line(wave, fill="#b3d5d3", width=side // 70, joint="curve")
-    return picture
+    return image
 
 
 def _sunflower(pen: _Pen) -> None:

@@ -1,4 +1,4 @@
-"""The explanation picture of one pair: parts, lines, plan, cosines and the score as a sum.
+"""The explanation image of one pair: parts, lines, plan, cosines and the score as a sum.
 
 Legend: Rq, Rg regions of the two sides.
 """
@@ -24,10 +24,10 @@ from diml.matching import Flow, Ledger, Match
 
 WIDTH: Final = 1200  # pixels at matplotlib's own resolution of the figure
 _EDGE: Final = 28.0
-_SIDE: Final = 440.0  # of a picture
+_SIDE: Final = 440.0  # of a image
 _QUERY: Final = 46.0  # left edges
 _GALLERY: Final = 624.0
-_TOP: Final = 142.0  # of the pictures
+_TOP: Final = 142.0  # of the images
 _MATRIX: Final = 250.0
 _ROW: Final = 22.5
 
@@ -36,7 +36,7 @@ def draw_match(
     match: Match,
     pair: int = 0,
     *,
-    pictures: tuple[Image.Image, Image.Image] | None = None,
+    images: tuple[Image.Image, Image.Image] | None = None,
     names: tuple[str, str] | None = None,
     top: int = 8,
     note: str = "",
@@ -46,8 +46,8 @@ def draw_match(
     Args:
         match: of B pairs.
         pair: which of them.
-        pictures: RGB, showing exactly what the regions cover; without them the weights are drawn on blank tiles.
-        names: what to call the two pictures.
+        images: RGB, showing exactly what the regions cover; without them the weights are drawn on blank tiles.
+        names: what to call the two images.
         top: lines to draw, 0 to 20: the largest contributions that are positive.
         note: a line below the title, in the colour of warnings.
 
@@ -57,14 +57,14 @@ def draw_match(
 
     Raises:
         IndexError: there is no such pair.
-        ValueError: `top` is out of range, or there are not two pictures or names.
+        ValueError: `top` is out of range, or there are not two images or names.
 
     Source: Zhao et al., ICCV 2021, figures 4 and 5, with the ledger beside them.
 
     Example:
         >>> draw_match(match(a, b)).savefig("why.png")
     """
-    query, gallery = sides_of(match, pair, pictures, names)
+    query, gallery = sides_of(match, pair, images, names)
     ledger = match.ledger(pair)
     flows = drawn_flows(ledger, top)
     needed = max(SLOT * len(flows), 120.0)
@@ -144,7 +144,7 @@ def _draw_head(canvas: Canvas, ledger: Ledger, flows: Sequence[Flow], trouble: s
 
 
 def _draw_scale(canvas: Canvas, scale: Normalize, top: float, band: float) -> None:
-    """The heat maps' common scale, at the right of the gallery picture."""
+    """The heat maps' common scale, at the right of the gallery image."""
     height = min(band, 300.0)
     axes = canvas.axes(_GALLERY + _SIDE + 28, top + (band - height) / 2, 14, height)
     axes.set_gid("scale-weights")

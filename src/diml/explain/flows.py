@@ -20,7 +20,7 @@ _CASING: Final = 2.6  # points of white at both sides of a line together, agains
 
 
 def check_lines(top: int) -> None:
-    """Refuse a number of lines that a picture has no room for."""
+    """Refuse a number of lines that a image has no room for."""
     if not 0 <= top <= MOST_LINES:
         raise ValueError(f"top: need 0 to {MOST_LINES} lines, got {top}; `Ledger.top` lists any number")
 
@@ -42,7 +42,7 @@ def decimals(largest: float) -> int:
 
 
 def draw_flows(canvas: Canvas, query: Panel, gallery: Panel, flows: Sequence[Flow], top: float, bottom: float) -> None:
-    """Draw the flows of a pair, thickest first in rank, with their values in a column between the pictures.
+    """Draw the flows of a pair, thickest first in rank, with their values in a column between the images.
 
     Args:
         canvas: where.

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from diml.explain.cells import cell_name
-from diml.explain.grid import Hit, hits_figure
-from diml.explain.pair import PictureMatch, describe_match
+from diml.explain.explanation import Explanation, describe_match
+from diml.explain.hits_figure import Hit, hits_figure
 from diml.matching import Contrast, Ledger
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class RankedHits:
             pooled order, those below zero down, by the regions that the row names.
     """
 
-    matches: tuple[PictureMatch, ...]
+    matches: tuple[Explanation, ...]
     pooled_rank: tuple[int, ...]
     lift: Tensor
 
@@ -49,7 +49,7 @@ class RankedHits:
         return self.matches[above].contrast(self.matches[below])
 
     def draw(self, top: int = 4) -> Figure:
-        """The hits in one picture, a row each, with what sets each apart from the first: see `hits_figure`."""
+        """The hits in one image, a row each, with what sets each apart from the first: see `hits_figure`."""
         return hits_figure([Hit(match, note=self._note(place)) for place, match in enumerate(self.matches)], top=top)
 
     def _note(self, place: int) -> str:
@@ -61,7 +61,7 @@ class RankedHits:
         return f"{contrast.score:.3f} below hit 1, most by {regions}"
 
 
-def rank_hits(matches: Sequence[PictureMatch]) -> RankedHits:
+def rank_hits(matches: Sequence[Explanation]) -> RankedHits:
     """Put matches of one query in the order of their scores, and compare that with the order by pooled cosine.
 
     Args:

@@ -1,4 +1,4 @@
-"""One side of a match on a canvas: its picture, the weights of its regions as a heat map, and names of the cells.
+"""One side of a match on a canvas: its image, the weights of its regions as a heat map, and names of the cells.
 
 Legend: R regions.
 """
@@ -38,17 +38,17 @@ class Side:
 
     Args:
         role: "query" or "gallery".
-        name: what to call the picture, may be empty.
+        name: what to call the image, may be empty.
         weights: (R,) share of the mass of each region, summing to 1.
         grid: (rows, columns) of the regions, or None.
-        picture: RGB, exactly what the regions cover, or None.
+        image: RGB, exactly what the regions cover, or None.
     """
 
     role: str
     name: str
     weights: Array
     grid: Grid | None
-    picture: Image.Image | None
+    image: Image.Image | None
 
     @property
     def layout(self) -> Grid:
@@ -60,9 +60,9 @@ class Side:
 
     @property
     def aspect(self) -> float:
-        """Width over height, of the picture where there is one and its cells are known, else of square cells."""
-        if self.picture is not None and self.grid is not None:
-            return self.picture.width / self.picture.height
+        """Width over height, of the image where there is one and its cells are known, else of square cells."""
+        if self.image is not None and self.grid is not None:
+            return self.image.width / self.image.height
         rows, columns = self.layout
         return columns / rows
 
@@ -70,20 +70,20 @@ class Side:
 def sides_of(
     match: Match,
     pair: int,
-    pictures: tuple[Image.Image, Image.Image] | None,
+    images: tuple[Image.Image, Image.Image] | None,
     names: tuple[str, str] | None,
 ) -> tuple[Side, Side]:
     """The two sides of one pair of a match, numbers as float64 on the CPU."""
     if not -len(match) <= pair < len(match):
         raise IndexError(f"pair: need -{len(match)}..{len(match) - 1}, got {pair}")
-    for what, given in (("pictures", pictures), ("names", names)):
+    for what, given in (("images", images), ("names", names)):
         if given is not None and len(given) != 2:
             raise ValueError(f"{what}: need two, of the query and of the gallery image; got {len(given)}")
-    pictures_, names_ = pictures or (None, None), names or ("", "")
+    images_, names_ = images or (None, None), names or ("", "")
     weights = [w[pair].detach().double().cpu().numpy() for w in (match.weight_q, match.weight_g)]
     return (
-        Side("query", names_[0], weights[0], match.grid_q, pictures_[0]),
-        Side("gallery", names_[1], weights[1], match.grid_g, pictures_[1]),
+        Side("query", names_[0], weights[0], match.grid_q, images_[0]),
+        Side("gallery", names_[1], weights[1], match.grid_g, images_[1]),
     )
 
 
@@ -117,12 +117,12 @@ class Panel:
         return self.left + column * wide, self.top + row * high
 
     def draw(self, canvas: Canvas, scale: Normalize, *, rows_at: str = "left") -> None:
-        """Draw the picture, its heat map, the grid, and the names of rows and columns."""
+        """Draw the image, its heat map, the grid, and the names of rows and columns."""
         rows, columns = self.side.layout
         axes = canvas.axes(self.left, self.top, self.width, self.height)
         axes.set_gid(f"panel-{self.side.role}")
         place = (0.0, float(columns), float(rows), 0.0)
-        shown = self.side.picture if self.side.grid is not None else None
+        shown = self.side.image if self.side.grid is not None else None
         if shown is not None:
             axes.imshow(shown.convert("RGB"), extent=place, aspect="auto", interpolation="antialiased")
         heat = np.full(rows * columns, np.nan)

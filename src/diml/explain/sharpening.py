@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from diml.explain.pair import PictureMatch
+from diml.explain.explanation import Explanation
 from diml.matching import Match
 
 M = TypeVar("M", bound=Match)
@@ -29,8 +29,8 @@ def sharpened(match: M, factor: float) -> M:
     The entropy of the plan spreads the mass of a region over all that resemble its counterpart. Within each row of the
     plan, entries are raised to a power and scaled so that the region sends the same mass as before: the order of its
     matches stays, the share of the strongest grows. Columns no longer receive their weights, and the structural score,
-    again the sum of all contributions, is that of the shown plan. A `PictureMatch` keeps the score that it had and
-    says so on pictures and pages.
+    again the sum of all contributions, is that of the shown plan. A `Explanation` keeps the score that it had and
+    says so on images and pages.
 
     Args:
         match: of B pairs.
@@ -53,7 +53,7 @@ def sharpened(match: M, factor: float) -> M:
     rows = powers.sum(dim=2, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     plan = (powers / rows * mass.sum(dim=2, keepdim=True)).to(match.plan)
     changed: dict[str, Any] = {"plan": plan, "structural": (plan * match.cosine).sum(dim=(1, 2))}
-    if isinstance(match, PictureMatch):
+    if isinstance(match, Explanation):
         before = float(match.structural[0]) if match.scored is None else match.scored
         changed |= {"scored": before, "sharpen": factor * match.sharpen}
     return dataclasses.replace(match, **changed)

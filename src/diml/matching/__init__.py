@@ -8,7 +8,7 @@ from diml.matching.ledger import Flow, Ledger
 from diml.matching.regions import QuantizedRegions, Regions
 from diml.matching.scoring import ConvergenceWarning, Score, rerank, score_pairs
 from diml.matching.similarity import Marginals, Match, MatchSettings, match
-from diml.matching.sinkhorn import TransportPlan, sinkhorn
+from diml.matching.transport import TransportPlan, sinkhorn
 
 __all__ = ["Contrast", "ConvergenceWarning", "Flow", "Ledger", "Marginals", "Match", "MatchSettings"]
 __all__ += ["QuantizedRegions", "Regions", "Score", "TransportPlan", "match", "rerank", "score_pairs", "sinkhorn"]

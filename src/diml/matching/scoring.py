@@ -17,7 +17,7 @@ from torch import Tensor
 from diml.matching import native
 from diml.matching.regions import SHORTS_PER_UNIT, QuantizedRegions, Regions
 from diml.matching.similarity import MatchSettings, check_sides, compare
-from diml.matching.sinkhorn import checked_solver
+from diml.matching.transport import checked_solver
 
 Score = Literal["both", "structural", "pooled"]
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from diml.matching.contrast import Contrast
 from diml.matching.ledger import Ledger
-from diml.matching.marginals import cross_correlation_weights, normalize_mass
 from diml.matching.regions import QuantizedRegions, Regions
-from diml.matching.sinkhorn import TransportPlan, sinkhorn
+from diml.matching.transport import TransportPlan, sinkhorn
+from diml.matching.weights import cross_correlation_weights, normalize_mass
 
 Marginals = Literal["cross_correlation", "uniform"] | tuple[Tensor, Tensor]
 Grid = tuple[int, int]
@@ -149,7 +149,7 @@ def check_sides(
     """Raise TypeError or ValueError, with `name` for the candidates, where two sides cannot be compared."""
     for side, kinds in ((query, Regions), (gallery, Regions if candidates is None else Regions | QuantizedRegions)):
         if not isinstance(side, kinds):
-            raise TypeError(f"query, gallery: need Regions, got {type(side).__name__}; diml.match takes pictures")
+            raise TypeError(f"query, gallery: need Regions, got {type(side).__name__}; diml.match takes images")
     if query.dim != gallery.dim or query.pooled.device != gallery.pooled.device:
         got = f"D {query.dim} on {query.pooled.device} and D {gallery.dim} on {gallery.pooled.device}"
         raise ValueError(f"query, gallery: need one D and one device, got {got}; embed both with one model")

@@ -1,4 +1,4 @@
-"""Pictures to regions: a backbone, a head and a grid make an `Embedder`.
+"""Images to regions: a backbone, a head and a grid make an `Embedder`.
 
 Read in this order: `grids`, `heads`, `backbones`, `embedder`, `loading`.
 """

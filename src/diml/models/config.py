@@ -26,11 +26,11 @@ _CHOICES: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedderConfig:
-    """How pictures become `Regions`; saved with the weights.
+    """How images become `Regions`; saved with the weights.
 
     Attributes:
         backbone: name of the network.
-        preprocess: from picture to network input.
+        preprocess: from image to network input.
         head: "identity", "linear" or "whiten".
         dim: D, length of the vectors; of head "identity", the backbone's C.
         grid: G for G x G regions, 1 to 14; None keeps the backbone's own cells.

@@ -1,6 +1,6 @@
-"""From pictures to `Regions`: backbone, head, grid.
+"""From images to `Regions`: backbone, head, grid.
 
-Legend: B images, N pictures, C channels of the backbone, D of the embedding, H x W cells of the map, R regions.
+Legend: B images, N images, C channels of the backbone, D of the embedding, H x W cells of the map, R regions.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Final, Literal
 import torch
 from torch import Tensor, nn
 
+from diml.data.images import BadImage, ImageLike
 from diml.data.loading import LoadedBatch, iterate_batches
-from diml.data.pictures import BadPicture, Picture
 from diml.data.transforms import Preprocess
 from diml.matching import Regions
 from diml.models.backbones import Backbone
@@ -26,37 +26,37 @@ from diml.models.config import EmbedderConfig
 from diml.models.grids import resize_grid
 from diml.models.heads import Head, IdentityHead, WhitenHead
 from diml.models.inference import as_list, autocast_type, inference
-from diml.models.progress import ShowProgress, picture_progress
+from diml.progress import ShowProgress, image_progress
 
-OnBadPicture = Literal["fail", "skip"]
+OnBadImage = Literal["fail", "skip"]
 
-#: From so many pictures on, starting processes to decode them pays next to an accelerator.
+#: From so many images on, starting processes to decode them pays next to an accelerator.
 _WORTH_WORKERS: Final = 512
 
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """The regions of those pictures that could be read.
+    """The regions of those images that could be read.
 
     Attributes:
-        regions: N' images, in the order of the pictures.
-        kept: (N',) int64, on the CPU: which picture each image is, rising.
+        regions: N' images, in the order of the images.
+        kept: (N',) int64, on the CPU: which image each image is, rising.
         bad: the others, in order, with the reason.
     """
 
     regions: Regions
     kept: Tensor
-    bad: tuple[BadPicture, ...]
+    bad: tuple[BadImage, ...]
 
     def __post_init__(self) -> None:
         assert len(self.regions) == len(self.kept), (len(self.regions), len(self.kept))
 
 
 class Embedder(nn.Module):
-    """Turns pictures into `Regions`; made by `diml.load_embedder`.
+    """Turns images into `Regions`; made by `diml.load_embedder`.
 
     Called with images (B, 3, H, W), normalised as `preprocess` does, it is an ordinary differentiable module;
-    `embed` takes pictures of any kind. Work happens where the module is: `embedder.to("cuda")`.
+    `embed` takes images of any kind. Work happens where the module is: `embedder.to("cuda")`.
 
     Args:
         backbone: gives maps and pooled features.
@@ -77,7 +77,7 @@ class Embedder(nn.Module):
         super().__init__()
         if backbone.image_size not in (None, config.preprocess.size):
             raise ValueError(
-                f"preprocess: {config.backbone!r} was built for pictures of {backbone.image_size} pixels, got size "
+                f"preprocess: {config.backbone!r} was built for images of {backbone.image_size} pixels, got size "
                 f"{config.preprocess.size}; build it anew by its name for another size"
             )
         self.backbone = backbone
@@ -98,7 +98,7 @@ class Embedder(nn.Module):
 
     @property
     def preprocess(self) -> Preprocess:
-        """From a picture to the network's input."""
+        """From a image to the network's input."""
         return self.config.preprocess
 
     @property
@@ -130,57 +130,57 @@ class Embedder(nn.Module):
 
     def embed(
         self,
-        pictures: Sequence[Picture] | Picture,
+        images: Sequence[ImageLike] | ImageLike,
         *,
         batch_size: int = 64,
         workers: int | None = None,
         progress: ShowProgress = False,
     ) -> Regions:
-        """Embed pictures, in their order, without gradient and in evaluation mode.
+        """Embed images, in their order, without gradient and in evaluation mode.
 
         Args:
-            pictures: paths, PIL pictures, bytes, tensors or arrays (see `diml.data.pictures.Picture`); a lone one is
+            images: paths, PIL images, bytes, tensors or arrays (see `diml.data.images.ImageLike`); a lone one is
                 taken as a list of one.
-            batch_size: pictures at a time.
+            batch_size: images at a time.
             workers: processes that decode. None: 0 on the CPU, where the network leaves them nothing to gain, and up
                 to 8 next to an accelerator for 512 paths or more (scripts then need `if __name__ == "__main__":`).
-            progress: show a progress bar with pictures per second; or a function that is told how many more are done.
+            progress: show a progress bar with images per second; or a function that is told how many more are done.
 
         Returns:
             Regions of N images, float32, on the module's device.
 
         Raises:
-            BadPictureError: a picture that cannot be read; `embed_checked` can leave such pictures out.
-            ValueError: no pictures.
+            BadImageError: a image that cannot be read; `embed_checked` can leave such images out.
+            ValueError: no images.
 
         Example:
             >>> embedder.embed(["a.jpg", "b.jpg"]).dense.shape  # doctest: +SKIP
             torch.Size([2, 16, 1280])
         """
-        return self.embed_checked(pictures, batch_size=batch_size, workers=workers, progress=progress).regions
+        return self.embed_checked(images, batch_size=batch_size, workers=workers, progress=progress).regions
 
     def embed_checked(
         self,
-        pictures: Sequence[Picture] | Picture,
+        images: Sequence[ImageLike] | ImageLike,
         *,
         batch_size: int = 64,
         workers: int | None = None,
         progress: ShowProgress = False,
-        on_bad_picture: OnBadPicture = "fail",
+        on_bad_image: OnBadImage = "fail",
     ) -> Embedded:
-        """Embed pictures as `embed` does, and say which ones: with "skip", those that cannot be read are left out.
+        """Embed images as `embed` does, and say which ones: with "skip", those that cannot be read are left out.
 
         Raises:
-            BadPictureError: a picture that cannot be read, with "fail".
-            ValueError: no pictures, or none that can be read.
+            BadImageError: a image that cannot be read, with "fail".
+            ValueError: no images, or none that can be read.
         """
-        listed = as_list(pictures)
+        listed = as_list(images)
         dense = pooled = None
         grid: tuple[int, int] | None = None
         kept: list[Tensor] = []
-        bad: list[BadPicture] = []
+        bad: list[BadImage] = []
         filled = 0
-        for regions, batch in self.embed_batches(listed, batch_size, workers, progress, on_bad_picture):
+        for regions, batch in self.embed_batches(listed, batch_size, workers, progress, on_bad_image):
             bad += batch.bad
             if regions is None:
                 continue
@@ -195,43 +195,43 @@ class Embedder(nn.Module):
             filled += len(regions)
             kept.append(batch.indices)
         if dense is None or pooled is None:
-            reasons = "; ".join(f"{picture.path}: {picture.reason}" for picture in bad[:3])
-            raise ValueError(f"pictures: none of the {len(listed)} can be read ({reasons}); check the paths")
+            reasons = "; ".join(f"{image.path}: {image.reason}" for image in bad[:3])
+            raise ValueError(f"images: none of the {len(listed)} can be read ({reasons}); check the paths")
         return Embedded(Regions(dense[:filled], pooled[:filled], grid), torch.cat(kept), tuple(bad))
 
     def fit_head(
         self,
-        pictures: Sequence[Picture] | Picture | Regions,
+        images: Sequence[ImageLike] | ImageLike | Regions,
         *,
         batch_size: int = 64,
         workers: int | None = None,
         progress: ShowProgress = False,
-        on_bad_picture: OnBadPicture = "fail",
+        on_bad_image: OnBadImage = "fail",
     ) -> None:
-        """Fit head "whiten" on the cells of pictures, which need no labels.
+        """Fit head "whiten" on the cells of images, which need no labels.
 
-        `dim` becomes less, with a warning, when the pictures span fewer directions.
+        `dim` becomes less, with a warning, when the images span fewer directions.
 
         Args:
-            pictures: as in `embed`; or Regions of the same backbone and grid with head "identity", which give the
+            images: as in `embed`; or Regions of the same backbone and grid with head "identity", which give the
                 same without embedding again.
-            batch_size, workers, progress, on_bad_picture: as in `embed_checked`.
+            batch_size, workers, progress, on_bad_image: as in `embed_checked`.
 
         Raises:
-            ValueError: another head than "whiten"; no pictures; Regions of another length of vectors.
+            ValueError: another head than "whiten"; no images; Regions of another length of vectors.
         """
         if self.config.head != "whiten":
             raise ValueError(f"fit_head: only head 'whiten' is fitted, got {self.config.head!r}; 'linear' is trained")
         assert isinstance(self.head, WhitenHead)
-        if isinstance(pictures, Regions):
-            self.head.fit([pictures.dense.flatten(0, 1)])
+        if isinstance(images, Regions):
+            self.head.fit([images.dense.flatten(0, 1)])
         else:
             raw = Embedder(
                 self.backbone,
                 IdentityHead(self.backbone.channels),
                 dataclasses.replace(self.config, head="identity", pooled="backbone"),
             )
-            batches = raw.embed_batches(as_list(pictures), batch_size, workers, progress, on_bad_picture)
+            batches = raw.embed_batches(as_list(images), batch_size, workers, progress, on_bad_image)
             self.head.fit(regions.dense.flatten(0, 1) for regions, _ in batches if regions is not None)
         self.config = dataclasses.replace(self.config, dim=self.head.dim)
 
@@ -262,25 +262,25 @@ class Embedder(nn.Module):
 
     def embed_batches(
         self,
-        pictures: Sequence[Picture],
+        images: Sequence[ImageLike],
         batch_size: int,
         workers: int | None,
         progress: ShowProgress,
-        on_bad_picture: OnBadPicture,
+        on_bad_image: OnBadImage,
     ) -> Iterator[tuple[Regions | None, LoadedBatch]]:
-        """Embed pictures as `embed_checked` does, but batch by batch, for more pictures than memory holds.
+        """Embed images as `embed_checked` does, but batch by batch, for more images than memory holds.
 
         Yields:
-            The regions of a batch, None where none of its pictures can be read, and which pictures these are.
+            The regions of a batch, None where none of its images can be read, and which images these are.
         """
         batches = iterate_batches(
-            pictures,
+            images,
             self.preprocess,
             batch_size=batch_size,
-            workers=self._workers(len(pictures)) if workers is None else workers,
-            on_bad_picture=on_bad_picture,
+            workers=self._workers(len(images)) if workers is None else workers,
+            on_bad_image=on_bad_image,
         )
-        with picture_progress(len(pictures), show=progress) as advance:
+        with image_progress(len(images), show=progress) as advance:
             for batch in batches:
                 yield (self._infer(batch.images) if len(batch.images) else None), batch
                 advance(len(batch.images) + len(batch.bad))
@@ -295,15 +295,15 @@ class Embedder(nn.Module):
                 error.add_note(f"The network ran in {low}, in which values may overflow; try precision='float32'.")
             raise
 
-    def _workers(self, pictures: int) -> int:
-        if self.device.type == "cpu" or pictures < _WORTH_WORKERS:
+    def _workers(self, images: int) -> int:
+        if self.device.type == "cpu" or images < _WORTH_WORKERS:
             return 0
         return min(8, os.cpu_count() or 1)
 
     def _check_images(self, images: Tensor) -> None:
         if not isinstance(images, Tensor) or not images.is_floating_point():
             got = str(images.dtype) if isinstance(images, Tensor) else type(images).__name__
-            raise TypeError(f"images: need a float tensor (B, 3, H, W), got {got}; embedder.embed takes pictures")
+            raise TypeError(f"images: need a float tensor (B, 3, H, W), got {got}; embedder.embed takes images")
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images: need shape (B, 3, H, W), got {tuple(images.shape)}; add a batch axis?")
         size = self.backbone.image_size

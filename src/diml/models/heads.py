@@ -43,11 +43,11 @@ class LinearHead(nn.Linear):
 
 
 class WhitenHead(nn.Module):
-    """Half-whitening PCA, (..., C) -> (..., D): a head without training, fitted on the cells of some pictures.
+    """Half-whitening PCA, (..., C) -> (..., D): a head without training, fitted on the cells of some images.
 
     Cells of unit length, stacked to X = U S V', are projected onto their D principal directions, each divided by the
     square root of its singular value: U S^(1/2). Halfway between PCA (S) and full whitening (S^0), it tones down the
-    few directions that all pictures share. The mean is not subtracted: on product photos that made no difference
+    few directions that all images share. The mean is not subtracted: on product photos that made no difference
     beyond chance, and without it a blank cell stays the zero vector.
 
     Args:
@@ -71,7 +71,7 @@ class WhitenHead(nn.Module):
         """Project (..., C) to (..., D); ValueError before `fit`."""
         if not self.fitted:
             raise ValueError(
-                "head 'whiten' is not fitted: call embedder.fit_head(pictures) with pictures like those to be "
+                "head 'whiten' is not fitted: call embedder.fit_head(images) with images like those to be "
                 "compared (some hundreds or more; no labels needed), then save the embedder"
             )
         return F.linear(features, self.weight)
@@ -97,11 +97,11 @@ class WhitenHead(nn.Module):
         singular, directions = _principal(gram)
         dim = min(self.dim, len(singular))
         if dim == 0:
-            raise ValueError("cells: need vectors other than zero to fit head 'whiten' on; pass more pictures")
+            raise ValueError("cells: need vectors other than zero to fit head 'whiten' on; pass more images")
         if dim < self.dim:
             warnings.warn(
-                f"head 'whiten': these pictures span {dim} directions, fewer than dim={self.dim}; the embedding gets "
-                f"{dim} channels. Fit on more pictures, or ask for dim={dim}",
+                f"head 'whiten': these images span {dim} directions, fewer than dim={self.dim}; the embedding gets "
+                f"{dim} channels. Fit on more images, or ask for dim={dim}",
                 stacklevel=3,
             )
         self.weight = (directions[:dim] / singular[:dim, None].sqrt()).to(self.weight)

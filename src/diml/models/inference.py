@@ -1,4 +1,4 @@
-"""How a network is run over pictures: in which mode and precision, and on what list."""
+"""How a network is run over images: in which mode and precision, and on what list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from diml.data.pictures import Picture
+from diml.data.images import ImageLike
 from diml.models.config import Precision
 
 _TYPES: Final = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -21,7 +21,7 @@ _TYPES: Final = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.f
 def autocast_type(precision: Precision, device: torch.device) -> torch.dtype | None:
     """The type to autocast to on a device; None for float32 throughout.
 
-    "auto" prefers float16 to bfloat16 on accelerators: with MobileNetV2 on photos, cosines between pictures moved by at
+    "auto" prefers float16 to bfloat16 on accelerators: with MobileNetV2 on photos, cosines between images moved by at
     most 0.002 in float16 and by 0.027 in bfloat16, which reorders neighbours.
     """
     if precision != "auto":
@@ -42,13 +42,13 @@ def inference(module: nn.Module, device: torch.device, low: torch.dtype | None) 
             part.training = flag
 
 
-def as_list(pictures: Iterable[Picture] | Picture) -> Sequence[Picture]:
-    """A list of pictures from one or many; ValueError when there are none."""
-    given: Any = pictures
+def as_list(images: Iterable[ImageLike] | ImageLike) -> Sequence[ImageLike]:
+    """A list of images from one or many; ValueError when there are none."""
+    given: Any = images
     lone = isinstance(given, str | bytes | os.PathLike | Image.Image)
     if lone or (isinstance(given, Tensor | np.ndarray) and given.ndim < 4):
         return [given]
-    listed: Sequence[Picture] = given if isinstance(given, list | tuple) else list(given)
+    listed: Sequence[ImageLike] = given if isinstance(given, list | tuple) else list(given)
     if not listed:
-        raise ValueError("pictures: need at least one picture, got an empty list")
+        raise ValueError("images: need at least one image, got an empty list")
     return listed

@@ -44,7 +44,7 @@ def load_embedder(
         dim: D of the heads "linear" and "whiten"; default 128, or as saved.
         pretrained: with ImageNet weights; False: random ones. Of no meaning for folders and checkpoints.
         architecture: the backbone in a checkpoint of the authors, such as "resnet50".
-        preprocess: from picture to network input; default the model's own colours at 224 pixels (see
+        preprocess: from image to network input; default the model's own colours at 224 pixels (see
             `default_preprocess`), or as saved.
         pooled: "backbone" or "grid_mean", see `EmbedderConfig`. Default "backbone", or as saved.
         token_pooling: of plain transformers, "class" or "mean"; default the model's own way, or as saved.

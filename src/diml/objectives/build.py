@@ -133,7 +133,7 @@ class Objective(nn.Module):
         if isinstance(regions, Tensor):
             return self._given(regions)
         if not isinstance(regions, Regions):
-            raise TypeError(f"regions: need Regions, got {type(regions).__name__}; embed pictures first")
+            raise TypeError(f"regions: need Regions, got {type(regions).__name__}; embed images first")
         if regions.dim != self.embedding_dim:
             raise ValueError(f"regions: need embedding_dim = {self.embedding_dim} channels, got {regions.dim}")
         pooled = regions.pooled.to(torch.promote_types(regions.pooled.dtype, torch.float32))
@@ -224,7 +224,7 @@ def build_objective(
 
     Example:
         >>> objective = build_objective("margin_diml", num_classes=100, embedding_dim=128, beta=1.2)
-        >>> loss = objective(Regions.from_maps(model(pictures)), labels)
+        >>> loss = objective(Regions.from_maps(model(images)), labels)
     """
     entry, structural = lookup(name, similarity)
     miner = entry.miners[0] if miner is None else miner

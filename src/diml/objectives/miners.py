@@ -65,7 +65,7 @@ class TripletMiner(BaseMiner):  # type: ignore[misc]
         raise NotImplementedError
 
 
-class DistanceMiner(TripletMiner):
+class DistanceWeightedMiner(TripletMiner):
     """Distance-weighted: negatives drawn so that their distances from the anchor spread evenly; random positive.
 
     The weight of a negative is one over the density of its distance d among random points of the unit sphere in D
@@ -85,7 +85,7 @@ class DistanceMiner(TripletMiner):
     Source: Wu, Manmatha, Smola, Kraehenbuehl, ICCV 2017, section 4.
 
     Example:
-        >>> triplets = DistanceMiner(cutoff=0.5)(embeddings, labels)
+        >>> triplets = DistanceWeightedMiner(cutoff=0.5)(embeddings, labels)
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class SemihardMiner(TripletMiner):
         return p, draw(_or_all(wanted, negative), self.generator)
 
 
-class SofthardMiner(TripletMiner):
+class SoftHardMiner(TripletMiner):
     """A random positive farther than the nearest negative, a random negative nearer than the farthest positive.
 
     Where there is none, any of that side. Source: Roth & Brattoli, as in the base code.
@@ -166,15 +166,15 @@ class IntraRandomMiner(TripletMiner):
         return a, p, n
 
 
-class RandomDistanceMiner(DistanceMiner):
+class RandomDistanceMiner(DistanceWeightedMiner):
     """Distance-weighted mining under shuffled labels: triplets across classes, for what classes share (DiVA)."""
 
     def triplets(self, embeddings: Tensor, labels: Tensor) -> Triplets:
-        """Permute the labels, then mine as `DistanceMiner`."""
+        """Permute the labels, then mine as `DistanceWeightedMiner`."""
         return super().triplets(embeddings, labels[torch.randperm(len(labels), generator=self.generator)])
 
 
-class RhoDistanceMiner(DistanceMiner):
+class RhoDistanceMiner(DistanceWeightedMiner):
     """Distance-weighted mining in which an anchor, with probability `switch`, is pushed from an image of its own class.
 
     Such a triplet is (a, a, p): the anchor as its own positive, its positive as negative. It keeps the embedding from
@@ -188,7 +188,7 @@ class RhoDistanceMiner(DistanceMiner):
         self.switch = switch
 
     def triplets(self, embeddings: Tensor, labels: Tensor) -> Triplets:
-        """Mine as `DistanceMiner`, then switch some."""
+        """Mine as `DistanceWeightedMiner`, then switch some."""
         a, p, n = super().triplets(embeddings, labels)
         switched = torch.rand(len(a), generator=self.generator) < self.switch
         return a, torch.where(switched, a, p), torch.where(switched, p, n)
@@ -245,7 +245,7 @@ class ParametricMiner(TripletMiner):
 def distance_weights(
     distances: Tensor, negative: Tensor, dim: int, cutoff: float, upper_cutoff: float | None
 ) -> Tensor:
-    """Chances (M, N) float64 of each negative, see `DistanceMiner`; the largest of each row is 1, or all are alike."""
+    """Chances (M, N) float64 of each negative, see `DistanceWeightedMiner`; the largest of each row is 1, or all are alike."""
     d = distances.double().clamp(min=cutoff, max=2 - 1e-6)
     log_weights = (2 - dim) * d.log() - (dim - 3) / 2 * (1 - d.square() / 4).log()
     wanted = negative if upper_cutoff is None else negative & (distances < upper_cutoff)

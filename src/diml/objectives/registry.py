@@ -23,9 +23,9 @@ Similarity = Literal["pooled", "structural"]
 Structural = str
 
 TRIPLET_MINERS: Final = {
-    "distance": miners.DistanceMiner,
+    "distance": miners.DistanceWeightedMiner,
     "semihard": miners.SemihardMiner,
-    "softhard": miners.SofthardMiner,
+    "softhard": miners.SoftHardMiner,
     "random": miners.RandomMiner,
     "intra_random": miners.IntraRandomMiner,
     "random_distance": miners.RandomDistanceMiner,
@@ -178,7 +178,7 @@ def make_miner(
         distance = StructuralSimilarity(num_regions, **matching) if structural else similarity
         return MultiSimilarityMiner(distance=distance, **resolved), resolved
     maker = TRIPLET_MINERS[name]
-    extra = {"dim": dim} if issubclass(maker, miners.DistanceMiner) else {}
+    extra = {"dim": dim} if issubclass(maker, miners.DistanceWeightedMiner) else {}
     distance = StructuralDistance(num_regions, **matching) if structural else LpDistance(normalize_embeddings=False)
     return maker(distance=distance, generator=generator, **extra, **resolved), resolved
 

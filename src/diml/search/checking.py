@@ -1,4 +1,4 @@
-"""Whether an index is sound, and still what its pictures are."""
+"""Whether an index is sound, and still what its images are."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from diml.models.progress import picture_progress
+from diml.progress import image_progress
 from diml.search.coding import decode_regions
-from diml.search.indexing import content_of
-from diml.search.sources import picture_file
+from diml.search.index import content_of
+from diml.search.sources import image_file
 
 if TYPE_CHECKING:
     from diml.search.store import Store
@@ -24,9 +24,9 @@ class Check:
     """What `check_index` found.
 
     Attributes:
-        rows: how many pictures were looked at.
+        rows: how many images were looked at.
         faults: what is wrong with the index itself, one line each.
-        stale: pictures that changed or are gone since they were indexed, one line each; `diml index build` mends them.
+        stale: images that changed or are gone since they were indexed, one line each; `diml index build` mends them.
     """
 
     rows: int
@@ -39,19 +39,19 @@ class Check:
         return not self.faults and not self.stale
 
 
-def check_index(store: Store, *, pictures: bool = True, progress: bool = False) -> Check:
-    """Read every row of an index, and every picture behind it.
+def check_index(store: Store, *, images: bool = True, progress: bool = False) -> Check:
+    """Read every row of an index, and every image behind it.
 
     Args:
         store: the index.
-        pictures: also compare the content of the picture files with what was indexed.
+        images: also compare the content of the image files with what was indexed.
         progress: show a progress bar.
     """
     listed = [name for part in store.listing(columns=[]) for name in part.ids]
     faults = [f"{name}: stored {count} times" for name, count in Counter(listed).items() if count > 1]
     stale: list[str] = []
     names = list(dict.fromkeys(listed))
-    with picture_progress(len(names), show=progress, what="checking") as advance:
+    with image_progress(len(names), show=progress, what="checking") as advance:
         for start in range(0, len(names), _PART):
             asked = names[start : start + _PART]
             rows = store.regions(asked)
@@ -65,7 +65,7 @@ def check_index(store: Store, *, pictures: bool = True, progress: bool = False) 
                     decode_regions(rows, store.config)
                 except ValueError as error:
                     faults.append(f"{asked[0]} to {asked[-1]}: {error}")
-            if pictures:
+            if images:
                 stale += [line for entry in rows.metadata if (line := _stale(entry)) is not None]
             advance(len(asked))
     return Check(len(names), tuple(faults), tuple(stale))
@@ -74,7 +74,7 @@ def check_index(store: Store, *, pictures: bool = True, progress: bool = False) 
 def _stale(metadata: object) -> str | None:
     if not isinstance(metadata, dict) or not {"source", "path", "content"} <= metadata.keys():
         return None
-    file = picture_file(metadata)
+    file = image_file(metadata)
     try:
         return None if content_of(file) == metadata["content"] else f"{file}: changed since it was indexed"
     except FileNotFoundError:

@@ -1,6 +1,6 @@
 """Regions as bytes and back: float16, or int8 with one scale a region.
 
-Legend: N pictures, R regions, D channels, B bytes a picture.
+Legend: N images, R regions, D channels, B bytes a image.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from diml.search.store import IndexConfig, Rows
 
 
 def encode_regions(regions: Regions, config: IndexConfig) -> NDArray[np.uint8]:
-    """The regions of N pictures as (N, B) bytes, little-endian.
+    """The regions of N images as (N, B) bytes, little-endian.
 
     float16: R * D values, region by region. int8: R * D codes, then R scales in float32.
 

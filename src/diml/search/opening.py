@@ -18,7 +18,7 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
 
     Args:
         uri: a folder (LanceDB), `NAME.db` (Milvus Lite), or `http://host:port` (a Milvus server or cluster; see
-            `diml.search.milvus_place`).
+            `diml.search.backends.milvus_place`).
 
     Raises:
         IndexNotFoundError: there is none.
@@ -31,10 +31,10 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
     """
     place = _place(uri)
     if is_milvus(place):
-        from diml.search.milvus_store import MilvusStore
+        from diml.search.backends.milvus import MilvusStore
 
         return MilvusStore.open(place)
-    from diml.search.lance_store import LanceStore
+    from diml.search.backends.lance import LanceStore
 
     return LanceStore(Path(place))
 
@@ -58,10 +58,10 @@ def create_store(uri: str | os.PathLike[str], config: IndexConfig) -> Store:
 
 def _created(place: str, config: IndexConfig) -> Store:
     if is_milvus(place):
-        from diml.search.milvus_store import MilvusStore
+        from diml.search.backends.milvus import MilvusStore
 
         return MilvusStore.create(place, config)
-    from diml.search.lance_store import LanceStore
+    from diml.search.backends.lance import LanceStore
 
     return LanceStore.create(Path(place), config)
 
@@ -91,6 +91,6 @@ def _shown(place: str) -> str:
     """A place as it may be printed: without a password."""
     if not is_milvus(place):
         return place
-    from diml.search.milvus_place import read_place
+    from diml.search.backends.milvus_place import read_place
 
     return read_place(place).shown

@@ -1,4 +1,4 @@
-"""Pairs of pictures of an index that are alike: near-duplicates, and those that are labelled differently.
+"""Pairs of images of an index that are alike: near-duplicates, and those that are labelled differently.
 
 Legend: N rows of a part, K candidates of each.
 """
@@ -13,8 +13,8 @@ import torch
 
 from diml.matching import MatchSettings, rerank
 from diml.search.coding import decode_regions
+from diml.search.filters import parse_where
 from diml.search.sources import known_file
-from diml.search.where import parse_where
 
 if TYPE_CHECKING:
     from diml.search.store import Neighbours, Rows, Store, Value
@@ -24,7 +24,7 @@ _PART: Final = 64
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures that are alike: scores as of `Hit`, `a` before `b` in the order of ids."""
+    """Two images that are alike: scores as of `Hit`, `a` before `b` in the order of ids."""
 
     a: str
     b: str
@@ -55,15 +55,15 @@ def alike_pairs(
 ) -> Iterator[Pair]:
     """Every pair of an index whose score reaches the threshold, each once, as they are found.
 
-    Each picture is compared with its nearest ones by pooled cosine, those that can still reach the threshold region by
-    region: the structural part is 1 at most. Memory grows with the number of pairs found, not with that of pictures
+    Each image is compared with its nearest ones by pooled cosine, those that can still reach the threshold region by
+    region: the structural part is 1 at most. Memory grows with the number of pairs found, not with that of images
     squared.
 
     Args:
         store: the index; what is written to it meanwhile may be seen or not.
         threshold: least score, in [-2, 2] of pooled + structural, in [-1, 1] of pooled alone.
-        neighbours: how many nearest pictures of each are looked at; a picture with more duplicates shows so many.
-        where: only pictures that fit this condition.
+        neighbours: how many nearest images of each are looked at; a image with more duplicates shows so many.
+        where: only images that fit this condition.
         differ: only pairs with different values in this column, none empty: the same thing under two labels.
         structural: False compares pooled vectors only.
         settings: as of `diml.matching.match`.

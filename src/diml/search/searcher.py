@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 import numpy as np
 import torch
 
-from diml.data.pictures import load_picture, picture_name
+from diml.data.images import image_name, load_image
 from diml.matching import Ledger, Match, MatchSettings, QuantizedRegions, Regions, match, rerank
 from diml.search.coding import decode_regions
+from diml.search.filters import Where, parse_where
 from diml.search.opening import open_store
 from diml.search.remembered import load_remembered, require_embedder
 from diml.search.sources import known_file
-from diml.search.where import Where, parse_where
 
 if TYPE_CHECKING:
-    from diml.data import Picture
+    from diml.data import ImageLike
     from diml.models import Embedder
     from diml.search.store import Store, Value
 
@@ -35,7 +35,7 @@ DEFAULT_RERANK: Final = 100
 
 @dataclass(frozen=True, eq=False)
 class Hit:
-    """A picture that was found.
+    """A image that was found.
 
     Attributes:
         id: its name in the index.
@@ -55,7 +55,7 @@ class Hit:
 
     @property
     def file(self) -> Path | None:
-        """Where the picture lies, in indices of `build_index`."""
+        """Where the image lies, in indices of `build_index`."""
         return known_file(self.metadata)
 
 
@@ -109,7 +109,7 @@ class Found:
 
 
 class Searcher:
-    """Finds the pictures of an index that are most alike to a picture.
+    """Finds the images of an index that are most alike to a image.
 
     Args:
         store: the index.
@@ -155,28 +155,28 @@ class Searcher:
 
     def search(
         self,
-        picture: Picture,
+        image: ImageLike,
         k: int = 10,
         *,
         rerank: int = DEFAULT_RERANK,
         where: str | None = None,
         **settings: Unpack[MatchSettings],
     ) -> Found:
-        """The k pictures most alike to a picture.
+        """The k images most alike to a image.
 
         Args:
-            picture: a path, PIL picture, tensor, array or the bytes of a file.
+            image: a path, PIL image, tensor, array or the bytes of a file.
             k: how many hits, at least 1.
             rerank: K: how many of the nearest by pooled cosine to re-rank by regions, at least k are; 0: none.
             where: a condition on metadata, such as "label = 'milk'"; see `parse_where`.
             settings: marginals, epsilon, tolerance, max_iterations as in `diml.matching.match`.
 
         Raises:
-            BadPictureError, FileNotFoundError: the picture cannot be used.
+            BadImageError, FileNotFoundError: the image cannot be used.
             ValueError: k, rerank, where or a setting is out of range.
         """
-        name = picture_name(picture)
-        query = self.embedder.embed(load_picture(picture)).to("cpu")
+        name = image_name(image)
+        query = self.embedder.embed(load_image(image)).to("cpu")
         return self.search_regions(query, k, rerank=rerank, where=where, name=name, **settings)
 
     def search_regions(
@@ -189,7 +189,7 @@ class Searcher:
         name: str = "<regions>",
         **settings: Unpack[MatchSettings],
     ) -> Found:
-        """Search with a picture that is embedded already: Regions of one image, by the embedder of the index."""
+        """Search with a image that is embedded already: Regions of one image, by the embedder of the index."""
         if len(query) != 1:
             raise ValueError(f"query: need Regions of one image, got {len(query)}; search for one after the other")
         if k < 1 or rerank < 0:
@@ -248,6 +248,6 @@ class Searcher:
 
 
 def _structural(query: Regions, stored: Regions | QuantizedRegions, settings: MatchSettings) -> np.ndarray:
-    """(K,) structural similarity of the query to each stored picture."""
+    """(K,) structural similarity of the query to each stored image."""
     everyone = torch.arange(len(stored)).unsqueeze(0)
     return rerank(query, stored, everyone, score="structural", **settings)[0].numpy()

@@ -1,4 +1,4 @@
-"""Where the pictures of an index come from: a folder, or a CSV file with metadata."""
+"""Where the images of an index come from: a folder, or a CSV file with metadata."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from diml.data.inventory import pictures_below
+from diml.data.inventory import images_below
 from diml.search.store import RESERVED, ColumnType, Value
 
-#: What every picture of an index has, whatever its source: where it came from, and the sha256 of its file.
+#: What every image of an index has, whatever its source: where it came from, and the sha256 of its file.
 OWN_COLUMNS: Final[Mapping[str, ColumnType]] = {"source": "text", "path": "text", "content": "text"}
 _BOOLEANS: Final = {"true": True, "false": False}
 _INTEGER: Final = re.compile(r"[-+]?\d{1,18}")
@@ -21,10 +21,10 @@ _INTEGER: Final = re.compile(r"[-+]?\d{1,18}")
 
 @dataclass(frozen=True)
 class Listing:
-    """Pictures to be indexed, in order.
+    """Images to be indexed, in order.
 
     Attributes:
-        source: the folder or file, absolute; pictures are only ever removed for being gone from their own source.
+        source: the folder or file, absolute; images are only ever removed for being gone from their own source.
         folder: what `paths` are relative to.
         paths: N paths as text, with `/`.
         cells: N mappings column -> text, as read.
@@ -41,15 +41,15 @@ class Listing:
         return len(self.paths)
 
     def file(self, row: int) -> Path:
-        """The file of a picture."""
+        """The file of a image."""
         return self.folder / self.paths[row]
 
     def name(self, row: int) -> str:
-        """The id of a picture: 32 hexadecimal digits of source and path."""
+        """The id of a image: 32 hexadecimal digits of source and path."""
         return hashlib.sha256(f"{self.source}\0{self.paths[row]}".encode()).hexdigest()[:32]
 
     def metadata(self, row: int, columns: Mapping[str, ColumnType]) -> dict[str, Value]:
-        """The cells of a picture as values of the types that the index has.
+        """The cells of a image as values of the types that the index has.
 
         Raises:
             ValueError: a cell is no value of its column's type.
@@ -65,41 +65,41 @@ class Listing:
         return found
 
 
-def picture_file(metadata: Mapping[str, Value]) -> Path:
-    """Where the picture of a stored row lies, from its own columns."""
+def image_file(metadata: Mapping[str, Value]) -> Path:
+    """Where the image of a stored row lies, from its own columns."""
     source = Path(str(metadata["source"]))
     return (source.parent if source.suffix.lower() == ".csv" else source) / str(metadata["path"])
 
 
 def known_file(metadata: Mapping[str, Value]) -> Path | None:
-    """`picture_file`, or None in an index that does not say where its pictures lie."""
-    return picture_file(metadata) if {"source", "path"} <= metadata.keys() else None
+    """`image_file`, or None in an index that does not say where its images lie."""
+    return image_file(metadata) if {"source", "path"} <= metadata.keys() else None
 
 
 def list_source(place: Path) -> Listing:
-    """Take stock of a folder, nested pictures included, or of a CSV file.
+    """Take stock of a folder, nested images included, or of a CSV file.
 
-    A folder gives the column `label`, the first folder below it on the way to the picture. A CSV file has a column
+    A folder gives the column `label`, the first folder below it on the way to the image. A CSV file has a column
     `path`, relative to the file or absolute; its other columns become metadata, with the type that all cells fit.
 
     Raises:
         FileNotFoundError: there is no such place.
-        ValueError: no pictures, or a CSV file with bad columns or lines.
+        ValueError: no images, or a CSV file with bad columns or lines.
     """
     place = place.expanduser().resolve()
     if place.is_dir():
         return _list_folder(place)
     if not place.is_file():
-        raise FileNotFoundError(f"pictures: {place} does not exist; name a folder of pictures or a CSV file")
+        raise FileNotFoundError(f"images: {place} does not exist; name a folder of images or a CSV file")
     if place.suffix.lower() != ".csv":
-        raise ValueError(f"pictures: need a folder or a .csv file, got {place}; name the folder it lies in")
+        raise ValueError(f"images: need a folder or a .csv file, got {place}; name the folder it lies in")
     return _list_csv(place)
 
 
 def _list_folder(folder: Path) -> Listing:
-    paths = tuple(file.relative_to(folder).as_posix() for file in pictures_below(folder))
+    paths = tuple(file.relative_to(folder).as_posix() for file in images_below(folder))
     if not paths:
-        raise ValueError(f"pictures: there is none in {folder} or below; to empty an index: diml index remove")
+        raise ValueError(f"images: there is none in {folder} or below; to empty an index: diml index remove")
     cells = tuple({"label": path.split("/")[0] if "/" in path else ""} for path in paths)
     return Listing(str(folder), folder, paths, cells, {"label": "text"})
 
@@ -142,7 +142,7 @@ def _check_lines(file: Path, rows: Sequence[tuple[int, Mapping[str | None, str |
             raise ValueError(f"{file}, line {line}: {path} is in line {seen[path]} already")
         seen[path] = line
     if not rows:
-        raise ValueError(f"{file}: need one line a picture below the first, got none")
+        raise ValueError(f"{file}: need one line a image below the first, got none")
 
 
 def _type_of(cells: Sequence[str]) -> ColumnType:

@@ -1,6 +1,6 @@
-"""What a store of embedded pictures is: few methods, the same for every data base behind them.
+"""What a store of embedded images is: few methods, the same for every data base behind them.
 
-Legend: N rows, Q queries, R regions, D channels, B bytes of a picture's coded regions.
+Legend: N rows, Q queries, R regions, D channels, B bytes of a image's coded regions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from diml.search.where import Where
+from diml.search.filters import Where
 
 ColumnType = Literal["text", "integer", "number", "boolean"]
 Storage = Literal["float16", "int8", "none"]
@@ -38,10 +38,10 @@ class IndexConfig:
 
     Attributes:
         dim: D of the pooled vectors and of the regions.
-        num_regions: R of each picture; 0 with storage "none".
+        num_regions: R of each image; 0 with storage "none".
         grid: (rows, columns) of the regions, or None.
         storage: regions as "float16", as "int8" with one scale a region, or "none" (pooled vectors only).
-        columns: metadata of each picture, name -> type.
+        columns: metadata of each image, name -> type.
         embedder: `Embedder.fingerprint()` of what made the vectors; others are refused.
         model: how to load that embedder again: plain values for JSON.
 
@@ -71,7 +71,7 @@ class IndexConfig:
 
     @property
     def row_bytes(self) -> int:
-        """B, bytes of the coded regions of a picture; see `diml.search.coding`."""
+        """B, bytes of the coded regions of a image; see `diml.search.coding`."""
         each = {"float16": 2 * self.dim, "int8": self.dim + 4, "none": 0}[self.storage]
         return self.num_regions * each
 
@@ -94,13 +94,13 @@ class IndexConfig:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """N pictures as they are stored.
+    """N images as they are stored.
 
     Attributes:
         ids: N distinct names.
         pooled: (N, D) float32, unit vectors.
         coded: (N, B) uint8, the regions (see `diml.search.coding`); (N, 0) with storage "none".
-        metadata: N mappings, column -> value; None, or no entry, where a picture has no value.
+        metadata: N mappings, column -> value; None, or no entry, where a image has no value.
     """
 
     ids: tuple[str, ...]
@@ -140,7 +140,7 @@ class StoreInfo:
     Attributes:
         kind: name of the data base.
         uri: where it is.
-        rows: pictures in it.
+        rows: images in it.
         indexed: how many of them the index over pooled vectors covers; the others are compared one by one.
         index: which index that is, or "none".
         disk_bytes: size on disk; None where the data base does not tell.
@@ -155,7 +155,7 @@ class StoreInfo:
 
 
 class Store(Protocol):
-    """Embedded pictures by name. Every adapter keeps to the tests in `tests/unit/search/contract.py`.
+    """Embedded images by name. Every adapter keeps to the tests in `tests/unit/search/contract.py`.
 
     What a call of `add` or `remove` wrote is there, whole, when the call returns, whatever happens to the process
     then; until it returns it is there whole or not at all. Each call sees a state between two such writes.

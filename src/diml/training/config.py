@@ -42,7 +42,7 @@ class TrainConfig:
     multisimilarity_diml."""
 
     similarity: Literal["pooled", "structural"] | None = None
-    """What the objective compares: whole pictures, or pictures part by part. The objective's own choice when omitted:
+    """What the objective compares: whole images, or images part by part. The objective's own choice when omitted:
     `structural` for margin_diml and multisimilarity_diml, else `pooled`."""
 
     miner: str | None = None
@@ -61,10 +61,10 @@ class TrainConfig:
     """Settings of the sampler, NAME=VALUE, for instance batches_per_epoch=100."""
 
     batch_size: int = 112
-    """Pictures in one batch, all processes together."""
+    """Images in one batch, all processes together."""
 
     per_class: int = 2
-    """Pictures of each class in a batch."""
+    """Images of each class in a batch."""
 
     model: str = "mobilenetv2_100"
     """Backbone to start from: a timm name, or the folder of a saved embedder."""
@@ -82,26 +82,26 @@ class TrainConfig:
     """Regions a side: G x G."""
 
     pooled: Literal["backbone", "grid_mean"] | None = None
-    """Vector of the whole picture: the head of the backbone's pooled features, or the mean of the regions. `grid_mean`
+    """Vector of the whole image: the head of the backbone's pooled features, or the mean of the regions. `grid_mean`
     when omitted and the similarity is structural, else `backbone`."""
 
     size: int | None = None
     """Side of the network's input, pixels; the model's own when omitted."""
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Least and greatest share of a training picture that is cut out by chance."""
+    """Least and greatest share of a training image that is cut out by chance."""
 
     flip: float = 0.5
-    """Probability to mirror a training picture."""
+    """Probability to mirror a training image."""
 
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     """Greatest chance change of brightness, contrast, saturation (shares) and hue (turns)."""
 
     grayscale: float = 0.0
-    """Probability to take the colours of a training picture away."""
+    """Probability to take the colours of a training image away."""
 
     epochs: int = 150
-    """Passes over the training pictures."""
+    """Passes over the training images."""
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """Optimizer; `sgd` has momentum 0.9."""
@@ -143,7 +143,7 @@ class TrainConfig:
     """Leave out steps whose loss or gradient is not finite, and count them, rather than stop."""
 
     select_on: Literal["validation", "test"] = "validation"
-    """Pictures that choose the best epoch. `test` is the authors' way: its results are too good."""
+    """Images that choose the best epoch. `test` is the authors' way: its results are too good."""
 
     validation_fraction: float = 0.2
     """Share of the training classes held out to choose the best epoch; 0 keeps the last epoch."""
@@ -166,10 +166,10 @@ class TrainConfig:
     """Steps between checkpoints; there is one after each epoch besides."""
 
     evaluation_batch_size: int = 64
-    """Pictures embedded at a time in validation and test."""
+    """Images embedded at a time in validation and test."""
 
-    on_bad_picture: Literal["fail", "skip"] = "fail"
-    """Unreadable pictures: stop and name the first, or leave them out and name them all."""
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    """Unreadable images: stop and name the first, or leave them out and name them all."""
 
     workers: int = 0
     """Loader processes; 0 decodes in the training process."""
@@ -201,7 +201,7 @@ class TrainConfig:
 
     @property
     def structural(self) -> bool:
-        """Whether the objective compares pictures part by part."""
+        """Whether the objective compares images part by part."""
         return self.similarity == "structural" or self.objective.endswith("_diml")
 
     @property

@@ -1,4 +1,4 @@
-"""A run as a picture: the loss of every step, and the validation of every epoch."""
+"""A run as a image: the loss of every step, and the validation of every epoch."""
 
 from __future__ import annotations
 

@@ -77,16 +77,16 @@ class MetricLog:
         rows: dict[int, Record] = {}
         for record in self.records:
             if record["kind"] == "train":
-                speed = rows.get(record["epoch"], {}).get("pictures_per_second", [])
+                speed = rows.get(record["epoch"], {}).get("images_per_second", [])
                 rows[record["epoch"]] = {
                     "epoch": record["epoch"],
                     "step": record["step"],
                     "loss": self.mean_loss(record["epoch"]),
                     "lr": record["lr"],
-                    "pictures_per_second": [*speed, record["pictures_per_second"]],
+                    "images_per_second": [*speed, record["images_per_second"]],
                 }
         for row in rows.values():
-            row["pictures_per_second"] = sum(row["pictures_per_second"]) / len(row["pictures_per_second"])
+            row["images_per_second"] = sum(row["images_per_second"]) / len(row["images_per_second"])
         for record in self.records:
             if record["kind"] == "validation" and record["epoch"] in rows:
                 named = {f"validation_{metric}_k{record['rerank']}": record[metric] for metric in METRICS}
@@ -120,7 +120,7 @@ def read_records(path: str | Path) -> list[Record]:
 
 
 class Display:
-    """A progress bar with loss, learning rate and pictures/s, and lines above it; all on standard error.
+    """A progress bar with loss, learning rate and images/s, and lines above it; all on standard error.
 
     Args:
         show: whether to print anything.
@@ -158,7 +158,7 @@ class Display:
     def step(self, loss: float, lr: float, speed: float) -> None:
         """Move the bar by one step."""
         if self._bar is not None:
-            numbers = f"loss {loss:.4f}  lr {lr:.2g}  {speed:.0f} pictures/s"
+            numbers = f"loss {loss:.4f}  lr {lr:.2g}  {speed:.0f} images/s"
             self._bar.update(self._bar.task_ids[0], advance=1, numbers=numbers)
 
 

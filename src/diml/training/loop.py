@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diml.data import DataSet, PictureSet
+from diml.data import DataSet, ImageSet
 from diml.data.training_batches import TrainingLoader
 from diml.evaluation import Report
 from diml.evaluation.tables import write_reports
@@ -30,11 +30,11 @@ from diml.training.checkpoints import (
 )
 from diml.training.config import TrainConfig
 from diml.training.curves import CURVES, write_curves
-from diml.training.distributed import SharedEmbedding, Team, embed_shared, evaluate_shared, join_team, warn_of_bad
 from diml.training.logs import Display, MetricLog
 from diml.training.named import check_names
 from diml.training.optim import set_learning_rates
 from diml.training.parts import Parts, build_parts, divide, open_run, open_training_data
+from diml.training.shared import SharedEmbedding, Team, embed_shared, evaluate_shared, join_team, warn_of_bad
 from diml.training.steps import NonFiniteError, Step, own_random_streams, repeatable
 from diml.training.stopping import Stop, TrainingStopped
 
@@ -45,7 +45,7 @@ class TrainResult:
 
     Attributes:
         folder: of the run; `load_embedder(folder)` gives the best embedder.
-        test: evaluation of the best embedder on the test pictures, plain and re-ranked.
+        test: evaluation of the best embedder on the test images, plain and re-ranked.
         best_epoch: counted from 1; None without validation: then it is the last.
         best_value: of the metric that chose it, a fraction.
         left_out: steps that were left out as they were not finite.
@@ -79,24 +79,24 @@ def train(
 
     Args:
         config: everything that is decided.
-        dataset: the pictures; loaded by the name in `config` when omitted.
+        dataset: the images; loaded by the name in `config` when omitted.
         resume: go on with the run in `config.folder` from its last checkpoint, or from the start if it has none.
         progress: show a progress bar and a line an epoch on standard error.
 
     Raises:
-        ValueError: the data set has no training pictures or too few classes, or settings do not fit.
+        ValueError: the data set has no training images or too few classes, or settings do not fit.
         FileExistsError: the folder holds a run already, and `resume` is False.
         NonFiniteError: a loss is not finite, and `config.skip_non_finite` is False.
         TrainingStopped: by Ctrl-C or SIGTERM; the checkpoint is written.
 
     Warns:
-        UserWarning: test pictures choose the best epoch (`select_on="test"`).
+        UserWarning: test images choose the best epoch (`select_on="test"`).
 
     Example:
         >>> train(TrainConfig(dataset="orl", objective="margin", batch_size=16, epochs=2))  # doctest: +SKIP
     """
     with own_random_streams(config.seed):
-        check_names(config)  # a slip in a name is told before pictures are listed and weights fetched
+        check_names(config)  # a slip in a name is told before images are listed and weights fetched
     with join_team(config.device) as team, own_random_streams(config.seed), repeatable(team.device):
         with team.first_goes_ahead():
             data = open_training_data(config) if dataset is None else dataset
@@ -117,8 +117,8 @@ class _Run:
     def __init__(
         self,
         config: TrainConfig,
-        validation: PictureSet | None,
-        test: PictureSet,
+        validation: ImageSet | None,
+        test: ImageSet,
         parts: Parts,
         team: Team,
         display: Display,
@@ -135,7 +135,7 @@ class _Run:
         writes = self.folder if team.is_first else None
         self.log = MetricLog(writes, epochs=self.position.epoch, steps=self.position.step)
         self.loader = TrainingLoader(
-            parts.train.paths, parts.augment, workers=config.workers, on_bad_picture=config.on_bad_picture
+            parts.train.paths, parts.augment, workers=config.workers, on_bad_image=config.on_bad_image
         )
         self.stop = Stop(at_once=team.size == 1)
 
@@ -218,15 +218,15 @@ class _Run:
         counts = self.parts.objective.statistics
         position = self.position
         where = {"epoch": position.epoch + 1, "step": position.step}
-        self.log.add("train", **where, **plain, lr=lr, pictures_per_second=round(speed, 2), **counts, **fault)
+        self.log.add("train", **where, **plain, lr=lr, images_per_second=round(speed, 2), **counts, **fault)
         self.display.step(step.loss, lr, speed)
 
-    def _validate(self, pictures: PictureSet, last: bool) -> float | None:
+    def _validate(self, images: ImageSet, last: bool) -> float | None:
         """Measure; returns the metric that chooses the best epoch, a fraction. None when it is not yet time."""
         config, epoch = self.config, self.position.epoch + 1
         if not last and epoch % config.validate_every:
             return None
-        report = self._evaluate(self.parts.embedder, pictures, sorted({0, config.select_rerank}), resamples=1)
+        report = self._evaluate(self.parts.embedder, images, sorted({0, config.select_rerank}), resamples=1)
         for row in report.rows:
             self.log.add("validation", epoch=epoch, step=self.position.step, **row)
         return report.row(config.select_rerank)[config.metric]
@@ -241,19 +241,19 @@ class _Run:
             line += f"  best {100 * position.best_value:.2f} (epoch {position.best_epoch})"
         self.display.say(line)
 
-    def _evaluate(self, embedder: Embedder, pictures: PictureSet, reranks: Sequence[int], resamples: int) -> Report:
-        found, seed = self._embed(embedder, pictures), self.config.seed
-        return evaluate_shared(found.regions, found.pictures, self.team, rerank=reranks, seed=seed, resamples=resamples)
+    def _evaluate(self, embedder: Embedder, images: ImageSet, reranks: Sequence[int], resamples: int) -> Report:
+        found, seed = self._embed(embedder, images), self.config.seed
+        return evaluate_shared(found.regions, found.images, self.team, rerank=reranks, seed=seed, resamples=resamples)
 
-    def _embed(self, embedder: Embedder, pictures: PictureSet) -> SharedEmbedding:
+    def _embed(self, embedder: Embedder, images: ImageSet) -> SharedEmbedding:
         config = self.config
         return embed_shared(
             embedder,
-            pictures,
+            images,
             self.team,
             batch_size=config.evaluation_batch_size,
             workers=config.workers,
-            on_bad_picture=config.on_bad_picture,
+            on_bad_image=config.on_bad_image,
         )
 
     def _finish(self) -> TrainResult:
@@ -272,7 +272,7 @@ class _Run:
         return TrainResult(self.folder, report, position.best_epoch, position.best_value, position.left_out)
 
     def _store_embeddings(self) -> None:
-        """Embed all training pictures for a sampler that looks at embeddings."""
+        """Embed all training images for a sampler that looks at embeddings."""
         parts = self.parts
         found = self._embed(parts.embedder, parts.train)
         parts.sampler.update(found.kept.cpu(), found.regions.pooled.cpu())

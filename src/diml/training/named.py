@@ -53,10 +53,10 @@ def named_objective(config: TrainConfig, *, num_classes: int, dim: int) -> Objec
 
 
 def named_sampler(config: TrainConfig, labels: ArrayLike) -> BatchSampler:
-    """Build the sampler of a configuration for pictures of these classes.
+    """Build the sampler of a configuration for images of these classes.
 
     Raises:
-        ValueError: an unknown name or option, an option of another type, or sizes that do not fit the pictures.
+        ValueError: an unknown name or option, an option of another type, or sizes that do not fit the images.
     """
     sizes = {"batch_size": config.batch_size, "per_class": config.per_class, "seed": config.seed}
     try:
@@ -69,7 +69,7 @@ def named_sampler(config: TrainConfig, labels: ArrayLike) -> BatchSampler:
 
 
 def check_names(config: TrainConfig) -> None:
-    """Refuse what `named_objective` and `named_sampler` will, as far as it can be told without pictures and network.
+    """Refuse what `named_objective` and `named_sampler` will, as far as it can be told without images and network.
 
     Draws from the global random streams of torch.
 

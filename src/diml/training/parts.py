@@ -1,4 +1,4 @@
-"""What a run is made of: pictures divided, a folder opened, and network, objective, optimizer and sampler built."""
+"""What a run is made of: images divided, a folder opened, and network, objective, optimizer and sampler built."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from diml.data import DataSet, PictureSet, Preprocess, dataset_info, load_dataset, locate_dataset
+from diml.data import DataSet, ImageSet, Preprocess, dataset_info, load_dataset, locate_dataset
 from diml.data.augment import Augment
 from diml.data.samplers import BatchSampler
 from diml.models import Embedder, default_preprocess, load_embedder
@@ -25,26 +25,26 @@ from diml.objectives import Objective
 from diml.training.checkpoints import BEST, LAST, MODEL_FILES, publish_model, read_checkpoint, settle
 from diml.training.config import FIELDS, TrainConfig, read_config, write_config
 from diml.training.curves import CURVES
-from diml.training.distributed import Team
 from diml.training.logs import LINES, TABLE
 from diml.training.named import named_objective, named_sampler
 from diml.training.optim import Schedule, build_optimizer
+from diml.training.shared import Team
 from diml.training.steps import Stepper
 
 CONFIG: Final = "config.yaml"
 
 #: Settings that a resumed run may change: they do not touch what it learns.
 #: `epochs` as well, unless the schedule counts them.
-_MAY_CHANGE: Final = {"output", "data", "workers", "device", "checkpoint_every", "rerank", "on_bad_picture"}
+_MAY_CHANGE: Final = {"output", "data", "workers", "device", "checkpoint_every", "rerank", "on_bad_image"}
 
 
 @dataclass(frozen=True, eq=False)
 class Division:
-    """Pictures to train on, to choose the best epoch by (None: the last one is kept), and to test on in the end."""
+    """Images to train on, to choose the best epoch by (None: the last one is kept), and to test on in the end."""
 
-    train: PictureSet
-    validation: PictureSet | None
-    test: PictureSet
+    train: ImageSet
+    validation: ImageSet | None
+    test: ImageSet
 
 
 def open_training_data(config: TrainConfig) -> DataSet:
@@ -58,23 +58,23 @@ def open_training_data(config: TrainConfig) -> DataSet:
 
 
 def divide(data: DataSet, config: TrainConfig, *, warn: bool = True) -> Division:
-    """Hold some training classes back for validation, or take the test pictures for it, as the configuration says.
+    """Hold some training classes back for validation, or take the test images for it, as the configuration says.
 
     Raises:
-        ValueError: there are no training pictures, or too few classes to divide.
+        ValueError: there are no training images, or too few classes to divide.
 
     Warns:
-        UserWarning: test pictures choose the best epoch.
+        UserWarning: test images choose the best epoch.
     """
     if data.train is None:
         raise ValueError(
-            f"dataset: {data.name} has no training pictures under protocol {data.protocol!r}; take another --protocol, "
-            "or list pictures in a CSV file with the columns path,label,split and type `diml train csv --data FILE`"
+            f"dataset: {data.name} has no training images under protocol {data.protocol!r}; take another --protocol, "
+            "or list images in a CSV file with the columns path,label,split and type `diml train csv --data FILE`"
         )
     if config.select_on == "test":
         if warn:
             warnings.warn(
-                "select_on: test pictures choose the best epoch, as in the authors' code; results are too good to be "
+                "select_on: test images choose the best epoch, as in the authors' code; results are too good to be "
                 "compared with those of select_on 'validation'",
                 stacklevel=3,
             )
@@ -93,7 +93,7 @@ def open_run(config: TrainConfig, division: Division, *, resume: bool, write: bo
 
     Args:
         config: of the run; `folder` is where.
-        division: the pictures, for the check that they are still the same.
+        division: the images, for the check that they are still the same.
         resume: go on rather than begin.
         write: whether this process is the one that writes.
 
@@ -103,7 +103,7 @@ def open_run(config: TrainConfig, division: Division, *, resume: bool, write: bo
     Raises:
         FileExistsError: there is a run already, and `resume` is False.
         FileNotFoundError: there is none, and `resume` is True.
-        ValueError: the run was begun with other settings or pictures.
+        ValueError: the run was begun with other settings or images.
     """
     folder = config.folder
     # A configuration alone is what a run leaves that could not be built: an unknown name, too few classes.
@@ -126,7 +126,7 @@ def open_run(config: TrainConfig, division: Division, *, resume: bool, write: bo
         return None
     state = read_checkpoint(folder / LAST)
     if state["data"] != fingerprint(division.train):
-        raise ValueError(f"data: the training pictures are not those that {folder} was begun with; start a new run")
+        raise ValueError(f"data: the training images are not those that {folder} was begun with; start a new run")
     return state
 
 
@@ -164,7 +164,7 @@ def _remove_leftovers(folder: Path) -> None:
 class Parts:
     """What is trained, on what, and how."""
 
-    train: PictureSet
+    train: ImageSet
     labels: Tensor
     augment: Augment
     embedder: Embedder
@@ -179,7 +179,7 @@ class Parts:
         """What the log says at the start."""
         packages = ("diml", "torch", "timm", "pytorch-metric-learning")
         return {
-            "pictures": len(self.train),
+            "images": len(self.train),
             "classes": self.train.num_classes,
             "processes": team.size,
             "device": str(team.device),
@@ -188,14 +188,14 @@ class Parts:
         }
 
 
-def build_parts(config: TrainConfig, train: PictureSet, team: Team, state: Mapping[str, Any] | None) -> Parts:
+def build_parts(config: TrainConfig, train: ImageSet, team: Team, state: Mapping[str, Any] | None) -> Parts:
     """Build everything, with the weights of `state`, or new ones by the global random streams.
 
     Raises:
         ValueError: unknown names or options; too few classes for a batch; a batch smaller than the processes.
     """
     if config.batch_size < team.size:
-        raise ValueError(f"batch_size: need a picture for each of {team.size} processes, got {config.batch_size}")
+        raise ValueError(f"batch_size: need a image for each of {team.size} processes, got {config.batch_size}")
     sampler = named_sampler(config, train.labels)
     with team.first_goes_ahead():  # who fetches weights
         embedder = load_embedder(config.folder / LAST) if state is not None else new_embedder(config)
@@ -239,10 +239,10 @@ def new_embedder(config: TrainConfig) -> Embedder:
     return load_embedder(config.model, head=config.head, dim=config.dim, pretrained=config.pretrained, **options)
 
 
-def fingerprint(pictures: PictureSet) -> str:
-    """Name pictures by their files' and folders' names and their classes, wherever they lie."""
+def fingerprint(images: ImageSet) -> str:
+    """Name images by their files' and folders' names and their classes, wherever they lie."""
     digest = hashlib.sha256()
-    for path, label in zip(pictures.paths, pictures.labels.tolist(), strict=True):
+    for path, label in zip(images.paths, images.labels.tolist(), strict=True):
         digest.update(f"{path.parent.name}/{path.name} {label}\n".encode())
     return digest.hexdigest()
 

@@ -3,7 +3,7 @@
 Keys are those of `TrainConfig`. Values are from the authors' scripts and the defaults of their options; where those
 differ from what was published, the published definition is trained with the authors' numbers (docs/deviations.md,
 row 9). Left to `TrainConfig` is what is no part of a recipe: folders, processes, and how the best epoch is chosen (the
-authors chose it on the test pictures; `select_on: test` does).
+authors chose it on the test images; `select_on: test` does).
 
 Sources: github.com/wl-zhao/DIML, scripts/baselines/{cub,cars,sop}_runs.sh, scripts/diml/train_diml.sh, parameters.py.
 """

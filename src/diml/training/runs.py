@@ -1,4 +1,4 @@
-"""Run folders read back: their settings, and the test pictures that several of them share."""
+"""Run folders read back: their settings, and the test images that several of them share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Run:
     """A run that has an embedder.
 
     Args:
-        folder: of the run; `load_embedder(folder)` gives the best embedder, with its grid and picture size.
+        folder: of the run; `load_embedder(folder)` gives the best embedder, with its grid and image size.
         config: all settings of the run.
         finished: whether it came to its end; else the embedder is the best so far.
     """
@@ -71,7 +71,7 @@ def shared_data(runs: Sequence[Run], data: Path | None = None) -> DataSet:
         data: root in place of the runs' own.
 
     Raises:
-        ValueError: the runs are of different data sets, protocols or test pictures.
+        ValueError: the runs are of different data sets, protocols or test images.
         FileNotFoundError: the data set is not where the runs had it.
     """
     of_dataset = {run.config.dataset: run for run in reversed(runs)}
@@ -101,7 +101,7 @@ def _check_alike(first: DataSet, other: DataSet, first_run: Run, run: Run) -> No
     if first.protocol != other.protocol:
         what = f"protocols {first.protocol} ({first_run.folder}) and {other.protocol} ({run.folder})"
     elif fingerprint(first.test) != fingerprint(other.test):
-        what = f"test pictures: those of {first_run.folder} and of {run.folder}"
+        what = f"test images: those of {first_run.folder} and of {run.folder}"
     else:
         return
     raise ValueError(f"runs: need runs with one test, got different {what}; evaluate them apart")

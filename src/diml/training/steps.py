@@ -1,6 +1,6 @@
 """One step of training: embed a share of the batch, gather, loss of the whole batch, gradient, update.
 
-Legend: B pictures of the whole batch, b pictures of this process.
+Legend: B images of the whole batch, b images of this process.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from diml.models.inference import autocast_type
 from diml.objectives import Objective
 from diml.training.checkpoints import random_states, set_random_states
 from diml.training.config import TrainConfig
-from diml.training.distributed import Team
 from diml.training.optim import freeze_batch_norm, parameters_of
+from diml.training.shared import Team
 
 
 class NonFiniteError(ValueError):
-    """Embeddings, loss or gradient are not finite: `step` says when, `paths` which pictures were in the batch."""
+    """Embeddings, loss or gradient are not finite: `step` says when, `paths` which images were in the batch."""
 
     def __init__(self, what: str, step: int, paths: tuple[Path, ...]) -> None:
         super().__init__(what, step, paths)
@@ -63,7 +63,7 @@ class Step:
 
 
 class Stepper:
-    """Takes steps; the same on every process, each with its own pictures.
+    """Takes steps; the same on every process, each with its own images.
 
     Args:
         config: precision, clip_norm, freeze_batch_norm, skip_non_finite, seed.
@@ -156,7 +156,7 @@ class Stepper:
 
     @torch.no_grad()
     def _finite(self, images: Tensor) -> bool:
-        """Whether the embeddings of pictures and of all their cells are finite."""
+        """Whether the embeddings of images and of all their cells are finite."""
         features, head = self._features(images), self.embedder.head
         embedded = (head(features.pooled), head(features.maps.permute(0, 2, 3, 1)))
         return all(bool(torch.isfinite(vectors).all()) for vectors in embedded)

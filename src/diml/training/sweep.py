@@ -32,7 +32,7 @@ _OWN: Final = {
 }
 
 #: Settings that may differ between a finished run and the file: no number depends on them.
-_FREE: Final = {"output", "data", "workers", "device", "checkpoint_every", "on_bad_picture"}
+_FREE: Final = {"output", "data", "workers", "device", "checkpoint_every", "on_bad_image"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Job:
 
     Args:
         name: row of the table.
-        config: of the training; for a baseline, where its pictures and K come from.
+        config: of the training; for a baseline, where its images and K come from.
         baseline: what is evaluated without training; None for a training.
     """
 
@@ -188,16 +188,16 @@ def _do(job: Job, *, resume: bool, progress: bool) -> None:
 
 
 def _evaluate_baseline(job: Job, baseline: Baseline, progress: bool) -> None:
-    """Evaluate a frozen backbone on the test pictures of the runs, as a run ends."""
+    """Evaluate a frozen backbone on the test images of the runs, as a run ends."""
     from diml.evaluation import evaluate_dataset
     from diml.evaluation.tables import write_reports
     from diml.models import default_preprocess, load_embedder
-    from diml.training.distributed import join_team
     from diml.training.parts import open_training_data, resized
+    from diml.training.shared import join_team
 
     config = job.config
     loading: dict[str, Any] = {"batch_size": config.evaluation_batch_size, "workers": config.workers}
-    loading |= {"on_bad_picture": config.on_bad_picture, "progress": progress}
+    loading |= {"on_bad_image": config.on_bad_image, "progress": progress}
     data = open_training_data(config)
     preprocess = default_preprocess(baseline.model)
     embedder = load_embedder(
@@ -212,7 +212,7 @@ def _evaluate_baseline(job: Job, baseline: Baseline, progress: bool) -> None:
         embedder = embedder.to(team.device)
         if baseline.head == "whiten":
             if data.train is None:
-                raise ValueError(f"head: whiten is fitted on training pictures, and {data.name} has none")
+                raise ValueError(f"head: whiten is fitted on training images, and {data.name} has none")
             embedder.fit_head(data.train.paths, **loading)
         found = evaluate_dataset(embedder, data.test, rerank=sorted({0, config.rerank}), **loading)
     write_reports(config.folder, {job.name: found.report}, job.settings)

@@ -74,7 +74,7 @@ class ResultRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What is finished of a sweep, what is missing, and on how many pictures it was measured."""
+    """What is finished of a sweep, what is missing, and on how many images it was measured."""
 
     title: str
     rows: tuple[ResultRow, ...]
@@ -93,7 +93,7 @@ def collect_results(sweep: Sweep) -> Results:
     title = config.dataset + (f", {config.protocol}" if config.protocol else "")
     if done:
         measured = next(iter(done[0][1]["methods"].values()))
-        title += f": {measured['queries']} queries, {measured['gallery']} gallery pictures"
+        title += f": {measured['queries']} queries, {measured['gallery']} gallery images"
     return Results(title=title, rows=tuple(rows), missing=missing)
 
 

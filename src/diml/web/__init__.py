@@ -1,4 +1,4 @@
-"""The server of `diml serve`: pictures compared and searched in the browser, and a JSON API that does the same.
+"""The server of `diml serve`: images compared and searched in the browser, and a JSON API that does the same.
 
 Read in this order: `gallery` (what can be searched), `folder` (a folder in memory), `index` (one on disk),
 `engine` (embed, match, search),

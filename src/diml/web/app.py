@@ -12,8 +12,8 @@ from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Query, Request, Response
 
-from diml.data.pictures import BadPictureError
-from diml.explain.page_file import MODULES, page_asset
+from diml.data.images import BadImageError
+from diml.explain.html import MODULES, page_asset
 from diml.web import schemas
 from diml.web.engine import MOST_HITS, Engine, Kind
 from diml.web.errors import ApiError, answer_errors
@@ -38,7 +38,7 @@ def create_app(engine: Engine, *, limits: Limits | None = None, keep: Path | Non
     Args:
         engine: what it computes with, and the gallery in it.
         limits: of requests.
-        keep: folder in which pictures that are sent are kept; None keeps none.
+        keep: folder in which images that are sent are kept; None keeps none.
 
     Example:
         >>> app = create_app(Engine(load_embedder("mobilenetv2_100")))  # doctest: +SKIP
@@ -55,7 +55,7 @@ def create_app(engine: Engine, *, limits: Limits | None = None, keep: Path | Non
 
     app = FastAPI(
         title="diml", version=version("diml"), docs_url=None, redoc_url=None, openapi_url="/api/openapi.json",
-        lifespan=lifespan, description="Pictures compared and searched part by part. All numbers are fractions.",
+        lifespan=lifespan, description="Images compared and searched part by part. All numbers are fractions.",
     )  # fmt: skip
     answer_errors(app)
     app.add_middleware(Guard, limits=limits, slots=slots)
@@ -92,12 +92,12 @@ def _gallery_status(gallery: Gallery) -> schemas.GalleryStatus:
 def _add_work(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keep: Path | None) -> None:
     @app.post("/api/match", responses=_REFUSALS, openapi_extra=_form("query", "gallery"))
     async def match_two(request: Request) -> schemas.Explanation:
-        """Compare two pictures, part by part."""
+        """Compare two images, part by part."""
         files = await read_files(request, ("query", "gallery"))
         missing = [name for name in ("query", "gallery") if name not in files]
         if missing:
             remedy = "curl -F query=@a.jpg -F gallery=@b.jpg http://127.0.0.1:8765/api/match"
-            raise ApiError(422, "missing_picture", f"Need two pictures; {' and '.join(missing)} is missing.", remedy)
+            raise ApiError(422, "missing_image", f"Need two images; {' and '.join(missing)} is missing.", remedy)
 
         def work() -> dict[str, Any]:
             return engine.match(*(open_upload(files[name], limits, keep) for name in ("query", "gallery")))
@@ -109,9 +109,9 @@ def _add_work(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keep
         request: Request,
         hits: Annotated[int, Query(ge=1, le=MOST_HITS, description="how many to explain")] = 8,
         rerank: Annotated[int, Query(ge=0, le=MOST_RERANKED, description="K; 0: by pooled cosine alone")] = 100,
-        key: Annotated[str | None, Query(alias="id", max_length=200, description="in place of a picture")] = None,
+        key: Annotated[str | None, Query(alias="id", max_length=200, description="in place of a image")] = None,
     ) -> schemas.Explanation:
-        """Search the gallery for one picture: the form's `query`, or one of the gallery's own by its id."""
+        """Search the gallery for one image: the form's `query`, or one of the gallery's own by its id."""
         if engine.gallery is None:
             raise _no_gallery()
         engine.check_gallery()
@@ -119,15 +119,15 @@ def _add_work(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keep
         if bool(files) == (key is not None):
             got = "both" if files else "none"
             raise ApiError(
-                422, "missing_picture", f"Need one picture to search for, got {got}.",
-                "Send a file named query, or the id of a picture of the gallery as ?id=, and not both.",
+                422, "missing_image", f"Need one image to search for, got {got}.",
+                "Send a file named query, or the id of a image of the gallery as ?id=, and not both.",
             )  # fmt: skip
 
         def work() -> dict[str, Any]:
             query = key if key is not None else open_upload(files["query"], limits, keep)
             return engine.search(query, hits=min(hits, engine.most_hits()), rerank=rerank)
 
-        with nullcontext() if key is None else _known_picture(key):
+        with nullcontext() if key is None else _known_image(key):
             return schemas.Explanation(**await worker.run(request.state.slot, work))
 
 
@@ -136,22 +136,22 @@ def _add_gallery(app: FastAPI, engine: Engine, worker: Worker) -> None:
     async def items(
         offset: Annotated[int, Query(ge=0)] = 0, count: Annotated[int, Query(ge=1, le=200)] = 24
     ) -> schemas.Items:
-        """Some pictures of the gallery, in its order."""
+        """Some images of the gallery, in its order."""
         if engine.gallery is None:
             raise _no_gallery()
         found = engine.gallery.items(offset, count)
         return schemas.Items(items=[schemas.Item(**vars(item)) for item in found], offset=offset)
 
-    @app.get("/api/gallery/picture", responses=_REFUSALS | {200: {"content": {"image/jpeg": {}}}})
-    async def picture(
+    @app.get("/api/gallery/image", responses=_REFUSALS | {200: {"content": {"image/jpeg": {}}}})
+    async def image(
         key: Annotated[str, Query(alias="id", max_length=200)],
         kind: Annotated[Kind, Query(description="as the model saw it, or the whole of it")] = "view",
     ) -> Response:
-        """A picture of the gallery, made anew as JPEG."""
+        """A image of the gallery, made anew as JPEG."""
         if engine.gallery is None:
             raise _no_gallery()
-        with _known_picture(key):
-            content = await worker.run_picture(partial(engine.picture, key, kind))
+        with _known_image(key):
+            content = await worker.run_image(partial(engine.image, key, kind))
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=600"})
 
 
@@ -182,25 +182,25 @@ def _own_file(name: str) -> str:
 
 
 @contextmanager
-def _known_picture(key: str) -> Iterator[None]:
-    """Errors of a picture of the gallery as those of the API."""
+def _known_image(key: str) -> Iterator[None]:
+    """Errors of a image of the gallery as those of the API."""
     try:
         yield
     except KeyError as error:
-        remedy = "GET /api/gallery lists the pictures."
-        raise ApiError(404, "no_such_picture", f"No picture has the id {key[:60]!r}.", remedy) from error
-    except (OSError, BadPictureError) as error:
+        remedy = "GET /api/gallery lists the images."
+        raise ApiError(404, "no_such_image", f"No image has the id {key[:60]!r}.", remedy) from error
+    except (OSError, BadImageError) as error:
         remedy = "Start diml anew, so that it looks at the folder again."
-        raise ApiError(410, "picture_gone", f"The file cannot be read any more: {error}", remedy) from error
+        raise ApiError(410, "image_gone", f"The file cannot be read any more: {error}", remedy) from error
 
 
 def _no_gallery() -> ApiError:
-    remedy = "Start diml serve --folder DIR; or compare two pictures by /api/match."
+    remedy = "Start diml serve --folder DIR; or compare two images by /api/match."
     return ApiError(409, "no_gallery", "There is no folder to search in.", remedy)
 
 
 def _form(*fields: str, required: bool = True) -> dict[str, Any]:
     """The form of an address, for OpenAPI."""
-    files = {name: {"type": "string", "format": "binary", "description": "a picture file"} for name in fields}
+    files = {name: {"type": "string", "format": "binary", "description": "a image file"} for name in fields}
     schema = {"type": "object", "properties": files, **({"required": list(fields)} if required else {})}
     return {"requestBody": {"required": required, "content": {"multipart/form-data": {"schema": schema}}}}

@@ -1,4 +1,4 @@
-"""What the server computes: two pictures compared, one picture searched for, pictures as the model saw them.
+"""What the server computes: two images compared, one image searched for, images as the model saw them.
 
 Legend: H hits, Rq regions of the query.
 """
@@ -14,9 +14,9 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from diml.data.pictures import load_picture
+from diml.data.images import load_image
 from diml.explain.hits import lift_of
-from diml.explain.page_file import PictureShelf, pair_numbers
+from diml.explain.html import ImageShelf, pair_numbers
 from diml.matching import MatchSettings, Regions, match
 from diml.models import Embedder
 from diml.web.gallery import Gallery, GalleryHit, GalleryNotReadyError
@@ -26,8 +26,8 @@ Kind = Literal["view", "whole"]
 
 MOST_HITS: Final = 24
 _SCALE: Final = 2  # a view has twice the network's resolution: sharp on a large screen
-_WHOLE: Final = 1280  # longest side of a whole picture, pixels
-_REMEMBERED: Final = 400  # small pictures, about 40 kB each
+_WHOLE: Final = 1280  # longest side of a whole image, pixels
+_REMEMBERED: Final = 400  # small images, about 40 kB each
 _ENTRIES: Final = 600_000  # of the plans of one answer; more choke a browser
 
 
@@ -35,7 +35,7 @@ class Engine:
     """An embedder and how it compares.
 
     Args:
-        embedder: turns pictures into regions.
+        embedder: turns images into regions.
         matching: marginals, epsilon, tolerance, max_iterations of `diml.matching.match`.
         gallery: to search in; None where there is none.
         about: settings that answers tell, besides those of `matching`.
@@ -52,22 +52,22 @@ class Engine:
         self.embedder, self.gallery = embedder, gallery
         self.matching: MatchSettings = matching or {}
         self.settings = {**(about or {}), **self.matching}
-        self.picture = lru_cache(_REMEMBERED)(self._picture)
+        self.image = lru_cache(_REMEMBERED)(self._image)
 
     def match(self, query: Upload, other: Upload) -> dict[str, Any]:
-        """Compare two pictures: an `Explanation` as plain values."""
-        began, shelf = time.perf_counter(), PictureShelf()
-        regions = self.embedder.embed([query.picture, other.picture])
+        """Compare two images: an `Explanation` as plain values."""
+        began, shelf = time.perf_counter(), ImageShelf()
+        regions = self.embedder.embed([query.image, other.image])
         found = match(regions[0], regions[1], **self.matching)
-        places = [shelf.place(self._view(side.picture), side.name) for side in (query, other)]
-        pair = pair_numbers(found, (query.name, other.name)) | {"pictures": {"query": places[0], "gallery": places[1]}}
-        return {"pictures": shelf.pictures, "pairs": [pair], "settings": self.settings, "seconds": _since(began)}
+        places = [shelf.place(self._view(side.image), side.name) for side in (query, other)]
+        pair = pair_numbers(found, (query.name, other.name)) | {"images": {"query": places[0], "gallery": places[1]}}
+        return {"images": shelf.images, "pairs": [pair], "settings": self.settings, "seconds": _since(began)}
 
     def search(self, query: Upload | str, *, hits: int, rerank: int) -> dict[str, Any]:
-        """Search for a picture that came, or for one of the gallery by its id (which is then no hit of itself).
+        """Search for a image that came, or for one of the gallery by its id (which is then no hit of itself).
 
         Args:
-            query: picture or id.
+            query: image or id.
             hits: how many to explain.
             rerank: K.
 
@@ -75,7 +75,7 @@ class Engine:
             An `Explanation` as plain values, with the hits best first.
 
         Raises:
-            KeyError: there is no picture of that id.
+            KeyError: there is no image of that id.
             GalleryNotReadyError: the gallery cannot be searched yet.
         """
         began = time.perf_counter()
@@ -84,15 +84,15 @@ class Engine:
             item, regions = self.gallery.item(query), self.gallery.regions([query])
             first, excluded = self._address(query, item.name), query
         else:
-            shelf, excluded = PictureShelf(), ""
-            regions = self.embedder.embed([query.picture])
-            shelf.place(self._view(query.picture), query.name)
-            first = shelf.pictures[0]
+            shelf, excluded = ImageShelf(), ""
+            regions = self.embedder.embed([query.image])
+            shelf.place(self._view(query.image), query.name)
+            first = shelf.images[0]
         found = self.gallery.search(regions, hits=hits, rerank=rerank, exclude=excluded, **self.matching)
         pairs = self._pairs(regions, found, first["name"]) if found else []
-        pictures = [first, *(self._address(hit.item.id, hit.item.name) for hit in found)]
+        images = [first, *(self._address(hit.item.id, hit.item.name) for hit in found)]
         about = {**self.settings, "rerank": rerank}
-        return {"pictures": pictures, "pairs": pairs, "settings": about, "seconds": _since(began)}
+        return {"images": images, "pairs": pairs, "settings": about, "seconds": _since(began)}
 
     def check_gallery(self) -> None:
         """GalleryNotReadyError unless the gallery can be searched."""
@@ -124,27 +124,27 @@ class Engine:
                 "correct": None,
                 "note": hit.item.label.rpartition("/")[2],
             }
-            places = {"pictures": {"query": 0, "gallery": row + 1}, "hit": facts}
+            places = {"images": {"query": 0, "gallery": row + 1}, "hit": facts}
             pairs.append(pair_numbers(matched, (name, hit.item.name), row) | places)
         return pairs
 
     def _address(self, key: str, name: str) -> dict[str, Any]:
         side = self.embedder.preprocess.size * _SCALE
-        return {"src": f"/api/gallery/picture?id={quote(key, safe='')}", "name": name, "width": side, "height": side}
+        return {"src": f"/api/gallery/image?id={quote(key, safe='')}", "name": name, "width": side, "height": side}
 
-    def _view(self, picture: Image.Image) -> Image.Image:
-        return self.embedder.preprocess.view(picture, _SCALE)
+    def _view(self, image: Image.Image) -> Image.Image:
+        return self.embedder.preprocess.view(image, _SCALE)
 
-    def _picture(self, key: str, kind: Kind) -> bytes:
-        """A picture of the gallery as a new JPEG file, which carries nothing (places, names) of the old one."""
+    def _image(self, key: str, kind: Kind) -> bytes:
+        """A image of the gallery as a new JPEG file, which carries nothing (places, names) of the old one."""
         assert self.gallery is not None
-        picture = load_picture(self.gallery.picture(key), name=self.gallery.item(key).name)
+        image = load_image(self.gallery.image(key), name=self.gallery.item(key).name)
         if kind == "view":
-            picture = self._view(picture)
+            image = self._view(image)
         else:
-            picture.thumbnail((_WHOLE, _WHOLE), Image.Resampling.LANCZOS)
+            image.thumbnail((_WHOLE, _WHOLE), Image.Resampling.LANCZOS)
         stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=88)
+        image.save(stream, "JPEG", quality=88)
         return stream.getvalue()
 
 

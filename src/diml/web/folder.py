@@ -1,6 +1,6 @@
-"""A folder of pictures as a gallery: embedded in the background, kept in memory.
+"""A folder of images as a gallery: embedded in the background, kept in memory.
 
-Legend: N pictures that could be read, K candidates.
+Legend: N images that could be read, K candidates.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Final, Unpack
 
 import torch
 
-from diml.data.inventory import pictures_below
-from diml.data.pictures import BadPicture
+from diml.data.images import BadImage
+from diml.data.inventory import images_below
 from diml.matching import MatchSettings, Regions, rerank
 from diml.models import Embedded, Embedder, embed_cached
 from diml.web.gallery import GalleryHit, GalleryItem, GalleryNotReadyError, GalleryState
@@ -26,21 +26,21 @@ STOPPED: Final = "it was stopped"
 
 
 class FolderGallery:
-    """All pictures in a folder and below it; `start` embeds them in the background.
+    """All images in a folder and below it; `start` embeds them in the background.
 
-    A picture's label is the folder that it lies in. Hidden files are left out, and so are links that lead out of the
+    A image's label is the folder that it lies in. Hidden files are left out, and so are links that lead out of the
     folder. Files are found once, when the gallery is made.
 
     Args:
         folder: to search.
         embedder: of the queries, too.
-        cache: folder for embeddings by content, so that the same pictures are embedded once; None keeps none.
-        batch_size: pictures at a time.
+        cache: folder for embeddings by content, so that the same images are embedded once; None keeps none.
+        batch_size: images at a time.
 
     Raises:
         FileNotFoundError: there is no such folder.
         NotADirectoryError: it is a file.
-        ValueError: there is no picture in it.
+        ValueError: there is no image in it.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class FolderGallery:
     ) -> None:
         self._folder = checked_folder(folder)
         self._embedder, self._cache, self._batch_size = embedder, cache, batch_size
-        found = pictures_below(self._folder)
+        found = images_below(self._folder)
         self._paths = [path for path in found if _inside(path, self._folder)]
         self._bad = [
-            BadPicture(str(path.relative_to(self._folder)), "is a link that leads out of the folder")
+            BadImage(str(path.relative_to(self._folder)), "is a link that leads out of the folder")
             for path in found
             if not _inside(path, self._folder)
         ]
         if not self._paths:
-            raise ValueError(f"folder {folder}: need at least one picture in it, got none; jpg, png, webp and others")
+            raise ValueError(f"folder {folder}: need at least one image in it, got none; jpg, png, webp and others")
         self._items = [_item(path, self._folder) for path in self._paths]
         self._row_of = {item.id: row for row, item in enumerate(self._items)}
         self._kept: dict[str, int] = {}  # id -> row of the regions
@@ -99,19 +99,19 @@ class FolderGallery:
         )
 
     def items(self, offset: int, count: int) -> Sequence[GalleryItem]:
-        """Some of the pictures that can be read, in the order of their paths; all of them until that is known."""
+        """Some of the images that can be read, in the order of their paths; all of them until that is known."""
         if self._regions is None:
             return self._items[offset : offset + count]
         return [self._items[row] for row in self._order[offset : offset + count]]
 
     def item(self, key: str) -> GalleryItem:
-        """The picture of an id."""
+        """The image of an id."""
         return self._items[self._row_of[key]]
 
     def search(
         self, query: Regions, *, hits: int, rerank: int, exclude: str = "", **matching: Unpack[MatchSettings]
     ) -> Sequence[GalleryHit]:
-        """The pictures most alike: the whole gallery by pooled cosine, the best K of it by score."""
+        """The images most alike: the whole gallery by pooled cosine, the best K of it by score."""
         gallery = self._ready()
         pooled = (gallery.pooled @ query.pooled[0]).float().cpu()
         order = torch.argsort(pooled, descending=True, stable=True)
@@ -140,15 +140,15 @@ class FolderGallery:
         return torch.cat([best[moved], order[count:]]), found
 
     def regions(self, keys: Sequence[str]) -> Regions:
-        """Regions of some pictures, in the order asked for."""
+        """Regions of some images, in the order asked for."""
         gallery = self._ready()
         return gallery[[self._kept[key] for key in keys]]
 
-    def picture(self, key: str) -> bytes:
-        """The file of a picture; that it lies in the folder is looked at anew each time."""
+    def image(self, key: str) -> bytes:
+        """The file of a image; that it lies in the folder is looked at anew each time."""
         path = self._paths[self._row_of[key]]
         if not _inside(path, self._folder):
-            raise FileNotFoundError(f"picture {self._items[self._row_of[key]].name}: it left the folder")
+            raise FileNotFoundError(f"image {self._items[self._row_of[key]].name}: it left the folder")
         return path.read_bytes()
 
     def _ready(self) -> Regions:
@@ -168,7 +168,7 @@ class FolderGallery:
             self._order = found.kept.tolist()
             self._kept = {self._items[row].id: place for place, row in enumerate(self._order)}
             names = (Path(bad.path).relative_to(self._folder) for bad in found.bad)
-            self._bad += [BadPicture(str(name), bad.reason) for name, bad in zip(names, found.bad, strict=True)]
+            self._bad += [BadImage(str(name), bad.reason) for name, bad in zip(names, found.bad, strict=True)]
             self._done = len(self._paths)
             self._regions = found.regions
         self._seconds = max(time.monotonic() - self._began, 1e-9)
@@ -176,7 +176,7 @@ class FolderGallery:
     def _embedded(self) -> Embedded:
         if self._cache is None:
             return self._embedder.embed_checked(
-                self._paths, batch_size=self._batch_size, progress=self._advance, on_bad_picture="skip"
+                self._paths, batch_size=self._batch_size, progress=self._advance, on_bad_image="skip"
             )
         return embed_cached(
             self._embedder,
@@ -184,11 +184,11 @@ class FolderGallery:
             cache_dir=self._cache,
             batch_size=self._batch_size,
             progress=self._advance,
-            on_bad_picture="skip",
+            on_bad_image="skip",
         )
 
-    def _advance(self, pictures: int) -> None:
-        self._done += pictures
+    def _advance(self, images: int) -> None:
+        self._done += images
         if self._stopping.is_set():
             raise InterruptedError("stopped")
 
@@ -197,7 +197,7 @@ def checked_folder(folder: str | os.PathLike[str]) -> Path:
     """The real path of a folder; an error that tells the remedy where it is none."""
     path = Path(folder).expanduser()
     if not path.exists():
-        raise FileNotFoundError(f"folder {folder}: no such folder; give one that has pictures in it or below it")
+        raise FileNotFoundError(f"folder {folder}: no such folder; give one that has images in it or below it")
     if not path.is_dir():
         raise NotADirectoryError(f"folder {folder}: need a folder, got a file; give the folder that it lies in")
     return path.resolve()
@@ -212,7 +212,7 @@ def _inside(path: Path, folder: Path) -> bool:
 
 
 def _item(path: Path, folder: Path) -> GalleryItem:
-    """Its id depends on place, size and time of change, so that a browser may keep the picture of an id."""
+    """Its id depends on place, size and time of change, so that a browser may keep the image of an id."""
     relative = path.relative_to(folder)
     status = path.stat()
     key = f"{folder}\0{relative}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")

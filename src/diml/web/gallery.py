@@ -1,4 +1,4 @@
-"""What the server asks of a collection of pictures that can be searched, wherever it is kept."""
+"""What the server asks of a collection of images that can be searched, wherever it is kept."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, Unpack
 
-from diml.data.pictures import BadPicture
+from diml.data.images import BadImage
 from diml.matching import MatchSettings, Regions
 
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """One picture of a gallery.
+    """One image of a gallery.
 
     Attributes:
         id: By which it is asked for; never empty, never a path that is opened as it stands.
@@ -29,7 +29,7 @@ class GalleryItem:
 
 @dataclass(frozen=True)
 class GalleryHit:
-    """A picture that was found.
+    """A image that was found.
 
     Attributes:
         item: Which.
@@ -59,10 +59,10 @@ class GalleryState:
         kind: Where it is kept.
         name: What to call it.
         phase: "embedding" until it can be searched; "failed" when it never will, and `trouble` says why.
-        done, total: Pictures embedded so far, and in all; those that cannot be read count as done.
-        count: Pictures that can be searched; 0 until it is ready.
+        done, total: Images embedded so far, and in all; those that cannot be read count as done.
+        count: Images that can be searched; 0 until it is ready.
         seconds: Since embedding began, until it ended.
-        bad: Pictures that were left out, each with the reason.
+        bad: Images that were left out, each with the reason.
         trouble: Why it failed, with the remedy.
     """
 
@@ -73,7 +73,7 @@ class GalleryState:
     total: int
     count: int = 0
     seconds: float = 0.0
-    bad: tuple[BadPicture, ...] = ()
+    bad: tuple[BadImage, ...] = ()
     trouble: str = ""
 
 
@@ -81,12 +81,12 @@ class GalleryNotReadyError(RuntimeError):
     """The gallery is still being embedded, or failed to be; `state` says which."""
 
     def __init__(self, state: GalleryState) -> None:
-        super().__init__(state.trouble or f"{state.done} of {state.total} pictures are embedded")
+        super().__init__(state.trouble or f"{state.done} of {state.total} images are embedded")
         self.state = state
 
 
 class Gallery(Protocol):
-    """A collection of pictures, searched in two stages: by pooled vectors, then the best K re-ranked from regions.
+    """A collection of images, searched in two stages: by pooled vectors, then the best K re-ranked from regions.
 
     Its methods are called from several threads at a time.
     """
@@ -96,23 +96,23 @@ class Gallery(Protocol):
         ...
 
     def items(self, offset: int, count: int) -> Sequence[GalleryItem]:
-        """Some of its pictures, in its order; fewer where there are no more."""
+        """Some of its images, in its order; fewer where there are no more."""
         ...
 
     def item(self, key: str) -> GalleryItem:
-        """The picture of an id; KeyError where there is none."""
+        """The image of an id; KeyError where there is none."""
         ...
 
     def search(
         self, query: Regions, *, hits: int, rerank: int, exclude: str = "", **matching: Unpack[MatchSettings]
     ) -> Sequence[GalleryHit]:
-        """The pictures most alike to a query.
+        """The images most alike to a query.
 
         Args:
-            query: regions of one picture, of the gallery's own embedder.
+            query: regions of one image, of the gallery's own embedder.
             hits: how many to give, at least 1; fewer where there are no more.
             rerank: K, how many of the best by pooled cosine are re-ranked by score; 0 for none of them.
-            exclude: id of a picture that is left out, such as the query itself.
+            exclude: id of a image that is left out, such as the query itself.
             matching: as of `diml.matching.match`.
 
         Raises:
@@ -121,11 +121,11 @@ class Gallery(Protocol):
         ...
 
     def regions(self, keys: Sequence[str]) -> Regions:
-        """The stored regions of some pictures, in the order asked for; KeyError, GalleryNotReadyError."""
+        """The stored regions of some images, in the order asked for; KeyError, GalleryNotReadyError."""
         ...
 
-    def picture(self, key: str) -> bytes:
-        """The file of a picture, as it is kept; KeyError, and OSError where it cannot be read any more."""
+    def image(self, key: str) -> bytes:
+        """The file of a image, as it is kept; KeyError, and OSError where it cannot be read any more."""
         ...
 
     def stop(self) -> None:

@@ -19,7 +19,7 @@ from diml.web.limits import Limits
 from diml.web.work import Slots
 
 HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
-#: No script, style or picture but ours, no frame around us, no form that leads elsewhere.
+#: No script, style or image but ours, no frame around us, no form that leads elsewhere.
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -104,7 +104,7 @@ class Guard:
             except TimeoutError as error:
                 seconds = f"{self._limits.upload_seconds:g} seconds"
                 raise ApiError(
-                    408, "upload_timeout", f"The pictures were not here within {seconds}.", "Send smaller pictures."
+                    408, "upload_timeout", f"The images were not here within {seconds}.", "Send smaller images."
                 ) from error
             came += len(message.get("body", b""))
             complete = not message.get("more_body", False)
@@ -142,7 +142,7 @@ def too_large(limits: Limits) -> ApiError:
     """A body above the limit."""
     most = f"{limits.body_bytes / 2**20:.3g} MB"
     return ApiError(
-        413, "too_large", f"The pictures are larger than {most} together.",
+        413, "too_large", f"The images are larger than {most} together.",
         "Scale them down (about 500 pixels are enough), or start diml with a larger --max-megabytes.",
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """An index on disk as a gallery: what `diml index build` made, searched where it lies.
 
-A picture of the index is served only while its file still has the content that was indexed: what stands in the index
+A image of the index is served only while its file still has the content that was indexed: what stands in the index
 can then never make the server hand out another file.
 """
 
@@ -15,7 +15,7 @@ import torch
 
 from diml.matching import MatchSettings, Regions
 from diml.search.coding import decode_regions
-from diml.search.sources import picture_file
+from diml.search.sources import image_file
 from diml.web.gallery import GalleryHit, GalleryItem, GalleryState
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class IndexGallery:
-    """The pictures of an index.
+    """The images of an index.
 
     Args:
         searcher: of the index; stays the caller's, who closes it.
@@ -40,7 +40,7 @@ class IndexGallery:
                 f"index {name}: need regions to explain hits, got pooled vectors only; build one with --storage float16"
             )
         if not searcher.store.count():
-            raise ValueError(f"index {name}: need at least one picture in it, got none; diml index build adds some")
+            raise ValueError(f"index {name}: need at least one image in it, got none; diml index build adds some")
         self._searcher, self._name = searcher, name
 
     def state(self) -> GalleryState:
@@ -49,18 +49,18 @@ class IndexGallery:
         return GalleryState(kind="index", name=self._name, phase="ready", done=count, total=count)
 
     def items(self, offset: int, count: int) -> Sequence[GalleryItem]:
-        """Some of the pictures, in the order of the store."""
+        """Some of the images, in the order of the store."""
         rows = (row for part in self._searcher.store.listing() for row in zip(part.ids, part.metadata, strict=True))
         return [_item(key, metadata) for key, metadata in itertools.islice(rows, offset, offset + count)]
 
     def item(self, key: str) -> GalleryItem:
-        """The picture of an id."""
+        """The image of an id."""
         return _item(key, self._rows([key]).metadata[0])
 
     def search(
         self, query: Regions, *, hits: int, rerank: int, exclude: str = "", **matching: Unpack[MatchSettings]
     ) -> Sequence[GalleryHit]:
-        """The pictures most alike: the nearest by the index of pooled vectors, the best K of them by score."""
+        """The images most alike: the nearest by the index of pooled vectors, the best K of them by score."""
         more = bool(exclude)  # one that is asked for in vain is found, too
         found = self._searcher.search_regions(
             query.to("cpu"), hits + more, rerank=rerank + more if rerank else 0, **matching
@@ -70,18 +70,18 @@ class IndexGallery:
         return [_hit(hit, rank, sum(place < hit.pooled_rank for place in itself)) for rank, hit in enumerate(others, 1)]
 
     def regions(self, keys: Sequence[str]) -> Regions:
-        """Stored regions of some pictures, in the order asked for, in float32."""
+        """Stored regions of some images, in the order asked for, in float32."""
         return decode_regions(self._rows(keys), self._searcher.store.config)[torch.arange(len(keys))].to(torch.float32)
 
-    def picture(self, key: str) -> bytes:
-        """The file of a picture, where it is still the one that was indexed."""
+    def image(self, key: str) -> bytes:
+        """The file of a image, where it is still the one that was indexed."""
         metadata = self._rows([key]).metadata[0]
         if not {"source", "path", "content"} <= metadata.keys():
-            raise FileNotFoundError(f"picture {key}: this index does not say where its pictures lie")
-        content = picture_file(metadata).read_bytes()
+            raise FileNotFoundError(f"image {key}: this index does not say where its images lie")
+        content = image_file(metadata).read_bytes()
         if hashlib.sha256(content).hexdigest() != metadata["content"]:
             raise FileNotFoundError(
-                f"picture {_item(key, metadata).name}: its file is another one by now; diml index build takes it in"
+                f"image {_item(key, metadata).name}: its file is another one by now; diml index build takes it in"
             )
         return content
 
@@ -103,5 +103,5 @@ def _item(key: str, metadata: Mapping[str, Value]) -> GalleryItem:
 
 
 def _hit(hit: Hit, rank: int, before: int) -> GalleryHit:
-    """`before`: whether the picture that is left out stood above this one by pooled cosine."""
+    """`before`: whether the image that is left out stood above this one by pooled cosine."""
     return GalleryHit(_item(hit.id, hit.metadata), rank, hit.pooled_rank - before, hit.pooled, hit.structural)

@@ -10,8 +10,8 @@ class Limits:
     """What one request, and all together, may cost.
 
     Attributes:
-        body_bytes: Of one request, all pictures in it together.
-        pixels: Of one picture, looked at before any of them is decoded.
+        body_bytes: Of one request, all images in it together.
+        pixels: Of one image, looked at before any of them is decoded.
         requests: Comparisons and searches at a time, from the first byte to the last; more are refused (503).
         upload_seconds: In which a body has to be here.
         work_seconds: After which a comparison or search is given up.

@@ -11,14 +11,14 @@ Grid = tuple[int, int] | None
 
 
 class Names(BaseModel):
-    """What the two pictures are called."""
+    """What the two images are called."""
 
     query: str
     gallery: str
 
 
 class Places(BaseModel):
-    """Rows of `pictures`."""
+    """Rows of `images`."""
 
     query: int
     gallery: int
@@ -47,11 +47,11 @@ class HitFacts(BaseModel):
 
 
 class Pair(BaseModel):
-    """Two pictures compared; `cells` are row-major, Rq and Rg of them."""
+    """Two images compared; `cells` are row-major, Rq and Rg of them."""
 
     names: Names
     score: float = Field(description="pooled + structural")
-    pooled: float = Field(description="cosine of the pictures as wholes")
+    pooled: float = Field(description="cosine of the images as wholes")
     structural: float = Field(description="sum over all pairs of regions of plan * cosine")
     convergence: Convergence
     grid_q: Grid
@@ -62,12 +62,12 @@ class Pair(BaseModel):
     total_g: list[float]
     plan: list[list[float]] = Field(description="(Rq, Rg) mass, to five digits")
     cosine: list[list[float]] = Field(description="(Rq, Rg) to five digits")
-    pictures: Places
+    images: Places
     hit: HitFacts | None = None
 
 
-class Picture(BaseModel):
-    """What the model saw of a picture: its address here, or the picture itself as a data URL."""
+class Image(BaseModel):
+    """What the model saw of a image: its address here, or the image itself as a data URL."""
 
     src: str
     name: str
@@ -78,14 +78,14 @@ class Picture(BaseModel):
 class Explanation(BaseModel):
     """One pair, or the hits of a query, best first."""
 
-    pictures: list[Picture]
+    images: list[Image]
     pairs: list[Pair]
     settings: dict[str, Plain] = Field(description="what the numbers depend on")
     seconds: float = Field(description="that the work took")
 
 
 class Item(BaseModel):
-    """A picture of the gallery."""
+    """A image of the gallery."""
 
     id: str
     name: str
@@ -94,14 +94,14 @@ class Item(BaseModel):
 
 
 class Items(BaseModel):
-    """Some pictures of the gallery."""
+    """Some images of the gallery."""
 
     items: list[Item]
     offset: int
 
 
 class LeftOut(BaseModel):
-    """A picture that cannot be used."""
+    """A image that cannot be used."""
 
     path: str
     reason: str
@@ -115,7 +115,7 @@ class GalleryStatus(BaseModel):
     phase: Literal["embedding", "ready", "failed"]
     done: int
     total: int
-    count: int = Field(description="pictures that can be searched; 0 until it is ready")
+    count: int = Field(description="images that can be searched; 0 until it is ready")
     seconds: float = Field(description="since embedding began, until it ended")
     bad_count: int
     bad: list[LeftOut] = Field(description="the first 50 that were left out")

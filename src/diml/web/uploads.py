@@ -1,4 +1,4 @@
-"""Pictures that come by request: taken into memory, looked at with suspicion, kept only when that was asked for."""
+"""Images that come by request: taken into memory, looked at with suspicion, kept only when that was asked for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from diml.data.pictures import BadPictureError, load_picture
+from diml.data.images import BadImageError, load_image
 from diml.files import whole_file
 from diml.web.errors import ApiError
 from diml.web.limits import Limits
@@ -31,10 +31,10 @@ _NAME_LENGTH: Final = 120
 
 @dataclass(frozen=True, eq=False)
 class Upload:
-    """A picture that came: what its sender calls it, and its pixels, upright RGB."""
+    """A image that came: what its sender calls it, and its pixels, upright RGB."""
 
     name: str
-    picture: Image.Image
+    image: Image.Image
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ async def read_files(request: Request, fields: tuple[str, ...]) -> dict[str, Upl
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     remedy = (
-        f"Send multipart/form-data with files named {' and '.join(fields)}, as curl -F {fields[0]}=@picture.jpg does."
+        f"Send multipart/form-data with files named {' and '.join(fields)}, as curl -F {fields[0]}=@image.jpg does."
     )
     if not kind:
         return {}
@@ -101,7 +101,7 @@ async def _stream_of(request: Request) -> AsyncGenerator[bytes, None]:
 
 
 def open_upload(file: UploadedFile, limits: Limits, keep: Path | None = None) -> Upload:
-    """Decode a picture that came.
+    """Decode a image that came.
 
     Args:
         file: what came.
@@ -109,36 +109,36 @@ def open_upload(file: UploadedFile, limits: Limits, keep: Path | None = None) ->
         keep: folder in which it is kept, named by its content; None keeps nothing.
 
     Raises:
-        ApiError: it is no picture, of a format that is not taken, damaged, or too large.
+        ApiError: it is no image, of a format that is not taken, damaged, or too large.
     """
-    remedy = f"Send a picture as {', '.join(sorted(set(FORMATS.values())))}, of at most {limits.pixels:,} pixels."
+    remedy = f"Send a image as {', '.join(sorted(set(FORMATS.values())))}, of at most {limits.pixels:,} pixels."
     try:
         kind = _format_of(file.content)
-        picture = load_picture(file.content, name=file.name, max_pixels=limits.pixels)
-    except BadPictureError as error:
-        raise ApiError(422, "bad_picture", f"{error.path} {error.reason}.", remedy) from error
+        image = load_image(file.content, name=file.name, max_pixels=limits.pixels)
+    except BadImageError as error:
+        raise ApiError(422, "bad_image", f"{error.path} {error.reason}.", remedy) from error
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        told = "is empty (0 bytes)" if not file.content else "is not a picture of a format that is taken"
+        told = "is empty (0 bytes)" if not file.content else "is not a image of a format that is taken"
         if isinstance(error, Image.DecompressionBombError):
             told = f"has more than the {limits.pixels:,} pixels allowed"
-        raise ApiError(422, "bad_picture", f"{file.name} {told}.", remedy) from error
+        raise ApiError(422, "bad_image", f"{file.name} {told}.", remedy) from error
     except MemoryError as error:
         raise ApiError(413, "too_large", f"{file.name} is too large to be decoded.", remedy) from error
     if keep is not None:
         _keep(file.content, FORMATS[kind], keep)
-    return Upload(file.name, picture)
+    return Upload(file.name, image)
 
 
 def clean_name(name: str) -> str:
     """The last part of a file's name, of visible characters, not too long."""
     last = PurePosixPath(name.replace("\\", "/")).name
     shown = "".join(c for c in last if unicodedata.category(c)[0] != "C").strip()
-    return (shown if len(shown) <= _NAME_LENGTH else "…" + shown[1 - _NAME_LENGTH :]) or "picture"
+    return (shown if len(shown) <= _NAME_LENGTH else "…" + shown[1 - _NAME_LENGTH :]) or "image"
 
 
 def _format_of(content: bytes) -> str:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of many pixels, which `load_picture` counts, and of odd metadata
+        warnings.simplefilter("ignore")  # of many pixels, which `load_image` counts, and of odd metadata
         Image.init()  # this Pillow may lack some; MPO is opened as JPEG and recognised afterwards
         known = tuple(kind for kind in FORMATS if kind in Image.OPEN)
         with Image.open(io.BytesIO(content), formats=known) as image:

@@ -71,19 +71,19 @@ class Worker:
     def __init__(self, limits: Limits) -> None:
         self._seconds = limits.work_seconds
         self._pool = ThreadPoolExecutor(limits.requests, thread_name_prefix="diml-work")
-        self._pictures = ThreadPoolExecutor(2, thread_name_prefix="diml-pictures")  # decoded two at a time, in turn
+        self._images = ThreadPoolExecutor(2, thread_name_prefix="diml-images")  # decoded two at a time, in turn
 
     async def run(self, slot: Slot, function: Callable[[], Result]) -> Result:
         """Run a comparison or search; ApiError (504) when it takes too long."""
         return await self._awaited(self._pool.submit(function), slot)
 
-    async def run_picture(self, function: Callable[[], Result]) -> Result:
-        """Run the making of a small picture."""
-        return await self._awaited(self._pictures.submit(function), None)
+    async def run_image(self, function: Callable[[], Result]) -> Result:
+        """Run the making of a small image."""
+        return await self._awaited(self._images.submit(function), None)
 
     def stop(self) -> None:
         """Begin nothing new."""
-        for pool in (self._pool, self._pictures):
+        for pool in (self._pool, self._images):
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _awaited(self, submitted: Future[Result], slot: Slot | None) -> Result:

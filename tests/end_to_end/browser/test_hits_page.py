@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from diml.explain import PictureMatch, RankedHits, drawn_pair, explanation_page, rank_hits
+from diml.explain import Explanation, RankedHits, drawn_pair, explanation_page, rank_hits
 from diml.files import write_text
 from diml.matching import Regions, match
 
@@ -23,9 +23,9 @@ def hits() -> RankedHits:
     gallery[1:3] += 0.6 * query
     found = match(*(Regions.normalized(side, side.mean(dim=1)) for side in (query, gallery)))
     a, b = drawn_pair(224)
-    pictures = (b, b.rotate(90), b.rotate(180), b.rotate(270))
+    images = (b, b.rotate(90), b.rotate(180), b.rotate(270))
     return rank_hits(
-        [PictureMatch.of(found, (a, picture), ("shop/q.png", f"shop/{n}.png"), n) for n, picture in enumerate(pictures)]
+        [Explanation.of(found, (a, image), ("shop/q.png", f"shop/{n}.png"), n) for n, image in enumerate(images)]
     )
 
 

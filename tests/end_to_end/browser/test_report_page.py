@@ -11,7 +11,7 @@ import pytest
 
 from diml.cli import main
 from diml.training import train
-from end_to_end.small_runs import make_pictures, small_config
+from end_to_end.small_runs import make_images, small_config
 
 OpenPage = Callable[..., Any]
 
@@ -19,7 +19,7 @@ OpenPage = Callable[..., Any]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    config = small_config(make_pictures(folder / "pictures"), folder / "plain", epochs=1)
+    config = small_config(make_images(folder / "images"), folder / "plain", epochs=1)
     train(config)
     return folder / "plain"
 

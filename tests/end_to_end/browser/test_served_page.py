@@ -66,7 +66,7 @@ def served(gallery: FolderGallery) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """a.png and b.png, and words.txt, which is no picture."""
+    """a.png and b.png, and words.txt, which is no image."""
     folder = tmp_path_factory.mktemp("files")
     for name, number in (("a", 3), ("b", 4)):
         drawn(number).rotate(5).save(folder / f"{name}.png")
@@ -137,7 +137,7 @@ def number(text: str) -> float:
     return float(text.replace("\N{MINUS SIGN}", "-").replace("+", ""))
 
 
-def test_two_dropped_pictures_are_compared_and_hover_shows_the_flows_of_the_json(
+def test_two_dropped_images_are_compared_and_hover_shows_the_flows_of_the_json(
     visit: Visit, served: Served, files: Path
 ) -> None:
     page = visit(served.address)
@@ -158,7 +158,7 @@ def test_two_dropped_pictures_are_compared_and_hover_shows_the_flows_of_the_json
         assert lines == {int(at) for at in np.argsort(-flows, kind="stable")[:6] if flows[at] > 0}
     names = [page.locator(f".place[data-place={place}] .name").inner_text() for place in ("query", "gallery")]
     assert names == ["a.png", "b.png"]
-    assert page.locator(".place img").first.get_attribute("alt") == "Picture: a.png"
+    assert page.locator(".place img").first.get_attribute("alt") == "ImageLike: a.png"
 
 
 def test_pin_slider_and_swap(visit: Visit, served: Served, files: Path) -> None:
@@ -179,7 +179,7 @@ def test_pin_slider_and_swap(visit: Visit, served: Served, files: Path) -> None:
     assert swapped["pairs"][0]["score"] == pytest.approx(told["pairs"][0]["score"], abs=1e-4)
 
 
-def test_one_picture_searches_and_a_contrast_says_why(visit: Visit, served: Served, files: Path) -> None:
+def test_one_image_searches_and_a_contrast_says_why(visit: Visit, served: Served, files: Path) -> None:
     page = visit(served.address)
     page.wait_for_selector(".sample")
     told = answered(page, "/api/search", lambda: drop(page, "main", files / "a.png"))
@@ -217,7 +217,7 @@ def test_options_search_again_and_a_hit_can_be_searched_with(visit: Visit, serve
     again = answered(page, "id=", lambda: page.get_by_role("button", name="Search with hit 3").click())
     assert {pair["names"]["query"] for pair in again["pairs"]} == {chosen["names"]["gallery"]}
     assert page.locator(".place[data-place=query] .name").inner_text() == chosen["names"]["gallery"]
-    # a picture of the gallery can be compared with a file too
+    # a image of the gallery can be compared with a file too
     both = answered(page, "/api/match", lambda: drop(page, ".place[data-place=gallery]", files / "b.png"))
     assert both["pairs"][0]["names"]["gallery"] == "b.png"
 
@@ -235,13 +235,13 @@ def test_a_sample_begins_a_search_by_keyboard(visit: Visit, served: Served, gall
     assert page.evaluate("document.activeElement.type") == "file"
 
 
-def test_what_is_no_picture_is_told_and_the_page_goes_on(visit: Visit, served: Served, files: Path) -> None:
+def test_what_is_no_image_is_told_and_the_page_goes_on(visit: Visit, served: Served, files: Path) -> None:
     page = visit(served.address, refusals=1)
     page.wait_for_selector(".sample")
     drop(page, "main", files / "words.txt")
     page.wait_for_selector("#notice b")
     notice = page.get_by_role("alert").inner_text()
-    assert "words.txt is not a picture of a format that is taken." in notice
+    assert "words.txt is not a image of a format that is taken." in notice
     assert "jpg" in notice
     assert page.locator(".broken").first.is_visible()
     answered(page, "/api/search", lambda: page.locator("[data-place=query] input").set_input_files(files / "a.png"))
@@ -249,7 +249,7 @@ def test_what_is_no_picture_is_told_and_the_page_goes_on(visit: Visit, served: S
     assert page.get_by_role("alert").inner_text() == ""
 
 
-def test_a_picture_above_the_limit_is_not_even_sent(visit: Visit, served: Served, tmp_path: Path) -> None:
+def test_a_image_above_the_limit_is_not_even_sent(visit: Visit, served: Served, tmp_path: Path) -> None:
     page = visit(served.address)
     page.wait_for_selector(".sample")
     large = tmp_path / "large.png"
@@ -278,8 +278,8 @@ def test_while_the_folder_is_embedded_its_progress_is_shown_and_the_search_waits
     gallery = FolderGallery(write_shop(tmp_path / "shop", 6), embedder, batch_size=2)
     go_on, advance = threading.Event(), gallery._advance
 
-    def held(pictures: int) -> None:
-        advance(pictures)
+    def held(images: int) -> None:
+        advance(images)
         assert go_on.wait(120)
 
     gallery._advance = held  # type: ignore[method-assign]
@@ -293,17 +293,17 @@ def test_while_the_folder_is_embedded_its_progress_is_shown_and_the_search_waits
         go_on.set()
         page.wait_for_selector(".hit")
         assert page.locator(".hit").count() == 6
-        assert "shop 6 pictures" in page.locator("#gallery").inner_text()
+        assert "shop 6 images" in page.locator("#gallery").inner_text()
         assert page.locator("#busy").inner_text() == ""
 
 
-def test_without_a_folder_one_picture_waits_for_another(visit: Visit, files: Path) -> None:
+def test_without_a_folder_one_image_waits_for_another(visit: Visit, files: Path) -> None:
     with Served(create_app(Engine(small_embedder()))) as one:
         page = visit(one.address)
         page.wait_for_selector("#gallery code")
         assert "diml serve --folder" in page.locator("#gallery").inner_text()
         drop(page, "main", files / "a.png")
-        assert page.locator("#busy").inner_text() == "Add a second picture to compare it with."
+        assert page.locator("#busy").inner_text() == "Add a second image to compare it with."
         answered(page, "/api/match", lambda: drop(page, ".place[data-place=gallery]", files / "b.png"))
         assert page.locator(".stage").count() == 1
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from diml.explain import PictureMatch, describe_match, drawn_pair, explanation_page
+from diml.explain import Explanation, describe_match, drawn_pair, explanation_page
 from diml.files import write_text
 from diml.matching import Regions, match
 
@@ -20,22 +20,22 @@ NAMES = "ABCD"
 
 
 @pytest.fixture(scope="module")
-def found() -> PictureMatch:
+def found() -> Explanation:
     generator = torch.Generator().manual_seed(3)
     sides = [torch.randn(1, count, 24, generator=generator).relu() for count in (12, 16)]
     query, gallery = (
         Regions.normalized(side, side.mean(dim=1), grid) for side, grid in zip(sides, ((3, 4), (4, 4)), strict=True)
     )
-    return PictureMatch.of(match(query, gallery), drawn_pair(448), ("shop/a.png", "shop/b.png"))
+    return Explanation.of(match(query, gallery), drawn_pair(448), ("shop/a.png", "shop/b.png"))
 
 
 @pytest.fixture(scope="module")
-def path(found: PictureMatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def path(found: Explanation, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_text(tmp_path_factory.mktemp("page") / "why.html", explanation_page(found, settings={"epsilon": 0.05}))
 
 
 @pytest.fixture(scope="module")
-def told(found: PictureMatch) -> dict[str, Any]:
+def told(found: Explanation) -> dict[str, Any]:
     return json.loads(json.dumps(describe_match(found, top=192, names=found.names)))
 
 
@@ -63,7 +63,7 @@ def test_the_score_is_broken_down(open_page: OpenPage, path: Path, told: dict[st
     widths = [page.locator(f".bar .{name}").bounding_box()["width"] for name in ("pooled", "structural")]
     assert widths[0] / widths[1] == pytest.approx(told["pooled"] / told["structural"], rel=0.03)
     for role in ("query", "gallery"):
-        assert f"The {role} picture, shop/" in page.locator(f".{role} img").get_attribute("alt")
+        assert f"The {role} image, shop/" in page.locator(f".{role} img").get_attribute("alt")
         assert page.locator(f".{role} img").evaluate("image => image.complete && image.naturalWidth") == 448
 
 
@@ -83,7 +83,7 @@ def test_pointing_at_a_region_lights_what_it_has_to_do_with(
     rows = page.locator(".details tbody tr").all()
     assert [int(row.get_attribute("data-region")) for row in rows] == [int(at) for at in np.argsort(-masses)[:6]]
     name = f"{NAMES[region % 4]}{region // 4 + 1}"
-    assert page.locator(".details h3").inner_text() == f"{name} of the {'query' if side == 'q' else 'gallery'} picture"
+    assert page.locator(".details h3").inner_text() == f"{name} of the {'query' if side == 'q' else 'gallery'} image"
     assert f"contributes {told[f'total_{side}'][region]:.4f}" in page.locator(".details").inner_text()
     # the lines are the largest flows of this region, each from cell to cell
     drawn = {(int(f.get_attribute("data-q")), int(f.get_attribute("data-g"))) for f in page.locator(".flow").all()}
@@ -210,15 +210,15 @@ def test_the_keyboard_does_it_all(open_page: OpenPage, path: Path, told: dict[st
     focused = page.evaluate("[document.activeElement.dataset.side, document.activeElement.dataset.region]")
     assert focused == ["q", "8"]
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    assert page.locator(".details h3").inner_text() == "A3 of the query picture"
+    assert page.locator(".details h3").inner_text() == "A3 of the query image"
     page.keyboard.press("Enter")
     assert page.locator(".details .pin").is_visible()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.dataset.side") == "g"
-    assert page.locator(".details h3").inner_text().startswith("A3 of the query picture")
+    assert page.locator(".details h3").inner_text().startswith("A3 of the query image")
     page.keyboard.press("Escape")
     page.keyboard.press("End")
-    assert page.locator(".details h3").inner_text() == "D4 of the gallery picture"
+    assert page.locator(".details h3").inner_text() == "D4 of the gallery image"
     page.keyboard.press(" ")
     assert page.locator(cell("g", 15)).get_attribute("aria-selected") == "true"
 

@@ -33,14 +33,14 @@ def test_the_list_tells_known_totals_and_what_is_found(half: Path, capsys: pytes
     printed = capsys.readouterr().out
     for part in ("cub200", "11,788", "120,053", "22,634", "query_gallery", "not found", "fetched on first use"):
         assert part in printed
-    assert "2 pictures where" in printed
+    assert "2 images where" in printed
 
 
 def test_the_list_as_json(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--data", str(half), "--json") == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["datasets"]}
-    assert rows["cub200"]["pictures"] == 2
-    assert rows["cub200"]["expected_pictures"] == 11_788
+    assert rows["cub200"]["images"] == 2
+    assert rows["cub200"]["expected_images"] == 11_788
     assert rows["cars196"]["found"] == "not found"
     assert rows["cars196"]["how_to_get"]
     assert rows["folder"]["expected_classes"] is None
@@ -49,7 +49,7 @@ def test_the_list_as_json(half: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_check_counts_and_its_exit_code_tells(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("check", "cub200", "--data", str(half)) == 1
     printed = capsys.readouterr().out
-    assert "2 pictures where 11,788 are known" in printed
+    assert "2 images where 11,788 are known" in printed
     assert "2 classes where 200 are known" in printed
     assert run("check", "folder", "--data", str(half / "cub200" / "images"), "--json") == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True

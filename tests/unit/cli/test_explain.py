@@ -12,7 +12,7 @@ from PIL import Image
 
 import diml.models
 from diml.cli.explain import Explain
-from diml.explain import drawn_pair, match_pictures
+from diml.explain import drawn_pair, match_images
 from diml.models import Embedder, load_embedder
 
 
@@ -44,8 +44,8 @@ def asked(untrained: Embedder, monkeypatch: pytest.MonkeyPatch) -> list[tuple[st
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
     paths = (tmp_path / "a [bold].png", tmp_path / "b.png")
-    for picture, path in zip(drawn_pair(96), paths, strict=True):
-        picture.save(path)
+    for image, path in zip(drawn_pair(96), paths, strict=True):
+        image.save(path)
     return paths
 
 
@@ -54,7 +54,7 @@ def test_score_and_contributions_are_printed(
 ) -> None:
     assert run(*files, "--top", 3) == 0
     printed = capsys.readouterr().out
-    ledger = match_pictures(*files, embedder=untrained).ledger()
+    ledger = match_images(*files, embedder=untrained).ledger()
     assert f"score {ledger.score:.3f} = pooled {ledger.pooled:.3f} + structural {ledger.structural:.3f}" in printed
     for flow in ledger.top(3):
         assert f"{flow.contribution:.5f}" in printed
@@ -63,7 +63,7 @@ def test_score_and_contributions_are_printed(
     assert asked == [("mobilenetv2_100", "default")]
 
 
-def test_picture_and_numbers_are_written_whole(
+def test_image_and_numbers_are_written_whole(
     files: tuple[Path, Path], asked: list[object], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "new"
@@ -102,10 +102,10 @@ def test_a_page_is_written_whole_with_the_settings(
     assert [path.name for path in out.parent.iterdir()] == ["why.html"]
     assert f"Written: {out}" in capsys.readouterr().out
     data = json.loads(out.read_text().split('id="data">')[1].split("</script>")[0])
-    found = match_pictures(*files, embedder=untrained, epsilon=0.1)
+    found = match_images(*files, embedder=untrained, epsilon=0.1)
     assert data["pairs"][0]["score"] == pytest.approx(float(found.score))
     assert data["settings"]["epsilon"] == 0.1
-    assert [picture["name"] for picture in data["pictures"]] == [str(path) for path in files]
+    assert [image["name"] for image in data["images"]] == [str(path) for path in files]
 
 
 def test_hits_of_a_query_are_put_in_order_and_compared(
@@ -122,7 +122,7 @@ def test_hits_of_a_query_are_put_in_order_and_compared(
     assert run("--query", files[0], "--hits", files[1], turned, *words) == 0
     assert sorted(path.name for path in out.iterdir()) == ["h.html", "h.json", "h.png"]
     told = json.loads((out / "h.json").read_text())
-    scores = {str(path): float(match_pictures(files[0], path, embedder=untrained).score) for path in (files[1], turned)}
+    scores = {str(path): float(match_images(files[0], path, embedder=untrained).score) for path in (files[1], turned)}
     assert [hit["names"]["gallery"] for hit in told["hits"]] == sorted(scores, key=lambda name: -scores[name])
     (contrast,) = told["contrasts"]
     assert contrast["score"] == pytest.approx(max(scores.values()) - min(scores.values()), abs=1e-5)
@@ -134,8 +134,8 @@ def test_hits_of_a_query_are_put_in_order_and_compared(
 @pytest.mark.parametrize(
     "words", [[], ["a.png"], ["a.png", "b.png", "--query", "a.png"], ["--query", "a.png"], ["--hits", "a.png"]]
 )
-def test_other_combinations_of_pictures_are_refused(words: list[str], asked: list[object]) -> None:
-    with pytest.raises(ValueError, match="pictures: need A and B, or --query Q with --hits A B"):
+def test_other_combinations_of_images_are_refused(words: list[str], asked: list[object]) -> None:
+    with pytest.raises(ValueError, match="images: need A and B, or --query Q with --hits A B"):
         run(*words)
     assert asked == []
 
@@ -164,9 +164,7 @@ def test_settings_reach_the_match(
     assert "Not converged: marginal error" in captured.err
 
 
-def test_square_takes_the_whole_picture(
-    asked: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_square_takes_the_whole_image(asked: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wide = Image.new("RGB", (96 * 3, 96), "white")
     wide.paste(drawn_pair(96)[0], (0, 0))
     wide.save(tmp_path / "wide.png")
@@ -190,9 +188,9 @@ def test_errors_come_before_a_model_is_loaded(files: tuple[Path, Path], asked: l
     assert not (tmp_path / "why.png").exists()
 
 
-def test_a_text_file_is_no_picture(files: tuple[Path, Path], asked: list[object], tmp_path: Path) -> None:
-    (tmp_path / "notes.jpg").write_text("not a picture")
-    with pytest.raises(ValueError, match=r"notes\.jpg: is not a picture"):
+def test_a_text_file_is_no_image(files: tuple[Path, Path], asked: list[object], tmp_path: Path) -> None:
+    (tmp_path / "notes.jpg").write_text("not a image")
+    with pytest.raises(ValueError, match=r"notes\.jpg: is not a image"):
         run(files[0], tmp_path / "notes.jpg")
 
 

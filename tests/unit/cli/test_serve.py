@@ -37,7 +37,7 @@ def test_errors_of_use_are_one_line(words: list[str], told: str, capsys: pytest.
 
 def test_an_empty_folder_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--port", "0", "--folder", str(tmp_path)]) == 2
-    assert "need at least one picture in it, got none" in capsys.readouterr().err
+    assert "need at least one image in it, got none" in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_told_with_another(capsys: pytest.CaptureFixture[str]) -> None:

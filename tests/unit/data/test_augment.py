@@ -1,4 +1,4 @@
-"""A training picture is a function of its seed, equal to torchvision's, and the same whoever decodes it."""
+"""A training image is a function of its seed, equal to torchvision's, and the same whoever decodes it."""
 
 import itertools
 from pathlib import Path
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from diml.data import BadPictureError, Preprocess, load_picture
+from diml.data import BadImageError, Preprocess, load_image
 from diml.data.augment import Augment, item_seed
 from diml.data.training_batches import TrainingLoader, training_batches
 
@@ -23,7 +23,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(values)
 
 
-def torchvision_twin(augment: Augment, picture: Image.Image, seed: int) -> Image.Image:
+def torchvision_twin(augment: Augment, image: Image.Image, seed: int) -> Image.Image:
     kind = InterpolationMode(augment.preprocess.interpolation)
     steps: list = [
         v2.RandomResizedCrop(augment.preprocess.size, augment.scale, augment.ratio, kind),
@@ -35,7 +35,7 @@ def torchvision_twin(augment: Augment, picture: Image.Image, seed: int) -> Image
         steps.append(v2.RandomGrayscale(augment.grayscale))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return v2.Compose(steps)(picture)
+        return v2.Compose(steps)(image)
 
 
 @settings(deadline=None, max_examples=60)
@@ -52,10 +52,10 @@ def torchvision_twin(augment: Augment, picture: Image.Image, seed: int) -> Image
 def test_equal_to_torchvision_to_the_bit(width, height, seed, scale, flip, jitter, grayscale, interpolation) -> None:
     preprocess = Preprocess(size=16, resize=18, interpolation=interpolation)
     augment = Augment(preprocess=preprocess, scale=scale, flip=flip, jitter=jitter, grayscale=grayscale)
-    picture = noise(width, height)
-    wanted = torchvision_twin(augment, picture, seed)
-    assert np.array_equal(np.asarray(augment.view(picture, seed)), np.asarray(wanted))
-    assert torch.equal(augment(picture, seed), preprocess.normalize(wanted))
+    image = noise(width, height)
+    wanted = torchvision_twin(augment, image, seed)
+    assert np.array_equal(np.asarray(augment.view(image, seed)), np.asarray(wanted))
+    assert torch.equal(augment(image, seed), preprocess.normalize(wanted))
 
 
 def test_the_authors_recipe_is_the_default() -> None:
@@ -65,24 +65,24 @@ def test_the_authors_recipe_is_the_default() -> None:
     assert Augment().jitter == (0, 0, 0, 0)
 
 
-def test_a_seed_is_a_picture_and_the_global_stream_is_left_alone() -> None:
-    augment, picture = Augment(preprocess=SMALL, jitter=(0.2, 0.2, 0.2, 0.1), grayscale=0.5), noise(40, 30)
+def test_a_seed_is_a_image_and_the_global_stream_is_left_alone() -> None:
+    augment, image = Augment(preprocess=SMALL, jitter=(0.2, 0.2, 0.2, 0.1), grayscale=0.5), noise(40, 30)
     before = torch.get_rng_state()
-    first = augment(picture, seed=5)
+    first = augment(image, seed=5)
     assert torch.equal(before, torch.get_rng_state())
     torch.manual_seed(99)
-    assert torch.equal(first, augment(picture, seed=5))
-    assert len({augment(picture, seed).numpy().tobytes() for seed in range(20)}) == 20
+    assert torch.equal(first, augment(image, seed=5))
+    assert len({augment(image, seed).numpy().tobytes() for seed in range(20)}) == 20
 
 
-def test_half_of_the_pictures_are_mirrored() -> None:
+def test_half_of_the_images_are_mirrored() -> None:
     ramp = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))).convert("RGB")
     augment = Augment(preprocess=SMALL, scale=(1, 1), ratio=(1, 1))
     falling = [np.asarray(augment.view(ramp, item_seed(0, 0, i)))[0, [0, -1], 0] for i in range(400)]
     assert 150 < sum(int(left) > int(right) for left, right in falling) < 250
 
 
-def test_seeds_differ_between_runs_epochs_and_pictures() -> None:
+def test_seeds_differ_between_runs_epochs_and_images() -> None:
     seeds = {item_seed(*key) for key in itertools.product(range(5), range(10), range(40))}
     assert len(seeds) == 5 * 10 * 40
     assert all(0 <= seed < 2**63 for seed in seeds)
@@ -136,7 +136,7 @@ def test_images_belong_to_their_indices_in_the_order_of_the_plan(paths: list[Pat
     assert [batch.indices.tolist() for batch in batches] == PLAN
     for batch in batches:
         for image, index in zip(batch.images, batch.indices.tolist(), strict=True):
-            assert torch.equal(image, AUGMENT(load_picture(paths[index]), item_seed(4, 2, index)))
+            assert torch.equal(image, AUGMENT(load_image(paths[index]), item_seed(4, 2, index)))
 
 
 def test_workers_change_nothing_and_live_on(paths: list[Path]) -> None:
@@ -155,9 +155,9 @@ def test_workers_change_nothing_and_live_on(paths: list[Path]) -> None:
         paths[3].write_bytes(b"")
         failing = loader.epoch([[1], [3], [1]])
         next(failing)
-        with pytest.raises(BadPictureError) as caught:
+        with pytest.raises(BadImageError) as caught:
             next(failing)
-        assert type(caught.value) is BadPictureError
+        assert type(caught.value) is BadImageError
         assert caught.value.path == str(paths[3])
 
 
@@ -169,17 +169,17 @@ def test_epochs_differ_and_may_be_interleaved(paths: list[Path]) -> None:
         assert torch.equal(b.images, wanted.images)
 
 
-def test_bad_pictures_are_reported_or_fail(paths: list[Path]) -> None:
-    paths[3].write_bytes(b"no picture")
+def test_bad_images_are_reported_or_fail(paths: list[Path]) -> None:
+    paths[3].write_bytes(b"no image")
     paths[5] = paths[5].with_name("nowhere.png")
-    first, second, third, fourth = training_batches(paths, [*PLAN, [3, 5]], AUGMENT, on_bad_picture="skip")
+    first, second, third, fourth = training_batches(paths, [*PLAN, [3, 5]], AUGMENT, on_bad_image="skip")
     assert first.indices.tolist() == [1, 7]
     assert second.indices.tolist() == [0]
     assert [Path(bad.path) for bad in second.bad] == [paths[3], paths[5]]
     assert second.bad[1].reason == "no such file"
     assert not third.bad
     assert fourth.images.shape == (0, 3, 16, 16)
-    with pytest.raises(BadPictureError, match=r"nowhere\.png: no such file"):
+    with pytest.raises(BadImageError, match=r"nowhere\.png: no such file"):
         list(training_batches(paths, [[2, 5]], AUGMENT))
 
 
@@ -189,9 +189,9 @@ def test_the_global_random_stream_is_left_alone(paths: list[Path]) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_pictures_in_memory_need_no_workers() -> None:
-    pictures = [noise(20, 20), torch.zeros(3, 9, 9), np.zeros((9, 9))]
-    (batch,) = training_batches(pictures, [[2, 0, 1]], AUGMENT, workers=2)
+def test_images_in_memory_need_no_workers() -> None:
+    images = [noise(20, 20), torch.zeros(3, 9, 9), np.zeros((9, 9))]
+    (batch,) = training_batches(images, [[2, 0, 1]], AUGMENT, workers=2)
     assert batch.indices.tolist() == [2, 0, 1]
 
 
@@ -202,8 +202,8 @@ def test_no_batches() -> None:
 def test_wrong_arguments_are_named_at_once(paths: list[Path]) -> None:
     with pytest.raises(ValueError, match="workers"):
         TrainingLoader(paths, AUGMENT, workers=-1)
-    with pytest.raises(ValueError, match="on_bad_picture"):
-        TrainingLoader(paths, AUGMENT, on_bad_picture="ignore")
+    with pytest.raises(ValueError, match="on_bad_image"):
+        TrainingLoader(paths, AUGMENT, on_bad_image="ignore")
     loader = TrainingLoader(paths, AUGMENT)
     with pytest.raises(ValueError, match=r"indices 0\.\.7, got 8"):
         loader.epoch([[0, 8]])

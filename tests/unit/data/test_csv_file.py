@@ -1,4 +1,4 @@
-"""A list of pictures in a CSV file is read whole, or every bad line is named."""
+"""A list of images in a CSV file is read whole, or every bad line is named."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from diml.data import DataSet, check_dataset, load_dataset
 
 def load(folder: Path, text: str, **options) -> DataSet:
     for name in "abcdef":
-        (folder / "pictures").mkdir(exist_ok=True)
-        (folder / "pictures" / f"{name}.jpg").touch()
+        (folder / "images").mkdir(exist_ok=True)
+        (folder / "images" / f"{name}.jpg").touch()
     file = folder / "shop.csv"
     file.write_text(text, encoding="utf-8-sig")
     return load_dataset("csv", file, **options)
@@ -19,74 +19,74 @@ def load(folder: Path, text: str, **options) -> DataSet:
 def test_leave_one_out_without_flags(tmp_path: Path) -> None:
     loaded = load(
         tmp_path,
-        "path,label,split\npictures/a.jpg,shoe,train\npictures/b.jpg,hat,test\npictures/c.jpg,shoe,test\n",
+        "path,label,split\nimages/a.jpg,shoe,train\nimages/b.jpg,hat,test\nimages/c.jpg,shoe,test\n",
     )
     assert (loaded.name, loaded.protocol) == ("csv", "test")
     assert loaded.train.class_names == ("shoe",)
-    assert loaded.train.paths == (tmp_path / "pictures" / "a.jpg",)
+    assert loaded.train.paths == (tmp_path / "images" / "a.jpg",)
     assert loaded.test.class_names == ("hat", "shoe")
     assert loaded.test.labels.tolist() == [0, 1]
     assert loaded.test.queries is None
-    assert check_dataset("csv", tmp_path / "shop.csv").pictures == 3
+    assert check_dataset("csv", tmp_path / "shop.csv").images == 3
 
 
 def test_flags_make_queries_and_gallery(tmp_path: Path) -> None:
     loaded = load(
         tmp_path,
         "label,path,is_gallery,split,is_query,colour\n"
-        "1,pictures/a.jpg,0,test,1,red\n"
-        "1,pictures/b.jpg,True,Test,false,red\n"
-        "1,pictures/c.jpg,yes,test,yes,red\n"
-        "2,pictures/d.jpg,,test,,red\n"
-        "2,pictures/e.jpg,nan,train,nan,red\n",
+        "1,images/a.jpg,0,test,1,red\n"
+        "1,images/b.jpg,True,Test,false,red\n"
+        "1,images/c.jpg,yes,test,yes,red\n"
+        "2,images/d.jpg,,test,,red\n"
+        "2,images/e.jpg,nan,train,nan,red\n",
     )
     assert loaded.test.queries.tolist() == [0, 2, 3]
     assert loaded.test.gallery.tolist() == [1, 2, 3]
     assert loaded.train.queries is None
 
 
-def test_validation_pictures_are_tested_on_when_there_are_no_others_or_when_asked(tmp_path: Path) -> None:
+def test_validation_images_are_tested_on_when_there_are_no_others_or_when_asked(tmp_path: Path) -> None:
     head = "path,label,split\n"
-    only = load(tmp_path, head + "pictures/a.jpg,x,train\npictures/b.jpg,x,val\n")
+    only = load(tmp_path, head + "images/a.jpg,x,train\nimages/b.jpg,x,val\n")
     assert only.test.paths[0].name == "b.jpg"
-    both = head + "pictures/a.jpg,x,validation\npictures/b.jpg,x,test\n"
+    both = head + "images/a.jpg,x,validation\nimages/b.jpg,x,test\n"
     assert load(tmp_path, both).test.paths[0].name == "b.jpg"
     asked = load(tmp_path, both, protocol="validation")
     assert [path.name for path in asked.test.paths] == ["a.jpg"]
     assert asked.train is None
     with pytest.raises(ValueError, match="nothing to test on; splits: train"):
-        load(tmp_path, head + "pictures/a.jpg,x,train\n")
+        load(tmp_path, head + "images/a.jpg,x,train\n")
 
 
 def test_every_bad_line_is_named_with_its_number(tmp_path: Path) -> None:
     text = (
         "path,label,split,is_query,is_gallery\n"
-        "pictures/a.jpg,x,test,1,1\n"
-        "pictures/nowhere.jpg,x,test,1,1\n"
-        "pictures/b.jpg,x,tset,1,1\n"
-        "pictures/b.jpg,,test,1,1\n"
+        "images/a.jpg,x,test,1,1\n"
+        "images/nowhere.jpg,x,test,1,1\n"
+        "images/b.jpg,x,tset,1,1\n"
+        "images/b.jpg,,test,1,1\n"
         ",x,test,1,1\n"
-        "pictures/c.jpg,x,test,maybe,1\n"
-        "pictures/d.jpg,x,test,0,0\n"
-        "pictures/e.jpg,x,train,1,0\n"
-        "pictures/f.jpg,x\n"
-        "pictures/f.jpg,x,test,1,1,1\n"
-        "pictures/a.jpg,y,train,,\n"
+        "images/c.jpg,x,test,maybe,1\n"
+        "images/d.jpg,x,test,0,0\n"
+        "images/e.jpg,x,train,1,0\n"
+        "images/f.jpg,x\n"
+        "images/f.jpg,x,test,1,1,1\n"
+        "images/a.jpg,y,train,,\n"
     )
     with pytest.raises(ValueError, match="10 of 11 lines are bad") as caught:
         load(tmp_path, text)
     message = str(caught.value)
     for part in [
-        "line 3: no such picture",
+        "line 3: no such image",
         "line 4: split 'tset': did you mean 'test'",
         "line 5: label is empty",
         "line 6: path is empty",
         "line 7: is_query 'maybe'",
         "line 8: is neither query nor gallery",
-        "line 9: a training picture",
+        "line 9: a training image",
         "line 10: has another number of cells",
         "line 11: has another number of cells",
-        "line 12: the picture",
+        "line 12: the image",
         "is already in line 2",
     ]:
         assert part in message
@@ -105,9 +105,9 @@ def test_many_bad_lines_are_counted(tmp_path: Path) -> None:
         ("path;label;split\n", "comma between"),
         ("path,label\n", "columns split are missing"),
         ("path,label,split,is_qeury\n", "did you mean 'is_query'"),
-        ("path,label,split\n", "expected one line a picture"),
-        ("path,label,split,is_query,is_gallery\npictures/a.jpg,x,test,1,0\n", "no picture has is_gallery"),
-        ("path,label,split,is_query,is_gallery\npictures/a.jpg,x,test,0,1\n", "no picture has is_query"),
+        ("path,label,split\n", "expected one line a image"),
+        ("path,label,split,is_query,is_gallery\nimages/a.jpg,x,test,1,0\n", "no image has is_gallery"),
+        ("path,label,split,is_query,is_gallery\nimages/a.jpg,x,test,0,1\n", "no image has is_query"),
     ],
 )
 def test_files_that_cannot_be_used_say_why(tmp_path: Path, text: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Batches hold every picture once and in order, whoever decodes, and bad ones are named."""
+"""Batches hold every image once and in order, whoever decodes, and bad ones are named."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diml.data import BadPictureError, Preprocess, iterate_batches, load_picture
+from diml.data import BadImageError, Preprocess, iterate_batches, load_image
 
 PREPROCESS = Preprocess(size=8, resize=8)
 
@@ -24,23 +24,23 @@ def paths(tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_every_picture_once_in_order(paths: list[Path], workers: int) -> None:
+def test_every_image_once_in_order(paths: list[Path], workers: int) -> None:
     batches = list(iterate_batches(paths, PREPROCESS, batch_size=3, workers=workers))
     assert [len(batch.indices) for batch in batches] == [3, 3, 1]
     assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(7))
-    wanted = torch.stack([PREPROCESS(load_picture(path)) for path in paths])
+    wanted = torch.stack([PREPROCESS(load_image(path)) for path in paths])
     assert torch.equal(torch.cat([batch.images for batch in batches]), wanted)
     assert batches[0].indices.dtype == torch.int64
     assert not any(batch.bad for batch in batches)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_skip_reports_bad_pictures_and_goes_on(paths: list[Path], workers: int) -> None:
-    paths[1].write_bytes(b"no picture")
+def test_skip_reports_bad_images_and_goes_on(paths: list[Path], workers: int) -> None:
+    paths[1].write_bytes(b"no image")
     paths[4].write_bytes(b"")
     paths[5] = paths[5].with_name("nowhere.png")
     paths[6].write_bytes(paths[6].read_bytes()[:100])
-    batches = list(iterate_batches(paths, PREPROCESS, batch_size=4, workers=workers, on_bad_picture="skip"))
+    batches = list(iterate_batches(paths, PREPROCESS, batch_size=4, workers=workers, on_bad_image="skip"))
     assert batches[0].indices.tolist() == [0, 2, 3]
     assert [Path(bad.path) for bad in batches[0].bad] == [paths[1]]
     assert batches[1].images.shape == (0, 3, 8, 8)
@@ -54,22 +54,22 @@ def test_fail_raises_our_error_in_the_caller(paths: list[Path], workers: int) ->
     paths[4].write_bytes(b"")
     batches = iterate_batches(paths, PREPROCESS, batch_size=3, workers=workers)
     assert len(next(batches).indices) == 3
-    with pytest.raises(BadPictureError) as caught:
+    with pytest.raises(BadImageError) as caught:
         next(batches)
-    assert type(caught.value) is BadPictureError
+    assert type(caught.value) is BadImageError
     assert str(caught.value) == f"{paths[4]}: is empty (0 bytes)"
 
 
-def test_a_missing_file_is_a_bad_picture_too(tmp_path: Path) -> None:
-    with pytest.raises(BadPictureError, match="no such file"):
+def test_a_missing_file_is_a_bad_image_too(tmp_path: Path) -> None:
+    with pytest.raises(BadImageError, match="no such file"):
         list(iterate_batches([tmp_path / "nowhere.png"], PREPROCESS))
 
 
-def test_pictures_in_memory_are_named_by_their_place() -> None:
-    pictures = [Image.new("RGB", (9, 9)), torch.zeros(3, 9, 9), torch.zeros(2, 9, 9), np.zeros((9, 9))]
-    (batch,) = iterate_batches(pictures, PREPROCESS, workers=2, on_bad_picture="skip")
+def test_images_in_memory_are_named_by_their_place() -> None:
+    images = [Image.new("RGB", (9, 9)), torch.zeros(3, 9, 9), torch.zeros(2, 9, 9), np.zeros((9, 9))]
+    (batch,) = iterate_batches(images, PREPROCESS, workers=2, on_bad_image="skip")
     assert batch.indices.tolist() == [0, 1, 3]
-    assert [bad.path for bad in batch.bad] == ["<picture 2>"]
+    assert [bad.path for bad in batch.bad] == ["<image 2>"]
 
 
 def test_the_global_random_stream_is_left_alone(paths: list[Path]) -> None:
@@ -78,19 +78,19 @@ def test_the_global_random_stream_is_left_alone(paths: list[Path]) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_fault_of_the_preprocessing_is_not_taken_for_a_bad_picture(paths: list[Path]) -> None:
-    def broken(picture: Image.Image) -> torch.Tensor:
+def test_a_fault_of_the_preprocessing_is_not_taken_for_a_bad_image(paths: list[Path]) -> None:
+    def broken(image: Image.Image) -> torch.Tensor:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(iterate_batches(paths, broken, on_bad_picture="skip"))
+        list(iterate_batches(paths, broken, on_bad_image="skip"))
 
 
-def test_no_pictures_no_batches() -> None:
+def test_no_images_no_batches() -> None:
     assert list(iterate_batches([], PREPROCESS, workers=2)) == []
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"workers": -1}, {"on_bad_picture": "ignore"}])
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"workers": -1}, {"on_bad_image": "ignore"}])
 def test_wrong_arguments_are_named_at_once(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         iterate_batches([], PREPROCESS, **wrong)

@@ -8,13 +8,13 @@ from PIL import Image
 
 from diml.data import (
     DataSet,
+    ImageSet,
     IncompleteDataSetWarning,
-    PictureSet,
     check_dataset,
     dataset_info,
     dataset_names,
     load_dataset,
-    load_picture,
+    load_image,
     locate_dataset,
 )
 
@@ -35,10 +35,8 @@ def load_small(*arguments, **options) -> DataSet:
         return load_dataset(*arguments, **options)
 
 
-def named(pictures: PictureSet) -> list[tuple[str, str]]:
-    return [
-        (path.name, pictures.class_names[label]) for path, label in zip(pictures.paths, pictures.labels, strict=True)
-    ]
+def named(images: ImageSet) -> list[tuple[str, str]]:
+    return [(path.name, images.class_names[label]) for path, label in zip(images.paths, images.labels, strict=True)]
 
 
 def make_birds(root: Path) -> Path:
@@ -81,12 +79,12 @@ def test_empty_class_folders_are_counted_and_named(tmp_path: Path) -> None:
     for name in ("006.Finch", "007.Gull"):
         (tmp_path / "cub200" / "images" / name).mkdir()
     with pytest.raises(
-        FileNotFoundError, match=r"2 of 7 class folders have no picture \(006\.Finch, 007\.Gull\).*To get it"
+        FileNotFoundError, match=r"2 of 7 class folders have no image \(006\.Finch, 007\.Gull\).*To get it"
     ):
         load_dataset("cub200", tmp_path)
     check = check_dataset("cub200", tmp_path)
-    assert (check.pictures, check.classes, check.ok) == (10, 5, False)
-    assert check.differences[:2] == ("10 pictures where 11,788 are known", "5 classes where 200 are known")
+    assert (check.images, check.classes, check.ok) == (10, 5, False)
+    assert check.differences[:2] == ("10 images where 11,788 are known", "5 classes where 200 are known")
 
 
 PRODUCTS = {
@@ -95,7 +93,7 @@ PRODUCTS = {
 }
 
 
-def make_products(lists: Path, pictures: Path) -> None:
+def make_products(lists: Path, images: Path) -> None:
     lists.mkdir(parents=True)
     number = 0
     for name, entries in PRODUCTS.items():
@@ -103,7 +101,7 @@ def make_products(lists: Path, pictures: Path) -> None:
         for label, path in entries:
             number += 1
             lines.append(f"{number} {label} 1 {path}")
-            touch(pictures, path)
+            touch(images, path)
         (lists / name).write_text("\n".join(lines) + "\n")
 
 
@@ -124,13 +122,11 @@ def test_online_products_half_downloaded(tmp_path: Path) -> None:
     make_products(home / "Info_Files", home / "images")
     (home / "images" / "bicycle_final" / "11_1.JPG").unlink()
     (home / "images" / "chair_final" / "44_0.JPG").unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"2 of 5 listed pictures are missing .*11_1\.JPG, chair_final/44_0\.JPG"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"2 of 5 listed images are missing .*11_1\.JPG, chair_final/44_0\.JPG"):
         load_dataset("online_products", tmp_path)
     (home / "Info_Files" / "Ebay_test.txt").unlink()
     check = check_dataset("online_products", tmp_path)
-    assert check.pictures == 2
+    assert check.images == 2
     assert any("Ebay_test.txt is missing" in difference for difference in check.differences)
 
 
@@ -216,7 +212,7 @@ def test_the_real_orl_faces() -> None:
     assert (loaded.protocol, loaded.train, len(loaded.test)) == ("all", None, 400)
     assert loaded.test.class_names == tuple(f"s{number}" for number in range(1, 41))
     assert [path.name for path in loaded.test.paths[10:20]] == [f"{number}.pgm" for number in range(1, 11)]
-    assert load_picture(loaded.test.paths[399]).size == (92, 112)
+    assert load_image(loaded.test.paths[399]).size == (92, 112)
     halves = load_dataset("orl", protocol="class_disjoint")
     assert halves.train.class_names == tuple(f"s{number}" for number in range(1, 21))
     assert halves.test.class_names == tuple(f"s{number}" for number in range(21, 41))
@@ -284,8 +280,8 @@ def test_locate_looks_and_fetches_nothing(tmp_path: Path) -> None:
     assert locate_dataset("cub200", make_birds(tmp_path)) == tmp_path / "cub200"
 
 
-def test_pictures_of_a_named_set_are_decoded_only_when_asked(tmp_path: Path) -> None:
-    """The trees above are of empty files; one real picture goes the whole way."""
+def test_images_of_a_named_set_are_decoded_only_when_asked(tmp_path: Path) -> None:
+    """The trees above are of empty files; one real image goes the whole way."""
     path = touch(tmp_path, "a", "1.png")
     Image.new("RGB", (3, 2), "red").save(path)
-    assert load_picture(load_dataset("folder", tmp_path).test.paths[0]).size == (3, 2)
+    assert load_image(load_dataset("folder", tmp_path).test.paths[0]).size == (3, 2)

@@ -1,4 +1,4 @@
-"""Every batch is whole, of distinct pictures and the classes it promises, and follows from (seed, epoch)."""
+"""Every batch is whole, of distinct images and the classes it promises, and follows from (seed, epoch)."""
 
 import itertools
 import warnings
@@ -17,7 +17,7 @@ BY_CLASS = [name for name in sampler_names() if name != "random"]
 
 @st.composite
 def problems(draw):
-    """Labels (N,), classes of a batch, pictures a class; some classes may be too small."""
+    """Labels (N,), classes of a batch, images a class; some classes may be too small."""
     sizes = draw(st.lists(st.integers(1, 7), min_size=2, max_size=9))
     per_class = draw(st.integers(1, 3))
     usable = sum(size >= per_class for size in sizes)
@@ -90,18 +90,18 @@ def test_the_length_is_the_authors_unless_told_otherwise(name) -> None:
         build_sampler(name, labels, batch_size=12, batches_per_epoch=0)
 
 
-@given(pictures=st.integers(1, 40), batch_size=st.integers(1, 12), epoch=st.integers(0, 3))
-def test_random_takes_every_picture_once_and_drops_what_is_left(pictures, batch_size, epoch) -> None:
-    assume(batch_size <= pictures)
-    sampler = build_sampler("random", np.zeros(pictures, int), batch_size=batch_size)
+@given(images=st.integers(1, 40), batch_size=st.integers(1, 12), epoch=st.integers(0, 3))
+def test_random_takes_every_image_once_and_drops_what_is_left(images, batch_size, epoch) -> None:
+    assume(batch_size <= images)
+    sampler = build_sampler("random", np.zeros(images, int), batch_size=batch_size)
     batches = list(sampler.batches(epoch))
-    assert [len(batch) for batch in batches] == [batch_size] * (pictures // batch_size)
+    assert [len(batch) for batch in batches] == [batch_size] * (images // batch_size)
     flat = list(itertools.chain(*batches))
     assert len(set(flat)) == len(flat)
-    assert set(flat) <= set(range(pictures))
+    assert set(flat) <= set(range(images))
 
 
-def test_all_pictures_of_all_classes_come_equally_often() -> None:
+def test_all_images_of_all_classes_come_equally_often() -> None:
     labels = np.repeat([0, 1, 2], [2, 4, 4])
     counts = np.bincount(
         [i for e in range(600) for b in build_sampler("class_balanced", labels, batch_size=4).batches(e) for i in b]
@@ -113,9 +113,7 @@ def test_all_pictures_of_all_classes_come_equally_often() -> None:
 @pytest.mark.parametrize("name", BY_CLASS)
 def test_small_classes_are_left_out_with_one_warning(name) -> None:
     labels = np.array([0, 0, 1, 2, 2, 2, 3])
-    with pytest.warns(
-        SmallClassesWarning, match=r"2 of 4 classes \(2 pictures\) have fewer than per_class = 2"
-    ) as said:
+    with pytest.warns(SmallClassesWarning, match=r"2 of 4 classes \(2 images\) have fewer than per_class = 2") as said:
         sampler = build_sampler(name, labels, batch_size=4)
     assert len(said) == 1
     assert said[0].filename == __file__
@@ -124,7 +122,7 @@ def test_small_classes_are_left_out_with_one_warning(name) -> None:
     assert seen == {0, 1, 3, 4, 5}
 
 
-def test_two_pictures_a_class_are_a_pair_and_never_the_same_one_twice() -> None:
+def test_two_images_a_class_are_a_pair_and_never_the_same_one_twice() -> None:
     """Defect 9: the released sampler draws with replacement, and pairs a photo with itself."""
     labels = np.repeat(np.arange(20), 2)
     for epoch in range(10):
@@ -152,7 +150,7 @@ def test_stateless_samplers_say_so() -> None:
         ({"name": "fed"}, "did you mean 'fid'"),
         ({"batch_size": 5}, "need a batch of whole classes"),
         ({"batch_size": 0}, "need a batch of whole classes"),
-        ({"batch_size": 8}, "need 4 classes of at least 2 pictures, got 3; take batch_size 6 at most"),
+        ({"batch_size": 8}, "need 4 classes of at least 2 images, got 3; take batch_size 6 at most"),
         ({"batch_size": 8, "per_class": 8}, "take a smaller per_class"),
         ({"seed": -1}, "seed"),
         ({"labels": [0.5, 1.5]}, "labels"),
@@ -165,7 +163,7 @@ def test_stateless_samplers_say_so() -> None:
         ({"name": "disthist", "comparisons": 0}, "comparisons"),
         ({"name": "fid", "pool": 3}, "pool"),
         ({"name": "fid", "project_to": 0}, "project_to"),
-        ({"name": "fid", "batch_size": 1, "per_class": 1}, "at least 2 pictures"),
+        ({"name": "fid", "batch_size": 1, "per_class": 1}, "at least 2 images"),
         ({"name": "random", "batch_size": 7}, "batch_size: need 1 to 6"),
         ({"name": "random", "batch_size": 3, "batches_per_epoch": 3}, "fill 2 batches, got 3"),
     ],

@@ -40,34 +40,34 @@ def torchvision_twin(preprocess: Preprocess) -> transforms.Compose:
 )
 def test_equal_to_torchvision_to_the_bit(width, height, mode, interpolation, resize) -> None:
     preprocess = Preprocess(size=32, resize=resize, mode=mode, interpolation=interpolation)
-    picture = noise(width, height)
-    assert torch.equal(preprocess(picture), torchvision_twin(preprocess)(picture))
+    image = noise(width, height)
+    assert torch.equal(preprocess(image), torchvision_twin(preprocess)(image))
 
 
-def test_the_usual_numbers_on_a_photo_sized_picture() -> None:
-    picture = noise(500, 375)
-    values = Preprocess()(picture)
+def test_the_usual_numbers_on_a_photo_sized_image() -> None:
+    image = noise(500, 375)
+    values = Preprocess()(image)
     assert values.shape == (3, 224, 224)
     assert values.dtype == torch.float32
-    assert torch.equal(values, torchvision_twin(Preprocess())(picture))
+    assert torch.equal(values, torchvision_twin(Preprocess())(image))
 
 
 @pytest.mark.parametrize("mode", ["crop", "square"])
 def test_view_then_normalize_is_the_call(mode) -> None:
     preprocess = Preprocess(size=48, resize=56, mode=mode)
-    picture = noise(90, 61)
-    assert preprocess.view(picture).size == (48, 48)
-    assert torch.equal(preprocess.normalize(preprocess.view(picture)), preprocess(picture))
+    image = noise(90, 61)
+    assert preprocess.view(image).size == (48, 48)
+    assert torch.equal(preprocess.normalize(preprocess.view(image)), preprocess(image))
 
 
 @pytest.mark.parametrize("mode", ["crop", "square"])
 def test_a_larger_view_shows_the_same_part(mode) -> None:
     ramp_x = np.broadcast_to(np.linspace(0, 255, 400), (300, 400))
     ramp_y = np.broadcast_to(np.linspace(0, 255, 300)[:, None], (300, 400))
-    picture = Image.fromarray(np.stack([ramp_x, ramp_y, ramp_x], axis=2).astype(np.uint8))
+    image = Image.fromarray(np.stack([ramp_x, ramp_y, ramp_x], axis=2).astype(np.uint8))
     preprocess = Preprocess(size=64, resize=80, mode=mode)
-    small = np.asarray(preprocess.view(picture), dtype=float)
-    large = preprocess.view(picture, scale=3)
+    small = np.asarray(preprocess.view(image), dtype=float)
+    large = preprocess.view(image, scale=3)
     assert large.size == (192, 192)
     back = np.asarray(large.resize((64, 64), Image.Resampling.BOX), dtype=float)
     assert np.abs(back - small)[4:-4, 4:-4].max() <= 4

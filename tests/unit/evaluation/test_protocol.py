@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from diml.evaluation import METRICS, evaluate_regions
-from diml.evaluation.rankings import NOTHING
 from diml.evaluation.rescoring import in_order
 from diml.matching import ConvergenceWarning, Regions, match
+from diml.matching.retrieval import NOTHING
 
 LABELS = np.array([0, 0, 0, 1, 1, 2, 3, 3, 3, 3, 4, 0])  # images 5 and 10 stand alone
 ALONE = [5, 10]

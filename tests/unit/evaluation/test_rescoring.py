@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from diml.evaluation import rescoring
-from diml.evaluation.rankings import NOTHING
 from diml.evaluation.rescoring import in_order, structural_scores
 from diml.matching import Regions, match, native
+from diml.matching.retrieval import NOTHING
 
 
 def images(count=12, regions=4, dim=8):

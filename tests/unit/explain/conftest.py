@@ -29,11 +29,11 @@ class ColourEmbedder:
         assert device == "cpu"
         return self
 
-    def embed(self, pictures: Sequence[Image.Image]) -> Regions:
-        self.seen += pictures
+    def embed(self, images: Sequence[Image.Image]) -> Regions:
+        self.seen += images
         side, dense = 56 // self.grid, []
-        for picture in pictures:
-            pixels = np.asarray(self.preprocess.view(picture), dtype=np.float32) / 255
+        for image in images:
+            pixels = np.asarray(self.preprocess.view(image), dtype=np.float32) / 255
             cells = pixels.reshape(self.grid, side, self.grid, side, 3).transpose(0, 2, 1, 3, 4).reshape(-1, side**2, 3)
             dense.append(torch.from_numpy(np.concatenate([cells.mean(1) ** 3, cells.std(1)], axis=1)))
         stacked = torch.stack(dense)

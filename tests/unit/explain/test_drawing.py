@@ -1,27 +1,27 @@
-"""The two pictures that our own code draws."""
+"""The two images that our own code draws."""
 
 import numpy as np
 import pytest
 
 from diml.assets import asset_status
-from diml.explain import drawn_pair, match_pictures
+from diml.explain import drawn_pair, match_images
 from diml.explain.drawing import PLACES
 
 
-def test_the_pictures_are_the_same_at_each_call() -> None:
+def test_the_images_are_the_same_at_each_call() -> None:
     for first, again in zip(drawn_pair(96), drawn_pair(96), strict=True):
         assert first.mode == "RGB"
         assert first.size == (96, 96)
         assert first.tobytes() == again.tobytes()
 
 
-def test_each_thing_has_its_colour_in_both_pictures_where_places_say() -> None:
-    pictures = [np.asarray(picture, dtype=float) for picture in drawn_pair(128)]
+def test_each_thing_has_its_colour_in_both_images_where_places_say() -> None:
+    images = [np.asarray(image, dtype=float) for image in drawn_pair(128)]
     for name, places in PLACES.items():
         colours = []
-        for picture, place in zip(pictures, places, strict=True):
+        for image, place in zip(images, places, strict=True):
             x, y, reach = (round(value * 128) for value in (place.x, place.y, place.radius / 3))
-            colours.append(picture[y - reach : y + reach, x - reach : x + reach].mean(axis=(0, 1)))
+            colours.append(image[y - reach : y + reach, x - reach : x + reach].mean(axis=(0, 1)))
         assert np.abs(colours[0] - colours[1]).max() < 25, name
 
 
@@ -41,10 +41,10 @@ def test_a_size_out_of_range_is_refused(size: int) -> None:
 def test_the_default_model_joins_each_thing_with_itself() -> None:
     if not any(status.cached for status in asset_status() if status.asset.name == "mobilenetv2"):
         pytest.skip("the MobileNetV2 weights are not in the cache; `diml demo` fetches them")
-    found = match_pictures(*drawn_pair(256))
+    found = match_images(*drawn_pair(256))
 
     def thing(region: int, which: int) -> str:
-        """The thing nearest to a cell's middle; the model sees the centre 7/8 of the picture."""
+        """The thing nearest to a cell's middle; the model sees the centre 7/8 of the image."""
         row, column = divmod(region, 4)
         x, y = (1 / 16 + (at + 0.5) / 4 * 7 / 8 for at in (column, row))
         return min(PLACES, key=lambda name: (PLACES[name][which].x - x) ** 2 + (PLACES[name][which].y - y) ** 2)

@@ -1,4 +1,4 @@
-"""The explanation picture shows the ledger's numbers at the right places, and can be read."""
+"""The explanation image shows the ledger's numbers at the right places, and can be read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def number(text: str) -> float:
 
 def test_lines_run_from_the_right_cell_to_the_right_cell(random_match: MakeMatch) -> None:
     found = random_match((3, 4), (5, 2))
-    figure = draw_match(found, pictures=drawn_pair(64), top=12)
+    figure = draw_match(found, images=drawn_pair(64), top=12)
     boxes = {role: by_gid(figure, f"panel-{role}").get_window_extent() for role in ("query", "gallery")}
     for rank, flow in enumerate(found.ledger().top(12)):
         patch = by_gid(figure, f"flow-{rank}")
@@ -124,7 +124,7 @@ def test_tick_labels_of_the_matrices_name_the_regions_that_they_stand_at(random_
     assert ticks[28] == "A3"
 
 
-LONG = "/data/" + "very_long_folder_name/" * 8 + "a picture with $ and 中 in its name.jpg"
+LONG = "/data/" + "very_long_folder_name/" * 8 + "a image with $ and 中 in its name.jpg"
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ LONG = "/data/" + "very_long_folder_name/" * 8 + "a picture with $ and 中 in it
 def test_no_text_covers_another_or_leaves_the_figure(
     q: Any, g: Any, top: int, drawn: bool, random_match: Any, overlapping_texts: Overlapping
 ) -> None:
-    pictures = drawn_pair(64) if drawn else None
-    figure = draw_match(random_match(q, g), pictures=pictures, names=(LONG, LONG), top=top)
+    images = drawn_pair(64) if drawn else None
+    figure = draw_match(random_match(q, g), images=images, names=(LONG, LONG), top=top)
     assert overlapping_texts(figure) == []
 
 
@@ -145,8 +145,8 @@ def test_no_text_covers_another_or_leaves_the_figure(
 def test_strips_are_drawn_in_proportion(
     size: tuple[int, int], random_match: MakeMatch, overlapping_texts: Overlapping
 ) -> None:
-    pictures = (drawn_pair(64)[0].resize(size), drawn_pair(64)[1])
-    figure = draw_match(random_match((4, 4), (4, 4)), pictures=pictures, names=("a", "b"))
+    images = (drawn_pair(64)[0].resize(size), drawn_pair(64)[1])
+    figure = draw_match(random_match((4, 4), (4, 4)), images=images, names=("a", "b"))
     box = by_gid(figure, "panel-query").get_window_extent()
     assert box.width / box.height == pytest.approx(size[0] / size[1], rel=0.01)
     assert overlapping_texts(figure) == []
@@ -157,8 +157,8 @@ def test_letters_are_large_enough_at_1200_pixels(random_match: MakeMatch) -> Non
     assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 9
 
 
-def test_the_saved_picture_is_1200_pixels_wide(random_match: MakeMatch, tmp_path: Path) -> None:
-    path = save_figure(draw_match(random_match((4, 4), (4, 4)), pictures=drawn_pair(64)), tmp_path / "why.png")
+def test_the_saved_image_is_1200_pixels_wide(random_match: MakeMatch, tmp_path: Path) -> None:
+    path = save_figure(draw_match(random_match((4, 4), (4, 4)), images=drawn_pair(64)), tmp_path / "why.png")
     with Image.open(path) as saved:
         assert saved.width == 1200
         assert 800 < saved.height < 1100
@@ -177,7 +177,7 @@ def test_a_plan_that_did_not_converge_is_flagged(random_match: MakeMatch, overla
 
 
 def test_regions_without_a_grid_are_said_to_have_none(random_match: MakeMatch) -> None:
-    figure = draw_match(random_match(5, (2, 2)), pictures=drawn_pair(64))
+    figure = draw_match(random_match(5, (2, 2)), images=drawn_pair(64))
     texts = [text.get_text() for text in figure.findobj(Text)]
     assert texts.count("no known grid: regions in their order") == 1
     assert {"#0", "#4"} <= set(texts)
@@ -186,7 +186,7 @@ def test_regions_without_a_grid_are_said_to_have_none(random_match: MakeMatch) -
     assert shown.mask.ravel().tolist() == [False] * 5 + [True]
 
 
-def test_opposite_pictures_have_no_lines_and_a_negative_sum(overlapping_texts: Overlapping) -> None:
+def test_opposite_images_have_no_lines_and_a_negative_sum(overlapping_texts: Overlapping) -> None:
     dense = torch.rand(1, 4, 8, generator=torch.Generator().manual_seed(0))
     positive = Regions.normalized(dense, dense.mean(1))
     figure = draw_match(match(positive, Regions(-positive.dense, -positive.pooled)))

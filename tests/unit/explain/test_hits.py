@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from diml.explain import Hit, PictureMatch, drawn_pair, hits_figure
+from diml.explain import Explanation, Hit, drawn_pair, hits_figure
 from diml.matching import Match
 
 MakeMatch = Callable[..., Match]
@@ -18,7 +18,7 @@ Overlapping = Callable[[Figure], list[tuple[str, str]]]
 @pytest.fixture
 def hits(random_match: MakeMatch) -> list[Hit]:
     many = random_match((4, 4), (4, 4), pairs=3)
-    matches = [PictureMatch.of(many, drawn_pair(48), ("query.jpg", f"hit{n}.jpg"), pair=n) for n in range(3)]
+    matches = [Explanation.of(many, drawn_pair(48), ("query.jpg", f"hit{n}.jpg"), pair=n) for n in range(3)]
     return [
         Hit(matches[0], correct=True, note="Golden-Delicious"),
         Hit(matches[1], correct=False, rank=7, note="a class with a very long name " * 4),
@@ -59,7 +59,7 @@ def test_no_text_covers_another(hits: list[Hit], top: int, overlapping_texts: Ov
 
 def test_a_row_that_did_not_converge_says_so(random_match: MakeMatch, overlapping_texts: Overlapping) -> None:
     unfinished = random_match((4, 4), (4, 4), max_iterations=1, tolerance=1e-9)
-    figure = hits_figure([Hit(PictureMatch.of(unfinished, drawn_pair(48), ("a", "b")))], top=8)
+    figure = hits_figure([Hit(Explanation.of(unfinished, drawn_pair(48), ("a", "b")))], top=8)
     assert "not converged" in [text.get_text() for text in figure.findobj(Text)]
     assert overlapping_texts(figure) == []
 

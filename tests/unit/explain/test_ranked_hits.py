@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from diml.explain import PictureMatch, describe_hits, drawn_pair, match_pictures, match_query, rank_hits
+from diml.explain import Explanation, describe_hits, drawn_pair, match_images, match_query, rank_hits
 from diml.matching import Match
 
 MakeMatch = Callable[..., Match]
 
 
-def matches_with(found: Match, pooled: list[float], names: str = "abcdef") -> list[PictureMatch]:
+def matches_with(found: Match, pooled: list[float], names: str = "abcdef") -> list[Explanation]:
     """The pairs of one query, their pooled cosines replaced."""
     parts = {**vars(found), "pooled": torch.tensor(pooled)}
     many = Match(**parts)
-    return [PictureMatch.of(many, drawn_pair(32), ("q", names[pair]), pair) for pair in range(len(many))]
+    return [Explanation.of(many, drawn_pair(32), ("q", names[pair]), pair) for pair in range(len(many))]
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_lifts_are_what_is_above_the_mean_and_sum_to_it(found: Match) -> None:
 
 def test_equal_scores_keep_their_order(found: Match) -> None:
     one = matches_with(found, [0.4, 0.3, 0.2, 0.1])[0]
-    twins = [PictureMatch(**{**vars(one), "names": ("q", name)}) for name in "zay"]
+    twins = [Explanation(**{**vars(one), "names": ("q", name)}) for name in "zay"]
     assert [match.names[1] for match in rank_hits(twins).matches] == ["z", "a", "y"]
     assert rank_hits(twins).pooled_rank == (1, 2, 3)
 
@@ -89,7 +89,7 @@ def test_matches_of_different_queries_are_refused(found: Match, random_match: Ma
     with pytest.raises(ValueError, match="matches: need at least one, got none"):
         rank_hits([])
     one = matches_with(found, [0.4, 0.3, 0.2, 0.1])[0]
-    stranger = PictureMatch(**{**vars(one), "names": ("other", "b")})
+    stranger = Explanation(**{**vars(one), "names": ("other", "b")})
     with pytest.raises(ValueError, match="matches: need matches of one query, got q and other"):
         rank_hits([one, stranger])
 
@@ -98,11 +98,11 @@ def test_one_query_against_many_is_as_pair_by_pair(tmp_path: Path, embedder: Any
     a, b = drawn_pair(96)
     together = match_query(a, [b, a, b.rotate(90)], embedder=embedder, epsilon=0.1)
     for match, other in zip(together, (b, a, b.rotate(90)), strict=True):
-        alone = match_pictures(a, other, embedder=embedder, epsilon=0.1)
+        alone = match_images(a, other, embedder=embedder, epsilon=0.1)
         assert float(match.score) == pytest.approx(float(alone.score), abs=1e-5)
-        assert match.pictures[1].tobytes() == alone.pictures[1].tobytes()
-    assert [match.names for match in together] == [("<picture 0>", f"<picture {place}>") for place in (1, 2, 3)]
-    with pytest.raises(ValueError, match="gallery: need at least one picture, got none"):
+        assert match.images[1].tobytes() == alone.images[1].tobytes()
+    assert [match.names for match in together] == [("<image 0>", f"<image {place}>") for place in (1, 2, 3)]
+    with pytest.raises(ValueError, match="gallery: need at least one image, got none"):
         match_query(a, [], embedder=embedder)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from diml.explain import describe_match, drawn_pair, explanation_page, match_pictures, sharpened
+from diml.explain import describe_match, drawn_pair, explanation_page, match_images, sharpened
 
 
 def test_rows_keep_their_mass_and_their_order(random_match):
@@ -46,8 +46,8 @@ def test_other_factors_are_refused(random_match, factor):
         sharpened(random_match((2, 2), (2, 2)), factor)
 
 
-def test_a_pair_with_pictures_keeps_its_score_and_says_so(embedder):
-    found = match_pictures(*drawn_pair(), embedder=embedder)
+def test_a_pair_with_images_keeps_its_score_and_says_so(embedder):
+    found = match_images(*drawn_pair(), embedder=embedder)
     assert found.note == describe_match(found)["note"] == ""
     made = sharpened(found, 10)
     assert made.scored == pytest.approx(float(found.structural))

@@ -31,7 +31,7 @@ def instruction_set(request):
 
 
 def images(count, regions, dim, seed, spread=1.0, dtype=torch.float32):
-    """Pictures of a few kinds: spread about a shared direction, one with blank regions, one wholly blank, two equal."""
+    """Images of a few kinds: spread about a shared direction, one with blank regions, one wholly blank, two equal."""
     generator = torch.Generator().manual_seed(seed)
     dense = torch.randn(count, regions, dim, generator=generator) * spread + torch.randn(1, 1, dim, generator=generator)
     if count > 3:

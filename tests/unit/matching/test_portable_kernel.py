@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-KERNEL = ROOT / "src/diml/matching/native"
+KERNEL = ROOT / "csrc"
 #: Name -> compiler, what runs its programs.
 MACHINES = {"this": (("c++",), ()), "arm64": (("aarch64-linux-gnu-g++", "-static"), ("qemu-aarch64-static",))}
 

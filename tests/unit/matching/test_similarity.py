@@ -293,7 +293,7 @@ def test_the_warning_points_at_the_caller():
 OWN = torch.zeros(5, 1, dtype=torch.int64)
 
 
-@pytest.mark.parametrize("verb", [match, lambda q, g, **s: rerank(q, g, OWN, **s)], ids=["match", "rerank"])
+@pytest.mark.parametrize("command", [match, lambda q, g, **s: rerank(q, g, OWN, **s)], ids=["match", "rerank"])
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
@@ -306,9 +306,9 @@ OWN = torch.zeros(5, 1, dtype=torch.int64)
         ({"iterations": 3}, TypeError, r"unexpected keyword argument 'iterations'"),
     ],
 )
-def test_wrong_settings_are_refused(verb, settings, error, words):
+def test_wrong_settings_are_refused(command, settings, error, words):
     with pytest.raises(error, match=words):
-        verb(images(), images(seed=1), **settings)
+        command(images(), images(seed=1), **settings)
 
 
 @pytest.mark.parametrize(("place", "name"), [(0, "weight_q"), (1, "weight_g")])
@@ -330,7 +330,7 @@ def test_wrong_weights_are_refused(place, name, weights, words):
         match(images(), images(seed=1), marginals=tuple(marginals))
 
 
-@pytest.mark.parametrize("verb", [match, lambda q, g: rerank(q, g, OWN)], ids=["match", "rerank"])
+@pytest.mark.parametrize("command", [match, lambda q, g: rerank(q, g, OWN)], ids=["match", "rerank"])
 @pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize(
     ("other", "error", "words"),
@@ -346,10 +346,10 @@ def test_wrong_weights_are_refused(place, name, weights, words):
     ],
     ids=["tensor", "path", "D", "device"],
 )
-def test_sides_that_cannot_be_compared_are_refused(verb, swapped, other, error, words):
+def test_sides_that_cannot_be_compared_are_refused(command, swapped, other, error, words):
     sides = (other, images()) if swapped else (images(), other)
     with pytest.raises(error, match=words):
-        verb(*sides)
+        command(*sides)
 
 
 @pytest.mark.parametrize("counts", [(5, 4), (2, 5), (0, 2)])

@@ -1,4 +1,4 @@
-"""Tiny networks and small pictures."""
+"""Tiny networks and small images."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def tiny():
 
 
 @pytest.fixture
-def pictures():
-    """Seven noisy pictures of different sizes and colours."""
+def images():
+    """Seven noisy images of different sizes and colours."""
     generator = torch.Generator().manual_seed(7)
     made = []
     for index in range(7):
@@ -39,11 +39,11 @@ def pictures():
 
 
 @pytest.fixture
-def paths(pictures, tmp_path):
-    folder = tmp_path / "pictures"
+def paths(images, tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
-    for index, picture in enumerate(pictures):
-        picture.save(folder / f"{index}.png")
+    for index, image in enumerate(images):
+        image.save(folder / f"{index}.png")
     return sorted(folder.iterdir())
 
 

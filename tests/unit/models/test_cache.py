@@ -4,7 +4,7 @@ import shutil
 import pytest
 import torch
 
-from diml.data.pictures import BadPictureError
+from diml.data.images import BadImageError
 from diml.models import Embedded, embed_cached
 
 
@@ -58,25 +58,25 @@ def test_anything_that_matters_makes_it_anew(embedder, tiny, paths, tmp_path):
     assert len(list(cache.iterdir())) == 7
 
 
-def test_bad_pictures_are_remembered_under_their_present_names(embedder, paths, tmp_path):
+def test_bad_images_are_remembered_under_their_present_names(embedder, paths, tmp_path):
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     mixed = [paths[0], broken, paths[1], tmp_path / "missing.png"]
-    options = {"cache_dir": tmp_path / "cache", "on_bad_picture": "skip"}
+    options = {"cache_dir": tmp_path / "cache", "on_bad_image": "skip"}
     first = embed_cached(embedder, mixed, **options)
     assert first.kept.tolist() == [0, 2]
     mixed[1] = broken.rename(tmp_path / "renamed.png")
     second = embed_cached(embedder, mixed, **options)
     assert len(embedder.calls) == 1
     assert equal(first, second)
-    assert [picture.path for picture in second.bad] == [os.fspath(mixed[1]), os.fspath(mixed[3])]
-    assert [picture.reason for picture in second.bad] == [picture.reason for picture in first.bad]
-    with pytest.raises(BadPictureError, match=r"renamed\.png"):
+    assert [image.path for image in second.bad] == [os.fspath(mixed[1]), os.fspath(mixed[3])]
+    assert [image.reason for image in second.bad] == [image.reason for image in first.bad]
+    with pytest.raises(BadImageError, match=r"renamed\.png"):
         embed_cached(embedder, mixed, cache_dir=tmp_path / "cache")
 
 
 def test_a_failure_is_not_kept(embedder, paths, tmp_path):
-    with pytest.raises(BadPictureError):
+    with pytest.raises(BadImageError):
         embed_cached(embedder, [*paths, tmp_path / "missing.png"], cache_dir=tmp_path / "cache")
     assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())
 
@@ -98,9 +98,9 @@ def test_a_damaged_cache_is_made_anew_with_a_warning(damage, embedder, paths, tm
     assert len(embedder.calls) == 2
 
 
-def test_pictures_without_a_path_are_refused(embedder, pictures, tmp_path):
-    for given in (pictures, "a.png"):
+def test_images_without_a_path_are_refused(embedder, images, tmp_path):
+    for given in (images, "a.png"):
         with pytest.raises(TypeError, match="paths: need a list of paths"):
             embed_cached(embedder, given, cache_dir=tmp_path)
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         embed_cached(embedder, [], cache_dir=tmp_path)

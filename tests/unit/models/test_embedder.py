@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diml.data.pictures import BadPictureError
+from diml.data.images import BadImageError
 from diml.data.transforms import Preprocess
 from diml.matching import Regions, match
 from diml.models import Embedder
@@ -93,90 +93,90 @@ def test_gradients_reach_head_and_backbone(pooled, tiny):
     assert next(embedder.backbone.parameters()).grad.abs().sum() > 0
 
 
-def test_embed_is_forward_of_preprocessed_pictures(tiny, pictures):
+def test_embed_is_forward_of_preprocessed_images(tiny, images):
     embedder = tiny()
-    batch = torch.stack([embedder.preprocess(picture) for picture in pictures])
+    batch = torch.stack([embedder.preprocess(image) for image in images])
     with torch.no_grad():
         expected = embedder(batch)
     for size in (1, 3, 64):
-        same(embedder.embed(pictures, batch_size=size), expected, 1e-5)
-    assert not embedder.embed(pictures).dense.requires_grad
+        same(embedder.embed(images, batch_size=size), expected, 1e-5)
+    assert not embedder.embed(images).dense.requires_grad
 
 
-def test_every_kind_of_picture(tiny, pictures, paths):
+def test_every_kind_of_image(tiny, images, paths):
     embedder = tiny()
-    expected = embedder.embed(pictures)
+    expected = embedder.embed(images)
     same(embedder.embed(paths), expected)
     same(embedder.embed([str(path) for path in paths]), expected)
     same(embedder.embed(path.read_bytes() for path in paths), expected)
 
 
 @pytest.mark.parametrize("kind", ["path", "text", "bytes", "pil", "tensor", "array"])
-def test_a_lone_picture_is_a_list_of_one(kind, tiny, pictures, paths):
+def test_a_lone_image_is_a_list_of_one(kind, tiny, images, paths):
     import numpy as np
 
-    array = np.asarray(pictures[0])
+    array = np.asarray(images[0])
     forms = {
         "path": paths[0],
         "text": str(paths[0]),
         "bytes": paths[0].read_bytes(),
-        "pil": pictures[0],
+        "pil": images[0],
         "tensor": torch.from_numpy(array.copy()).permute(2, 0, 1),
         "array": array,
     }
-    same(tiny().embed(forms[kind]), tiny().embed(pictures[:1]))
+    same(tiny().embed(forms[kind]), tiny().embed(images[:1]))
 
 
-def test_a_tensor_of_many_pictures_is_many(tiny):
+def test_a_tensor_of_many_images_is_many(tiny):
     batch = torch.randint(0, 256, (3, 3, 70, 70), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert len(tiny().embed(batch)) == 3
 
 
-def test_no_pictures_are_refused(tiny):
-    with pytest.raises(ValueError, match="pictures: need at least one picture, got an empty list"):
+def test_no_images_are_refused(tiny):
+    with pytest.raises(ValueError, match="images: need at least one image, got an empty list"):
         tiny().embed([])
 
 
-def test_bad_pictures_fail_or_are_left_out_by_name(tiny, paths, tmp_path):
+def test_bad_images_fail_or_are_left_out_by_name(tiny, paths, tmp_path):
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     mixed = [broken, *paths[:3], tmp_path / "missing.png", paths[3]]
     embedder = tiny()
-    with pytest.raises(BadPictureError, match=r"broken\.jpg"):
+    with pytest.raises(BadImageError, match=r"broken\.jpg"):
         embedder.embed(mixed)
-    embedded = embedder.embed_checked(mixed, on_bad_picture="skip", batch_size=1)
+    embedded = embedder.embed_checked(mixed, on_bad_image="skip", batch_size=1)
     assert embedded.kept.tolist() == [1, 2, 3, 5]
-    assert [picture.path for picture in embedded.bad] == [str(broken), str(tmp_path / "missing.png")]
+    assert [image.path for image in embedded.bad] == [str(broken), str(tmp_path / "missing.png")]
     assert embedded.bad[1].reason == "no such file"
     same(embedded.regions, embedder.embed([*paths[:4]], batch_size=1))
 
 
-def test_nothing_but_bad_pictures_is_an_error(tiny, tmp_path):
+def test_nothing_but_bad_images_is_an_error(tiny, tmp_path):
     with pytest.raises(ValueError, match=r"none of the 2 can be read \(.*a\.png: no such file"):
-        tiny().embed_checked([tmp_path / "a.png", tmp_path / "b.png"], on_bad_picture="skip")
+        tiny().embed_checked([tmp_path / "a.png", tmp_path / "b.png"], on_bad_image="skip")
 
 
-def test_modes_are_restored_part_by_part(tiny, pictures):
+def test_modes_are_restored_part_by_part(tiny, images):
     embedder = tiny().train()
     norms = [module for module in embedder.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.eval()
     before = {name: value.clone() for name, value in embedder.state_dict().items()}
-    embedder.embed(pictures)
+    embedder.embed(images)
     assert embedder.training
     assert embedder.backbone.net.training
     assert norms
     assert not any(norm.training for norm in norms)
     assert all(torch.equal(value, before[name]) for name, value in embedder.state_dict().items())
-    with pytest.raises(BadPictureError):
+    with pytest.raises(BadImageError):
         embedder.embed(["nowhere.png"])
     assert embedder.training
     assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_low_precision_gives_float32_regions_close_to_exact_ones(precision, tiny, pictures):
-    exact, low = tiny().embed(pictures), tiny(precision=precision).embed(pictures)
+def test_low_precision_gives_float32_regions_close_to_exact_ones(precision, tiny, images):
+    exact, low = tiny().embed(images), tiny(precision=precision).embed(images)
     assert low.dense.dtype == torch.float32
     assert (exact.dense * low.dense).sum(dim=2).min() > 0.99
     assert not torch.equal(exact.dense, low.dense)
@@ -193,24 +193,24 @@ def test_precision_follows_the_device(tiny):
     assert autocast_type("float32", torch.device("cuda")) is None
 
 
-def test_an_overflow_in_low_precision_names_the_remedy(tiny, pictures):
+def test_an_overflow_in_low_precision_names_the_remedy(tiny, images):
     embedder = tiny(head="linear", dim=4, precision="float16")
     with torch.no_grad():
         embedder.head.weight.fill_(1e30)
     with pytest.raises(ValueError, match="finite") as caught:
-        embedder.embed(pictures)
+        embedder.embed(images)
     assert "precision='float32'" in caught.value.__notes__[0]
 
 
-def test_whitening_fits_on_pictures_or_on_their_regions(tiny, pictures):
-    raw = tiny().embed(pictures)
+def test_whitening_fits_on_images_or_on_their_regions(tiny, images):
+    raw = tiny().embed(images)
     first, second = (tiny(head="whiten", dim=5, grid=3) for _ in range(2))
     with pytest.raises(ValueError, match="not fitted"):
-        first.embed(pictures)
-    first.fit_head(pictures, batch_size=2)
-    second.fit_head(tiny(grid=3).embed(pictures))
+        first.embed(images)
+    first.fit_head(images, batch_size=2)
+    second.fit_head(tiny(grid=3).embed(images))
     torch.testing.assert_close(first.head.weight, second.head.weight, atol=1e-3, rtol=1e-3)
-    assert first.embed(pictures).dim == first.dim == 5
+    assert first.embed(images).dim == first.dim == 5
     singular = torch.linalg.svdvals(raw.dense.flatten(0, 1).double())[:5]
     third = tiny(head="whiten", dim=5)
     third.fit_head(raw)
@@ -218,17 +218,17 @@ def test_whitening_fits_on_pictures_or_on_their_regions(tiny, pictures):
     torch.testing.assert_close(torch.linalg.svdvals(projected), singular.sqrt(), atol=1e-4, rtol=1e-4)
 
 
-def test_fitting_on_few_pictures_lowers_dim(tiny, pictures):
+def test_fitting_on_few_images_lowers_dim(tiny, images):
     embedder = tiny(head="whiten", dim=60, grid=2)
     with pytest.warns(UserWarning, match="fewer than dim=60"):
-        embedder.fit_head(pictures[:2])
-    assert embedder.dim == embedder.embed(pictures).dim == 8
+        embedder.fit_head(images[:2])
+    assert embedder.dim == embedder.embed(images).dim == 8
 
 
 @pytest.mark.parametrize("head", ["identity", "linear"])
-def test_only_whitening_is_fitted(head, tiny, pictures):
+def test_only_whitening_is_fitted(head, tiny, images):
     with pytest.raises(ValueError, match=f"only head 'whiten' is fitted, got '{head}'"):
-        tiny(head=head).fit_head(pictures)
+        tiny(head=head).fit_head(images)
 
 
 def test_the_fingerprint_names_settings_and_weights(tiny):
@@ -244,15 +244,15 @@ def test_the_fingerprint_names_settings_and_weights(tiny):
     assert embedder.fingerprint() != first
 
 
-def test_a_copy_embeds_alike(tiny, pictures):
+def test_a_copy_embeds_alike(tiny, images):
     embedder = tiny("test_vit")
-    same(copy.deepcopy(embedder).embed(pictures), embedder.embed(pictures))
+    same(copy.deepcopy(embedder).embed(images), embedder.embed(images))
 
 
-def test_progress_is_shown_on_demand(tiny, pictures, capsys):
-    tiny().embed(pictures)
+def test_progress_is_shown_on_demand(tiny, images, capsys):
+    tiny().embed(images)
     assert capsys.readouterr() == ("", "")
-    tiny().embed(pictures, progress=True, batch_size=2)
+    tiny().embed(images, progress=True, batch_size=2)
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "7/7" in shown.err
@@ -267,7 +267,7 @@ def test_double_precision_is_kept(tiny):
     ("given", "error", "said"),
     [
         (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), TypeError, "need a float tensor .* got torch.uint8"),
-        ("a.jpg", TypeError, "embedder.embed takes pictures"),
+        ("a.jpg", TypeError, "embedder.embed takes images"),
         (torch.zeros(3, 64, 64), ValueError, r"need shape \(B, 3, H, W\), got \(3, 64, 64\)"),
         (torch.zeros(1, 1, 64, 64), ValueError, "need shape"),
     ],
@@ -282,7 +282,7 @@ def test_a_network_of_one_size_refuses_others(tiny):
     with pytest.raises(ValueError, match="takes 64 x 64 pixels only, got 96 x 96"):
         embedder(images(1, 96))
     config = dataclasses.replace(embedder.config, preprocess=Preprocess(size=96, resize=96))
-    with pytest.raises(ValueError, match="built for pictures of 64 pixels, got size 96"):
+    with pytest.raises(ValueError, match="built for images of 64 pixels, got size 96"):
         Embedder(embedder.backbone, embedder.head, config)
 
 
@@ -295,7 +295,7 @@ def test_workers_give_the_same(tiny, paths):
     same(embedder.embed(paths, workers=1, batch_size=4), embedder.embed(paths, batch_size=4))
 
 
-def test_picture_objects_are_left_alone(tiny):
-    picture = Image.new("L", (70, 80), 99)
-    tiny().embed(picture)
-    assert (picture.mode, picture.size) == ("L", (70, 80))
+def test_image_objects_are_left_alone(tiny):
+    image = Image.new("L", (70, 80), 99)
+    tiny().embed(image)
+    assert (image.mode, image.size) == ("L", (70, 80))

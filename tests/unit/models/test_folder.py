@@ -23,32 +23,32 @@ def equal(first: Regions, second: Regions) -> bool:
         ("googlenet", {"head": "linear", "dim": 4}),
     ],
 )
-def test_a_saved_embedder_comes_back_equal_to_the_bit(name, options, tiny, pictures, tmp_path):
+def test_a_saved_embedder_comes_back_equal_to_the_bit(name, options, tiny, images, tmp_path):
     embedder = tiny(name, **options)
     if options.get("head") == "whiten":
-        embedder.fit_head(pictures)
+        embedder.fit_head(images)
     embedder.save(tmp_path / "saved")
     assert {file.name for file in (tmp_path / "saved").iterdir()} == {"embedder.json", "model.safetensors"}
     loaded = load_embedder(tmp_path / "saved")
     assert loaded.config == embedder.config
     assert loaded.fingerprint() == embedder.fingerprint()
     assert not loaded.training
-    assert equal(loaded.embed(pictures), embedder.embed(pictures))
+    assert equal(loaded.embed(images), embedder.embed(images))
 
 
-def test_a_head_fitted_on_few_pictures_keeps_its_length(tiny, pictures, tmp_path):
+def test_a_head_fitted_on_few_images_keeps_its_length(tiny, images, tmp_path):
     embedder = tiny(head="whiten", dim=60, grid=1)
     with pytest.warns(UserWarning, match="fewer"):
-        embedder.fit_head(pictures)
+        embedder.fit_head(images)
     embedder.save(tmp_path / "saved")
     assert load_embedder(tmp_path / "saved").dim == 7
 
 
-def test_settings_of_a_folder_can_be_overridden(tiny, pictures, tmp_path):
+def test_settings_of_a_folder_can_be_overridden(tiny, images, tmp_path):
     tiny(grid=3).save(tmp_path / "saved")
     loaded = load_embedder(str(tmp_path / "saved"), grid=None, pooled="grid_mean", precision="float32")
     assert (loaded.grid, loaded.config.pooled, loaded.config.precision) == (None, "grid_mean", "float32")
-    assert equal(loaded.embed(pictures), tiny(grid=None, pooled="grid_mean").embed(pictures))
+    assert equal(loaded.embed(images), tiny(grid=None, pooled="grid_mean").embed(images))
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_a_blank_cell_stays_the_zero_vector():
     assert torch.equal(head(torch.zeros(2, 12)), torch.zeros(2, 3))
 
 
-def test_few_pictures_give_fewer_channels_and_say_so():
+def test_few_images_give_fewer_channels_and_say_so():
     head = WhitenHead(12, 8)
     with pytest.warns(UserWarning, match=r"span 3 directions, fewer than dim=8.*dim=3"):
         head.fit([cells(3)])

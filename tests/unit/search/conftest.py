@@ -1,4 +1,4 @@
-"""A tiny embedder, saved, as indices remember theirs by name; and a folder of small pictures."""
+"""A tiny embedder, saved, as indices remember theirs by name; and a folder of small images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def draw(seed: int, side: int = 80) -> Image.Image:
 
 @pytest.fixture
 def photos(tmp_path):
-    """Twelve pictures in three folders."""
+    """Twelve images in three folders."""
     folder = tmp_path / "photos"
     for number in range(12):
         label = folder / f"class {number % 3}"

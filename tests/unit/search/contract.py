@@ -32,7 +32,7 @@ def make_regions(count: int, seed: int = 0) -> Regions:
     return Regions.normalized(dense, pooled, (2, 2))
 
 
-def make_rows(count: int, seed: int = 0, config: IndexConfig = CONFIG, prefix: str = "picture") -> Rows:
+def make_rows(count: int, seed: int = 0, config: IndexConfig = CONFIG, prefix: str = "image") -> Rows:
     regions = make_regions(count, seed)
     metadata = tuple(
         {"label": f"l{row % 3}", "shelf": row, "price": row / 4, "fresh": row % 2 == 0} for row in range(count)

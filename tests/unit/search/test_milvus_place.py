@@ -10,7 +10,7 @@ import textwrap
 import pytest
 
 from diml.search import IndexNotFoundError, create_store, milvus_place, open_store
-from diml.search.milvus_place import read_place
+from diml.search.backends.milvus_place import read_place
 from unit.search.contract import CONFIG, assert_equal_rows, make_rows, some
 
 pytest.importorskip("pymilvus")
@@ -19,7 +19,7 @@ pytest.importorskip("milvus_lite")
 
 def test_a_place_has_defaults():
     place = read_place("http://localhost")
-    assert (place.address, place.collection, place.token) == ("http://localhost:19530", "pictures", "")
+    assert (place.address, place.collection, place.token) == ("http://localhost:19530", "images", "")
     assert (place.consistency, place.index, place.shards, place.folder) == ("Strong", "FLAT", 1, None)
 
 
@@ -62,7 +62,7 @@ def test_a_server_that_is_not_there_is_named_without_the_password(monkeypatch):
     with socket.socket() as taken:  # bound, and not listening: nobody else can be there
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        with pytest.raises(ConnectionError, match=f"no Milvus answers at http://127.0.0.1:{port}/pictures") as caught:
+        with pytest.raises(ConnectionError, match=f"no Milvus answers at http://127.0.0.1:{port}/images") as caught:
             open_store(f"http://me:secret@127.0.0.1:{port}")
     assert "is the server running" in str(caught.value)
     assert "secret" not in str(caught.value)

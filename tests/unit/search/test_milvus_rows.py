@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diml.search import parse_where
-from diml.search.milvus_rows import quoted, to_expression
+from diml.search.backends.milvus_rows import quoted, to_expression
 from unit.search.contract import COLUMNS
 
 

@@ -13,7 +13,7 @@ from unit.search.contract import CONFIG, make_regions
 
 @pytest.fixture
 def regions():
-    """Seventy pictures, so that they come in two parts: some noisy copies of others."""
+    """Seventy images, so that they come in two parts: some noisy copies of others."""
     base = make_regions(70, seed=3)
     noise = make_regions(70, seed=4)
     copies = torch.arange(70) // 2  # pairs of neighbours are alike, and more so the lower their number

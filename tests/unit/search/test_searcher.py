@@ -1,4 +1,4 @@
-"""Hits are those of `match` on all pictures; each has its ledger; wrong embedders and settings are refused."""
+"""Hits are those of `match` on all images; each has its ledger; wrong embedders and settings are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def searcher(request, photos, tmp_path, embedder, model):
 
 
 def expected(photos, embedder, query):
-    """path -> (score, pooled) of every picture, from float32."""
+    """path -> (score, pooled) of every image, from float32."""
     files = sorted(photos.rglob("*.png"))
     found = match(embedder.embed([query]), embedder.embed(files))
     return {file: (float(found.score[row]), float(found.pooled[row])) for row, file in enumerate(files)}
@@ -138,7 +138,7 @@ def test_pooled_vectors_alone(tmp_path):
         opened.search_regions(make_regions(2), rerank=0)
 
 
-def test_blank_pictures_find_and_are_found(tmp_path):
+def test_blank_images_find_and_are_found(tmp_path):
     """All vectors zero: every cosine is 0, nothing is NaN."""
     from diml.matching import Regions
     from diml.search import Rows

@@ -1,10 +1,10 @@
-"""Folders and CSV files as lists of pictures with metadata."""
+"""Folders and CSV files as lists of images with metadata."""
 
 from __future__ import annotations
 
 import pytest
 
-from diml.search.sources import list_source, picture_file
+from diml.search.sources import image_file, list_source
 
 
 def test_a_folder_with_all_below_it(photos):
@@ -12,7 +12,7 @@ def test_a_folder_with_all_below_it(photos):
     (photos / "class 0" / "0.png").rename(photos / "class 0" / "deep" / "0.png")
     (photos / "class 1" / "1.png").rename(photos / "lone.png")
     (photos / ".hidden.png").write_bytes(b"")
-    (photos / "notes.txt").write_text("no picture")
+    (photos / "notes.txt").write_text("no image")
     listing = list_source(photos)
     assert len(listing) == 12
     assert listing.columns == {"label": "text"}
@@ -51,7 +51,7 @@ def test_cells_take_the_type_that_the_index_has(photos):
         ("path,content\na.png,x\n", "got 'content'; rename it"),
         ("path,is query\na.png,x\n", "got 'is query'; rename it"),
         ("path,a,a\na.png,x,y\n", "distinct columns"),
-        ("path\n", "one line a picture"),
+        ("path\n", "one line a image"),
         ("path,label\na.png\n", "line 2: has another number of cells"),
         ("path,label\na.png,x,y\n", "line 2: has another number of cells"),
         ("path,label\n ,x\n", "line 2: path is empty"),
@@ -65,7 +65,7 @@ def test_a_bad_csv_file_is_told_by_line(tmp_path, text, told):
         list_source(tmp_path / "bad.csv")
 
 
-def test_places_without_pictures_are_refused(tmp_path):
+def test_places_without_images_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         list_source(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="there is none in"):
@@ -75,7 +75,7 @@ def test_places_without_pictures_are_refused(tmp_path):
         list_source(tmp_path / "a.txt")
 
 
-def test_where_a_stored_picture_lies():
-    assert str(picture_file({"source": "/data/shop.csv", "path": "a/b.png"})) == "/data/a/b.png"
-    assert str(picture_file({"source": "/data/shop", "path": "a/b.png"})) == "/data/shop/a/b.png"
-    assert str(picture_file({"source": "/data/shop.csv", "path": "/other/b.png"})) == "/other/b.png"
+def test_where_a_stored_image_lies():
+    assert str(image_file({"source": "/data/shop.csv", "path": "a/b.png"})) == "/data/a/b.png"
+    assert str(image_file({"source": "/data/shop", "path": "a/b.png"})) == "/data/shop/a/b.png"
+    assert str(image_file({"source": "/data/shop.csv", "path": "/other/b.png"})) == "/other/b.png"

@@ -1,4 +1,4 @@
-"""A tiny network, small pictures, and one thread: with more, small tensors take longer."""
+"""A tiny network, small images, and one thread: with more, small tensors take longer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from diml.data.transforms import Preprocess
 from diml.models import Embedder, load_embedder
-from end_to_end.small_runs import make_pictures
+from end_to_end.small_runs import make_images
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,6 @@ def tiny():
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
-    """A CSV data set of 10 training and 4 test classes, 4 pictures each."""
-    return make_pictures(tmp_path_factory.mktemp("pictures"))
+def images(tmp_path_factory):
+    """A CSV data set of 10 training and 4 test classes, 4 images each."""
+    return make_images(tmp_path_factory.mktemp("images"))

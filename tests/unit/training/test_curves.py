@@ -33,12 +33,12 @@ def test_loss_and_validation_are_drawn():
     assert [text.get_text() for text in right.get_legend().get_texts()] == ["plain, K = 0", "re-ranked, K = 100"]
 
 
-def test_a_picture_is_written_without_pyplot(tmp_path, monkeypatch):
+def test_a_image_is_written_without_pyplot(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)  # another test may have wanted it
-    with Image.open(write_curves(tmp_path / "curves.png", records())) as picture:
-        assert picture.size == (1080, 480)
+    with Image.open(write_curves(tmp_path / "curves.png", records())) as image:
+        assert image.size == (1080, 480)
     assert "matplotlib.pyplot" not in sys.modules
 
 
-def test_a_run_without_steps_gives_an_empty_picture(tmp_path):
+def test_a_run_without_steps_gives_an_empty_image(tmp_path):
     assert write_curves(tmp_path / "curves.png", []).is_file()

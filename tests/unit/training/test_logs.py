@@ -16,7 +16,7 @@ def fill(log: MetricLog) -> None:
     for step in range(1, 5):
         epoch = (step + 1) // 2
         loss = None if step == 3 else float(step)
-        log.add("train", epoch=epoch, step=step, loss=loss, lr=0.1, pictures_per_second=10.0 * step)
+        log.add("train", epoch=epoch, step=step, loss=loss, lr=0.1, images_per_second=10.0 * step)
         if step % 2 == 0:
             for rerank in (0, 5):
                 log.add("validation", epoch=epoch, step=step, rerank=rerank, **dict.fromkeys(METRICS, 0.1 * epoch))
@@ -36,7 +36,7 @@ def test_the_table_has_a_line_an_epoch(tmp_path):
     fill(log)
     log.write_table()
     rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
-    assert [(row["epoch"], row["step"], float(row["loss"]), float(row["pictures_per_second"])) for row in rows] == [
+    assert [(row["epoch"], row["step"], float(row["loss"]), float(row["images_per_second"])) for row in rows] == [
         ("1", "2", 1.5, 15.0),
         ("2", "4", 4.0, 35.0),  # the step that was left out has no loss
     ]
@@ -104,7 +104,7 @@ def test_the_bar_shows_loss_rate_and_speed(capsys):
         display.step(0.123456, 1e-3, 81.2)
         numbers = display._bar.tasks[0]
         assert numbers.completed == 2
-        assert numbers.fields["numbers"] == "loss 0.1235  lr 0.001  81 pictures/s"
+        assert numbers.fields["numbers"] == "loss 0.1235  lr 0.001  81 images/s"
     display.say("epoch 1/3 [done]")
     out, error = capsys.readouterr()
     assert out == ""

@@ -106,7 +106,7 @@ def test_options_of_every_sampler_have_types(name):
         ({"sampler_options": ("batches_per_epoch=x",)}, r"batches_per_epoch: need a whole number"),
     ],
 )
-def test_what_cannot_work_is_told_without_pictures(changes, message):
+def test_what_cannot_work_is_told_without_images(changes, message):
     with pytest.raises(ValueError, match=message):
         check_names(config(**changes))
 
@@ -120,7 +120,7 @@ def test_what_may_work_is_not_refused():
     check_names(config(sampler="random", sampler_options=("batches_per_epoch=none",)))
 
 
-def test_the_check_leaves_a_run_as_it_is(pictures, tmp_path):
+def test_the_check_leaves_a_run_as_it_is(images, tmp_path):
     """Its draws are its own: proxies start from the seed as they did without it."""
     from diml.training import loop
     from end_to_end.small_runs import small_config, tensors_of
@@ -129,7 +129,7 @@ def test_the_check_leaves_a_run_as_it_is(pictures, tmp_path):
     for name, check in (("with", check_names), ("without", lambda _: None)):
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(loop, "check_names", check)
-            loop.train(small_config(pictures, tmp_path / name, objective="proxyanchor", epochs=1, rerank=0))
+            loop.train(small_config(images, tmp_path / name, objective="proxyanchor", epochs=1, rerank=0))
     ours, theirs = (tensors_of(tmp_path / name / "last.ckpt") for name in ("with", "without"))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     assert torch.equal(before, torch.get_rng_state())

@@ -11,7 +11,6 @@ from diml.data import load_dataset
 from diml.models import load_embedder
 from diml.training.checkpoints import write_checkpoint
 from diml.training.config import TrainConfig
-from diml.training.distributed import Team
 from diml.training.parts import (
     build_parts,
     divide,
@@ -20,66 +19,67 @@ from diml.training.parts import (
     open_run,
     open_training_data,
 )
+from diml.training.shared import Team
 from end_to_end.small_runs import small_config
 
 ALONE = Team(0, 1, torch.device("cpu"))
 
 
-def test_validation_classes_are_training_classes_that_are_not_trained_on(pictures, tmp_path):
-    data = load_dataset("csv", pictures)
-    division = divide(data, small_config(pictures, tmp_path, validation_fraction=0.3))
+def test_validation_classes_are_training_classes_that_are_not_trained_on(images, tmp_path):
+    data = load_dataset("csv", images)
+    division = divide(data, small_config(images, tmp_path, validation_fraction=0.3))
     train, validation = set(division.train.class_names), set(division.validation.class_names)
     assert not train & validation
     assert train | validation == set(data.train.class_names)
     assert len(validation) == 3
     assert division.test is data.test
-    again = divide(data, small_config(pictures, tmp_path, validation_fraction=0.3))
+    again = divide(data, small_config(images, tmp_path, validation_fraction=0.3))
     assert again.validation.class_names == division.validation.class_names
 
 
-def test_selecting_on_test_pictures_trains_on_all_and_warns(pictures, tmp_path):
-    data = load_dataset("csv", pictures)
-    with pytest.warns(UserWarning, match="test pictures choose the best epoch"):
-        division = divide(data, small_config(pictures, tmp_path, select_on="test"))
+def test_selecting_on_test_images_trains_on_all_and_warns(images, tmp_path):
+    data = load_dataset("csv", images)
+    with pytest.warns(UserWarning, match="test images choose the best epoch"):
+        division = divide(data, small_config(images, tmp_path, select_on="test"))
     assert division.train is data.train
     assert division.validation is data.test
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        divide(data, small_config(pictures, tmp_path, select_on="test"), warn=False)
+        divide(data, small_config(images, tmp_path, select_on="test"), warn=False)
 
 
-def test_without_validation_all_classes_are_trained_on(pictures, tmp_path):
-    data = load_dataset("csv", pictures)
-    division = divide(data, small_config(pictures, tmp_path, validation_fraction=0))
+def test_without_validation_all_classes_are_trained_on(images, tmp_path):
+    data = load_dataset("csv", images)
+    division = divide(data, small_config(images, tmp_path, validation_fraction=0))
     assert division.train is data.train
     assert division.validation is None
 
 
-def test_a_data_set_without_training_pictures_names_remedies(pictures, tmp_path):
-    config = small_config(pictures.parent, tmp_path, dataset="folder", protocol="all")
-    with pytest.raises(ValueError, match=r"no training pictures under protocol 'all'; .*--protocol.* CSV file"):
+def test_a_data_set_without_training_images_names_remedies(images, tmp_path):
+    config = small_config(images.parent, tmp_path, dataset="folder", protocol="all")
+    with pytest.raises(ValueError, match=r"no training images under protocol 'all'; .*--protocol.* CSV file"):
         divide(open_training_data(config), config)
 
 
-def test_too_few_classes_to_divide(pictures, tmp_path):
-    data = load_dataset("csv", pictures)
+def test_too_few_classes_to_divide(images, tmp_path):
+    data = load_dataset("csv", images)
     with pytest.raises(ValueError, match=r"validation_fraction: 0.01 .*--validation-fraction 0 does without"):
-        divide(data, small_config(pictures, tmp_path, validation_fraction=0.01))
+        divide(data, small_config(images, tmp_path, validation_fraction=0.01))
 
 
-def test_too_few_classes_for_a_batch_names_both_remedies(pictures, tmp_path):
-    data = load_dataset("csv", pictures)
-    config = small_config(pictures, tmp_path, batch_size=16)
+def test_too_few_classes_for_a_batch_names_both_remedies(images, tmp_path):
+    data = load_dataset("csv", images)
+    config = small_config(images, tmp_path, batch_size=16)
     with pytest.raises(
         ValueError, match=r"need 8 classes .* got 7; take batch_size 14.*30% of the classes are held out"
     ):
         build_parts(config, divide(data, config).train, ALONE, None)
 
 
-def test_more_processes_than_pictures_in_a_batch(pictures, tmp_path):
-    data = load_dataset("csv", pictures)
-    with pytest.raises(ValueError, match=r"batch_size: need a picture for each of 9 processes, got 8"):
-        build_parts(small_config(pictures, tmp_path), data.train, Team(0, 9, torch.device("cpu")), None)
+def test_more_processes_than_images_in_a_batch(images, tmp_path):
+    data = load_dataset("csv", images)
+    with pytest.raises(ValueError, match=r"batch_size: need a image for each of 9 processes, got 8"):
+        build_parts(small_config(images, tmp_path), data.train, Team(0, 9, torch.device("cpu")), None)
 
 
 def test_training_takes_the_protocol_with_disjoint_classes(grocery_root):
@@ -89,9 +89,9 @@ def test_training_takes_the_protocol_with_disjoint_classes(grocery_root):
     assert open_training_data(chosen).protocol == "query_gallery"
 
 
-def test_a_folder_with_a_run_is_refused_and_remedies_named(pictures, tmp_path):
-    config = small_config(pictures, tmp_path / "run")
-    division = divide(load_dataset("csv", pictures), config)
+def test_a_folder_with_a_run_is_refused_and_remedies_named(images, tmp_path):
+    config = small_config(images, tmp_path / "run")
+    division = divide(load_dataset("csv", images), config)
     assert open_run(config, division, resume=False, write=True) is None
     (config.folder / "metrics.jsonl").touch()
     with pytest.raises(FileExistsError, match=r"holds a run already; .*--resume --output .*run.* another --output"):
@@ -100,15 +100,15 @@ def test_a_folder_with_a_run_is_refused_and_remedies_named(pictures, tmp_path):
     assert open_run(config, division, resume=True, write=True) is None  # killed before its first checkpoint
 
 
-def test_there_is_nothing_to_resume(pictures, tmp_path):
-    config = small_config(pictures, tmp_path / "run")
+def test_there_is_nothing_to_resume(images, tmp_path):
+    config = small_config(images, tmp_path / "run")
     with pytest.raises(FileNotFoundError, match=r"no run to resume in .*run"):
-        open_run(config, divide(load_dataset("csv", pictures), config), resume=True, write=True)
+        open_run(config, divide(load_dataset("csv", images), config), resume=True, write=True)
 
 
-def test_a_run_is_resumed_with_its_own_settings_and_pictures(pictures, tmp_path, tiny):
-    config = small_config(pictures, tmp_path / "run", objective_options=("beta=1.20",))
-    data = load_dataset("csv", pictures)
+def test_a_run_is_resumed_with_its_own_settings_and_images(images, tmp_path, tiny):
+    config = small_config(images, tmp_path / "run", objective_options=("beta=1.20",))
+    data = load_dataset("csv", images)
     division = divide(data, config)
     open_run(config, division, resume=False, write=True)
     write_checkpoint(config.folder / "last.ckpt", tiny(), {"data": fingerprint(division.train)})
@@ -117,21 +117,21 @@ def test_a_run_is_resumed_with_its_own_settings_and_pictures(pictures, tmp_path,
     other = dataclasses.replace(config, lr=1.0, batch_size=6)
     with pytest.raises(ValueError, match=r"resume: settings differ .*batch_size \(8 to 6\), lr \(0.001 to 1.0\)"):
         open_run(other, division, resume=True, write=True)
-    with pytest.raises(ValueError, match="data: the training pictures are not those"):
+    with pytest.raises(ValueError, match="data: the training images are not those"):
         open_run(config, dataclasses.replace(division, train=data.train), resume=True, write=True)
 
 
-def test_a_cosine_over_more_epochs_is_another_run(pictures, tmp_path):
-    config = small_config(pictures, tmp_path / "run", schedule="cosine")
-    division = divide(load_dataset("csv", pictures), config)
+def test_a_cosine_over_more_epochs_is_another_run(images, tmp_path):
+    config = small_config(images, tmp_path / "run", schedule="cosine")
+    division = divide(load_dataset("csv", images), config)
     open_run(config, division, resume=False, write=True)
     with pytest.raises(ValueError, match=r"epochs \(2 to 3\)"):
         open_run(dataclasses.replace(config, epochs=3), division, resume=True, write=True)
 
 
-def test_what_a_killed_process_left_is_put_right(pictures, tmp_path, tiny):
-    config = small_config(pictures, tmp_path / "run")
-    division = divide(load_dataset("csv", pictures), config)
+def test_what_a_killed_process_left_is_put_right(images, tmp_path, tiny):
+    config = small_config(images, tmp_path / "run")
+    division = divide(load_dataset("csv", images), config)
     open_run(config, division, resume=False, write=True)
     embedder = tiny()
     write_checkpoint(config.folder / "best.ckpt", embedder, {})
@@ -144,15 +144,15 @@ def test_what_a_killed_process_left_is_put_right(pictures, tmp_path, tiny):
     assert load_embedder(config.folder).fingerprint() == embedder.fingerprint()
 
 
-def test_a_saved_embedder_is_a_start_as_well(pictures, tmp_path, tiny):
+def test_a_saved_embedder_is_a_start_as_well(images, tmp_path, tiny):
     tiny(dim=24).save(tmp_path / "saved")
-    again = new_embedder(small_config(pictures, tmp_path, model=str(tmp_path / "saved"), size=32))
+    again = new_embedder(small_config(images, tmp_path, model=str(tmp_path / "saved"), size=32))
     assert (again.dim, again.preprocess.size, again.grid) == (24, 32, 2)
 
 
-def test_structural_objectives_train_the_mean_of_the_regions(pictures, tmp_path):
+def test_structural_objectives_train_the_mean_of_the_regions(images, tmp_path):
     def pooled(**changes):
-        return new_embedder(small_config(pictures, tmp_path, **changes)).config.pooled
+        return new_embedder(small_config(images, tmp_path, **changes)).config.pooled
 
     assert pooled() == "backbone"
     assert pooled(objective="margin_diml") == "grid_mean"
@@ -160,8 +160,8 @@ def test_structural_objectives_train_the_mean_of_the_regions(pictures, tmp_path)
     assert pooled(similarity="structural", pooled="backbone") == "backbone"
 
 
-def test_pictures_are_the_same_wherever_they_lie(pictures, tmp_path):
-    train = load_dataset("csv", pictures).train
+def test_images_are_the_same_wherever_they_lie(images, tmp_path):
+    train = load_dataset("csv", images).train
     moved = dataclasses.replace(train, paths=tuple(tmp_path / path.parent.name / path.name for path in train.paths))
     assert fingerprint(moved) == fingerprint(train)
     assert fingerprint(train.subset(range(10))) != fingerprint(train)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from diml.matching import Regions
 from diml.objectives import build_objective
 from diml.training.config import TrainConfig
-from diml.training.distributed import Team
 from diml.training.optim import build_optimizer
+from diml.training.shared import Team
 from diml.training.steps import NonFiniteError, Stepper, own_random_streams, repeatable, reseed
 
 ALONE = Team(0, 1, torch.device("cpu"))
@@ -173,7 +173,7 @@ def test_batch_norm_is_trained_when_wanted(tiny):
     assert all(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_error_names_step_and_pictures():
+def test_the_error_names_step_and_images():
     from pathlib import Path
 
     error = NonFiniteError("the loss is nan", 12, (Path("a/1.jpg"), Path("b/2.jpg")))

@@ -53,12 +53,12 @@ def test_match_answers_with_the_numbers_of_the_library(client: Client, embedder:
     assert pair["hit"] is None
     assert told["settings"] == SETTINGS
     assert told["seconds"] >= 0
-    for side, view in zip(("query", "gallery"), expected.pictures, strict=True):
-        picture = told["pictures"][pair["pictures"][side]]
-        kind, _, data = picture["src"].partition(",")
+    for side, view in zip(("query", "gallery"), expected.images, strict=True):
+        image = told["images"][pair["images"][side]]
+        kind, _, data = image["src"].partition(",")
         assert kind == "data:image/jpeg;base64"
         shown = Image.open(io.BytesIO(base64.b64decode(data)))
-        assert shown.size == view.size == (picture["width"], picture["height"])
+        assert shown.size == view.size == (image["width"], image["height"])
         assert np.abs(np.asarray(shown, dtype=float) - np.asarray(view, dtype=float)).mean() < 8
 
 
@@ -83,11 +83,11 @@ def test_search_answers_with_the_gallery_and_the_numbers_of_the_library(
         assert (facts["rank"], facts["pooled_rank"]) == (hit.rank, hit.pooled_rank)
         assert facts["reranked"] == (hit.pooled_rank <= rerank)
         assert facts["lift"] == pytest.approx(lifts[expected.names[1]].tolist(), abs=2e-5)
-        assert told["pictures"][pair["pictures"]["gallery"]]["name"] == hit.item.name
-        assert told["pictures"][pair["pictures"]["query"]]["name"] == "q.png"
+        assert told["images"][pair["images"]["gallery"]]["name"] == hit.item.name
+        assert told["images"][pair["images"]["query"]]["name"] == "q.png"
 
 
-def test_a_picture_of_the_gallery_can_be_searched_for_and_seen(
+def test_a_image_of_the_gallery_can_be_searched_for_and_seen(
     client: Client, gallery: FolderGallery, embedder: Embedder, shop: Path
 ) -> None:
     one = client()
@@ -96,18 +96,18 @@ def test_a_picture_of_the_gallery_can_be_searched_for_and_seen(
     assert {pair["names"]["query"] for pair in told["pairs"]} == {item["name"]}
     assert len(told["pairs"]) == 9
     assert item["id"] not in [pair["hit"]["id"] for pair in told["pairs"]]
-    address = told["pictures"][0]["src"]
+    address = told["images"][0]["src"]
     shown = one.get(address)
     assert shown.headers["content-type"] == "image/jpeg"
-    picture = Image.open(io.BytesIO(shown.content))
-    assert picture.size == (told["pictures"][0]["width"], told["pictures"][0]["height"])
+    image = Image.open(io.BytesIO(shown.content))
+    assert image.size == (told["images"][0]["width"], told["images"][0]["height"])
     view = embedder.preprocess.view(Image.open(shop / item["name"]).convert("RGB"), 2)
-    assert np.abs(np.asarray(picture, dtype=float) - np.asarray(view, dtype=float)).mean() < 8
+    assert np.abs(np.asarray(image, dtype=float) - np.asarray(view, dtype=float)).mean() < 8
     whole = Image.open(io.BytesIO(one.get(address + "&kind=whole").content))
     assert whole.size == (96, 96)
 
 
-def test_a_picture_that_is_given_away_has_lost_its_metadata(tmp_path: Path, embedder: Embedder, client: Client) -> None:
+def test_a_image_that_is_given_away_has_lost_its_metadata(tmp_path: Path, embedder: Embedder, client: Client) -> None:
     exif = Image.Exif()
     exif[0x010E] = "where I live"
     exif[0x0112] = 6
@@ -117,12 +117,12 @@ def test_a_picture_that_is_given_away_has_lost_its_metadata(tmp_path: Path, embe
     gallery.wait(60)
     one = client(gallery=gallery)
     key = one.get("/api/gallery").json()["items"][0]["id"]
-    shown = one.get(f"/api/gallery/picture?id={key}&kind=whole").content
+    shown = one.get(f"/api/gallery/image?id={key}&kind=whole").content
     assert b"where I live" in (tmp_path / "a.jpg").read_bytes()
     assert b"where I live" not in shown
     assert Image.open(io.BytesIO(shown)).size == (80, 96)  # upright
     (tmp_path / "a.jpg").unlink()
-    refused(one.get(f"/api/gallery/picture?id={key}"), 410, "picture_gone")
+    refused(one.get(f"/api/gallery/image?id={key}"), 410, "image_gone")
 
 
 def test_status_tells_the_gallery_and_the_limits(client: Client, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_while_the_folder_is_embedded_pairs_are_compared_and_searches_wait(
     gallery = FolderGallery(write_shop(tmp_path, 2), embedder)  # never started
     one = client(gallery=gallery)
     answer = one.post("/api/search", files={"query": ("q.png", A)})
-    assert "0 of 2 pictures" in refused(answer, 503, "gallery_embedding")["message"]
+    assert "0 of 2 images" in refused(answer, 503, "gallery_embedding")["message"]
     assert answer.headers["retry-after"] == "2"
     assert one.post("/api/match", files={"query": ("a.png", A), "gallery": ("b.png", B)}).status_code == 200
     (tmp_path / "torn.png").write_bytes(b"torn")
@@ -155,18 +155,18 @@ def test_while_the_folder_is_embedded_pairs_are_compared_and_searches_wait(
 @pytest.mark.parametrize(
     ("method", "address", "files", "status", "code"),
     [
-        ("POST", "/api/match", {"query": ("a.png", A)}, 422, "missing_picture"),
-        ("POST", "/api/match", {"query": ("a.txt", b"words"), "gallery": ("b.png", B)}, 422, "bad_picture"),
-        ("POST", "/api/search", None, 422, "missing_picture"),
-        ("POST", "/api/search?id=123", {"query": ("a.png", A)}, 422, "missing_picture"),
-        ("POST", "/api/search?id=../../etc/passwd", None, 404, "no_such_picture"),
+        ("POST", "/api/match", {"query": ("a.png", A)}, 422, "missing_image"),
+        ("POST", "/api/match", {"query": ("a.txt", b"words"), "gallery": ("b.png", B)}, 422, "bad_image"),
+        ("POST", "/api/search", None, 422, "missing_image"),
+        ("POST", "/api/search?id=123", {"query": ("a.png", A)}, 422, "missing_image"),
+        ("POST", "/api/search?id=../../etc/passwd", None, 404, "no_such_image"),
         ("POST", "/api/search?hits=0", {"query": ("a.png", A)}, 422, "bad_request"),
         ("POST", "/api/search?hits=many", {"query": ("a.png", A)}, 422, "bad_request"),
         ("POST", "/api/search?rerank=-1", {"query": ("a.png", A)}, 422, "bad_request"),
-        ("GET", "/api/gallery/picture?id=..%2F..%2Fetc%2Fpasswd", None, 404, "no_such_picture"),
-        ("GET", "/api/gallery/picture?id=", None, 404, "no_such_picture"),
-        ("GET", "/api/gallery/picture?id=left/01.png", None, 404, "no_such_picture"),
-        ("GET", "/api/gallery/picture", None, 422, "bad_request"),
+        ("GET", "/api/gallery/image?id=..%2F..%2Fetc%2Fpasswd", None, 404, "no_such_image"),
+        ("GET", "/api/gallery/image?id=", None, 404, "no_such_image"),
+        ("GET", "/api/gallery/image?id=left/01.png", None, 404, "no_such_image"),
+        ("GET", "/api/gallery/image", None, 422, "bad_request"),
         ("GET", "/api/gallery?count=100000", None, 422, "bad_request"),
         ("GET", "/api/match", None, 405, "method_not_allowed"),
         ("GET", "/api/nothing", None, 404, "not_found"),
@@ -185,7 +185,7 @@ def test_errors_are_json_with_a_remedy(
 
 def test_without_a_folder_there_is_nothing_to_search(client: Client) -> None:
     one = client(gallery=None)
-    for answer in (one.post("/api/search"), one.get("/api/gallery"), one.get("/api/gallery/picture?id=1")):
+    for answer in (one.post("/api/search"), one.get("/api/gallery"), one.get("/api/gallery/image?id=1")):
         assert "--folder" in refused(answer, 409, "no_gallery")["remedy"]
 
 
@@ -218,7 +218,7 @@ def test_the_page_loads_nothing_from_elsewhere_and_all_of_its_modules_are_there(
 def test_openapi_tells_the_forms_and_the_errors(client: Client) -> None:
     told = client().get("/api/openapi.json").json()
     assert set(told["paths"]) == {
-        "/api/status", "/api/match", "/api/search", "/api/gallery", "/api/gallery/picture",
+        "/api/status", "/api/match", "/api/search", "/api/gallery", "/api/gallery/image",
     }  # fmt: skip
     form = told["paths"]["/api/match"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert form["required"] == ["query", "gallery"]

@@ -47,7 +47,7 @@ def test_hits_are_those_of_a_slow_search(
             assert hit.score == hit.pooled
 
 
-def test_a_picture_of_the_gallery_is_no_hit_of_itself(gallery: FolderGallery) -> None:
+def test_a_image_of_the_gallery_is_no_hit_of_itself(gallery: FolderGallery) -> None:
     item = gallery.items(4, 1)[0]
     query = gallery.regions([item.id])
     assert gallery.search(query, hits=3, rerank=5)[0].item == item
@@ -63,7 +63,7 @@ def test_items_have_names_labels_and_their_own_files(gallery: FolderGallery, sho
     assert {item.label for item in items} == {"left", "right hand"}
     assert len({item.id for item in items}) == 10
     for item in items:
-        assert gallery.picture(item.id) == (shop / item.name).read_bytes()
+        assert gallery.image(item.id) == (shop / item.name).read_bytes()
         assert gallery.item(item.id) is item
     assert gallery.items(8, 5) == items[8:]
     assert gallery.items(50, 5) == []
@@ -71,12 +71,12 @@ def test_items_have_names_labels_and_their_own_files(gallery: FolderGallery, sho
 
 @pytest.mark.parametrize("key", ["", "..", "../secret.png", "/etc/passwd", "left/01.png", "0"])
 def test_only_ids_are_answered(gallery: FolderGallery, key: str) -> None:
-    for ask in (gallery.item, gallery.picture, lambda key: gallery.regions([key])):
+    for ask in (gallery.item, gallery.image, lambda key: gallery.regions([key])):
         with pytest.raises(KeyError):
             ask(key)
 
 
-def test_links_out_of_the_folder_and_broken_pictures_are_left_out_by_name(tmp_path: Path, embedder: Embedder) -> None:
+def test_links_out_of_the_folder_and_broken_images_are_left_out_by_name(tmp_path: Path, embedder: Embedder) -> None:
     shop = write_shop(tmp_path / "shop", 3)
     outside = write_shop(tmp_path / "outside", 2)
     (shop / "out.png").symlink_to(outside / "left" / "01.png")
@@ -111,22 +111,22 @@ def test_a_file_that_later_becomes_a_link_is_not_read(tmp_path: Path, embedder: 
     (shop / item.name).unlink()
     (shop / item.name).symlink_to(secret)
     with pytest.raises(FileNotFoundError, match="left the folder"):
-        gallery.picture(item.id)
+        gallery.image(item.id)
 
 
-def test_what_is_no_folder_of_pictures_is_told(tmp_path: Path, embedder: Embedder) -> None:
+def test_what_is_no_folder_of_images_is_told(tmp_path: Path, embedder: Embedder) -> None:
     (tmp_path / "empty" / "deep").mkdir(parents=True)
-    (tmp_path / "empty" / "notes.txt").write_text("no picture")
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
     for folder, kind, told in (
         (tmp_path / "missing", FileNotFoundError, "no such folder"),
         (tmp_path / "empty" / "notes.txt", NotADirectoryError, "need a folder, got a file"),
-        (tmp_path / "empty", ValueError, "need at least one picture in it, got none"),
+        (tmp_path / "empty", ValueError, "need at least one image in it, got none"),
     ):
         with pytest.raises(kind, match=told):
             FolderGallery(folder, embedder)
 
 
-def test_a_folder_of_broken_pictures_fails_and_says_why(tmp_path: Path, embedder: Embedder) -> None:
+def test_a_folder_of_broken_images_fails_and_says_why(tmp_path: Path, embedder: Embedder) -> None:
     (tmp_path / "torn.png").write_bytes(b"torn")
     gallery = FolderGallery(tmp_path, embedder)
     gallery.start()
@@ -144,8 +144,8 @@ def test_progress_is_told_and_stopping_ends_it_soon(
     reached, go_on = threading.Event(), threading.Event()
     advance = gallery._advance
 
-    def held(pictures: int) -> None:
-        advance(pictures)
+    def held(images: int) -> None:
+        advance(images)
         reached.set()
         assert go_on.wait(60)
 
@@ -154,7 +154,7 @@ def test_progress_is_told_and_stopping_ends_it_soon(
     assert reached.wait(60)
     state = gallery.state()
     assert (state.phase, state.done, state.total, state.count) == ("embedding", 2, 6, 0)
-    with pytest.raises(GalleryNotReadyError, match="2 of 6 pictures"):
+    with pytest.raises(GalleryNotReadyError, match="2 of 6 images"):
         gallery.regions([gallery.items(0, 1)[0].id])
     gallery._stopping.set()
     go_on.set()

@@ -18,15 +18,15 @@ from served import SETTINGS, drawn, write_shop
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shop(tmp_path_factory.mktemp("indexed") / "shop")
 
 
 @pytest.fixture(scope="module")
-def searcher(pictures: Path, embedder: Embedder) -> Iterator[Searcher]:
-    saved, place = pictures.parent / "model", pictures.parent / "shop.index"
+def searcher(images: Path, embedder: Embedder) -> Iterator[Searcher]:
+    saved, place = images.parent / "model", images.parent / "shop.index"
     embedder.save(saved)
-    build_index(list_source(pictures), place, embedder, model=str(saved))
+    build_index(list_source(images), place, embedder, model=str(saved))
     with Searcher(open_store(place), embedder) as opened:
         yield opened
 
@@ -48,7 +48,7 @@ def test_it_finds_what_the_searcher_finds(
     assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected])
 
 
-def test_a_picture_of_the_index_is_no_hit_of_itself(index_gallery: IndexGallery) -> None:
+def test_a_image_of_the_index_is_no_hit_of_itself(index_gallery: IndexGallery) -> None:
     item = index_gallery.items(4, 1)[0]
     query = index_gallery.regions([item.id])
     assert index_gallery.search(query, hits=3, rerank=5)[0].item == item
@@ -57,29 +57,29 @@ def test_a_picture_of_the_index_is_no_hit_of_itself(index_gallery: IndexGallery)
     assert sorted(hit.pooled_rank for hit in found) == list(range(1, index_gallery.state().total))
 
 
-def test_items_are_told_once_each_and_an_unknown_id_is_none(index_gallery: IndexGallery, pictures: Path) -> None:
+def test_items_are_told_once_each_and_an_unknown_id_is_none(index_gallery: IndexGallery, images: Path) -> None:
     total = index_gallery.state().total
     items = [item for offset in range(0, total, 4) for item in index_gallery.items(offset, 4)]
     assert sorted(item.name for item in items) == sorted(
-        path.relative_to(pictures).as_posix() for path in pictures.rglob("*.png")
+        path.relative_to(images).as_posix() for path in images.rglob("*.png")
     )
     assert index_gallery.item(items[2].id) == items[2]
-    assert index_gallery.picture(items[2].id) == (pictures / items[2].name).read_bytes()
-    for ask in (index_gallery.item, index_gallery.picture, lambda key: index_gallery.regions([items[0].id, key])):
+    assert index_gallery.image(items[2].id) == (images / items[2].name).read_bytes()
+    for ask in (index_gallery.item, index_gallery.image, lambda key: index_gallery.regions([items[0].id, key])):
         with pytest.raises(KeyError, match=r"\.\./secret"):
             ask("../secret")
 
 
-def test_a_file_that_is_another_one_by_now_is_not_given_away(index_gallery: IndexGallery, pictures: Path) -> None:
+def test_a_file_that_is_another_one_by_now_is_not_given_away(index_gallery: IndexGallery, images: Path) -> None:
     item = index_gallery.items(0, 1)[0]
-    place, secret = pictures / item.name, pictures.parent / "secret.txt"
+    place, secret = images / item.name, images.parent / "secret.txt"
     secret.write_text("secret")
     kept = place.read_bytes()
     place.unlink()
     try:
         place.symlink_to(secret)
         with pytest.raises(FileNotFoundError, match="another one by now"):
-            index_gallery.picture(item.id)
+            index_gallery.image(item.id)
     finally:
         place.unlink()
         place.write_bytes(kept)
@@ -92,19 +92,19 @@ def test_the_server_searches_it(client: Callable[..., Any], index_gallery: Index
     assert (status["kind"], status["phase"]) == ("index", "ready")
     answer = one.post("/api/search?hits=2", files={"query": (tmp_path / "query.png").read_bytes()}).json()
     assert [pair["hit"]["rank"] for pair in answer["pairs"]] == [1, 2]
-    picture = one.get(answer["pictures"][1]["src"])
-    assert picture.headers["content-type"] == "image/jpeg"
+    image = one.get(answer["images"][1]["src"])
+    assert image.headers["content-type"] == "image/jpeg"
 
 
-def test_an_index_without_regions_or_pictures_is_refused(pictures: Path, embedder: Embedder, tmp_path: Path) -> None:
+def test_an_index_without_regions_or_images_is_refused(images: Path, embedder: Embedder, tmp_path: Path) -> None:
     embedder.save(tmp_path / "model")
-    build_index(list_source(pictures), tmp_path / "bare.index", embedder, model=str(tmp_path / "model"), storage="none")
+    build_index(list_source(images), tmp_path / "bare.index", embedder, model=str(tmp_path / "model"), storage="none")
     with pytest.raises(ValueError, match="need regions"):
         IndexGallery(Searcher(open_store(tmp_path / "bare.index"), embedder), "bare.index")
     few = tmp_path / "few"
-    shutil.copytree(pictures, few)
+    shutil.copytree(images, few)
     build_index(list_source(few), tmp_path / "few.index", embedder, model=str(tmp_path / "model"))
     store = open_store(tmp_path / "few.index")
     store.remove([name for part in store.listing() for name in part.ids])
-    with pytest.raises(ValueError, match="need at least one picture"):
+    with pytest.raises(ValueError, match="need at least one image"):
         IndexGallery(Searcher(store, embedder), "few.index")

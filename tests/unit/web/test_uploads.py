@@ -1,4 +1,4 @@
-"""Pictures from strangers: what is taken, what is refused, and that nothing is written down unasked."""
+"""Images from strangers: what is taken, what is refused, and that nothing is written down unasked."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ def bomb(side: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
-def test_pictures_of_common_formats_are_taken(kind: str) -> None:
+def test_images_of_common_formats_are_taken(kind: str) -> None:
     opened = open_upload(sent(content_of(drawn(1), kind)), LIMITS)
-    assert opened.picture.mode == "RGB"
-    assert opened.picture.size == (96, 96)
+    assert opened.image.mode == "RGB"
+    assert opened.image.size == (96, 96)
     if kind == "PNG":
-        assert np.array_equal(np.asarray(opened.picture), np.asarray(drawn(1).convert("RGB")))
+        assert np.array_equal(np.asarray(opened.image), np.asarray(drawn(1).convert("RGB")))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_of_cameras_is_honoured(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = drawn(1).crop((0, 0, 96, 60))
-    opened = open_upload(sent(content_of(picture, "PNG", exif=exif)), LIMITS).picture
-    told = Image.open(io.BytesIO(content_of(picture, "PNG", exif=exif)))
+    image = drawn(1).crop((0, 0, 96, 60))
+    opened = open_upload(sent(content_of(image, "PNG", exif=exif)), LIMITS).image
+    told = Image.open(io.BytesIO(content_of(image, "PNG", exif=exif)))
     assert np.array_equal(np.asarray(opened), np.asarray(ImageOps.exif_transpose(told).convert("RGB")))
     assert opened.size == ((96, 60) if orientation < 5 else (60, 96))
 
@@ -64,28 +64,28 @@ def test_orientation_of_cameras_is_honoured(orientation: int) -> None:
     ("content", "told"),
     [
         (b"", "is empty"),
-        (b"some words in a file", "is not a picture of a format that is taken"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is not a picture of a format"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not a picture of a format"),
+        (b"some words in a file", "is not a image of a format that is taken"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is not a image of a format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not a image of a format"),
         (content_of(drawn(1))[:900], "cannot be decoded"),
-        (content_of(drawn(1))[:30], "is not a picture"),
+        (content_of(drawn(1))[:30], "is not a image"),
         (bomb(400), "400 x 400 pixels, more than the 100,000 allowed"),
         (bomb(30_000), "more than the 100,000"),
         (bomb(2_000_000), "a.png"),
     ],
     ids=["empty", "words", "eps", "svg", "torn", "header only", "400 pixels", "30000 pixels", "2000000 pixels"],
 )
-def test_what_is_no_good_picture_is_refused_by_name(content: bytes, told: str) -> None:
+def test_what_is_no_good_image_is_refused_by_name(content: bytes, told: str) -> None:
     with pytest.raises(ApiError) as refused:
         open_upload(sent(content), LIMITS)
     assert refused.value.status == 422
-    assert refused.value.code == "bad_picture"
+    assert refused.value.code == "bad_image"
     assert told in refused.value.message
     assert "a.png" in refused.value.message
     assert "100,000 pixels" in refused.value.remedy
 
 
-def test_pictures_are_kept_only_where_that_was_asked_for(tmp_path: Path) -> None:
+def test_images_are_kept_only_where_that_was_asked_for(tmp_path: Path) -> None:
     content = content_of(drawn(1), "JPEG")
     for _ in range(2):
         open_upload(sent(content, "../../evil.sh"), LIMITS, keep=tmp_path / "kept")
@@ -104,7 +104,7 @@ def test_pictures_are_kept_only_where_that_was_asked_for(tmp_path: Path) -> None
         ("../../etc/passwd", "passwd"),
         ("C:\\Users\\me\\ä b.jpg", "ä b.jpg"),
         ("a\x00\n\u202eb.png", "ab.png"),
-        ("", "picture"),
+        ("", "image"),
         ("..", ".."),
         ("x" * 500 + ".png", "…" + "x" * 115 + ".png"),
         ("\ud800.png", ".png"),
@@ -166,7 +166,7 @@ def test_forms_that_are_none_of_ours_are_refused(request_: Request, status: int,
         asyncio.run(read_files(request_, ("query", "gallery")))
     assert refused.value.status == status
     assert told in refused.value.message
-    assert "curl -F query=@picture.jpg" in refused.value.remedy
+    assert "curl -F query=@image.jpg" in refused.value.remedy
 
 
 def test_no_body_is_no_file() -> None:

@@ -69,7 +69,7 @@ function contentOf(data, above, below) {
   const mark = (region) => rows.forEach((row) => row.classList.toggle("pointed", Number(row.dataset.region) === region));
   const on = { look: (at) => mark(at ? at.region : null), pin: (at) => mark(at.region) };
   const labels = contrast.regions.map((value, region) => `${cellName(region, above.grid_q)}: ${difference(value, digits)}`);
-  const { frame, cells } = regionGrid(data.pictures[above.pictures.query], "query", "q", above.grid_q, labels, on);
+  const { frame, cells } = regionGrid(data.images[above.images.query], "query", "q", above.grid_q, labels, on);
   tint(cells, contrast.regions, new Set(order.slice(0, 6)), digits);
   const caption = element("figcaption", {}, element("b", {}, "query"), " ", element("i", { class: "swatch for" }), ` for ${hitName(above.hit)} `, element("i", { class: "swatch against" }), ` for ${hitName(below.hit)}`);
   const head = ["region", `with ${hitName(above.hit)}`, `with ${hitName(below.hit)}`, "difference"].map((word) => element("th", { scope: "col" }, word));

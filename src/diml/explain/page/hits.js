@@ -38,8 +38,8 @@ export function mountExplanation(root, data, first = 0, onChoose = () => {}) {
 
 function hitButton(data, pair, onClick) {
   const { hit } = pair;
-  const picture = data.pictures[pair.pictures.gallery];
-  const image = element("img", { src: picture.src, width: picture.width, height: picture.height, alt: "" });
+  const image = data.images[pair.images.gallery];
+  const image = element("img", { src: image.src, width: image.width, height: image.height, alt: "" });
   const rank = element("b", {}, hitName(hit));
   const lines = [element("span", {}, rank, " ", verdictOf(hit)), element("span", { class: "name", title: pair.names.gallery }, hit.note || shortName(pair.names.gallery, 1))];
   lines.push(element("span", {}, `score ${signed(pair.score)}`), movedOf(hit));

@@ -96,7 +96,7 @@ function rowOf(pair, flow, digits) {
 function captionOf(pair, only, count) {
   if (!only) return `All ${count.toLocaleString("en")} pairs of regions: mass \u00d7 cosine = contribution`;
   const role = only.side === "q" ? "query" : "gallery";
-  return `Only region ${cellName(only.region, pair[`grid_${only.side}`])} of the ${role} picture; unpin it to see all`;
+  return `Only region ${cellName(only.region, pair[`grid_${only.side}`])} of the ${role} image; unpin it to see all`;
 }
 
 /** The rest that is not shown, and the sum of all: the structural score, or the total of one region. */

@@ -6,7 +6,7 @@ import { colourOf, decimals, inkOn, signed } from "./numbers.js";
 const BOX = { letter: 7, high: 19 }; // pixels
 
 /**
- * Draw the lines of a view over the stage, whose pictures stand side by side or, on a narrow screen, one below the other.
+ * Draw the lines of a view over the stage, whose images stand side by side or, on a narrow screen, one below the other.
  * @param {HTMLElement} stage
  * @param {{q: {cells: HTMLElement[]}, g: {cells: HTMLElement[]}}} sides
  * @param {import("./stage.js").View} view

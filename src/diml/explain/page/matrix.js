@@ -1,4 +1,4 @@
-/** A matrix of all pairs of regions, as a picture that answers the pointer. */
+/** A matrix of all pairs of regions, as a image that answers the pointer. */
 
 import { element } from "./dom.js";
 import { cellName, largestOf, signed } from "./numbers.js";
@@ -24,7 +24,7 @@ export function makeMatrix(pair, what, onPoint) {
   let active = null;
   let pixels = null;
 
-  /** The values as a picture of a pixel each, made anew only when the colours change: a matrix may have 40,000. */
+  /** The values as a image of a pixel each, made anew only when the colours change: a matrix may have 40,000. */
   function coloured(ink) {
     const scheme = ["--matrix-high", "--matrix-low"].map((name) => ink.getPropertyValue(name));
     if (pixels?.scheme === scheme.join()) return pixels.sheet;

@@ -20,7 +20,7 @@
  * @property {number[]} total_g  (Rg)
  * @property {number[][]} plan  (Rq, Rg) transported mass
  * @property {number[][]} cosine  (Rq, Rg)
- * @property {{query: number, gallery: number}} pictures  rows of `Explanation.pictures`
+ * @property {{query: number, gallery: number}} images  rows of `Explanation.images`
  *
  * @property {HitFacts} [hit]  its place among the hits of a query
  *
@@ -31,14 +31,14 @@
  * @property {boolean | null} correct  whether it is of the query's class; null where it is not known
  * @property {string} note  a few words more, such as its class
  *
- * @typedef {Object} Picture
+ * @typedef {Object} Image
  * @property {string} src  address or data URL of what the model saw
  * @property {string} name
  * @property {number} width  pixels
  * @property {number} height
  *
  * @typedef {Object} Explanation  What the viewer shows.
- * @property {Picture[]} pictures
+ * @property {Image[]} images
  * @property {Pair[]} pairs  at least one; all of one query
  * @property {Object<string, string | number | boolean | null>} [settings]  how the match was made
  *
@@ -104,7 +104,7 @@ export function decimals(largest) {
   return largest > 0 ? Math.min(6, Math.max(3, 1 - Math.floor(Math.log10(largest)))) : 3;
 }
 
-/** The end of a path that tells one picture from another. @param {string} path @param {number} parts */
+/** The end of a path that tells one image from another. @param {string} path @param {number} parts */
 export function shortName(path, parts = 2) {
   return path.split(/[\\/]/).slice(-parts).join("/");
 }

@@ -8,7 +8,7 @@ import { hitName, signed } from "./numbers.js";
  * @typedef {Object} ReportQuery
  * @property {string} name
  * @property {string} label  its class
- * @property {number} picture  row of `ReportData.pictures`
+ * @property {number} image  row of `ReportData.images`
  * @property {import("./numbers.js").Pair[]} pairs  with its hits, best score first
  * @property {number[]} before  rows of `pairs` in the order by pooled cosine
  * @property {number[]} after  rows of `pairs` in the order after re-ranking
@@ -21,7 +21,7 @@ import { hitName, signed } from "./numbers.js";
  * @property {{queries: number, gallery: number, shown: number}} counts
  * @property {"worst" | "changed" | "random"} choose  how the queries were chosen
  * @property {number} rerank
- * @property {import("./numbers.js").Picture[]} pictures
+ * @property {import("./numbers.js").Image[]} images
  * @property {ReportQuery[]} queries
  * @property {Object<string, string | number | boolean | null>} settings
  */
@@ -35,7 +35,7 @@ const CHOSEN = {
 /** @param {HTMLElement} root @param {ReportData} data */
 export function mountReport(root, data) {
   const { counts } = data;
-  const words = `${counts.queries.toLocaleString("en")} queries, ${counts.gallery.toLocaleString("en")} gallery pictures. Below are ${counts.shown} queries: ${CHOSEN[data.choose]}. Choose a hit to see why it stands where it does.`;
+  const words = `${counts.queries.toLocaleString("en")} queries, ${counts.gallery.toLocaleString("en")} gallery images. Below are ${counts.shown} queries: ${CHOSEN[data.choose]}. Choose a hit to see why it stands where it does.`;
   root.replaceChildren(metricsOf(data), element("p", {}, words), ...data.queries.map((query, index) => queryCard(data, query, index)));
 }
 
@@ -59,7 +59,7 @@ function metricRow(name, values, write) {
   return element("tr", {}, element("th", { scope: "row" }, name), ...cells);
 }
 
-/** One query: its picture, its hits before and after, and room for an explanation. */
+/** One query: its image, its hits before and after, and room for an explanation. */
 function queryCard(data, query, index) {
   const room = element("div", { class: "room" });
   const close = element("button", { type: "button", class: "more" }, "Close the explanation");
@@ -74,7 +74,7 @@ function queryCard(data, query, index) {
     shut();
     const box = element("div");
     room.replaceChildren(box, close);
-    open = mountExplanation(box, { pictures: data.pictures, pairs: query.pairs, settings: data.settings }, pair);
+    open = mountExplanation(box, { images: data.images, pairs: query.pairs, settings: data.settings }, pair);
     button.setAttribute("aria-expanded", "true");
   };
   close.addEventListener("click", () => {
@@ -87,8 +87,8 @@ function queryCard(data, query, index) {
     [`after re-ranking the best ${data.rerank}`, query.after],
   ].map(([words, order]) => stripOf(data, query, words, order, show));
   const buttons = strips.flatMap((strip) => [...strip.querySelectorAll("button")]);
-  const picture = data.pictures[query.picture];
-  const image = element("img", { src: picture.src, width: picture.width, height: picture.height, alt: `Query ${query.name}`, loading: "lazy" });
+  const image = data.images[query.image];
+  const image = element("img", { src: image.src, width: image.width, height: image.height, alt: `Query ${query.name}`, loading: "lazy" });
   const change = `MAP@R ${signed(100 * query.map_before, 1)} \u2192 ${signed(100 * query.map_after, 1)}\u202f%`;
   const self = element("div", { class: "asked" }, image, element("b", {}, query.label), element("span", { class: "name" }, query.name), element("span", {}, change));
   const title = element("h2", {}, `Query ${index + 1}: ${query.label}`);
@@ -98,7 +98,7 @@ function queryCard(data, query, index) {
 function stripOf(data, query, words, order, show) {
   const buttons = order.map((row, place) => {
     const pair = query.pairs[row];
-    const { src, width, height } = data.pictures[pair.pictures.gallery];
+    const { src, width, height } = data.images[pair.images.gallery];
     const image = element("img", { src, width, height, alt: "", loading: "lazy" });
     const right = pair.hit.correct ? "right" : "wrong";
     const lines = [element("span", {}, element("b", {}, String(place + 1)), " ", verdictOf(pair.hit)), element("span", { class: "name" }, pair.hit.note)];

@@ -1,4 +1,4 @@
-/** The two pictures with their regions, and the lines between them. */
+/** The two images with their regions, and the lines between them. */
 
 import { element } from "./dom.js";
 import { drawLines } from "./lines.js";
@@ -21,13 +21,13 @@ import { cellName, heat, largestOf, layoutOf, lineOf, percent, shortName, signed
 /**
  * Build the stage of one pair.
  * @param {import("./numbers.js").Pair} pair
- * @param {import("./numbers.js").Picture[]} pictures
+ * @param {import("./numbers.js").Image[]} images
  * @param {Listeners} on
  */
-export function makeStage(pair, pictures, on) {
+export function makeStage(pair, images, on) {
   const sides = {
-    q: makeSide(pair, "q", pictures[pair.pictures.query], on),
-    g: makeSide(pair, "g", pictures[pair.pictures.gallery], on),
+    q: makeSide(pair, "q", images[pair.images.query], on),
+    g: makeSide(pair, "g", images[pair.images.gallery], on),
   };
   const root = element("div", { class: "stage" }, sides.q.figure, sides.g.figure);
   let shown = null;
@@ -44,29 +44,29 @@ export function makeStage(pair, pictures, on) {
   return { root, paint, stop: () => watcher.disconnect() };
 }
 
-function makeSide(pair, side, picture, on) {
+function makeSide(pair, side, image, on) {
   const role = side === "q" ? "query" : "gallery";
   const grid = pair[`grid_${side}`];
   const labels = pair[`weight_${side}`].map((_, region) => labelFor(pair, side, region));
-  const { frame, cells } = regionGrid(picture, role, side, grid, labels, on);
-  const name = element("span", { class: "name", title: picture.name }, shortName(picture.name));
+  const { frame, cells } = regionGrid(image, role, side, grid, labels, on);
+  const name = element("span", { class: "name", title: image.name }, shortName(image.name));
   const note = grid ? "" : " (no known grid: regions in their order)";
   const caption = element("figcaption", {}, element("b", {}, role), " ", name, note);
   return { figure: element("figure", { class: `side ${role}` }, caption, frame), cells };
 }
 
 /**
- * A picture with its regions over it: a grid in the sense of ARIA, one cell of which is in the tab order.
- * @param {import("./numbers.js").Picture} picture
- * @param {string} role  what the picture is: query or gallery
+ * A image with its regions over it: a grid in the sense of ARIA, one cell of which is in the tab order.
+ * @param {import("./numbers.js").Image} image
+ * @param {string} role  what the image is: query or gallery
  * @param {import("./numbers.js").SideKey} side
  * @param {import("./numbers.js").Grid} grid
  * @param {string[]} labels  what a region is called when it is read out
  * @param {Listeners} on
  */
-export function regionGrid(picture, role, side, grid, labels, on) {
+export function regionGrid(image, role, side, grid, labels, on) {
   const [rows, columns] = layoutOf(grid, labels.length);
-  const table = element("div", { class: "cells", role: "grid", "aria-label": `Regions of the ${role} picture` });
+  const table = element("div", { class: "cells", role: "grid", "aria-label": `Regions of the ${role} image` });
   table.style.gridTemplate = `repeat(${rows}, 1fr) / repeat(${columns}, 1fr)`;
   const cells = labels.map((label, region) =>
     element("div", { class: "cell", role: "gridcell", tabindex: "-1", "data-side": side, "data-region": region, "aria-label": label, "aria-selected": "false" }),
@@ -76,8 +76,8 @@ export function regionGrid(picture, role, side, grid, labels, on) {
   }
   cells[0].tabIndex = 0;
   listen(table, cells, side, columns, on);
-  const image = element("img", { src: picture.src, width: picture.width, height: picture.height, draggable: "false" });
-  image.alt = `The ${role} picture, ${shortName(picture.name)}, as the model saw it`;
+  const img = element("img", { src: image.src, width: image.width, height: image.height, draggable: "false" });
+  img.alt = `The ${role} image, ${shortName(image.name)}, as the model saw it`;
   const frame = element("div", { class: "frame" }, ...(grid ? [image] : [element("div", { class: "blank" })]), table);
   return { frame, cells };
 }
@@ -164,7 +164,7 @@ function idleValues(pair, side, tab) {
   return weights.map((_, region) => largestOf(lineOf(pair.cosine, { side, region }), -1));
 }
 
-/** Both pictures share one scale: from the least to the most, or over a tenth where they are alike. */
+/** Both images share one scale: from the least to the most, or over a tenth where they are alike. */
 export function idleRange(pair, tab) {
   const values = ["q", "g"].flatMap((side) => idleValues(pair, side, tab));
   const high = largestOf(values, -1);

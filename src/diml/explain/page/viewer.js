@@ -1,7 +1,7 @@
 /**
- * The viewer of an explanation: why two pictures are as alike as their score says.
+ * The viewer of an explanation: why two images are as alike as their score says.
  *
- * Hover, tap or focus a region: the regions it has to do with light up on the other picture. A click pins it, Escape
+ * Hover, tap or focus a region: the regions it has to do with light up on the other image. A click pins it, Escape
  * lets it go. `mountViewer` takes data and an element, so a page in one file and a web application use the same.
  */
 
@@ -36,7 +36,7 @@ export function mountViewer(root, data, which = 0) {
     pin: (at) => change({ pinned: same(at, state.pinned) ? null : at, hovered: same(at, state.pinned) ? null : at }),
     point: (entry) => change({ pairOf: entry }),
   };
-  const stage = makeStage(pair, data.pictures, on);
+  const stage = makeStage(pair, data.images, on);
   const ledger = makeLedger(pair, flows, on);
   const slider = makeSlider(useful, state.count, (count) => change({ count }));
   const tabs = makeTabs(pair, on, (tab) => change({ tab }));
@@ -82,7 +82,7 @@ function linesOf(useful, active, { pairOf, count }) {
 /** `score = pooled + structural`, in words and as a bar. */
 function scoreOf(pair) {
   const parts = [
-    ["pooled", pair.pooled, "cosine of the two pictures as wholes"],
+    ["pooled", pair.pooled, "cosine of the two images as wholes"],
     ["structural", pair.structural, "sum over all pairs of regions"],
   ];
   const words = parts.map(([name, value, title]) => element("span", { class: name, title }, `${name} ${signed(value)}`));
@@ -155,7 +155,7 @@ function makeTabs(pair, on, onChange) {
 function weightsPanel(pair) {
   const [low, high] = idleRange(pair, "weights");
   const scale = element("div", { class: "scale" }, element("span", {}, percent(low)), element("i"), element("span", {}, percent(high)));
-  const words = "Bright regions carry more of the mass: they agree with the other picture as a whole. Both pictures share one scale.";
+  const words = "Bright regions carry more of the mass: they agree with the other image as a whole. Both images share one scale.";
   return { root: element("div", {}, element("p", {}, words), scale), paint() {} };
 }
 
@@ -169,10 +169,10 @@ function detailsOf(pair, view) {
   const weight = pair[`weight_${own}`][active.region];
   const order = masses.map((_, region) => region).sort((one, next) => masses[next] - masses[one]).slice(0, 6);
   const name = cellName(active.region, pair[`grid_${own}`]);
-  const verb = own === "q" ? "sends" : "receives";
+  const command = own === "q" ? "sends" : "receives";
   const total = pair[`total_${own}`][active.region];
-  const title = element("h3", {}, `${name} of the ${own === "q" ? "query" : "gallery"} picture`, ...(view.pinned ? [element("span", { class: "pin" }, "pinned")] : []));
-  const told = `It ${verb} ${percent(weight)} of the mass and contributes ${signed(total, view.digits)} to the structural score:`;
+  const title = element("h3", {}, `${name} of the ${own === "q" ? "query" : "gallery"} image`, ...(view.pinned ? [element("span", { class: "pin" }, "pinned")] : []));
+  const told = `It ${command} ${percent(weight)} of the mass and contributes ${signed(total, view.digits)} to the structural score:`;
   const head = [own === "q" ? "to" : "from", "share", "mass", "cosine", "contribution"].map((word) => element("th", { scope: "col" }, word));
   const rows = order.map((region) => {
     const values = [percent(weight > 0 ? masses[region] / weight : 0), signed(masses[region], view.digits), signed(cosines[region]), signed(masses[region] * cosines[region], view.digits)];
@@ -186,7 +186,7 @@ function detailsOf(pair, view) {
 /** How to read it, what it does not say, and how it was made. */
 function aboutOf(data) {
   const words = [
-    "The score is the cosine of the two pictures as wholes (pooled) plus a sum over all pairs of regions (structural). Each pair of regions adds mass \u00d7 cosine: how much was sent from one to the other, times how alike their features are.",
+    "The score is the cosine of the two images as wholes (pooled) plus a sum over all pairs of regions (structural). Each pair of regions adds mass \u00d7 cosine: how much was sent from one to the other, times how alike their features are.",
     "A strong line says that the model\u2019s features of two regions are alike and that the plan needed the match. It does not say that the region is the cause of the score, nor that the model knows what is shown there. A region also sees its surroundings.",
   ];
   const set = Object.entries(data.settings ?? {}).filter(([, value]) => value !== null);

@@ -7,7 +7,7 @@
  * @property {"embedding" | "ready" | "failed"} phase
  * @property {number} done
  * @property {number} total
- * @property {number} count  pictures that can be searched
+ * @property {number} count  images that can be searched
  * @property {number} seconds  since embedding began
  * @property {number} bad_count
  * @property {{path: string, reason: string}[]} bad
@@ -38,18 +38,18 @@ export function getStatus() {
   return ask("/api/status");
 }
 
-/** Some pictures of the gallery. @param {number} offset @param {number} count @returns {Promise<{items: Item[]}>} */
+/** Some images of the gallery. @param {number} offset @param {number} count @returns {Promise<{items: Item[]}>} */
 export function getItems(offset, count) {
   return ask(`/api/gallery?offset=${offset}&count=${count}`);
 }
 
 /** @param {string} id @param {"view" | "whole"} kind */
-export function pictureAddress(id, kind = "view") {
-  return `/api/gallery/picture?id=${encodeURIComponent(id)}&kind=${kind}`;
+export function imageAddress(id, kind = "view") {
+  return `/api/gallery/image?id=${encodeURIComponent(id)}&kind=${kind}`;
 }
 
 /**
- * Compare two pictures.
+ * Compare two images.
  * @param {File} query @param {File} gallery @param {AbortSignal} signal
  * @returns {Promise<import("./numbers.js").Explanation>}
  */
@@ -58,7 +58,7 @@ export function postMatch(query, gallery, signal) {
 }
 
 /**
- * Search for a picture that is sent, or for one of the gallery by its id.
+ * Search for a image that is sent, or for one of the gallery by its id.
  * @param {File | string} query @param {SearchOptions} options @param {AbortSignal} signal
  * @returns {Promise<import("./numbers.js").Explanation>}
  */
@@ -82,7 +82,7 @@ async function ask(address, options = {}) {
     answer = await fetch(address, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError({ code: "no_answer", message: "The server does not answer.", remedy: "Is diml serve still running in its terminal? Pictures that changed since they were chosen have to be chosen anew." }, 0);
+    throw new ApiError({ code: "no_answer", message: "The server does not answer.", remedy: "Is diml serve still running in its terminal? Images that changed since they were chosen have to be chosen anew." }, 0);
   }
   const told = await answer.json().catch(() => null);
   if (!answer.ok) throw new ApiError(told?.error ?? { code: "unreadable", message: `The server answered ${answer.status}.`, remedy: "Load the page anew." }, answer.status);

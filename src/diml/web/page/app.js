@@ -1,6 +1,6 @@
-/** The page: two pictures are compared, one is searched for; the viewer shows why. */
+/** The page: two images are compared, one is searched for; the viewer shows why. */
 
-import { ApiError, getStatus, pictureAddress, postMatch, postSearch } from "./api.js";
+import { ApiError, getStatus, imageAddress, postMatch, postSearch } from "./api.js";
 import { element, freshId } from "./dom.js";
 import { makeSamples, paintGallery } from "./gallery.js";
 import { mountExplanation } from "./hits.js";
@@ -38,7 +38,7 @@ async function watch() {
   else if (!state.chosen.query) welcome();
 }
 
-/** Do what the chosen pictures ask for. */
+/** Do what the chosen images ask for. */
 async function run() {
   const { query, gallery } = state.chosen;
   state.request?.abort();
@@ -56,7 +56,7 @@ async function run() {
   }
   const request = new AbortController();
   state.request = request;
-  busy(gallery ? "Comparing the two pictures\u2026" : "Searching\u2026", true);
+  busy(gallery ? "Comparing the two images\u2026" : "Searching\u2026", true);
   try {
     check([query, gallery]);
     const data = gallery ? await postMatch(await fileOf(query), await fileOf(gallery), request.signal) : await postSearch(query.id ?? query.file, state.options, request.signal);
@@ -74,8 +74,8 @@ async function run() {
 
 /** @param {import("./api.js").GalleryStatus | null} gallery */
 function waitingWords(gallery) {
-  if (gallery?.phase === "embedding") return "The search begins when the folder is embedded. A second picture can be compared now.";
-  return "Add a second picture to compare it with.";
+  if (gallery?.phase === "embedding") return "The search begins when the folder is embedded. A second image can be compared now.";
+  return "Add a second image to compare it with.";
 }
 
 /** Refuse what the server would refuse after a long upload. */
@@ -83,22 +83,22 @@ function check(chosen) {
   const files = chosen.flatMap((one) => (one?.file ? [one.file] : []));
   const size = files.reduce((sum, file) => sum + file.size, 0);
   const most = state.status?.limits.body_bytes ?? Infinity;
-  if (size > most) throw new ApiError({ code: "too_large", message: `The pictures have ${megabytes(size)}, and the server takes ${megabytes(most)}.`, remedy: "Scale them down, or start diml with a larger --max-megabytes." }, 413);
+  if (size > most) throw new ApiError({ code: "too_large", message: `The images have ${megabytes(size)}, and the server takes ${megabytes(most)}.`, remedy: "Scale them down, or start diml with a larger --max-megabytes." }, 413);
 }
 
 const megabytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)}\u202fMB`;
 
-/** The file of a chosen picture; one of the gallery's is fetched. @param {import("./tray.js").Chosen} chosen */
+/** The file of a chosen image; one of the gallery's is fetched. @param {import("./tray.js").Chosen} chosen */
 async function fileOf(chosen) {
   if (chosen.file) return chosen.file;
-  const answer = await fetch(pictureAddress(chosen.id, "whole"));
+  const answer = await fetch(imageAddress(chosen.id, "whole"));
   return new File([await answer.blob()], chosen.name.split("/").at(-1));
 }
 
 /** @param {import("./numbers.js").Explanation} data @param {boolean} search */
 function show(data, search) {
   if (!data.pairs.length) {
-    tell({ message: "There is no other picture in the gallery.", remedy: "" });
+    tell({ message: "There is no other image in the gallery.", remedy: "" });
     return;
   }
   const root = element("div");
@@ -132,8 +132,8 @@ function actionsOf(data, index) {
   if (index === null) return [save];
   const { hit, names } = data.pairs[index];
   const again = element("button", { type: "button", "data-action": "search" }, `Search with hit ${hit.rank}`);
-  again.addEventListener("click", () => tray.set({ query: { id: hit.id, name: names.gallery, src: pictureAddress(hit.id) }, gallery: null }));
-  const whole = element("a", { href: pictureAddress(hit.id, "whole"), target: "_blank", rel: "noopener" }, "Whole picture");
+  again.addEventListener("click", () => tray.set({ query: { id: hit.id, name: names.gallery, src: imageAddress(hit.id) }, gallery: null }));
+  const whole = element("a", { href: imageAddress(hit.id, "whole"), target: "_blank", rel: "noopener" }, "Whole image");
   return [again, whole, save];
 }
 
@@ -144,22 +144,22 @@ function download(data) {
   setTimeout(() => URL.revokeObjectURL(address), 1000);
 }
 
-/** What to do here, and pictures to begin with. */
+/** What to do here, and images to begin with. */
 async function welcome() {
   const gallery = state.status?.gallery;
   const ready = gallery?.phase === "ready";
   if (room.start.dataset.ready === String(ready) && room.start.childElementCount) return;
   room.start.dataset.ready = String(ready);
   const cases = [
-    ["Two pictures", "Which part of the one matches which part of the other, and what each match adds to the score."],
-    ["One picture", `The most alike in ${gallery?.name}, re-ranked part by part, and why one stands above another.`],
+    ["Two images", "Which part of the one matches which part of the other, and what each match adds to the score."],
+    ["One image", `The most alike in ${gallery?.name}, re-ranked part by part, and why one stands above another.`],
   ];
-  const kept = state.status?.keeps_uploads ? "Pictures that are sent are kept by this server." : "Pictures go to this machine\u2019s own server and are not kept.";
+  const kept = state.status?.keeps_uploads ? "Images that are sent are kept by this server." : "Images go to this machine\u2019s own server and are not kept.";
   const told = cases.slice(0, gallery ? 2 : 1).map(([title, words]) => element("p", {}, element("b", {}, title), element("br"), words));
   const intro = element("section", { class: "intro" }, element("div", {}, ...told), element("p", { class: "hint" }, `${kept} The same by JSON: `, element("a", { href: "/api/openapi.json" }, "/api/openapi.json")));
   room.start.replaceChildren(intro);
   if (!ready) return;
-  const choose = (item) => tray.set({ query: { id: item.id, name: item.name, src: pictureAddress(item.id) }, gallery: null });
+  const choose = (item) => tray.set({ query: { id: item.id, name: item.name, src: imageAddress(item.id) }, gallery: null });
   const samples = await makeSamples(gallery.count, choose).catch(() => null);
   if (samples && room.start.contains(intro)) intro.after(samples);
 }

@@ -1,6 +1,6 @@
-/** What is known of the gallery: how far it is, and some of its pictures to begin with. */
+/** What is known of the gallery: how far it is, and some of its images to begin with. */
 
-import { getItems, pictureAddress } from "./api.js";
+import { getItems, imageAddress } from "./api.js";
 import { element } from "./dom.js";
 import { shortName } from "./numbers.js";
 
@@ -21,9 +21,9 @@ export function paintGallery(root, gallery) {
     root.replaceChildren(name, " ", element("span", { class: "trouble" }, `cannot be searched: ${gallery.trouble}`));
   } else if (gallery.phase === "embedding") {
     const words = `embedding ${count(gallery.done)} of ${count(gallery.total)}${leftOf(gallery)}`;
-    root.replaceChildren(name, " ", element("span", {}, words), element("progress", { value: gallery.done, max: gallery.total, "aria-label": "Pictures embedded" }));
+    root.replaceChildren(name, " ", element("span", {}, words), element("progress", { value: gallery.done, max: gallery.total, "aria-label": "Images embedded" }));
   } else {
-    root.replaceChildren(name, ` ${count(gallery.count)} pictures`, ...leftOut(gallery));
+    root.replaceChildren(name, ` ${count(gallery.count)} images`, ...leftOut(gallery));
   }
 }
 
@@ -47,7 +47,7 @@ function leftOut({ bad, bad_count: many }) {
 }
 
 /**
- * Some pictures of the gallery to search with, spread over its whole length.
+ * Some images of the gallery to search with, spread over its whole length.
  * @param {number} total @param {(item: import("./api.js").Item) => void} onChoose
  */
 export async function makeSamples(total, onChoose) {
@@ -55,7 +55,7 @@ export async function makeSamples(total, onChoose) {
   const offsets = Array.from({ length: wanted }, (_, index) => Math.floor((index * total) / wanted));
   const found = (await Promise.all(offsets.map((offset) => getItems(offset, 1)))).flatMap(({ items }) => items);
   const buttons = found.map((item) => {
-    const image = element("img", { src: pictureAddress(item.id), alt: "", loading: "lazy", width: 224, height: 224 });
+    const image = element("img", { src: imageAddress(item.id), alt: "", loading: "lazy", width: 224, height: 224 });
     const button = element("button", { type: "button", class: "sample", title: item.name, "aria-label": `Search with ${shortName(item.name)}` }, image);
     button.addEventListener("click", () => onChoose(item));
     return button;

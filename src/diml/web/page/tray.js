@@ -1,16 +1,16 @@
-/** Where pictures are put: two places, filled by dropping, pasting or choosing files. */
+/** Where images are put: two places, filled by dropping, pasting or choosing files. */
 
 import { element, freshId } from "./dom.js";
 
 /**
  * @typedef {{file: File, name: string, src: string} | {id: string, name: string, src: string}} Chosen
- *   a file of the user's, or a picture of the gallery
+ *   a file of the user's, or a image of the gallery
  * @typedef {"query" | "gallery"} Place
  */
 
 const WORDS = {
-  query: { title: "Picture", empty: "Drop a picture here, paste it, or" },
-  gallery: { title: "Compare with", empty: "A second picture, to compare with, or" },
+  query: { title: "Image", empty: "Drop a image here, paste it, or" },
+  gallery: { title: "Compare with", empty: "A second image, to compare with, or" },
 };
 
 /**
@@ -20,7 +20,7 @@ export function makeTray(onChange) {
   /** @type {Object<Place, Chosen | null>} */
   const chosen = { query: null, gallery: null };
   const places = Object.fromEntries(["query", "gallery"].map((place) => [place, makePlace(place, (files) => put(files, place), () => set({ [place]: null }))]));
-  const swap = element("button", { type: "button", class: "swap", title: "Swap the two pictures", "aria-label": "Swap the two pictures" }, "\u21c4");
+  const swap = element("button", { type: "button", class: "swap", title: "Swap the two images", "aria-label": "Swap the two images" }, "\u21c4");
   swap.addEventListener("click", () => set({ query: chosen.gallery, gallery: chosen.query }));
   const root = element("div", { class: "tray" }, places.query.root, swap, places.gallery.root);
 
@@ -36,7 +36,7 @@ export function makeTray(onChange) {
   }
   /** One file goes to a place; two fill both. @param {File[]} files @param {Place} [place] */
   function put(files, place) {
-    const made = files.slice(0, 2).map((file) => ({ file, name: file.name || "pasted picture", src: URL.createObjectURL(file) }));
+    const made = files.slice(0, 2).map((file) => ({ file, name: file.name || "pasted image", src: URL.createObjectURL(file) }));
     if (made.length === 2) set({ query: made[0], gallery: made[1] });
     else if (made.length === 1) set({ [place ?? "query"]: made[0], ...(place ? {} : { gallery: null }) });
   }
@@ -51,7 +51,7 @@ export function makeTray(onChange) {
   return { root, set, put };
 }
 
-/** One place: empty with a button to choose a file, or with its picture. */
+/** One place: empty with a button to choose a file, or with its image. */
 function makePlace(place, onFiles, onClear) {
   const id = freshId(place);
   const words = WORDS[place];

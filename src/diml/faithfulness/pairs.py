@@ -1,0 +1,68 @@
+"""Which pairs of a data set are looked at, and how their images become regions.
+
+Legend: B pairs, N images, S pixels of a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diml.data import ImageSet
+from diml.matching import Regions
+from diml.models import Embedder
+from diml.models.inference import inference
+
+#: Images that go through the network at once.
+BATCH = 64
+
+
+def choose_pairs(images: ImageSet, count: int, seed: int) -> list[tuple[int, int]]:
+    """Pairs (query, gallery image) of one class by chance, each query once.
+
+    Args:
+        images: labelled; their queries and gallery, where they have them, else all.
+        count: pairs wanted; fewer where there are not as many queries with a companion.
+        seed: of the choice.
+
+    Raises:
+        ValueError: `count` is below 1, or no query has another image of its class in the gallery.
+    """
+    if count < 1:
+        raise ValueError(f"pairs: need at least 1, got {count}")
+    everything = np.arange(len(images))
+    queries = everything if images.queries is None else images.queries
+    gallery = everything if images.gallery is None else images.gallery
+    generator = np.random.default_rng(seed)
+    chosen: list[tuple[int, int]] = []
+    for query in generator.permutation(queries):
+        companions = gallery[(images.labels[gallery] == images.labels[query]) & (gallery != query)]
+        if len(companions):
+            chosen.append((int(query), int(generator.choice(companions))))
+        if len(chosen) == count:
+            break
+    if not chosen:
+        raise ValueError(f"pairs: no query of {images.name} has another image of its class in the gallery")
+    return chosen
+
+
+def to_input(embedder: Embedder, views: Sequence[Image.Image]) -> Tensor:
+    """(N, 3, S, S) network input of images that are already what the network sees."""
+    return torch.stack([embedder.preprocess.normalize(view) for view in views]).to(embedder.device)
+
+
+def embed_views(
+    embedder: Embedder, views: Sequence[Image.Image], advance: Callable[[int], None] = lambda _: None
+) -> Regions:
+    """Regions of N images that are already what the network sees; `advance` is told how many are done."""
+    parts = []
+    for start in range(0, len(views), BATCH):
+        some = views[start : start + BATCH]
+        with inference(embedder, embedder.device, embedder.autocast_type()):
+            parts.append(embedder(to_input(embedder, some)))
+        advance(len(some))
+    return Regions.cat(parts)

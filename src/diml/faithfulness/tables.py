@@ -1,0 +1,102 @@
+"""The findings as tables for the screen: shares in percent, scores as they are, 95 % intervals beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from rich.table import Table
+
+from diml.faithfulness.findings import MODEL, Finding, Judgement
+
+#: What the methods are called.
+NAMES: Final = {
+    "ledger": "the ledger",
+    "ranking": "score that ranks",
+    "credit": "credit (ledger)",
+    "weights": "weights alone",
+    "argmax": "argmax cosine",
+    "grad-cam": "Grad-CAM of the pooled cosine",
+    "randomised": "credit by random weights",
+    "random": "random order",
+    "plan": "plan that scores",
+    "sharpened": "plan, sharpened",
+    "identity": "same place",
+    "uniform": "uniform",
+    "strangers": "gallery by random weights",
+    "overlap": "knows the warp: overlap",
+    "ceiling": "knows the warp: ceiling",
+    "chance": "chance",
+}
+
+
+def tables(found: Judgement, study: str = MODEL) -> list[Table]:
+    """One table a measure of one study of a judgement."""
+    findings = found.findings[study]
+    made = [_additivity(findings), _deletion(findings), _correspondence(findings), _stability(findings)]
+    for table in made:
+        table.title = f"{table.title}, {study}"
+    return made
+
+
+def _additivity(findings: Iterable[Finding]) -> Table:
+    table = _table("Additivity", "Largest error over the pairs", ("sum of the contributions against", "error"))
+    for finding in findings:
+        if finding.measure == "additivity":
+            against = "structural score of match" if finding.method == "ledger" else "structural score of rerank"
+            table.add_row(against, f"{finding.value:.1e}")
+    return table
+
+
+def _deletion(findings: tuple[Finding, ...]) -> Table:
+    caption = "Area under the curve of the score; good: deletion low, insertion high. Less random: paired by pair."
+    columns = ("order", "deletion", "less random", "insertion", "less random")
+    table = _table("Deletion and insertion", caption, columns)
+    numbers = {(f.measure, f.method, f.quantity): f for f in findings if f.measure in ("deletion", "insertion")}
+    for method in dict.fromkeys(method for _, method, _ in numbers):
+        cells = []
+        for measure in ("deletion", "insertion"):
+            cells.append(f"{numbers[measure, method, 'area'].value:.3f}")
+            less = numbers.get((measure, method, "area_less_random"))
+            cells.append("" if less is None else f"{less.value:+.3f} ({less.low:+.3f}..{less.high:+.3f})")
+        table.add_row(NAMES[method], *cells)
+    return table
+
+
+def _correspondence(findings: tuple[Finding, ...]) -> Table:
+    caption = "Percent of the mass of regions with a counterpart; strongest: whose strongest match is the true cell."
+    columns = ("warp", "method", "mass on true cell", "within one", "strongest", "of regions")
+    table = _table("Correspondence", caption, columns)
+    numbers = {(f.case, f.method, f.quantity): f for f in findings if f.measure == "correspondence"}
+    last = ""
+    for case, method in dict.fromkeys((case, method) for case, method, _ in numbers):
+        if case != last and last:
+            table.add_section()
+        mass = numbers[case, method, "mass"]
+        cells = [f"{_percent(mass.value)} ({_percent(mass.low)}..{_percent(mass.high)})"]
+        for quantity in ("near", "strongest", "regions"):
+            finding = numbers.get((case, method, quantity))
+            cells.append("" if finding is None else _percent(finding.value))
+        table.add_row(case if case != last else "", NAMES[method], *cells)
+        last = case
+    return table
+
+
+def _stability(findings: Iterable[Finding]) -> Table:
+    table = _table("Stability", "Percent of the largest pairs of regions that stay among them", ("query", "of", "same"))
+    for f in findings:
+        if f.measure == "stability":
+            spread = "" if f.method == "chance" else f" ({_percent(f.low)}..{_percent(f.high)})"
+            table.add_row(f.case, NAMES[f.method], _percent(f.value) + spread)
+    return table
+
+
+def _table(title: str, caption: str, columns: Iterable[str]) -> Table:
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place == 0 or column in ("method", "of") else "right")
+    return table
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"

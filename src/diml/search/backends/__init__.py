@@ -1,0 +1,1 @@
+"""Stores of an index, one file for each back end."""

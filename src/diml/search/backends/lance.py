@@ -1,0 +1,291 @@
+"""A store in a folder: LanceDB, no server. One table holds all of a image, so a commit writes it whole or not at all.
+
+Legend: N rows, Q queries, D channels, B bytes of a image's coded regions.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diml.files import exclusive_lock
+from diml.search.filters import Where, sql_value, to_sql
+from diml.search.store import (
+    IndexConfig,
+    IndexNotFoundError,
+    Listed,
+    Neighbours,
+    Rows,
+    StoreInfo,
+    Value,
+    check_queries,
+    check_rows,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_TABLE: Final = "images"
+_KEY: Final = b"diml"
+#: From so many rows on an index over the pooled vectors pays; below, comparing with all takes some milliseconds.
+INDEX_FROM: Final = 10_000
+#: Share of the cells of the index that a query looks into, and the least number of them.
+PROBED: Final = 1 / 3
+LEAST_PROBED: Final = 20
+_HINTS: Final = 100_000
+#: How long versions are kept that a reader may still be in.
+_KEPT_VERSIONS: Final = datetime.timedelta(seconds=30)
+_PART: Final = 4096
+
+
+class LanceStore:
+    """Embedded images in a LanceDB folder; made by `diml.search.open_store` and `create_store`.
+
+    Writers take turns by a lock in the folder; readers never wait and see the last commit. Fetching is by id: the row
+    numbers that `nearest` saw are only a hint, and what they lead to is taken when it bears the id.
+
+    Args:
+        folder: of the index.
+
+    Raises:
+        IndexNotFoundError: there is no index.
+        ValueError: the folder is something else, or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not any((folder / f"{_TABLE}.lance" / "_versions").glob("*.manifest")):  # nothing was ever committed
+            raise IndexNotFoundError(str(folder))
+        self._table: Any = _connect(folder).open_table(_TABLE)
+        about = (self._table.schema.metadata or {}).get(_KEY)
+        if about is None:
+            raise ValueError(f"index: {folder} is a LanceDB folder that diml did not make; name another one")
+        self._config = IndexConfig.from_json(about)
+        self._columns: list[str] = list(_schema(self._config).names)
+        self._hints: dict[str, int] = {}
+
+    @classmethod
+    def create(cls, folder: Path, config: IndexConfig) -> LanceStore:
+        """Make an empty index, or open the one there; ValueError where that one is of something else."""
+        _check_folder(folder)
+        with exclusive_lock(folder / "writer.lock"):
+            try:
+                return cls(folder)
+            except IndexNotFoundError:
+                _connect(folder).create_table(_TABLE, schema=_schema(config))
+                return cls(folder)
+
+    @property
+    def config(self) -> IndexConfig:
+        """What the index is of."""
+        return self._config
+
+    def add(self, rows: Rows) -> None:
+        """Write rows in one commit; those whose id is there already are replaced."""
+        check_rows(rows, self._config)
+        if not len(rows):
+            return
+        table = _to_arrow(rows, self._config)
+        with self._writing():
+            upsert = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+            upsert.execute(table)
+
+    def nearest(
+        self, pooled: NDArray[np.float32], k: int, *, where: Where | None = None, exact: bool = False
+    ) -> list[Neighbours]:
+        """The k rows of the largest cosine to each query, best first."""
+        check_queries(pooled, k, self._config)
+        cells = _cells(self._table.count_rows())
+        probed = None if exact else min(cells, max(LEAST_PROBED, math.ceil(cells * PROBED)))
+        return [self._nearest(vector, k, where, probed) for vector in pooled]
+
+    def _nearest(self, vector: NDArray[np.float32], k: int, where: Where | None, probed: int | None) -> Neighbours:
+        """`probed`: how many cells of the index are looked into; None: every row is compared."""
+        search = self._table.search(vector, vector_column_name="pooled").distance_type("dot")
+        if where is not None:
+            search = search.where(to_sql(where), prefilter=True)
+        if probed is None:
+            search = search.bypass_vector_index()
+        else:
+            search = search.minimum_nprobes(probed)
+            search = search.maximum_nprobes(0)  # more of them where a condition leaves fewer than k
+        found = search.select(["id", "_distance"]).with_row_id(True).limit(k).to_arrow()
+        ids = found["id"].to_pylist()
+        self._remember(ids, found["_rowid"].to_pylist())
+        cosine = 1 - found["_distance"].to_numpy()
+        order = sorted(range(len(ids)), key=lambda place: (-cosine[place], ids[place]))
+        return Neighbours(tuple(ids[place] for place in order), cosine[order].astype(np.float32))
+
+    def regions(self, ids: Sequence[str]) -> Rows:
+        """All of these rows, in this order; ids that are not there are left out."""
+        wanted = dict.fromkeys(ids)
+        found: dict[str, tuple[Any, int]] = {}
+        hinted = [self._hints[name] for name in wanted if name in self._hints]
+        if hinted:
+            _index_by_id(self._table.take_row_ids(hinted).select(self._columns).to_arrow(), wanted, found)
+        left = [name for name in wanted if name not in found]
+        if left:
+            search = self._table.search().where(_among(left)).select(self._columns)
+            _index_by_id(search.limit(len(left)).to_arrow(), wanted, found)
+        return _from_arrow([found[name] for name in wanted if name in found], self._config)
+
+    def remove(self, ids: Sequence[str]) -> int:
+        """Take rows out in one commit; returns how many were there."""
+        if not ids:
+            return 0
+        with self._writing():
+            there = int(self._table.count_rows(_among(ids)))
+            if there:
+                self._table.delete(_among(ids))
+        return there
+
+    def count(self, where: Where | None = None) -> int:
+        """How many rows there are, or fit."""
+        return int(self._table.count_rows(None if where is None else to_sql(where)))
+
+    def listing(self, where: Where | None = None, *, columns: Sequence[str] | None = None) -> Iterator[Listed]:
+        """All rows of one state without their vectors, part by part, in the order of ids."""
+        names = list(self._config.columns if columns is None else columns)
+        search = self._table.search().select(["id", *names])
+        if where is not None:
+            search = search.where(to_sql(where))
+        whole = search.to_arrow().sort_by("id")
+        for start in range(0, whole.num_rows, _PART):
+            part = whole.slice(start, _PART)
+            yield Listed(tuple(part["id"].to_pylist()), tuple(part.select(names).to_pylist()))
+
+    def optimize(self) -> None:
+        """Join small files, build or extend the indices, drop versions that nobody can be reading any more."""
+        from lancedb.index import BTree, IvfFlat
+
+        with self._writing():
+            rows = self._table.count_rows()
+            there = {index.columns[0] for index in self._table.list_indices()}
+            if rows and "id" not in there:
+                self._table.create_index("id", config=BTree())
+            if rows >= INDEX_FROM and "pooled" not in there:
+                self._table.create_index("pooled", config=IvfFlat(distance_type="dot", num_partitions=_cells(rows)))
+            self._table.optimize(cleanup_older_than=_KEPT_VERSIONS)
+        self._hints.clear()
+
+    def info(self) -> StoreInfo:
+        """Facts for people."""
+        rows = self.count()
+        found = [index for index in self._table.list_indices() if index.columns[0] == "pooled"]
+        covered = min(rows, found[0].num_indexed_rows) if found else 0
+        return StoreInfo(
+            kind="LanceDB",
+            uri=str(self.folder),
+            rows=rows,
+            indexed=covered,
+            index=str(found[0].index_type) if found else "none",
+            disk_bytes=sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()),
+        )
+
+    def close(self) -> None:
+        """Let go of the table."""
+        self._hints.clear()
+
+    def _writing(self) -> Any:
+        return exclusive_lock(self.folder / "writer.lock")
+
+    def _remember(self, ids: Sequence[str], numbers: Sequence[int]) -> None:
+        if len(self._hints) > _HINTS:
+            self._hints = {}
+        self._hints.update(zip(ids, numbers, strict=True))
+
+
+def _connect(folder: Path) -> Any:
+    try:
+        import lancedb
+    except ImportError as error:
+        raise ValueError(
+            f"index: a folder needs LanceDB, which is not here ({error}); pip install 'diml[search]'"
+        ) from error
+    # Without an interval a table would go on showing the state in which it was opened.
+    return lancedb.connect(folder, read_consistency_interval=datetime.timedelta(0))
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse to make an index in a folder that has something else in it."""
+    if folder.is_file():
+        raise FileExistsError(f"index: {folder} is a file; name a new folder")
+    if folder.is_dir() and not (folder / f"{_TABLE}.lance").exists():
+        inside = sorted(entry.name for entry in folder.iterdir() if entry.name != "writer.lock")
+        if inside:
+            raise FileExistsError(f"index: {folder} has {', '.join(inside[:3])} in it and no index; name a new folder")
+
+
+def _cells(rows: int) -> int:
+    """Cells of the index: about the root of the number of rows."""
+    return int(2 ** round(math.log2(max(1, rows)) / 2))
+
+
+def _among(ids: Sequence[str]) -> str:
+    return f"id IN ({', '.join(sql_value(name) for name in ids)})"
+
+
+def _schema(config: IndexConfig) -> pa.Schema:
+    import pyarrow as pa
+
+    types = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
+    fields = [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("pooled", pa.list_(pa.float32(), config.dim), nullable=False),
+    ]
+    if config.row_bytes:
+        fields.append(pa.field("regions", pa.binary(config.row_bytes), nullable=False))
+    fields += [pa.field(name, types[kind]) for name, kind in config.columns.items()]
+    return pa.schema(fields, metadata={_KEY: config.to_json().encode()})
+
+
+def _to_arrow(rows: Rows, config: IndexConfig) -> pa.Table:
+    import pyarrow as pa
+
+    schema = _schema(config)
+    flat = pa.array(np.ascontiguousarray(rows.pooled).reshape(-1))
+    columns: list[Any] = [pa.array(rows.ids, pa.string()), pa.FixedSizeListArray.from_arrays(flat, config.dim)]
+    if config.row_bytes:
+        data = pa.py_buffer(np.ascontiguousarray(rows.coded).tobytes())
+        columns.append(pa.FixedSizeBinaryArray.from_buffers(pa.binary(config.row_bytes), len(rows), [None, data]))
+    columns += [
+        pa.array([entry.get(name) for entry in rows.metadata], schema.field(name).type) for name in config.columns
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _index_by_id(table: pa.Table, wanted: Mapping[str, None], found: dict[str, tuple[Any, int]]) -> None:
+    """Note in `found` where in the table each wanted row is."""
+    for batch in table.to_batches():
+        for row, name in enumerate(batch["id"].to_pylist()):
+            if name in wanted:
+                found[name] = (batch, row)
+
+
+def _from_arrow(places: Sequence[tuple[Any, int]], config: IndexConfig) -> Rows:
+    """Rows at places (batch, row) of record batches, in this order."""
+    count = len(places)
+    pooled, coded = np.empty((count, config.dim), np.float32), np.empty((count, config.row_bytes), np.uint8)
+    ids: list[str] = [""] * count
+    metadata: list[Mapping[str, Value]] = [{}] * count
+    of_batch: dict[int, tuple[Any, list[tuple[int, int]]]] = {}
+    for place, (batch, row) in enumerate(places):
+        of_batch.setdefault(id(batch), (batch, []))[1].append((place, row))
+    for batch, pairs in of_batch.values():
+        to, rows = (list(side) for side in zip(*pairs, strict=True))
+        chosen = batch.take(rows)
+        pooled[to] = chosen["pooled"].flatten().to_numpy(zero_copy_only=False).reshape(len(rows), config.dim)
+        if config.row_bytes:
+            buffer, start = chosen["regions"].buffers()[1], chosen["regions"].offset * config.row_bytes
+            flat = np.frombuffer(buffer, np.uint8, len(rows) * config.row_bytes, start)
+            coded[to] = flat.reshape(len(rows), config.row_bytes)
+        names, entries = chosen["id"].to_pylist(), chosen.select(list(config.columns)).to_pylist()
+        for at, name, entry in zip(to, names, entries, strict=True):
+            ids[at], metadata[at] = name, entry
+    return Rows(tuple(ids), pooled, coded, tuple(metadata))

@@ -1,0 +1,175 @@
+"""`diml index` and `diml search` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diml.cli import main
+from diml.models import load_embedder
+from tiny_model import save_tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def draw(path: Path, seed: int, noise: int = 0) -> None:
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 200, (6, 6, 3)) + np.random.default_rng(noise).integers(0, 2, (6, 6, 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8)).resize((80, 80)).save(path)
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """Nine images in three classes; one of them lies almost the same in another class."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    for seed in range(9):
+        draw(tmp_path / "shop" / f"class{seed % 3}" / f"{seed}.png", seed)
+    draw(tmp_path / "shop" / "class1" / "copy.png", seed=0, noise=5)
+    return tmp_path / "shop"
+
+
+@pytest.fixture
+def index(shop, model, capsys):
+    assert main(["index", "build", "shop", "--index", "shop.index", "--model", str(model)]) == 0
+    assert capsys.readouterr().out == (
+        "shop.index: 10 images; 10 embedded, 0 copied, 0 unchanged, 0 removed, 0 left out\n"
+    )
+    return "shop.index"
+
+
+def test_build_again_as_json_with_a_bad_image(index, shop, model, capsys):
+    (shop / "torn.jpg").write_bytes(b"torn")
+    words = ["index", "build", "shop", "--index", index, "--model", str(model)]
+    assert main(words) == 1
+    shown = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"left out .*shop/torn\.jpg: .+", shown[0])
+    assert shown[1].endswith("0 embedded, 0 copied, 10 unchanged, 0 removed, 1 left out")
+    assert main([*words, "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["total"], told["unchanged"], len(told["bad"])) == (10, 10, 1)
+
+
+def test_info_tells_what_it_is_of(index, model, capsys):
+    assert main(["index", "info", index, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["rows"], told["regions"], told["storage"], told["kind"]) == (10, 16, "float16", "LanceDB")
+    assert told["model"] == str(model)
+    assert told["embedder"] == load_embedder(model).fingerprint()
+    assert main(["index", "info", index]) == 0
+    assert "float16" in capsys.readouterr().out
+
+
+def test_search_prints_hits_with_their_parts(index, shop, capsys):
+    assert main(["search", index, "shop/class0/0.png", "-k", "3"]) == 0
+    shown = capsys.readouterr().out
+    first, second = shown.index("class0/0.png"), shown.index("class1/copy.png")
+    assert first < second
+    assert re.search(r"[A-D][1-4] -> [A-D][1-4] 0\.\d{3}, ", shown)
+
+
+def test_search_as_json_has_every_ledger(index, shop, capsys):
+    words = ["search", index, "shop/class0/0.png", "--k", "4", "--where", "label = 'class1'", "--json"]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [hit["rank"] for hit in told["hits"]] == [1, 2, 3, 4]
+    assert {hit["metadata"]["label"] for hit in told["hits"]} == {"class1"}
+    assert told["hits"][0]["file"] == str(shop / "class1" / "copy.png")
+    for hit in told["hits"]:
+        parts = np.multiply(hit["ledger"]["plan"], hit["ledger"]["cosine"])
+        assert parts.sum() == pytest.approx(hit["structural"], abs=1e-4)
+        assert hit["score"] == pytest.approx(hit["pooled"] + hit["structural"], abs=1e-5)
+
+
+def test_search_writes_a_page(index, shop, capsys):
+    assert main(["search", index, "shop/class0/0.png", "-k", "2", "--html", "hits.html"]) == 0
+    assert "Written: hits.html" in capsys.readouterr().out
+    page = Path("hits.html").read_text()
+    assert "copy.png" in page
+    assert page.count("data:image/jpeg") == 3
+
+
+def test_all_pairs_finds_the_copy_and_that_it_is_labelled_otherwise(index, shop, capsys):
+    words = ["search", index, "--all-pairs", "--json", "--differ", "label"]
+    assert main([*words, "--threshold", "1"]) == 0
+    pairs = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all(pair["a"]["metadata"]["label"] != pair["b"]["metadata"]["label"] for pair in pairs)
+    pairs.sort(key=lambda pair: -pair["score"])
+    files = {pairs[0][side]["file"] for side in "ab"}
+    assert files == {str(shop / "class0" / "0.png"), str(shop / "class1" / "copy.png")}
+    between = str((pairs[0]["score"] + pairs[1]["score"]) / 2)
+    assert main([*words, "--threshold", between]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert main(["search", index, "--all-pairs", "--threshold", between]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].split("\t")[1:] in (sorted(files), sorted(files, reverse=True))
+    assert shown[-1].startswith("1 pairs of score")
+
+
+def test_verify_remove_and_optimize(index, shop, capsys):
+    assert main(["index", "verify", index]) == 0
+    assert "10 rows, 0 faults; images as they were indexed" in capsys.readouterr().out
+    draw(shop / "class2" / "2.png", seed=77)
+    assert main(["index", "verify", index]) == 1
+    assert "class2/2.png: changed since it was indexed" in capsys.readouterr().out
+    assert main(["index", "verify", index, "--no-images"]) == 0
+    assert main(["index", "remove", index, "shop/class2/2.png"]) == 0
+    assert main(["index", "remove", index, "--where", "label = 'class1'"]) == 0
+    assert "4 removed, 5 left" in capsys.readouterr().out
+    assert main(["index", "optimize", index]) == 0
+    assert "5 images" in capsys.readouterr().out
+    assert (shop / "class2" / "2.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["index", "build", "nowhere", "--index", "x"], "does not exist"),
+        (["index", "build", "shop", "--index", "shop"], "and no index; name a new folder"),
+        (["index", "info", "nowhere"], "diml index build"),
+        (["index", "remove", "shop.index"], "name some, or give --where"),
+        (["index", "remove", "shop.index", "shop/class0/0.png", "other.png"], "other.png is not in shop.index"),
+        (["index", "tidy"], "need one of build, info, verify, remove, optimize"),
+        (["search", "shop.index"], "need a IMAGE, or --all-pairs"),
+        (["search", "shop.index", "nowhere.png"], "is not there"),
+        (["search", "nowhere", "shop/class0/0.png"], "there is none at nowhere"),
+        (["search", "shop.index", "shop/class0/0.png", "--where", "colour = 'red'"], "no column 'colour'"),
+        (["search", "shop.index", "shop/class0/0.png", "--html", "hits.png"], "ending in .html"),
+        (["search", "shop.index", "--all-pairs", "--html", "hits.html"], "a page is of the hits of one query"),
+        (["search", "shop.index", "shop/class0/0.png", "--model", "mobilenetv2_100"], "another embedder"),
+    ],
+)
+def test_errors_are_one_line_with_the_remedy_and_change_nothing(index, words, told, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert main(["index", "info", index, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 10
+
+
+@pytest.mark.parametrize("action", ["build", "info", "verify", "remove", "optimize"])
+def test_every_action_has_help_with_examples(action, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["index", action, "--help"])
+    assert stopped.value.code == 0
+    assert f"\ndiml index {action}" in capsys.readouterr().out
+
+
+def test_the_verbs_start_without_the_data_base():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from diml.cli import main; main(['--help']); print(any('lance' in name for name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "False"

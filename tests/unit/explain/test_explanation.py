@@ -1,0 +1,125 @@
+"""Two images in one call: what is remembered, and the numbers handed on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from diml.explain import Explanation, describe_match, drawn_pair, match_images
+from diml.matching import Match, Regions, match
+
+MakeMatch = Callable[..., Match]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    paths = (tmp_path / "a.png", tmp_path / "b.png")
+    for image, path in zip(drawn_pair(96), paths, strict=True):
+        image.save(path)
+    return paths
+
+
+def test_paths_are_matched_as_their_regions_are(files: tuple[Path, Path], embedder: Any) -> None:
+    found = match_images(*files, embedder=embedder, epsilon=0.1)
+    regions = embedder.embed(drawn_pair(96))
+    assert torch.equal(found.plan, match(regions[0], regions[1], epsilon=0.1).plan)
+    assert found.names == (str(files[0]), str(files[1]))
+    assert found.grid_q == (4, 4)
+
+
+def test_the_images_kept_are_what_the_model_saw(files: tuple[Path, Path], embedder: Any) -> None:
+    found = match_images(*files, embedder=embedder)
+    for kept, drawn in zip(found.images, drawn_pair(96), strict=True):
+        assert kept.size == (112, 112)
+        assert kept.mode == "RGB"
+        assert kept.tobytes() == embedder.preprocess.view(drawn, 2).tobytes()
+
+
+def test_pil_images_and_tensors_are_taken_too(files: tuple[Path, Path], embedder: Any) -> None:
+    plain = match_images(*files, embedder=embedder)
+    with Image.open(files[0]) as opened:
+        tensor = torch.frombuffer(bytearray(drawn_pair(96)[1].tobytes()), dtype=torch.uint8)
+        mixed = match_images(opened, tensor.reshape(96, 96, 3).permute(2, 0, 1), embedder=embedder)
+    assert torch.equal(mixed.plan, plain.plan)
+    assert mixed.names == (str(files[0]), "<image 1>")
+
+
+def test_regions_instead_of_a_image_are_refused_with_the_remedy(embedder: Any) -> None:
+    regions = Regions.normalized(torch.rand(1, 4, 8), torch.rand(1, 8))
+    with pytest.raises(TypeError, match=r"b: need a image, got Regions; .*diml\.matching\.match"):
+        match_images(drawn_pair(64)[0], regions, embedder=embedder)  # type: ignore[arg-type]
+
+
+def test_a_missing_image_is_named_before_anything_is_embedded(embedder: Any) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg"):
+        match_images(drawn_pair(64)[0], "nowhere.jpg", embedder=embedder)
+    assert embedder.seen == []
+
+
+def test_the_same_image_matches_itself_best(embedder: Any) -> None:
+    a, b = drawn_pair(96)
+    assert float(match_images(a, a, embedder=embedder).score) > float(match_images(a, b, embedder=embedder).score)
+
+
+def test_draw_gives_the_figure_with_the_names(files: tuple[Path, Path], embedder: Any) -> None:
+    figure = match_images(*files, embedder=embedder).draw(top=3)
+    assert figure.get_size_inches()[0] * figure.dpi == pytest.approx(1200)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert any(text.endswith("a.png") for text in texts)
+    assert len([artist for artist in figure.findobj() if (artist.get_gid() or "").startswith("flow-")]) == 3
+
+
+@pytest.mark.parametrize("pair", [0, 2, -1])
+def test_one_pair_is_taken_out_of_many(pair: int, random_match: MakeMatch) -> None:
+    many = random_match((2, 3), (4, 4), pairs=3)
+    one = Explanation.of(many, drawn_pair(32), ("a", "b"), pair=pair)
+    assert len(one) == 1
+    assert one.ledger().to_json() == many.ledger(pair).to_json()
+    assert (one.grid_q, one.grid_g) == ((2, 3), (4, 4))
+    assert torch.equal(one.weight_g[0], many.weight_g[pair])
+
+
+def test_a_image_match_is_of_one_pair_and_two_images(random_match: MakeMatch) -> None:
+    many = random_match((2, 2), (2, 2), pairs=3)
+    with pytest.raises(IndexError, match=r"pair: need -3\.\.2, got 3"):
+        Explanation.of(many, drawn_pair(32), ("a", "b"), pair=3)
+    with pytest.raises(ValueError, match="plan: need one pair, got 3"):
+        Explanation(**vars(many), images=drawn_pair(32), names=("a", "b"))
+    with pytest.raises(ValueError, match="names: need two"):
+        Explanation.of(many, drawn_pair(32), ("a",))  # type: ignore[arg-type]
+
+
+def test_the_description_is_plain_json_that_adds_up(random_match: MakeMatch) -> None:
+    found = random_match((2, 3), (4, 4), pairs=2)
+    told = json.loads(json.dumps(describe_match(found, 1, top=96, names=("a", "b"), settings={"epsilon": 0.05})))
+    assert told["names"] == {"query": "a", "gallery": "b"}
+    assert told["settings"] == {"epsilon": 0.05}
+    assert sum(flow["contribution"] for flow in told["top"]) == pytest.approx(told["structural"], abs=1e-6)
+    assert told["pooled"] + told["structural"] == pytest.approx(told["score"])
+    assert told["score"] == pytest.approx(float(found.score[1]), abs=1e-6)
+    for side, weights in (("q", found.weight_q), ("g", found.weight_g)):
+        assert told[f"weight_{side}"] == pytest.approx(weights[1].tolist())
+        assert sum(told[f"weight_{side}"]) == pytest.approx(1)
+        assert sum(told[f"total_{side}"]) == pytest.approx(told["structural"])
+    assert (told["grid_q"], told["grid_g"]) == ([2, 3], [4, 4])
+    assert told["convergence"]["converged"] is True
+    assert 0 <= told["convergence"]["marginal_error"] <= 1e-4
+    assert torch.tensor(told["plan"]).shape == torch.tensor(told["cosine"]).shape == (6, 16)
+
+
+def test_flows_are_told_with_their_cells(random_match: MakeMatch) -> None:
+    for flow in describe_match(random_match((2, 3), (4, 4)), top=5)["top"]:
+        row, column = flow["cell_g"]
+        assert row * 4 + column == flow["region_g"]
+        assert flow["name_g"] == f"{'ABCD'[column]}{row + 1}"
+    told = describe_match(random_match(5, (4, 4)), top=1)
+    assert told["grid_q"] is None
+    assert told["top"][0]["cell_q"] is None
+    assert told["top"][0]["name_q"] == f"#{told['top'][0]['region_q']}"
+    assert told["names"] is None

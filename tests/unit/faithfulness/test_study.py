@@ -1,0 +1,145 @@
+"""All measures on a tiny network: every finding there, repeatable, with known answers where there are any."""
+
+import json
+
+import numpy as np
+import pytest
+from unit.explain.faithfulness.small import small_shop, tiny_embedder
+
+from diml.faithfulness import Measures, choose_pairs, faithfulness, run_study, tables, write_plots
+from diml.faithfulness.findings import RANDOM, Judgement, summed_up
+from diml.faithfulness.study import Study
+
+FEW = Measures(warps=("identity", "flip"), steps=3, top=4, grad_cam=False)
+
+
+@pytest.fixture(scope="session")
+def found(tmp_path_factory):
+    """A judgement of four pairs; nothing changes it, so that all tests can share it."""
+    return faithfulness(tiny_embedder(), small_shop(tmp_path_factory.mktemp("judged")), pairs=4, measures=FEW)
+
+
+def test_every_measure_is_there_for_both_networks_and_can_be_written(found):
+    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert set(told) == {"model", "random weights"}
+    for numbers in told.values():
+        measures = {finding["measure"] for finding in numbers["findings"]}
+        assert measures == {"additivity", "deletion", "insertion", "correspondence", "stability"}
+        assert all(finding["low"] <= finding["value"] <= finding["high"] for finding in numbers["findings"])
+        assert numbers["unfinished_plans"] == 0
+    orders = {curve["method"] for curve in told["model"]["curves"]}
+    assert orders == {"credit", "weights", "argmax", "random", "randomised"}
+
+
+def test_answers_that_are_known(found):
+    for name in found.studies:
+        assert found.find("additivity", "", "ledger", "error", name).value <= 1e-6
+        assert found.find("correspondence", "identity", "argmax", "mass", name).value == pytest.approx(1)
+        assert found.find("correspondence", "identity", "ceiling", "mass", name).value == pytest.approx(1)
+        assert found.find("correspondence", "flip", "identity", "regions", name).value == pytest.approx(1 / 3)
+        assert found.find("correspondence", "flip", "uniform", "mass", name).value == pytest.approx(1 / 9)
+        assert found.find("stability", "jpeg", "chance", "unchanged", name).value == pytest.approx(4 / 81)
+    with pytest.raises(KeyError):
+        found.find("correspondence", "shift", "plan", "mass", RANDOM)
+
+
+def test_every_curve_begins_and_ends_at_the_same_two_images(found):
+    for measured in found.studies.values():
+        deleted, inserted = measured.curves["deletion", "credit"], measured.curves["insertion", "credit"]
+        for (kind, _), rows in measured.curves.items():
+            first, last = (deleted[:, 0], deleted[:, -1]) if kind == "deletion" else (inserted[:, 0], inserted[:, -1])
+            assert rows[:, 0] == pytest.approx(first)
+            assert rows[:, -1] == pytest.approx(last)
+        assert deleted[:, 0] == pytest.approx(inserted[:, -1])
+
+
+def test_a_pair_has_the_same_numbers_whatever_its_companions(tiny, shop, monkeypatch):
+    pairs = choose_pairs(shop, 4, seed=0)
+    together = run_study(tiny, shop, pairs, measures=FEW, settings={})
+    monkeypatch.setattr("diml.faithfulness.study.CHUNK", 1)
+    apart = run_study(tiny, shop, pairs, measures=FEW, settings={})
+    assert together.values.keys() == apart.values.keys()
+    for key, values in together.values.items():
+        assert apart.values[key] == pytest.approx(values, abs=1e-4), key
+
+
+def test_intervals_hold_the_mean_and_deletion_is_paired_with_chance():
+    generator = np.random.default_rng(0)
+    chance = generator.normal(size=200)
+    values = {
+        ("deletion", "", "random", "area"): chance,
+        ("deletion", "", "credit", "area"): chance - 0.25,
+        ("additivity", "", "ledger", "error"): np.array([1e-9, 5e-8, 2e-8]),
+    }
+    findings = summed_up(Study(values, {}, np.array([0.0, 1.0]), 0), seed=0)
+    by_name = {(f.method, f.quantity): f for f in findings}
+    less = by_name["credit", "area_less_random"]
+    assert (less.value, less.low, less.high) == pytest.approx((-0.25, -0.25, -0.25))
+    area = by_name["credit", "area"]
+    assert area.high - area.low == pytest.approx(3.92 * chance.std() / 200**0.5, rel=0.15)
+    assert by_name["ledger", "error"].value == 5e-8
+
+
+def test_tables_and_plots_show_what_was_found(found, tmp_path):
+    from rich.console import Console
+
+    from diml.faithfulness import plots
+
+    console = Console(width=140, record=True, file=(tmp_path / "shown").open("w"))
+    for table in tables(found):
+        console.print(table)
+    console.file.close()
+    shown = console.export_text()
+    value = found.find("correspondence", "flip", "plan", "mass").value
+    assert f"{100 * value:.1f} (" in shown
+    assert "plan, sharpened" in shown
+    assert {path.name for path in write_plots(found, tmp_path / "plots")} == {
+        f"{name}.png" for name in ("additivity", "deletion", "correspondence", "stability")
+    }
+    axes = plots.deletion_plot(found).axes
+    curve = next(line for line in axes[0].lines if line.get_label() == "credit (ledger)")
+    assert curve.get_ydata() == pytest.approx(found.studies["model"].curves["deletion", "credit"].mean(axis=0))
+    drawn = [bar.get_height() for bar in plots.correspondence_plot(found).axes[0].patches]
+    assert min(abs(height - value) for height in drawn) < 1e-9
+
+
+def test_the_correspondence_shows_chance_and_the_strongest_matches_of_both_networks(found):
+    from diml.faithfulness import plots
+
+    axes = plots.correspondence_plot(found).axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    for label, study in (("strongest match of the plan", "model"), ("the same, random weights", RANDOM)):
+        values = [found.find("correspondence", case, "plan", "strongest", study).value for case in FEW.warps]
+        assert lines[label].get_ydata() == pytest.approx(values)
+    assert lines["chance"].get_ydata() == pytest.approx([1 / 9, 1 / 9])
+    words = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert words[0] == "plan that scores"
+    alone = Judgement({"model": found.studies["model"]}, {"model": found.findings["model"]})
+    assert "the same, random weights" not in {
+        line.get_label() for line in plots.correspondence_plot(alone).axes[0].lines
+    }
+
+
+def test_every_error_of_additivity_is_drawn_whatever_its_size(found):
+    from diml.faithfulness import plots
+
+    errors = np.array([0.0, 1e-15, 3e-8, 2e-4])
+    values = dict.fromkeys((("additivity", "", method, "error") for method in ("ledger", "ranking")), errors)
+    made = Judgement({"model": Study(values, {}, np.array([0.0, 1.0]), 0)}, {"model": ()})
+    shares = plots.additivity_plot(made).axes[0].patches[0].get_data().values
+    assert sum(shares) == pytest.approx(1)
+    assert (shares[0], shares[-1]) == pytest.approx((0.5, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"steps": 0}, "steps: need at least 1"),
+        ({"top": 0}, "top: need at least 1"),
+        ({"warps": ("flip", "twist")}, "warps: need some of .*, got twist"),
+        ({"sharpen": 0.5}, "sharpen: need a finite number"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, told):
+    with pytest.raises(ValueError, match=told):
+        Measures(grad_cam=False, **settings)
