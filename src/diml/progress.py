@@ -1,19 +1,29 @@
-"""How far embedding has come: a bar that counts images, or a function of the caller's that is told."""
+"""The progress bar of every long task: one style, on standard error."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
 
-ShowProgress = bool | Callable[[int], None]
-"""Whether to draw a progress bar; or a function that is told how many images more are done."""
+ShowProgress = bool | Callable[[float], None]
+"""Whether to draw a progress bar; or a function called with the number of items finished since its last call."""
 
 
 @contextlib.contextmanager
-def image_progress(total: int, *, show: ShowProgress, what: str = "embedding") -> Iterator[Callable[[int], None]]:
-    """Give a function that is told how many images more are done; it draws a bar on standard error when `show`.
+def progress_bar(
+    total: int, *, show: ShowProgress, what: str = "embedding", unit: str = "images"
+) -> Iterator[Callable[[float], None]]:
+    """Yield a function that advances the bar by a number of items; it draws on standard error when `show` is true.
 
-    Where `show` is a function, it is that function; an error that it raises ends the embedding.
+    Args:
+        total: number of items, at least 0.
+        show: False draws nothing; a function takes the place of the bar, and an error that it raises ends the task.
+        what: name of the task, left of the bar.
+        unit: plural noun for the items.
+
+    Example:
+        >>> with progress_bar(len(paths), show=True, what="reading", unit="files") as advance:
+        ...     advance(1)
     """
     if callable(show):
         yield show
@@ -28,15 +38,16 @@ def image_progress(total: int, *, show: ShowProgress, what: str = "embedding") -
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn(unit),
         TextColumn("{task.fields[speed_text]}"),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=total, speed_text="")
 
-        def advance(images: int) -> None:
-            bar.advance(task, images)
+        def advance(items: float) -> None:
+            bar.advance(task, items)
             speed = bar.tasks[task].finished_speed or bar.tasks[task].speed
-            bar.update(task, speed_text=f"{speed:.0f} images/s" if speed else "")
+            bar.update(task, speed_text=f"{speed:.0f}/s" if speed else "")
 
         yield advance

@@ -26,7 +26,7 @@ class Known:
 
     query: Regions
     gallery: Regions
-    marginals: str | tuple[Tensor, Tensor]
+    weights: str | tuple[Tensor, Tensor]
     plan: Tensor
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diml.search import create_store
-from diml.search.filters import Both, Comparison, Either, Membership, Where
+from diml.search.filters import And, ColumnComparison, ColumnMembership, Or, Where
+from diml.search.index import create_store
 from unit.search.contract import CONFIG, make_rows
 
 pytest.importorskip("pymilvus")
@@ -49,25 +49,25 @@ def leaves(draw: st.DrawFn) -> Where:
     column = draw(st.sampled_from(sorted(values)))
     if draw(st.booleans()):
         chosen = draw(st.lists(values[column], min_size=1, max_size=3))
-        return Membership(column, tuple(chosen), draw(st.booleans()))
+        return ColumnMembership(column, tuple(chosen), draw(st.booleans()))
     signs = ("=", "!=") if column == "fresh" else tuple(COMPARE)
-    return Comparison(column, draw(st.sampled_from(signs)), draw(values[column]))
+    return ColumnComparison(column, draw(st.sampled_from(signs)), draw(values[column]))
 
 
 conditions = st.recursive(
-    leaves(), lambda inner: st.builds(Both, inner, inner) | st.builds(Either, inner, inner), max_leaves=6
+    leaves(), lambda inner: st.builds(And, inner, inner) | st.builds(Or, inner, inner), max_leaves=6
 )
 
 
 def fits(where: Where, entry: Mapping[str, Any]) -> bool:
     match where:
-        case Comparison(column, sign, value):
+        case ColumnComparison(column, sign, value):
             return entry[column] is not None and COMPARE[sign](entry[column], value)
-        case Membership(column, chosen, negated):
+        case ColumnMembership(column, chosen, negated):
             return entry[column] is not None and (entry[column] in chosen) != negated
-        case Both(left, right):
+        case And(left, right):
             return fits(left, entry) and fits(right, entry)
-        case Either(left, right):
+        case Or(left, right):
             return fits(left, entry) or fits(right, entry)
 
 

@@ -15,10 +15,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diml.evaluation import Ranking, evaluate_regions, rank
-from diml.matching import Regions
-from diml.matching.retrieval import NOTHING
+from diml.matching import Ranking, Regions
+from diml.matching.retrieval import NOTHING, rank
 from laws.strategies import seeds
+from scores import evaluated
 
 #: Settings for problems full of zeros and equal costs: smooth, so that they are quickly solved.
 SMOOTH = {"epsilon": 1.0, "resamples": 2}
@@ -109,13 +109,13 @@ def test_reranking_one_place_changes_nothing(case):
 
 
 @given(evaluations(), st.lists(st.integers(0, 12), min_size=1, max_size=4))
-def test_for_every_k_the_hits_are_a_permutation_of_the_gallery_without_the_query(case, rerank):
+def test_for_every_k_the_hits_are_a_permutation_of_the_gallery_without_the_query(case, rerank_at):
     regions, labels, queries, gallery = case
-    report = evaluate_regions(
-        regions, labels, queries=queries, gallery=gallery, rerank=(*rerank, 12), without_relevant="miss", **SMOOTH
+    report = evaluated(
+        regions, labels, queries=queries, gallery=gallery, rerank_at=(*rerank_at, 12), without_relevant="miss", **SMOOTH
     )
     assert report.queries.tolist() == queries
-    for k in (*rerank, 12):
+    for k in (*rerank_at, 12):
         for query, hits in zip(queries, report.hits[k].tolist(), strict=True):
             others = set(gallery) - {query}
             assert sorted(hits[: len(others)]) == sorted(others)
@@ -125,8 +125,8 @@ def test_for_every_k_the_hits_are_a_permutation_of_the_gallery_without_the_query
 @given(evaluations())
 def test_the_plain_ranking_is_by_cosine_then_by_place_in_the_gallery(case):
     regions, labels, queries, gallery = case
-    report = evaluate_regions(
-        regions, labels, queries=queries, gallery=gallery, rerank=(0, 9), without_relevant="miss", **SMOOTH
+    report = evaluated(
+        regions, labels, queries=queries, gallery=gallery, rerank_at=(0, 9), without_relevant="miss", **SMOOTH
     )
     cosine = (regions.pooled @ regions.pooled.T).tolist()
     for query, hits in zip(queries, report.hits[0].tolist(), strict=True):
@@ -137,7 +137,7 @@ def test_the_plain_ranking_is_by_cosine_then_by_place_in_the_gallery(case):
 
 @given(halves(9), st.integers(1, 9))
 def test_images_alike_stand_in_gallery_order_after_reranking(regions, k):
-    report, pooled = evaluate_regions(regions, [0] * 9, rerank=(k,), **SMOOTH), regions.pooled
+    report, pooled = evaluated(regions, [0] * 9, rerank_at=(k,), **SMOOTH), regions.pooled
     for hits in report.hits[k].tolist():
         for first, second in pairwise(hits[: min(k, 8)]):
             alike = regions.dense[first].equal(regions.dense[second]) and pooled[first].equal(pooled[second])
@@ -146,7 +146,7 @@ def test_images_alike_stand_in_gallery_order_after_reranking(regions, k):
 
 @given(halves(9), st.integers(1, 12))
 def test_reranking_by_the_pooled_score_leaves_the_ranking_as_it_was(regions, k):
-    report = evaluate_regions(regions, [0] * 9, rerank=(0, k, 9), score="pooled", **SMOOTH)
+    report = evaluated(regions, [0] * 9, rerank_at=(0, k, 9), structural_weight=0, **SMOOTH)
     assert (report.hits[k] == report.hits[0]).all()
 
 
@@ -156,7 +156,7 @@ def test_copies_of_one_image_stand_in_gallery_order_by_the_pooled_score(count):
     dense = torch.randn(2, 16, 128, generator=generator)
     two = Regions.normalized(dense, dense.mean(dim=1))
     regions = two[[0] + [1] * count]
-    report = evaluate_regions(regions, [0] * (count + 1), queries=[0], rerank=(0, count), score="pooled", **SMOOTH)
+    report = evaluated(regions, [0] * (count + 1), queries=[0], rerank_at=(0, count), structural_weight=0, **SMOOTH)
     for hits in report.hits.values():
         assert hits[0, : min(8, count)].tolist() == list(range(1, min(8, count) + 1))
 
@@ -168,7 +168,7 @@ def test_shuffling_the_images_shuffles_the_results(seed, order):
     regions = Regions.normalized(dense, dense.mean(dim=1))
     labels = np.arange(12) % 4
     straight, shuffled = (
-        evaluate_regions(regions[rows], labels[rows], rerank=(0, 5, 20), **SMOOTH) for rows in (range(12), order)
+        evaluated(regions[rows], labels[rows], rerank_at=(0, 5, 20), **SMOOTH) for rows in (range(12), order)
     )
     for k in (0, 5, 20):
         for metric, values in shuffled.per_query[k].items():

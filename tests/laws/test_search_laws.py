@@ -1,4 +1,4 @@
-"""Laws of search: a store is a dictionary; a condition means what it says, however it is written or told."""
+"""Laws of search: a store is a dictionary; a condition has one meaning in every translation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diml.search import Rows, create_store, open_store, parse_where
-from diml.search.filters import to_sql
+from diml.search import open_store
+from diml.search.filters import parse_where, to_sql
+from diml.search.index import create_store
+from diml.search.store import Rows
 from unit.search.contract import COLUMNS, CONFIG, make_rows
 
 NAMES = st.sampled_from("abcdefgh")
@@ -75,7 +77,7 @@ CONDITION = st.recursive(
 
 @given(text=CONDITION)
 def test_a_condition_means_what_it_means_to_sqlite(text):
-    """The text itself is SQL, with `not`; what it is told as is without, and has to choose the same rows."""
+    """The text itself is SQL, with `not`; its translation is without, and has to select the same rows."""
     base = sqlite3.connect(":memory:")
     base.execute("create table t (id integer, label text, shelf integer, price real, fresh integer)")
     rows = [
@@ -83,9 +85,9 @@ def test_a_condition_means_what_it_means_to_sqlite(text):
         for number in range(24)
     ]
     base.executemany("insert into t values (?, ?, ?, ?, ?)", [(number, *row) for number, row in enumerate(rows)])
-    told = to_sql(parse_where(text, COLUMNS))
+    translated = to_sql(parse_where(text, COLUMNS))
     by_text, by_tree = (
-        base.execute(f"select id from t where {condition} order by id").fetchall() for condition in (text, told)
+        base.execute(f"select id from t where {condition} order by id").fetchall() for condition in (text, translated)
     )
     base.close()
     assert by_tree == by_text

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from diml.evaluation import METRICS, evaluate_regions, query_metrics
+from diml.evaluation.metrics import METRICS, query_metrics
 from diml.matching import Regions
 from diml.matching.retrieval import NOTHING
+from scores import WEIGHT_OF, evaluated
 
 IMAGES, EPSILON = 22, 0.1
 LABELS = np.array([7, -3, 7, 10**12, 0, 7, 0, -3, 7, 10**12, 0, 7, -3, 0, 7, 5, 0, -3, 7, 0, 7, -3])  # 5 stands alone
@@ -51,14 +52,14 @@ def naive_plan(cost: np.ndarray, weight_q: np.ndarray, weight_g: np.ndarray) -> 
 
 
 @cache
-def naive_scores(query: int, image: int, marginals: str) -> dict[str, float]:
+def naive_scores(query: int, image: int, weights: str) -> dict[str, float]:
     regions = images()
     q, g = regions.dense[query].numpy(), regions.dense[image].numpy()
     pooled_q, pooled_g = regions.pooled[query].numpy(), regions.pooled[image].numpy()
     mass_q, mass_g = np.maximum(q @ pooled_g, 0), np.maximum(g @ pooled_q, 0)
-    if marginals == "uniform" or not mass_q.any():
+    if weights == "uniform" or not mass_q.any():
         mass_q = np.ones(len(q))
-    if marginals == "uniform" or not mass_g.any():
+    if weights == "uniform" or not mass_g.any():
         mass_g = np.ones(len(g))
     cosine = q @ g.T
     plan = naive_plan(1 - cosine, mass_q / mass_q.sum(), mass_g / mass_g.sum())
@@ -66,10 +67,10 @@ def naive_scores(query: int, image: int, marginals: str) -> dict[str, float]:
     return {"pooled": pooled, "structural": structural, "both": pooled + structural}
 
 
-def naive_ranking(query: int, gallery: list[int], k: int, score: str, marginals: str) -> list[int]:
+def naive_ranking(query: int, gallery: list[int], k: int, score: str, weights: str) -> list[int]:
     others = [image for image in gallery if image != query]
-    plain = sorted(others, key=lambda image: -naive_scores(query, image, marginals)["pooled"])
-    best = sorted(plain[:k], key=lambda image: -naive_scores(query, image, marginals)[score])
+    plain = sorted(others, key=lambda image: -naive_scores(query, image, weights)["pooled"])
+    best = sorted(plain[:k], key=lambda image: -naive_scores(query, image, weights)[score])
     return best + plain[k:]
 
 
@@ -91,22 +92,22 @@ def naive_metrics(relevant: list[bool], count: int, in_gallery: bool) -> dict[st
 
 @pytest.mark.parametrize("sides", SIDES)
 @pytest.mark.parametrize(
-    ("score", "marginals"),
+    ("score", "weights"),
     [("both", "cross_correlation"), ("both", "uniform"), ("structural", "cross_correlation"), ("pooled", "uniform")],
 )
-def test_rankings_and_metrics_are_those_of_the_loops(sides, score, marginals):
+def test_rankings_and_metrics_are_those_of_the_loops(sides, score, weights):
     given_queries, given_gallery = SIDES[sides]
     queries, gallery = given_queries or list(range(IMAGES)), given_gallery or list(range(IMAGES))
-    report = evaluate_regions(
+    report = evaluated(
         images(),
         LABELS,
-        rerank=RERANK,
+        rerank_at=RERANK,
         queries=given_queries,
         gallery=given_gallery,
-        score=score,
+        structural_weight=WEIGHT_OF[score],
         without_relevant="miss",
         resamples=2,
-        marginals=marginals,
+        weights=weights,
         epsilon=EPSILON,
         tolerance=1e-7,
         max_iterations=10_000,
@@ -116,7 +117,7 @@ def test_rankings_and_metrics_are_those_of_the_loops(sides, score, marginals):
     for k in RERANK:
         expected = []
         for query, hits in zip(queries, report.hits[k].tolist(), strict=True):
-            ranking = naive_ranking(query, gallery, k, score, marginals)
+            ranking = naive_ranking(query, gallery, k, score, weights)
             relevant = [bool(LABELS[image] == LABELS[query]) for image in ranking]
             expected.append(naive_metrics(relevant, sum(relevant), query in gallery))
             assert hits == [*ranking, NOTHING][: len(hits)], (query, k)

@@ -11,15 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diml.matching import Regions, match
+from diml.matching import Matcher, Regions
 from diml.objectives import build_objective
 
 BETAS = (0.5, 0.8, 1.1, 1.4, 1.7)
 MARGIN, NU = 0.3, 0.02
 LABELS = torch.arange(5).repeat_interleave(3)
 #: Enough entropy, and a tolerance, with which the plans of both sides are the same.
-TIGHT = {"epsilon": 0.2, "tolerance": 1e-10}
-MATCHING = {"margin": {}, "margin_diml": TIGHT}
+TIGHT = Matcher(epsilon=0.2, tolerance=1e-10)
 
 
 def make_maps() -> torch.Tensor:
@@ -32,7 +31,7 @@ def make_maps() -> torch.Tensor:
 def build(name):
     """The objective with one beta a class, in float64, drawing the same triplets each time."""
     generator = torch.Generator().manual_seed(1)
-    options = {"miner": "random", "generator": generator, "margin": MARGIN, "nu": NU, **MATCHING[name]}
+    options = {"miner": "random", "generator": generator, "margin": MARGIN, "nu": NU, "matcher": TIGHT}
     objective = build_objective(name, num_classes=5, embedding_dim=16, **options).double()
     objective.loss.beta.data = torch.tensor(BETAS, dtype=torch.float64)
     return objective
@@ -44,7 +43,7 @@ def plain_distance(regions, i, j):
 
 def structural_distance(regions, i, j):
     """By the plan of `match`, which is a constant, cell by cell."""
-    plan = match(regions[i].to(torch.float64), regions[j], **TIGHT).plan[0].detach()
+    plan = TIGHT.match(regions[i].to(torch.float64), regions[j]).plan[0].detach()
     total = ((regions.pooled[i] - regions.pooled[j]).square().sum() + 1e-6).sqrt()
     for r in range(regions.num_regions):
         for s in range(regions.num_regions):

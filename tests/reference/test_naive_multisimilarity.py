@@ -12,23 +12,23 @@ import math
 import torch
 from torch import Tensor
 
-from diml.matching import Regions, match
+from diml.matching import Matcher, Regions
 from diml.objectives import build_objective
 
 ALPHA, BETA, BASE, EPSILON = 2.0, 40.0, 0.5, 0.1
 
 
 def make_maps() -> Tensor:
-    """Feature maps (112, 128, 4, 4) in float64: classes overlap, and all images have something in common."""
+    """Feature maps (112, 128, 4, 4) in float64: classes overlap, and all images have a common part."""
     generator = torch.Generator().manual_seed(0)
     shared, own, noise = (torch.randn(n, 128, 4, 4, generator=generator, dtype=torch.float64) for n in (1, 56, 112))
     return shared + 0.6 * own.repeat_interleave(2, 0) + noise
 
 
 def similarities(regions: Regions) -> Tensor:
-    """(N, N) by `match`, solved tightly, a pair and its mirror image once."""
+    """(N, N) by `Matcher.match`, to a small tolerance; a pair and its mirror image once."""
     i, j = torch.triu_indices(len(regions), len(regions), offset=1)
-    found = match(regions[i], regions[j], tolerance=1e-8)
+    found = Matcher(tolerance=1e-8).match(regions[i], regions[j])
     empty = torch.zeros(len(regions), len(regions), dtype=torch.float64)
     half = empty.index_put((i, j), (found.structural + found.pooled) / 2)
     return half + half.T

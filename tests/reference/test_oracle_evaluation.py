@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diml.evaluation import Report, evaluate_regions
-from diml.matching import Regions
+from diml.matching import Matcher, Regions
 
 COLUMNS = ("recall@1", "r_precision_self_counted", "map@r_self_counted")
 
@@ -23,10 +23,10 @@ def case(request, oracle) -> tuple[Report, dict[int, list[float]]]:
     report = evaluate_regions(
         Regions(torch.from_numpy(regions), torch.from_numpy(pooled)),
         labels,
-        rerank=tuple(ALLOWED),
+        rerank_at=tuple(ALLOWED),
         without_relevant="miss",  # the released code counts them
         resamples=2,
-        max_iterations=10_000,  # two pairs of `b` take more than the default 1000
+        matcher=Matcher(max_iterations=10_000),  # two pairs of `b` take more than the default 1000
     )
     return report, dict(zip(trunc.tolist(), table.tolist(), strict=True))
 
@@ -39,7 +39,7 @@ def test_as_the_authors_count_it_is_their_number(case, k, column):
 
 
 def test_every_transport_problem_was_solved(case):
-    assert case[0].unfinished_pairs == 0
+    assert case[0].unconverged_pairs == 0
 
 
 def test_the_standard_definitions_give_more(case):

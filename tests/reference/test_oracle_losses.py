@@ -14,11 +14,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diml.matching import Regions
+from diml.matching import Matcher, Regions
 from diml.objectives import StructuralDistance, StructuralSimilarity, build_objective, pack_regions
 
 SIZES = {"num_classes": 6, "embedding_dim": 32}
-MARGINALS = {"multisimilarity_diml": "cross_correlation", "multisimilarity_diml_uniform": "uniform"}
 
 
 class Recorded:
@@ -117,7 +116,7 @@ def test_multisimilarity_diml_agrees(recorded):
 
 def test_multisimilarity_diml_with_uniform_weights_agrees_as_released(recorded):
     """Uniform weights cannot be swapped."""
-    objective = build_objective("multisimilarity_diml", **SIZES, marginals="uniform")
+    objective = build_objective("multisimilarity_diml", **SIZES, matcher=Matcher(weights="uniform"))
     loss = objective(Regions.from_maps(recorded.maps), recorded.y)
     assert loss.item() == pytest.approx(recorded.value("multisimilarity_diml_uniform"), rel=1e-3)
 
@@ -133,7 +132,7 @@ def test_margin_diml_differs_by_swapped_weights_and_n_times_n_terms(recorded):
     objective = build_objective("margin_diml", **SIZES)
     ours = objective.loss
     regions = Regions.from_maps(recorded.maps)
-    ours.distance.num_regions = 16
+    ours.distance.regions = 16
     loss = ours(pack_regions(regions), recorded.y, recorded.triplets).item()
     near, far = _margin_terms(StructuralDistance(16)(pack_regions(regions)), 1.2, recorded.triplets)
     assert loss == pytest.approx(float((near + far).sum() / ((near > 0).sum() + (far > 0).sum())), rel=1e-5)

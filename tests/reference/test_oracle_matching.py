@@ -7,20 +7,20 @@ import torch
 
 from diml.matching import Regions, match
 
-MARGINALS = {"cc": "cross_correlation", "uniform": "uniform"}
+WEIGHTS = {"cc": "cross_correlation", "uniform": "uniform"}
 
 
 @pytest.mark.parametrize("case", ["small", "paper", "fine"])
-@pytest.mark.parametrize("marginals", MARGINALS)
+@pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_similarities_of_one_image_to_the_others(oracle, case, marginals, dtype):
+def test_similarities_of_one_image_to_the_others(oracle, case, weights, dtype):
     vectors = (torch.from_numpy(oracle[f"match_{case}_{part}"]).to(dtype) for part in ("regions", "global"))
     regions = Regions(*vectors)
-    found = match(regions[0], regions[1:], marginals=MARGINALS[marginals])
+    found = match(regions[0], regions[1:], weights=WEIGHTS[weights])
     pooled = torch.from_numpy(oracle[f"match_{case}_cosine"]).to(dtype)
     torch.testing.assert_close(found.pooled, pooled, rtol=0, atol=1e-6)
     for way in ("pairwise", "batched"):
-        expected = torch.from_numpy(oracle[f"match_{case}_structural_{marginals}_{way}"]).to(dtype)
+        expected = torch.from_numpy(oracle[f"match_{case}_structural_{weights}_{way}"]).to(dtype)
         torch.testing.assert_close(found.structural, expected, rtol=0, atol=5e-4)
 
 
@@ -31,7 +31,7 @@ def training_matrices(oracle, swap_weights=False):
     left, right = (axis.flatten() for axis in torch.meshgrid(*[torch.arange(count)] * 2, indexing="ij"))
     found = match(regions[left], regions[right])
     if swap_weights:
-        found = match(regions[left], regions[right], marginals=(found.weight_g, found.weight_q))
+        found = match(regions[left], regions[right], weights=(found.weight_g, found.weight_q))
 
     def distance(cosine):
         return (2 - 2 * cosine + 1e-6).clamp(min=0).sqrt()

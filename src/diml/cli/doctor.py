@@ -1,4 +1,4 @@
-"""`diml doctor`: what this installation works with."""
+"""`diml doctor`: versions, kernel, devices and assets of this installation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import platform
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: What a package is for, of those that may be missing: the extra that brings it.
+#: Optional packages, and the extra that installs each.
 EXTRAS: Final = {
     "pretrainedmodels": "bninception",
     "pytorch_grad_cam": "faithfulness",
@@ -25,10 +25,10 @@ NEEDED: Final = ("torch", "torchvision", "timm", "pytorch-metric-learning", "num
 
 
 @dataclass(frozen=True, kw_only=True)
-class Doctor:
-    """Show what is in use: versions, compiled kernel, threads, devices, weights and photos in the cache.
+class DoctorCommand:
+    """Show versions, the compiled kernel, threads, devices, optional packages, and weights and photos in the cache.
 
-    Ends with code 1 where the compiled kernel is missing.
+    Exits with status 1 where the compiled kernel is missing.
 
     For instance:
 
@@ -43,7 +43,7 @@ class Doctor:
     """Print JSON instead of a table."""
 
     def run(self) -> int:
-        """Look, print, and say what could be better."""
+        """Collect, print, and advise."""
         found = examine()
         advice = advise(found)
         missing = int(found["kernel"]["reason"].startswith("not built"))
@@ -51,21 +51,24 @@ class Doctor:
             print(json_format.dumps(found | {"advice": advice}, indent=1))
             return missing
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table(show_header=False, title="diml doctor")
         for section, values in found.items():
             for name, value in values.items():
-                table.add_row(section, name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+                table.add_row(
+                    section, name, ", ".join(map(str, value)) if isinstance(value, list) else escape(str(value))
+                )
                 section = ""
             table.add_section()
         Console().print(table)
-        print("\n".join(f"! {line}" for line in advice) or "Nothing to mend.")
+        print("\n".join(f"! {line}" for line in advice) or "Nothing to fix.")
         return missing
 
 
 def examine() -> dict[str, dict[str, Any]]:
-    """Plain facts by section."""
+    """Facts by section, as plain values."""
     import torch
 
     from diml.assets import asset_status, cache_folder
@@ -83,14 +86,14 @@ def examine() -> dict[str, dict[str, Any]]:
         },
         "kernel": native.info() | {"switch": os.environ.get("DIML_NATIVE", "not set")},
         "machine": {"system": platform.platform(), "cores": os.cpu_count(), "devices": ["cpu", *mps, *cuda]},
-        "extras": {name: "there" if there else f"missing (diml[{EXTRAS[name]}])" for name, there in extras.items()},
+        "extras": {name: "installed" if there else f"missing (diml[{EXTRAS[name]}])" for name, there in extras.items()},
         "assets": {"folder": str(cache_folder())}
         | {name: "in the cache" if cached else "fetched when needed" for name, cached in assets.items()},
     }
 
 
 def advise(found: dict[str, dict[str, Any]]) -> list[str]:
-    """What slows diml down here, and the remedy."""
+    """What slows diml down on this machine, and the remedy."""
     kernel, machine = found["kernel"], found["machine"]
     advice = []
     if not kernel["available"]:
@@ -100,3 +103,6 @@ def advise(found: dict[str, dict[str, Any]]) -> list[str]:
         used = f"torch uses {kernel['threads']} of {machine['cores']} cores"
         advice.append(f"threads: {used}; raise OMP_NUM_THREADS, or torch.set_num_threads in your program")
     return advice
+
+
+COMMAND = DoctorCommand

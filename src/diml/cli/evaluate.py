@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import json as json_format
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+
+from diml.cli.options import (
+    DEFAULT_MODEL,
+    DataFlags,
+    DataOptions,
+    EmbedderFlags,
+    EmbedderOptions,
+    LoadingFlags,
+    LoadingOptions,
+    MatcherFlags,
+    MatcherOptions,
+)
+from diml.cli.output import print_evaluation
 
 if TYPE_CHECKING:
     from diml.data import DataSet
@@ -17,94 +30,62 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class EvaluateCommand:
     """Evaluate retrieval on a data set: plain cosine ranking (K = 0) against structural re-ranking of the best K.
 
     For instance:
 
     diml evaluate orl
 
-    diml evaluate cub200 --data data --model resnet50 --rerank 0 100
+    diml evaluate cub200 --data data --model resnet50 --rerank-at 0 100
 
     diml evaluate grocery --data shop/grocery --model mobilenetv2_100 tf_efficientnet_lite0 --head whiten
 
-    diml evaluate csv --data mine.csv --model runs/mine --grid 7 --marginals uniform --output runs/ablation
+    diml evaluate csv --data mine.csv --model runs/mine --grid 7 --weights uniform --output runs/ablation
 
     diml evaluate runs/orl-margin-0 runs/orl-margin_diml-0 --metrics all
     """
 
     dataset: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATASET | RUN ...")]
-    """Name of the data set (`diml datasets` lists them); or folders of runs of one data set, whose best embedders are
+    """Name of the data set (`diml datasets` lists them); or folders of runs on one data set, whose best embedders are
     evaluated on the test images of the runs."""
 
-    data: Path | None = None
-    """Folder that has the data set inside; for `folder` and `csv`, that folder or file itself. By default `data`, or
-    where the runs had it."""
-
-    protocol: str | None = None
-    """Which of the data set's protocols; its first one when omitted."""
+    data: DataFlags = DataOptions()
 
     model: tuple[str, ...] = ()
-    """One or more: timm names, folders of saved embedders, or checkpoint files of the released code. When omitted
-    mobilenetv2_100, or the runs."""
+    """One or more: timm names, folders of runs or saved embedders, or checkpoint files of the released code. When
+    omitted mobilenetv2_100, or the runs."""
 
-    architecture: str | None = None
-    """Backbone of a checkpoint file, for instance resnet50."""
+    embedder: EmbedderFlags = EmbedderOptions()
 
-    rerank: tuple[int, ...] = (0, 100)
+    rerank_at: tuple[int, ...] = (0, 100)
     """The K to evaluate; 0 is the plain ranking."""
 
-    grid: int | None = None
-    """Regions a side: G x G, 1 to 14; by default as the model was saved, else 4."""
+    matcher: MatcherFlags = MatcherOptions()
 
     head: Literal["identity", "linear", "whiten"] | None = None
-    """What makes embeddings of features; by default what the model was saved with, else `identity`."""
+    """What maps features to embeddings; by default the head that the model was saved with, else `identity`."""
 
     dim: int | None = None
-    """Channels of a `linear` or `whiten` head; by default 128."""
+    """Channels of a `linear` or `whiten` head; 128 by default."""
 
     fit_on: Literal["train", "test"] = "train"
-    """Images that a `whiten` head is fitted on; no labels are used."""
-
-    resize: Literal["crop", "square"] | None = None
-    """`crop`: short side to 256, centre 224; `square`: all of it to 224 x 224. By default the model's own."""
-
-    marginals: Literal["cross_correlation", "uniform"] = "cross_correlation"
-    """Mass of each region: by its agreement with the other image, or the same for all."""
-
-    epsilon: float = 0.05
-    """Entropy of the transport plan, in units of cosine."""
-
-    score: Literal["both", "structural", "pooled"] = "both"
-    """What to re-rank by; `both` is the sum, as in the paper."""
+    """Images that a `whiten` head is fitted on; labels are not used."""
 
     storage: Literal["float32", "float16", "int16", "int8"] = "float32"
-    """How regions are kept while they are compared: `int16` is fastest on a CPU (scores change by 1e-5), `int8` takes
-    a quarter of the memory."""
+    """How regions are stored while they are compared: `int16` is the fastest on a CPU (scores change by about 1e-5),
+    `int8` takes a quarter of the memory."""
 
     without_relevant: Literal["exclude", "miss", "fail"] = "exclude"
-    """Queries without a relevant image: left out and counted apart, counted as misses, or an error."""
+    """Queries without a relevant image: excluded and counted apart, counted as misses, or an error."""
 
-    on_bad_image: Literal["fail", "skip"] = "fail"
-    """Unreadable images: stop and name the first, or leave them out and name them all."""
+    loading: LoadingFlags = LoadingOptions()
 
     metrics: Literal["standard", "all"] = "standard"
     """`all` adds Recall@1,2,4,8, NMI, F1, variants of mAP, distances within and between classes, and spectral decay."""
 
     output: Path | None = None
-    """Folder for evaluation.csv and evaluation.json; with `--metrics all` metrics.csv besides."""
-
-    cache: bool = True
-    """Keep embeddings by content in the cache folder, so that the same images are embedded once."""
-
-    batch_size: int = 64
-    """Images in one batch."""
-
-    workers: int | None = None
-    """Loader processes; chosen by the machine when omitted."""
-
-    device: str = "cpu"
-    """Where to compute, for instance cuda."""
+    """Folder for evaluation.csv and evaluation.json, and metrics.csv with `--metrics all`."""
 
     seed: int = 0
     """Of the bootstrap."""
@@ -114,13 +95,17 @@ class Evaluate:
 
     def run(self) -> int:
         """Embed, evaluate, print, write."""
-        from diml.evaluation.extra_tables import extra_of, print_extra, write_extra
-        from diml.evaluation.tables import write_reports
+        from diml.evaluation.extra import extra_metrics
+        from diml.evaluation.tables import write_extra, write_reports
 
         dataset, models = self._open()
         found = {name: self._evaluate(model, dataset) for name, model in models.items()}
         reports = {name: evaluation.report for name, evaluation in found.items()}
-        extra = {name: extra_of(evaluation, self.seed) for name, evaluation in found.items() if self.metrics == "all"}
+        extra: dict[str, dict[str, float]] = {}
+        for name, evaluation in found.items() if self.metrics == "all" else ():
+            images = evaluation.images
+            sides = {"queries": images.queries, "gallery": images.gallery}
+            extra[name] = extra_metrics(evaluation.regions, images.labels, seed=self.seed, **sides)
         more = {"metrics": extra} if extra else {}
         config = self._config(dataset, models)
         if self.json:
@@ -129,7 +114,7 @@ class Evaluate:
         else:
             print_evaluation(f"{dataset.name}, {dataset.protocol}", found)
             if extra:
-                print_extra(reports, extra)
+                _print_extra(found, extra)
         if self.output is not None:
             written = [*write_reports(self.output, reports, config, more)]
             if extra:
@@ -139,68 +124,71 @@ class Evaluate:
         return 0
 
     def _open(self) -> tuple[DataSet, dict[str, str | Path]]:
-        """The images, and the models by the names of their rows."""
+        """The data set, and the models by the names of their rows."""
         from diml.data import dataset_names
 
         words = self.dataset
         if len(words) == 1 and (words[0] in dataset_names() or not _like_a_path(words[0])):
-            models = self.model or ("mobilenetv2_100",)
-            return open_dataset(words[0], self.data or Path("data"), self.protocol), {name: name for name in models}
+            return self.data.open(words[0]), {name: name for name in self.model or (DEFAULT_MODEL,)}
         if not words or any(word in dataset_names() and not _like_a_path(word) for word in words):
             raise ValueError(
-                f"dataset: need the name of one data set, or folders of runs, got {' '.join(words) or 'nothing'}; for "
-                "runs on a data set of your choice: diml evaluate DATASET --model RUN ..."
+                f"dataset: need the name of one data set, or folders of runs, got {' '.join(words) or 'nothing'}; to "
+                "evaluate runs on another data set: diml evaluate DATASET --model RUN ..."
             )
         return self._open_runs(words)
 
     def _open_runs(self, words: tuple[str, ...]) -> tuple[DataSet, dict[str, str | Path]]:
         from diml.training.runs import read_run, run_names, shared_data
 
-        for name in ("model", "architecture", "protocol", "head", "dim"):
-            if getattr(self, name):
-                raise ValueError(
-                    f"{name}: run folders tell it; leave --{name} away, or: diml evaluate DATASET --model RUN ..."
-                )
+        given = {"model": self.model, "architecture": self.embedder.architecture, "protocol": self.data.protocol}
+        for name, value in (given | {"head": self.head, "dim": self.dim}).items():
+            if value:
+                raise ValueError(f"{name}: set by the run; omit --{name}, or: diml evaluate DATASET --model RUN ...")
         runs = [read_run(word) for word in dict.fromkeys(words)]
         for run in runs:
             if not run.finished:
-                warnings.warn(f"{run.folder} is not finished; this is its best embedder so far", stacklevel=2)
+                warnings.warn(f"{run.folder} is not finished; evaluating its best embedder so far", stacklevel=2)
         models: dict[str, str | Path] = {name: run.folder for name, run in zip(run_names(runs), runs, strict=True)}
-        return shared_data(runs, self.data), models
+        return shared_data(runs, self.data.data), models
 
     def _config(self, dataset: DataSet, models: dict[str, str | Path]) -> dict[str, Any]:
-        """The settings as plain values, those that were left open filled in."""
+        """The settings as plain values, with what was left open filled in; the matcher stands in each report."""
         plain: dict[str, Any] = json_format.loads(json_format.dumps(asdict(self), default=str))
+        for group in ("data", "embedder", "loading"):
+            plain |= plain.pop(group)
+        plain |= {
+            "matcher": {
+                name: str(value) if value == float("inf") else value for name, value in plain["matcher"].items()
+            }
+        }
         names = [str(model) for model in models.values()]
         filled = {"dataset": dataset.name, "protocol": dataset.protocol, "model": names}
         runs = any(isinstance(model, Path) for model in models.values())
-        return plain | filled | ({} if runs or self.data else {"data": "data"}) | ({"runs": names} if runs else {})
+        data = {} if runs or self.data.data else {"data": "data"}
+        return plain | filled | data | ({"runs": names} if runs else {})
 
     def _evaluate(self, model: str | Path, dataset: DataSet) -> DatasetEvaluation:
         from diml.evaluation import evaluate_dataset
 
+        embedder = self._embedder(model, dataset)
+        notice = self.matcher.notice(embedder.matcher)
+        if notice is not None and not self.json:
+            print(f"{model}: {notice}")
         return evaluate_dataset(
-            self._embedder(model, dataset),
+            embedder,
             dataset.test,
-            rerank=self.rerank,
-            score=self.score,
+            matcher=self.matcher.applied_to(embedder.matcher),
+            rerank_at=self.rerank_at,
             without_relevant=self.without_relevant,
             seed=self.seed,
             storage=self.storage,
-            cache=embedding_cache() if self.cache else None,
-            batch_size=self.batch_size,
-            workers=self.workers,
-            on_bad_image=self.on_bad_image,
             progress=True,
-            marginals=self.marginals,
-            epsilon=self.epsilon,
+            **self.loading.arguments(),
         )
 
     def _embedder(self, model: str | Path, dataset: DataSet) -> Embedder:
-        """Load the model; fit its head where it is one that is fitted."""
-
-        words = {"head": self.head, "dim": self.dim, "architecture": self.architecture}
-        embedder = open_embedder(model, self.grid, self.resize, **words).to(self.device)
+        """Load the model, and fit a whitening head."""
+        embedder = self.embedder.load(model, head=self.head, dim=self.dim)
         if self.head == "whiten":
             images = dataset.train if self.fit_on == "train" else dataset.test
             if images is None:
@@ -208,8 +196,12 @@ class Evaluate:
                     f"--fit-on: {dataset.name} has no training images under protocol {dataset.protocol}; "
                     "use --fit-on test, or another --protocol"
                 )
-            embedder.fit_head(images.paths, batch_size=self.batch_size, workers=self.workers, progress=True)
+            loading: dict[str, Any] = {"batch_size": self.loading.batch_size, "workers": self.loading.workers}
+            embedder.fit_head(images.paths, progress=True, **loading)
         return embedder
+
+
+COMMAND = EvaluateCommand
 
 
 def _like_a_path(word: str) -> bool:
@@ -217,51 +209,11 @@ def _like_a_path(word: str) -> bool:
     return Path(word).is_dir() or len(Path(word).parts) > 1
 
 
-def open_dataset(name: str, data: Path, protocol: str | None) -> DataSet:
-    """Load a data set from below `data`; the faces, which are fetched, need not be there."""
-    from diml.data import load_dataset, locate_dataset
-
-    fetched = name == "orl" and locate_dataset(name, data) is None
-    return load_dataset(name, None if fetched else data, protocol=protocol)
-
-
-def open_embedder(
-    model: str | Path, grid: int | None, resize: Literal["crop", "square"] | None, **options: Any
-) -> Embedder:
-    """Load a model with the grid and the way of resizing that were asked for, else its own."""
-    from diml.models import Embedder, load_embedder
-
-    embedder = load_embedder(model, grid="default" if grid is None else grid, **options)
-    if resize is None:
-        return embedder
-    config = replace(embedder.config, preprocess=replace(embedder.preprocess, mode=resize))
-    return Embedder(embedder.backbone, embedder.head, config).eval()
-
-
-def embedding_cache() -> Path:
-    """Where embeddings are kept by content."""
-    from diml.assets import cache_folder
-
-    return cache_folder() / "embeddings"
-
-
-def print_evaluation(title: str, found: dict[str, DatasetEvaluation]) -> None:
-    """Print the table, the paired differences, and what was left out."""
+def _print_extra(found: dict[str, DatasetEvaluation], extra: dict[str, dict[str, float]]) -> None:
     from rich.console import Console
 
-    from diml.evaluation.tables import difference_table, report_table
+    from diml.evaluation.tables import extra_table, recall_table
 
     console = Console()
-    reports = {name: evaluation.report for name, evaluation in found.items()}
-    first = next(iter(reports.values()))
-    console.print(report_table(reports, f"{title}: {len(first.queries)} queries, {first.gallery_size} gallery images"))
-    differences = difference_table(reports)
-    if differences is not None:
-        console.print(differences)
-    for name, evaluation in found.items():
-        for image in evaluation.bad:
-            console.print(f"{name}: left out {image.path}: {image.reason}", markup=False, soft_wrap=True)
-        if len(evaluation.report.without_relevant):
-            how = evaluation.report.settings["without_relevant"]
-            count = len(evaluation.report.without_relevant)
-            console.print(f"{name}: {count} queries have no relevant image ({how})", markup=False)
+    console.print(recall_table({name: evaluation.report for name, evaluation in found.items()}))
+    console.print(extra_table(extra))

@@ -1,36 +1,22 @@
-"""Rankings, metrics and reports.
+"""Evaluation of retrieval: metrics, reports with intervals, tables.
 
-Read in this order: `rankings`, `metrics`, `intervals`, `report`, `protocol`, `dataset`, `tables`.
+Read in this order: `split`, `metrics`, `report`, `evaluate`, `tables`; `extra` has further
+metrics.
 """
 
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
-
-from diml.evaluation.metrics import METRICS, query_metrics
-from diml.evaluation.protocol import evaluate_regions
+from diml.evaluation.evaluate import DatasetEvaluation, evaluate_dataset, evaluate_regions
+from diml.evaluation.extra import extra_metrics
 from diml.evaluation.report import Comparison, Report
-from diml.matching.retrieval import Ranking, rank
-
-if TYPE_CHECKING:
-    from diml.evaluation.dataset import DatasetEvaluation, evaluate_dataset
+from diml.evaluation.split import QueryGallerySplit
+from diml.evaluation.tables import write_reports
 
 __all__ = [
-    "METRICS",
     "Comparison",
     "DatasetEvaluation",
-    "Ranking",
+    "QueryGallerySplit",
     "Report",
     "evaluate_dataset",
     "evaluate_regions",
-    "query_metrics",
-    "rank",
+    "extra_metrics",
+    "write_reports",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    # needs the packages of images and models, which evaluating ready-made regions does not
-    if name in ("DatasetEvaluation", "evaluate_dataset"):
-        return getattr(importlib.import_module("diml.evaluation.dataset"), name)
-    raise AttributeError(f"module 'diml.evaluation' has no attribute {name!r}")

@@ -1,6 +1,6 @@
-"""The other metrics of the authors' base code: clustering, mean average precision, distances, spectrum.
+"""Further metrics of the authors' base code: clustering, mean average precision, distances, spectrum.
 
-All look at pooled vectors only. They describe an embedding; the report of record is `evaluate_regions`.
+They use pooled vectors only and describe an embedding; retrieval is evaluated by `evaluate_regions`.
 
 Legend: N images, C classes, Q queries, G gallery images, R relevant images of a query, D channels.
 """
@@ -13,15 +13,11 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.cluster import KMeans  # type: ignore[import-untyped]
-from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
-from sklearn.metrics import normalized_mutual_info_score  # type: ignore[import-untyped]
-from sklearn.metrics.cluster import pair_confusion_matrix  # type: ignore[import-untyped]
 from torch import Tensor
 
-from diml.evaluation.index_sets import IndexSets, index_sets
+from diml.evaluation.split import QueryGallerySplit
 from diml.matching import Regions
-from diml.matching.retrieval import NOTHING
+from diml.matching.retrieval import NOTHING, SCORE_BYTES
 
 #: Lloyd iterations of k-means, as in the base code.
 KMEANS_ITERATIONS: Final = 20
@@ -62,12 +58,11 @@ def extra_metrics(
     queries: ArrayLike | Tensor | None = None,
     gallery: ArrayLike | Tensor | None = None,
     seed: int = 0,
-    block_bytes: int = 128 * 2**20,
 ) -> dict[str, float]:
     """Compute the base code's further metrics on pooled vectors.
 
-    `map...` ask the gallery by the queries, and are means over the queries that have a relevant image. All others
-    describe the images of both sides together.
+    `map...` are means over the queries that have a relevant gallery image. All others describe the images of both sides
+    together.
 
     Args:
         regions: N images.
@@ -75,7 +70,6 @@ def extra_metrics(
         queries: (Q,) image rows that query, or all. Without `queries` and `gallery` this is leave-one-out.
         gallery: (G,) image rows that are searched, or all. An image never retrieves itself.
         seed: Of the first centres of k-means.
-        block_bytes: Working memory to aim at for the block of scores, in bytes.
 
     Returns:
         name -> value, in the order of `EXTRA_METRICS`; fractions but for the distances and rho:
@@ -87,8 +81,8 @@ def extra_metrics(
         - rho@1, rho@2, rho@10, rho@-1: spectral decay, see `spectral_decay`; rho@1 is the paper's.
 
     Raises:
-        ValueError: Labels or index sets do not fit (as `evaluate_regions`), there is one class only, no query has a
-            relevant image, or no class has two images.
+        ValueError: labels, queries or gallery do not fit (as `evaluate_regions`), there is one class only, no query has
+            a relevant image, or no class has two images.
 
     Source: Roth et al., "Revisiting Training Strategies and Generalization Performance in Deep Metric Learning", ICML
     2020, and its released code.
@@ -96,16 +90,18 @@ def extra_metrics(
     Example:
         >>> extra_metrics(embedder.embed(paths), labels)["nmi"]  # doctest: +SKIP
     """
-    sets = index_sets(regions, labels, queries, gallery)
-    if not (sets.relevant_count > 0).any():
+    split = QueryGallerySplit.from_labels(
+        labels, queries=queries, gallery=gallery, images=len(regions), device=regions.pooled.device
+    )
+    if not (split.relevant_count > 0).any():
         raise ValueError("labels: no query has a relevant image in the gallery; check labels, queries and gallery")
-    rows, first = np.unique(torch.cat([sets.queries, sets.gallery]).cpu().numpy(), return_index=True)
-    classes = torch.cat([sets.query_labels, sets.gallery_labels]).cpu().numpy()[first]
+    rows, first = np.unique(torch.cat([split.queries, split.gallery]).cpu().numpy(), return_index=True)
+    classes = torch.cat([split.query_labels, split.gallery_labels]).cpu().numpy()[first]
     pooled = regions.pooled[torch.from_numpy(rows).to(regions.pooled.device)].double().cpu()
     if len(np.unique(classes)) < 2:
         raise ValueError("labels: need at least two classes, got one; distances between classes would be undefined")
     found = clustering_metrics(pooled.numpy(), classes, seed)
-    found |= _mean_average_precisions(regions.pooled, sets, block_bytes)
+    found |= _mean_average_precisions(regions.pooled, split)
     found |= class_distances(pooled, classes)
     found |= {f"rho@{first}": spectral_decay(pooled, first=first) for first in RHO_FROM}
     found["rho@-1"] = spectral_decay(pooled, reverse=True)
@@ -115,8 +111,8 @@ def extra_metrics(
 def clustering_metrics(vectors: NDArray[np.float64], labels: Labels, seed: int) -> dict[str, float]:
     """NMI and F1 of k-means clusters against classes, k = number of classes.
 
-    k-means starts from k-means++ centres and stops after 20 iterations at the latest (the base code: centres by
-    chance, 20 iterations). NMI: mutual information over the arithmetic mean of the two entropies. F1: harmonic mean of
+    k-means starts from k-means++ centres and stops after 20 iterations at the latest (the base code: random
+    centres, 20 iterations). NMI: mutual information over the arithmetic mean of the two entropies. F1: harmonic mean of
     precision and recall over pairs of images, a pair in one cluster being retrieved and one of one class relevant.
 
     Args:
@@ -126,9 +122,13 @@ def clustering_metrics(vectors: NDArray[np.float64], labels: Labels, seed: int) 
 
     Source: Manning et al., "Introduction to Information Retrieval", 2008, section 16.3.
     """
+    from sklearn.cluster import KMeans  # type: ignore[import-untyped]
+    from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
+    from sklearn.metrics import normalized_mutual_info_score  # type: ignore[import-untyped]
+
     kmeans = KMeans(len(np.unique(labels)), n_init=1, max_iter=KMEANS_ITERATIONS, random_state=seed)
     with warnings.catch_warnings():
-        # fewer distinct vectors than classes: the clusters that are found are judged all the same
+        # with fewer distinct vectors than classes, the clusters found are evaluated nevertheless
         warnings.simplefilter("ignore", ConvergenceWarning)
         clusters = kmeans.fit_predict(vectors)
     return {"nmi": float(normalized_mutual_info_score(labels, clusters)), "f1": pair_f1(labels, clusters)}
@@ -136,6 +136,8 @@ def clustering_metrics(vectors: NDArray[np.float64], labels: Labels, seed: int) 
 
 def pair_f1(labels: Labels, clusters: Labels) -> float:
     """F1 over pairs of images (N,); 0 where no pair is both of one class and in one cluster."""
+    from sklearn.metrics.cluster import pair_confusion_matrix  # type: ignore[import-untyped]
+
     (_, wrong), (missed, right) = pair_confusion_matrix(labels, clusters).tolist()
     return 2 * right / (2 * right + wrong + missed) if right else 0.0
 
@@ -171,23 +173,23 @@ def average_precisions(relevant: Tensor, relevant_count: Tensor, in_gallery: Ten
     return found
 
 
-def _mean_average_precisions(pooled: Tensor, sets: IndexSets, block_bytes: int) -> dict[str, float]:
+def _mean_average_precisions(pooled: Tensor, split: QueryGallerySplit) -> dict[str, float]:
     exact = pooled.to(torch.promote_types(pooled.dtype, torch.float32))
-    counted = (sets.relevant_count > 0).nonzero().flatten()
-    gallery = exact[sets.gallery].T
+    counted = (split.relevant_count > 0).nonzero().flatten()
+    gallery = exact[split.gallery].T
     sums: dict[str, float] = {}
-    size = max(1, block_bytes // (8 * len(sets.gallery)))
+    size = max(1, SCORE_BYTES // (8 * len(split.gallery)))
     for start in range(0, len(counted), size):
         block = counted[start : start + size]
-        own_row = sets.own_row[block]
-        scores = exact[sets.queries[block]] @ gallery
+        own_row = split.own_row[block]
+        scores = exact[split.queries[block]] @ gallery
         itself = (own_row != NOTHING).nonzero().flatten()
         scores[itself, own_row[itself]] = -torch.inf
         # the whole gallery is needed: one stable sort, which leaves equal scores in gallery order and the query last
         order = scores.sort(dim=1, descending=True, stable=True).indices
-        relevant = sets.gallery_labels[order] == sets.query_labels[block].unsqueeze(1)
+        relevant = split.gallery_labels[order] == split.query_labels[block].unsqueeze(1)
         relevant &= order != own_row.unsqueeze(1)
-        for name, values in average_precisions(relevant, sets.relevant_count[block], own_row != NOTHING).items():
+        for name, values in average_precisions(relevant, split.relevant_count[block], own_row != NOTHING).items():
             sums[name] = sums.get(name, 0.0) + float(values.sum())
     return {name: total / len(counted) for name, total in sums.items()}
 

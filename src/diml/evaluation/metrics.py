@@ -1,4 +1,4 @@
-"""Retrieval metrics of each query, from which of its ranked images are relevant.
+"""Retrieval metrics of each query, computed from the relevance of its ranked images.
 
 Legend: Q queries, M depth of the ranking.
 """
@@ -20,10 +20,10 @@ METRICS = (
 )
 
 
-def depth_needed(relevant_count: Tensor, rerank: tuple[int, ...]) -> int:
-    """How deep a ranking must be known for `query_metrics`: the largest of R + 1, K, and 8."""
+def depth_needed(relevant_count: Tensor, rerank_at: tuple[int, ...]) -> int:
+    """Ranks that `query_metrics` needs: the largest of R + 1, K, and 8."""
     most = int(relevant_count.max()) if len(relevant_count) else 0
-    return max(most + 1, *rerank, *RECALL_AT)
+    return max(most + 1, *rerank_at, *RECALL_AT)
 
 
 def query_metrics(relevant: Tensor, relevant_count: Tensor, in_gallery: Tensor) -> dict[str, Tensor]:
@@ -32,7 +32,7 @@ def query_metrics(relevant: Tensor, relevant_count: Tensor, in_gallery: Tensor) 
     Args:
         relevant: (Q, M) bool, whether the image at each place of the ranking has the query's class.
         relevant_count: (Q,) int64, R, relevant images in the query's gallery (itself not counted).
-        in_gallery: (Q,) bool, whether the query itself was taken out of its gallery.
+        in_gallery: (Q,) bool, whether the query itself was excluded from its gallery.
 
     Returns:
         name -> (Q,) float64, in the order of `METRICS`; 0 where R = 0:

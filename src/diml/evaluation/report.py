@@ -1,16 +1,35 @@
-"""What an evaluation found: a table with intervals, paired comparisons, and the numbers of each query."""
+"""Result of an evaluation: metrics of each query, their means with intervals, paired comparisons.
+
+Legend: Q queries, G gallery images, M ranks, K re-ranked candidates, C columns (a metric under a setting), S resamples.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from diml.evaluation.intervals import Floats, bootstrap_means, interval
-from diml.evaluation.metrics import METRICS
+from diml.evaluation.metrics import METRICS, query_metrics
+from diml.evaluation.split import QueryGallerySplit
+from diml.matching.retrieval import NOTHING, Ranking
+
+Floats = NDArray[np.float64]
+
+#: Best hits of each query that a report keeps.
+HITS_KEPT = 10
+
+#: Queries whose metrics are computed together, so that intermediate arrays stay small.
+QUERIES_AT_ONCE = 8192
+
+#: Ends of the 95 % percentile interval.
+LEVELS = (2.5, 97.5)
+#: Resamples that are drawn together: fewer calls, and their counts stay in the cache.
+RESAMPLES_AT_ONCE = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,14 +37,14 @@ class Comparison:
     """One metric of a re-ranking against the plain ranking, on the same queries.
 
     Args:
-        rerank: K of the re-ranking.
+        rerank_at: K of the re-ranking.
         against: K of the baseline (0 where it was evaluated).
         metric: name in `METRICS`.
         difference: mean over queries, a fraction; positive = the re-ranking is better.
-        low, high: 95 % interval of the difference, by bootstrap over queries in pairs.
+        low, high: 95 % interval of the difference, by paired bootstrap over queries.
     """
 
-    rerank: int
+    rerank_at: int
     against: int
     metric: str
     difference: float
@@ -33,44 +52,104 @@ class Comparison:
     high: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Report:
-    """Result of `evaluate_regions`. All numbers are fractions; tables for people show percent.
+    """Result of `evaluate_regions`. All numbers are fractions; printed tables show percent.
+
+    `rows`, `intervals` and `comparisons` are computed from `per_query` when first used; all K share the bootstrap
+    resamples, so that comparisons are paired.
 
     Args:
-        rows: one dict a K: `rerank`, then every name of `METRICS`, the mean over the counted queries.
-        intervals: one dict a row: metric -> (low, high), 95 % bootstrap over queries.
-        comparisons: every K against the smallest, every metric.
         per_query: K -> metric -> (Q,) float64 of the counted queries.
         queries: (Q,) int64 image rows of the counted queries.
         without_relevant: (W,) int64 image rows of queries that have no relevant image in their gallery.
         hits: K -> (Q, up to 10) int64 image rows of the best hits of each counted query; -1 where there are none.
         gallery_size: images that were searched.
-        unfinished_pairs: pairs whose transport problem stopped at the cap of iterations.
-        settings: how it was made; plain values.
+        unconverged_pairs: candidates whose transport plan stopped at max_iterations.
+        settings: plain values: `matcher`, `without_relevant`, `resamples`, `seed`.
     """
 
-    rows: list[dict[str, float]]
-    intervals: list[dict[str, tuple[float, float]]]
-    comparisons: list[Comparison]
     per_query: dict[int, dict[str, Floats]]
     queries: NDArray[np.int64]
     without_relevant: NDArray[np.int64]
     hits: dict[int, NDArray[np.int64]]
     gallery_size: int
-    unfinished_pairs: int
+    unconverged_pairs: int
     settings: dict[str, Any]
 
-    def row(self, rerank: int) -> dict[str, float]:
+    @classmethod
+    def from_rankings(
+        cls,
+        rankings: Mapping[int, Ranking],
+        split: QueryGallerySplit,
+        *,
+        unconverged_pairs: int = 0,
+        settings: Mapping[str, Any],
+    ) -> Report:
+        """Measure rankings of the queries of `split`.
+
+        Args:
+            rankings: K -> ranking of every query, deep enough for the metrics (see `depth_needed`).
+            split: the two sides.
+            unconverged_pairs, settings: as of `Report`.
+        """
+        per_query: dict[int, dict[str, Floats]] = {}
+        for k, ranking in rankings.items():
+            parts = []
+            for rows in torch.split(torch.arange(len(split), device=ranking.order.device), QUERIES_AT_ONCE):
+                some, order = split.subset(rows), ranking.order[rows]
+                parts.append(query_metrics(some.relevant(order), some.relevant_count, some.own_row != NOTHING))
+            per_query[k] = {name: np.concatenate([part[name].cpu().numpy() for part in parts]) for name in METRICS}
+        hits = {k: split.images(ranking.order[:, :HITS_KEPT]).cpu().numpy() for k, ranking in rankings.items()}
+        nobody, queries = np.empty(0, np.int64), split.queries.cpu().numpy()
+        return cls(per_query, queries, nobody, hits, len(split.gallery), unconverged_pairs, dict(settings))
+
+    @classmethod
+    def concat(cls, parts: Sequence[Report]) -> Report:
+        """Join reports of different queries on one gallery: spans of one process, or the shares of several."""
+        first = parts[0]
+        return cls(
+            per_query={
+                k: {metric: np.concatenate([part.per_query[k][metric] for part in parts]) for metric in found}
+                for k, found in first.per_query.items()
+            },
+            queries=np.concatenate([part.queries for part in parts]),
+            without_relevant=np.concatenate([part.without_relevant for part in parts]),
+            hits={k: np.concatenate([part.hits[k] for part in parts]) for k in first.hits},
+            gallery_size=first.gallery_size,
+            unconverged_pairs=sum(part.unconverged_pairs for part in parts),
+            settings=first.settings,
+        )
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """One dict a K: `rerank_at`, then every name of `METRICS`, the mean over the counted queries."""
+        return self._summary[0]
+
+    @property
+    def intervals(self) -> list[dict[str, tuple[float, float]]]:
+        """One dict a row: metric -> (low, high), 95 % bootstrap interval over queries."""
+        return self._summary[1]
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """Every K against the smallest, every metric."""
+        return self._summary[2]
+
+    @cached_property
+    def _summary(self) -> tuple[list[dict[str, float]], list[dict[str, tuple[float, float]]], list[Comparison]]:
+        return _summarize(self.per_query, self.settings["resamples"], self.settings["seed"])
+
+    def row(self, rerank_at: int) -> dict[str, float]:
         """The row of one K.
 
         Raises:
             KeyError: this K was not evaluated.
         """
         for row in self.rows:
-            if row["rerank"] == rerank:
+            if row["rerank_at"] == rerank_at:
                 return row
-        raise KeyError(f"rerank: {rerank} was not evaluated; have {[int(row['rerank']) for row in self.rows]}")
+        raise KeyError(f"rerank_at: {rerank_at} was not evaluated; there are {list(self.per_query)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the per-query arrays; fractions."""
@@ -81,47 +160,76 @@ class Report:
             "queries": len(self.queries),
             "gallery": self.gallery_size,
             "without_relevant": len(self.without_relevant),
-            "unfinished_pairs": self.unfinished_pairs,
+            "unconverged_pairs": self.unconverged_pairs,
             "settings": self.settings,
         }
 
+    def __repr__(self) -> str:
+        means = "; ".join(
+            f"K = {k}: R@1 {100 * found['recall@1'].mean():.2f}, MAP@R {100 * found['map@r'].mean():.2f}"
+            for k, found in self.per_query.items()
+        )
+        return f"Report({len(self.queries)} queries, {self.gallery_size} gallery images; {means})"
 
-def summarize(
+    def _repr_html_(self) -> str:
+        """R@1, RP and MAP@R in percent, with intervals, for notebooks."""
+        shown = {"recall@1": "R@1", "r_precision": "RP", "map@r": "MAP@R"}
+        head = "".join(f"<th>{name}</th>" for name in ("K", *shown.values()))
+        lines = []
+        for row, bounds in zip(self.rows, self.intervals, strict=True):
+            cells = "".join(
+                f"<td>{100 * row[name]:.2f} ({100 * bounds[name][0]:.1f} to {100 * bounds[name][1]:.1f})</td>"
+                for name in shown
+            )
+            lines.append(f"<tr><td>{int(row['rerank_at'])}</td>{cells}</tr>")
+        caption = f"{len(self.queries)} queries, {self.gallery_size} gallery images; percent, 95 % intervals"
+        return f"<table><caption>{caption}</caption><tr>{head}</tr>{''.join(lines)}</table>"
+
+
+def _summarize(
     per_query: Mapping[int, Mapping[str, Floats]], resamples: int, seed: int
 ) -> tuple[list[dict[str, float]], list[dict[str, tuple[float, float]]], list[Comparison]]:
-    """Rows, intervals and comparisons from per-query numbers; all K share the resamples, so that they are paired."""
-    rerank = list(per_query)
-    columns = np.stack([per_query[k][metric] for k in rerank for metric in METRICS], axis=1)
-    means = columns.mean(axis=0).reshape(len(rerank), len(METRICS))
-    samples = bootstrap_means(columns, resamples, seed).reshape(resamples, len(rerank), len(METRICS))
-    rows = [{"rerank": k} | dict(zip(METRICS, row, strict=True)) for k, row in zip(rerank, means.tolist(), strict=True)]
-    intervals = [{metric: interval(samples[:, i, j]) for j, metric in enumerate(METRICS)} for i in range(len(rerank))]
-    base = rerank.index(min(rerank))
-    comparisons = [
-        Comparison(
-            rerank=k,
-            against=rerank[base],
-            metric=metric,
-            difference=float(means[i, j] - means[base, j]),
-            low=interval(samples[:, i, j] - samples[:, base, j])[0],
-            high=interval(samples[:, i, j] - samples[:, base, j])[1],
-        )
-        for i, k in enumerate(rerank)
-        if i != base
-        for j, metric in enumerate(METRICS)
-    ]
+    """Rows, intervals and comparisons from per-query metrics."""
+    ks = list(per_query)
+    columns = np.stack([per_query[k][metric] for k in ks for metric in METRICS], axis=1)
+    means = columns.mean(axis=0).reshape(len(ks), len(METRICS))
+    samples = bootstrap_means(columns, resamples, seed).reshape(resamples, len(ks), len(METRICS))
+    rows = [{"rerank_at": k} | dict(zip(METRICS, row, strict=True)) for k, row in zip(ks, means.tolist(), strict=True)]
+    intervals = [{metric: interval(samples[:, i, j]) for j, metric in enumerate(METRICS)} for i in range(len(ks))]
+    base = ks.index(min(ks))
+    comparisons = []
+    for i, k in enumerate(ks):
+        for j, metric in enumerate(METRICS if i != base else ()):
+            low, high = interval(samples[:, i, j] - samples[:, base, j])
+            comparisons.append(Comparison(k, ks[base], metric, float(means[i, j] - means[base, j]), low, high))
     return rows, intervals, comparisons
 
 
-def csv_lines(reports: Mapping[str, Report]) -> Sequence[Sequence[str]]:
-    """Header and one line a method and K: `method,rerank,queries`, then metric, low and high of each, as fractions."""
-    header = ["method", "rerank", "queries"]
-    header += [name for metric in METRICS for name in (metric, f"{metric}_low", f"{metric}_high")]
-    lines = [header]
-    for method, report in reports.items():
-        for row, bounds in zip(report.rows, report.intervals, strict=True):
-            line = [method, str(int(row["rerank"])), str(len(report.queries))]
-            for metric in METRICS:
-                line += [f"{value:.6f}" for value in (row[metric], *bounds[metric])]
-            lines.append(line)
-    return lines
+def bootstrap_means(values: Floats, resamples: int, seed: int) -> Floats:
+    """Means of S resamples of the queries with replacement; all columns share each resample, so they stay paired.
+
+    Args:
+        values: (Q, C), Q >= 1.
+        resamples: S.
+        seed: of the resampling.
+
+    Returns:
+        (S, C) means.
+
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile interval).
+    """
+    generator = np.random.default_rng(seed)
+    queries = len(values)
+    means = np.empty((resamples, values.shape[1]))
+    for first in range(0, resamples, RESAMPLES_AT_ONCE):
+        rows = min(RESAMPLES_AT_ONCE, resamples - first)
+        drawn = generator.integers(queries, size=(rows, queries)) + queries * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * queries).reshape(rows, queries)
+        means[first : first + rows] = counts.astype(np.float64) @ values / queries
+    return means
+
+
+def interval(means: Floats) -> tuple[float, float]:
+    """95 % percentile interval of (S,) bootstrap means."""
+    low, high = np.percentile(means, LEVELS)
+    return float(low), float(high)

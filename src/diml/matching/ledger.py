@@ -1,20 +1,37 @@
-"""The structural score of one pair, written as the sum it is over Rq x Rg regions of query and gallery image."""
+"""The score of one pair as a sum over pairs of regions, and the difference of two such sums.
+
+Legend: Rq and Rg regions of the query and of the gallery image.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from diml.matching.contrast import Contrast
+Number = TypeVar("Number", float, Tensor)
+
+
+def combined(pooled: Number, structural: Number, structural_weight: float) -> Number:
+    """The score: pooled + structural_weight * structural, and the structural part alone where the weight is infinite.
+
+    Source: Zhao et al., ICCV 2021, section 3.4 (multi-scale matching, weight 1).
+    """
+    return structural if math.isinf(structural_weight) else pooled + structural_weight * structural
+
+
+def plain_weight(structural_weight: float) -> float | str:
+    """A structural weight as JSON and YAML can hold it: a number, or "inf"."""
+    return "inf" if math.isinf(structural_weight) else structural_weight
 
 
 @dataclass(frozen=True)
 class Flow:
-    """One entry: `mass` (share of 1) sent from `region_q` to `region_g` (row-major indices) at their `cosine`.
+    """One term: `mass` (fraction of 1) transported from `region_q` to `region_g` (row-major indices) at their `cosine`.
 
     `contribution` = mass * cosine is the part of the structural score that this pair of regions accounts for.
     """
@@ -26,14 +43,17 @@ class Flow:
     contribution: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ledger:
-    """Part-to-part contributions of one pair, which sum to its structural similarity.
+    """Contributions of all pairs of regions of one pair of images, which sum to its structural score.
 
     Args:
         plan, cosine: (Rq, Rg) transported mass and cosine of each pair of regions.
         pooled: cosine of the pooled vectors.
         grid_q, grid_g: (rows, columns) of the regions of either side, or None.
+        structural_weight: weight of the structural score in `score` (see `Matcher`).
+
+    Source: Zhao et al., ICCV 2021, section 3.3.
     """
 
     plan: Tensor
@@ -41,6 +61,7 @@ class Ledger:
     pooled: float
     grid_q: tuple[int, int] | None = None
     grid_g: tuple[int, int] | None = None
+    structural_weight: float = 1.0
 
     @property
     def contributions(self) -> Tensor:
@@ -49,12 +70,12 @@ class Ledger:
 
     @property
     def total_q(self) -> Tensor:
-        """(Rq,) float64: what each region of the query contributes in all."""
+        """(Rq,) float64: total contribution of each region of the query."""
         return self.contributions.sum(dim=1)
 
     @property
     def total_g(self) -> Tensor:
-        """(Rg,) float64: what each region of the gallery image contributes in all."""
+        """(Rg,) float64: total contribution of each region of the gallery image."""
         return self.contributions.sum(dim=0)
 
     @property
@@ -64,11 +85,11 @@ class Ledger:
 
     @property
     def score(self) -> float:
-        """Sum of pooled and structural, the paper's multi-scale similarity."""
-        return self.pooled + self.structural
+        """pooled + structural_weight * structural."""
+        return combined(self.pooled, self.structural, self.structural_weight)
 
     def top(self, n: int) -> list[Flow]:
-        """The n largest contributions (or all there are), largest first, ties in row-major order."""
+        """The n largest contributions (or all, if there are fewer), largest first, ties in row-major order."""
         if n < 0:
             raise ValueError(f"n: need 0 or more, got {n}")
         order = torch.argsort(self.contributions.flatten(), descending=True, stable=True)[:n]
@@ -77,18 +98,89 @@ class Ledger:
         return [Flow(*place, *value) for place, value in zip(places, values.T.tolist(), strict=True)]
 
     def contrast(self, other: Ledger) -> Contrast:
-        """Why this pair scores above (or below) another pair of the same query; ValueError where grids differ."""
+        """Why this pair scores above (or below) another pair of the same query.
+
+        Raises:
+            ValueError: the queries' regions or the structural weights of the two ledgers differ.
+        """
         ours, theirs = ((len(side.plan), side.grid_q) for side in (self, other))
         if ours != theirs:
             raise ValueError(f"other: need a pair of the same query, got (Rq, grid_q) {theirs} against {ours}")
-        return Contrast(self.total_q - other.total_q, self.pooled - other.pooled, self.grid_q)
+        if self.structural_weight != other.structural_weight:
+            got = f"{other.structural_weight} against {self.structural_weight}"
+            raise ValueError(f"other: need the same structural_weight, got {got}; compare both with one Matcher")
+        regions, pooled = self.total_q - other.total_q, self.pooled - other.pooled
+        return Contrast(regions, pooled, self.grid_q, self.structural_weight)
 
     def to_dict(self, top: int = 10) -> dict[str, Any]:
-        """Plain numbers and lists: scores, grids, the `top` largest flows, totals of both sides, plan and cosine."""
+        """Plain values: scores, grids, the `top` largest contributions, totals of both sides, plan and cosine."""
         plain = {name: getattr(self, name) for name in ("score", "pooled", "structural", "grid_q", "grid_g")}
+        weight = {"structural_weight": plain_weight(self.structural_weight)}
         tensors = {name: getattr(self, name).tolist() for name in ("total_q", "total_g", "plan", "cosine")}
-        return plain | {"top": [asdict(flow) for flow in self.top(top)]} | tensors
+        return plain | weight | {"top": [asdict(flow) for flow in self.top(top)]} | tensors
 
     def to_json(self, top: int = 10) -> str:
         """`to_dict` as JSON text; fractions, not percent."""
         return json.dumps(self.to_dict(top), indent=1)
+
+    def __repr__(self) -> str:
+        rows, columns = self.plan.shape
+        parts = f"score {self.score:.4f}, pooled {self.pooled:.4f}, structural {self.structural:.4f}"
+        return f"Ledger({rows} x {columns} pairs of regions, {parts})"
+
+    def _repr_html_(self) -> str:
+        """The largest contributions as a table, for notebooks."""
+        flows = self.top(8)
+        rest = self.structural - sum(flow.contribution for flow in flows)
+        head = "".join(
+            f"<th>{name}</th>" for name in ("query region", "gallery region", "mass", "cosine", "contribution")
+        )
+        rows = "".join(
+            f"<tr><td>{flow.region_q}</td><td>{flow.region_g}</td><td>{flow.mass:.4f}</td><td>{flow.cosine:.3f}</td>"
+            f"<td>{flow.contribution:.4f}</td></tr>"
+            for flow in flows
+        )
+        others = f"<tr><td colspan=4>{self.plan.numel() - len(flows)} others</td><td>{rest:.4f}</td></tr>"
+        total = f"<tr><td colspan=4>structural</td><td>{self.structural:.4f}</td></tr>"
+        return f"<table><tr>{head}</tr>{rows}{others}{total}</table>"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Contrast:
+    """Score of pair A minus score of pair B of the same query: `pooled` + structural_weight * sum of `regions`.
+
+    Args:
+        regions: (Rq,) float64: contribution of each region of the query with A minus its contribution with B.
+        pooled: pooled cosine with A minus that with B.
+        grid_q: (rows, columns) of the query's regions, or None.
+        structural_weight: as of both ledgers.
+    """
+
+    regions: Tensor
+    pooled: float
+    grid_q: tuple[int, int] | None = None
+    structural_weight: float = 1.0
+
+    @property
+    def structural(self) -> float:
+        """Difference of the structural scores: sum over the regions."""
+        return float(self.regions.sum())
+
+    @property
+    def score(self) -> float:
+        """Difference of the scores; positive where A is above B."""
+        return combined(self.pooled, self.structural, self.structural_weight)
+
+    def top(self, n: int) -> list[int]:
+        """The n regions (or all) with the largest differences of either sign, ties in row-major order."""
+        if n < 0:
+            raise ValueError(f"n: need 0 or more, got {n}")
+        return [int(region) for region in torch.argsort(self.regions.abs(), descending=True, stable=True)[:n]]
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values: score, pooled, structural, structural_weight, grid_q, regions."""
+        numbers = {name: getattr(self, name) for name in ("score", "pooled", "structural", "grid_q")}
+        return {**numbers, "structural_weight": plain_weight(self.structural_weight), "regions": self.regions.tolist()}
+
+    def __repr__(self) -> str:
+        return f"Contrast({len(self.regions)} regions, score {self.score:+.4f}, pooled {self.pooled:+.4f})"

@@ -179,7 +179,7 @@ def compare(
     return Compared(PairScores.of(structural, pooled, error, iterations, tolerance), plan, cosines)
 
 
-def pull(
+def accumulate_gradients(
     slope: Tensor,
     weight: Tensor,
     pooled_weight: Tensor,

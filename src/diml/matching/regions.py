@@ -1,4 +1,4 @@
-"""What an image is to the method: a pooled vector and the vectors of its regions.
+"""The representation of images that the method compares: a pooled vector and the vectors of the regions.
 
 Legend: N images, R regions, D channels, H x W cells of a feature map.
 """
@@ -14,29 +14,30 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-#: 16-bit codes of length 1; and the longest vector of them, so that their products sum to less than 2^31.
+#: Steps of a 16-bit code per unit; the longest vector of such codes whose products sum to less than 2^31.
 SHORTS_PER_UNIT, LONGEST_CODE = 32000, 46340
 
-#: Images that are brought to codes at a time, so that copies in float32 stay small.
+#: Images that are quantised together, so that copies in float32 stay small.
 AT_ONCE = 1024
 
 #: How far from 1 the length of a stored vector may be: what rounding to the storage type can do, with a margin.
 UNIT_TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 5e-3, torch.float32: 1e-3, torch.float64: 1e-3}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Regions:
     """Embeddings of N images: unit vectors of each whole image and of its regions.
 
     A region whose features are all zero (a blank cell under a ReLU) keeps the zero vector, whose cosine with
-    everything is 0. Any other length than 0 or 1 is refused; `Regions.normalized` takes raw features.
+    everything is 0. Vectors of another length than 0 or 1 raise; `normalized` and `from_maps` take raw features.
 
     Args:
         dense: (N, R, D) float16, bfloat16, float32 or float64; one unit vector a region, row-major over the grid.
         pooled: (N, D), one unit vector an image; same dtype and device as `dense`.
-        grid: (rows, columns) of the regions, rows * columns = R; a square R is recognised when it is omitted.
+        grid: (rows, columns) of the regions, rows * columns = R; inferred when omitted and R is a square.
 
-    Raises TypeError or ValueError where something is no float tensor, or a shape, dtype, value or length is wrong.
+    Raises:
+        TypeError, ValueError: no float tensor; a wrong shape, dtype, value or length.
     """
 
     dense: Tensor
@@ -61,8 +62,19 @@ class Regions:
         return cls._trusted(_unit(dense), _unit(pooled), grid)
 
     @classmethod
-    def from_maps(cls, maps: Tensor) -> Regions:
-        """Training form: feature maps (N, D, H, W), pooled = mean of the cells, then both to unit length."""
+    def from_maps(cls, maps: Any) -> Regions:
+        """Regions of feature maps: every cell is a region, the pooled vector is the mean of the cells.
+
+        Args:
+            maps: (N, D, H, W) float tensor or numpy array; a tensor's gradient is kept.
+
+        Returns:
+            Regions with grid (H, W), all vectors at unit length.
+
+        Example:
+            >>> Regions.from_maps(numpy.load("maps.npy"))
+        """
+        maps = maps if isinstance(maps, Tensor) else torch.as_tensor(maps)
         if maps.ndim != 4:
             raise ValueError(f"maps: need shape (N, D, H, W), got {tuple(maps.shape)}; one image needs a batch axis")
         dense = maps.flatten(2).transpose(1, 2)
@@ -70,23 +82,25 @@ class Regions:
 
     @classmethod
     def cat(cls, parts: Sequence[Regions]) -> Regions:
-        """Join the images of several Regions, in order; all must agree in grid, R and D."""
+        """Concatenate several Regions; ValueError where they differ in grid, R or D."""
         kinds = {f"grid {part.grid}, R {part.num_regions}, D {part.dim}" for part in parts}
         if len(kinds) != 1:
-            raise ValueError(f"parts: need Regions of one kind, got {sorted(kinds) or 'none'}; embed all alike")
+            raise ValueError(
+                f"parts: need Regions with one grid, R and D, got {sorted(kinds) or 'none'}; embed all with one model"
+            )
         pooled = torch.cat([part.pooled for part in parts])
         return cls._trusted(torch.cat([part.dense for part in parts]), pooled, parts[0].grid)
 
     @classmethod
     def _trusted(cls, dense: Tensor, pooled: Tensor, grid: tuple[int, int] | None) -> Regions:
-        """Build without checks, from what was checked before."""
+        """Build without checks, from tensors known to be valid."""
         regions = object.__new__(cls)
         vars(regions).update(dense=dense, pooled=pooled, grid=grid)
         return regions
 
     @property
     def num_regions(self) -> int:
-        """R, the regions of each image."""
+        """R, the number of regions of each image."""
         return self.dense.shape[1]
 
     @property
@@ -134,17 +148,17 @@ class Regions:
         return self.dense[rows], self.pooled[rows]
 
     def __repr__(self) -> str:
-        return f"Regions(dense {tuple(self.dense.shape)} {self.dense.dtype} on {self.dense.device}, grid {self.grid})"
+        return _described(self, self.dense)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class QuantizedRegions:
-    """A gallery of N images whose regions are stored as integers, for `rerank`, evaluation: `Regions.quantized`.
+    """A gallery of N images whose regions are stored as integers, made by `Regions.quantized`, for re-ranking.
 
-    A region is codes * scale, of unit length to rounding; indexing gives `Regions` in float32 again. With int8 each
+    A region is codes * scale, of unit length up to rounding; indexing gives float32 `Regions` again. With int8 each
     region has its own scale. With int16 all have 1 / SHORTS_PER_UNIT; regions of the query, and pooled vectors where
-    they weigh regions, are rounded to such steps too, and cosines are wrong by 1e-5 or so: products of 16-bit integers
-    are what a CPU computes fastest.
+    they weigh regions, are rounded to such steps too, which changes cosines by about 1e-5: products of 16-bit integers
+    are the fastest on a CPU.
 
     Args:
         codes: (N, R, D) int8 or int16.
@@ -152,7 +166,8 @@ class QuantizedRegions:
         pooled: (N, D) unit vectors, float16 to float64.
         grid: (rows, columns) of the regions, or None.
 
-    Raises TypeError or ValueError where a dtype or shape is wrong.
+    Raises:
+        TypeError, ValueError: a wrong dtype or shape.
     """
 
     codes: Tensor
@@ -176,7 +191,7 @@ class QuantizedRegions:
 
     @property
     def num_regions(self) -> int:
-        """R, the regions of each image."""
+        """R, the number of regions of each image."""
         return self.codes.shape[1]
 
     @property
@@ -196,6 +211,16 @@ class QuantizedRegions:
         """Regions (..., R, D) and pooled vectors (..., D) in float32 of images at `rows` (...), int64."""
         return self.codes[rows] * self.scale[rows].unsqueeze(-1), self.pooled[rows].float()
 
+    def __repr__(self) -> str:
+        return _described(self, self.codes)
+
+
+def _described(regions: Regions | QuantizedRegions, stored: Tensor) -> str:
+    """One line: images, regions, channels, type of storage, device."""
+    grid = f"{regions.grid[0]} x {regions.grid[1]}" if regions.grid else str(regions.num_regions)
+    kind = str(stored.dtype).removeprefix("torch.")
+    return f"{type(regions).__name__}({len(regions)} images, {grid} regions, D {regions.dim}, {kind}, {stored.device})"
+
 
 def _unit(vectors: Tensor) -> Tensor:
     """Unit length in float32 or better; where squares may be out of range, the largest entry is divided out first."""
@@ -210,7 +235,7 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 class _OverLength(torch.autograd.Function):
-    """Vectors (..., D) over their lengths (..., 1), differentiated in a third of the passes that torch would make."""
+    """Vectors (..., D) divided by their lengths (..., 1); backward takes a third of autograd's passes over memory."""
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, length: Tensor) -> Tensor:

@@ -1,10 +1,14 @@
 """Entropic optimal transport for B small problems (Rq x Rg regions) at once, each stopped on its own error.
 
-On the CPU the compiled kernel does the same, step for step (`native/transport.inl`); this is its readable twin.
+On the CPU the compiled kernel does the same, step for step (`csrc/transport.hpp`); this is its readable twin.
+
+Legend: B problems, Rq rows (regions of the query) and Rg columns (regions of the gallery image) of each.
 """
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,31 +18,34 @@ from torch import Tensor
 
 from diml.matching import native
 
+#: Defaults of the solver, which `Matcher` takes over: epsilon in units of cosine, marginal error, iterations.
+EPSILON, TOLERANCE, MAX_ITERATIONS = 0.05, 4e-6, 1000
+
 #: Largest range of cost / epsilon for the plain kernel exp(-cost / epsilon), beyond which logarithms take over: scaling
 #: vectors reach the exponential of twice this range and must stay finite.
 PLAIN_RANGE = {torch.float32: 41.0, torch.float64: 300.0}
 
-#: So many iterations are mixed (see `_Mixture`), the later ones over-relaxed, which is slower and never loses its way.
+#: The first MIXING iterations are mixed (see `_Mixture`), the later ones over-relaxed: slower, but certain to converge.
 MIXING = 100
-#: Mixing: in one of so many iterations; how many changes, which are forgotten where the error grew by more than GROWN;
-#: share of the trace that is added to the diagonal; bounds of a residual; how far log v may go back.
+#: Mixing: every MIX_EVERY-th iteration; changes kept, which are dropped where the error grew by more than GROWN; the
+#: share of the trace that is added to the diagonal; bounds of a residual; the largest step back of log v.
 MIX_EVERY, MIXED, GROWN, RIDGE, LEAST, MOST, FURTHEST = 2, 4, 1.5, 1e-6, -0.75, 2.0, 1.0
 
-#: Over-relaxation: its first estimate comes after so many iterations, further ones every so many; a ratio of more than
-#: 1 +- STEP counts as that; relaxation is damped where the error grew; the slowest rate that it is tuned for.
+#: Over-relaxation: iterations before the first estimate of the rate of convergence, and between further ones; bound of
+#: a relative step; damping where the error grew; the slowest rate that it is tuned for.
 FIRST_ESTIMATE, ESTIMATE_EVERY, STEP, DAMPING, SLOWEST = 4, 4, 0.5, 0.7, 0.9999
 
-#: Device types where torch.compile fuses the element-wise part of an iteration; on the CPU the native kernel is better.
+#: Device types where torch.compile fuses the element-wise part of an iteration; the CPU has the compiled kernel.
 COMPILED_ON = {"cuda"}
 _compiled: Callable[..., tuple[Tensor, Tensor]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class TransportPlan:
-    """Solutions of B transport problems and how good they are.
+    """Solutions of B transport problems, and how far each has converged.
 
     Args:
-        plan: (B, Rq, Rg) transported mass, rows = the query's regions; rows sum to their weights to rounding.
+        plan: (B, Rq, Rg) transported mass, rows = the query's regions; row sums equal the weights up to rounding.
         marginal_error: (B,) sum over the columns of |column sum - weight|.
         iterations: (B,) int64, updates of both scaling vectors.
         converged: (B,) bool, marginal_error <= tolerance.
@@ -56,9 +63,9 @@ def sinkhorn(
     weight_q: Tensor,
     weight_g: Tensor,
     *,
-    epsilon: float = 0.05,
-    tolerance: float = 4e-6,
-    max_iterations: int = 1000,
+    epsilon: float = EPSILON,
+    tolerance: float = TOLERANCE,
+    max_iterations: int = MAX_ITERATIONS,
 ) -> TransportPlan:
     """Minimise <T, cost> - epsilon H(T) over plans T >= 0 with row sums weight_q and column sums weight_g.
 
@@ -68,14 +75,14 @@ def sinkhorn(
         cost: (B, Rq, Rg) finite float.
         weight_q, weight_g: (B, Rq) and (B, Rg), non-negative, rows summing to 1; single entries may be zero.
         epsilon: weight of the entropy, in units of cost, > 0.
-        tolerance: marginal error at which a problem is done, > 0.
-        max_iterations: cap; what has not converged by then is flagged.
+        tolerance: marginal error at which a problem has converged, > 0.
+        max_iterations: limit; problems that have not converged by then are flagged.
 
     Returns a TransportPlan in float32 (float64 when `cost` is), without gradient; raises ValueError for a setting
     out of range or shapes that disagree. Source: Cuturi, NeurIPS 2013; mixing: Anderson, J. ACM 1965;
     over-relaxation: Thibault et al., 2021.
     """
-    epsilon, tolerance, max_iterations = checked_solver(epsilon, tolerance, max_iterations)
+    check_solver(epsilon, tolerance, max_iterations)
     batch, rows, columns = cost.shape
     if weight_q.shape != (batch, rows) or weight_g.shape != (batch, columns):
         got = f"{tuple(weight_q.shape)} and {tuple(weight_g.shape)}"
@@ -103,14 +110,13 @@ def sinkhorn(
     return solution
 
 
-def checked_solver(
-    epsilon: float = 0.05, tolerance: float = 4e-6, max_iterations: int = 1000
-) -> tuple[float, float, int]:
-    """The settings of `sinkhorn`, its defaults where none are given; ValueError for one out of range."""
-    for name, value in (("epsilon", epsilon), ("tolerance", tolerance), ("max_iterations", max_iterations)):
-        if not 0 < value < float("inf"):
+def check_solver(epsilon: float, tolerance: float, max_iterations: int) -> None:
+    """Raise ValueError for a setting of `sinkhorn` that is out of range."""
+    for name, value in (("epsilon", epsilon), ("tolerance", tolerance)):
+        if not 0 < value < math.inf:
             raise ValueError(f"{name}: need a positive, finite number, got {value}")
-    return epsilon, tolerance, max(1, int(max_iterations))
+    if not isinstance(max_iterations, numbers.Integral) or max_iterations < 1:
+        raise ValueError(f"max_iterations: need an integer of at least 1, got {max_iterations}")
 
 
 def _solve(

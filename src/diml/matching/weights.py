@@ -1,15 +1,23 @@
-"""How much mass each region sends or receives: Q queries, K candidates of each, Rq and Rg regions, D channels."""
+"""How much mass each region sends or receives.
+
+Legend: Q queries, K candidates of each, Rq and Rg regions of the two sides, D channels.
+"""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+#: By agreement with the other image ("cross_correlation"), or the same for every region ("uniform").
+Weights = Literal["cross_correlation", "uniform"]
 
 
 def cross_correlation_weights(
     dense_q: Tensor, pooled_q: Tensor, dense_g: Tensor, pooled_g: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Weigh each region by how well it agrees with the *other* image as a whole: relu(<region, pooled>) / sum.
+    """Weight of each region: how well it agrees with the *other* image as a whole, relu(<region, pooled>) / sum.
 
     Takes unit vectors (Q, Rq, D), (Q, D) of the queries and (Q, K, Rg, D), (Q, K, D) of their candidates; returns
     weights (Q, K, Rq) and (Q, K, Rg), rows summing to 1. Source: Zhao et al., ICCV 2021, section 3.3.
@@ -27,3 +35,21 @@ def normalize_mass(mass: Tensor) -> Tensor:
     largest = mass.amax(dim=-1, keepdim=True)
     scaled = torch.where(largest > 0, mass / largest, 1)
     return scaled / scaled.sum(dim=-1, keepdim=True)
+
+
+def given_weights(weights: tuple[Tensor, Tensor], cosine: Tensor) -> tuple[Tensor, Tensor]:
+    """Check and normalise weights (B or 1, Rq) and (B or 1, Rg) that the caller gives for the pairs of `cosine`.
+
+    Raises:
+        ValueError: no two tensors, a shape that does not fit cosine (B, Rq, Rg), or negative or non-finite weights.
+    """
+    pairs, rows, columns = cosine.shape
+    if not isinstance(weights, tuple) or len(weights) != 2:
+        raise ValueError(f"weights: need two tensors, of the query's and the gallery's regions, got {weights!r}")
+    for name, given, regions in (("weight_q", weights[0], rows), ("weight_g", weights[1], columns)):
+        if given.ndim != 2 or given.shape[0] not in (1, pairs) or given.shape[1] != regions:
+            raise ValueError(f"weights: {name} needs shape ({pairs} or 1, {regions}), got {tuple(given.shape)}")
+        if not (torch.isfinite(given) & (given >= 0)).all():
+            raise ValueError(f"weights: {name} needs finite, non-negative weights; clamp them first")
+    weight_q, weight_g = (normalize_mass(given.to(cosine)).expand(pairs, -1) for given in weights)
+    return weight_q, weight_g

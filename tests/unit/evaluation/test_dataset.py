@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diml.evaluation.dataset import evaluate_dataset, stored_as
+from diml.evaluation.evaluate import evaluate_dataset, stored_as
 from diml.matching import QuantizedRegions, Regions
 
 

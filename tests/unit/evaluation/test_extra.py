@@ -12,7 +12,7 @@ from scipy.spatial.distance import cosine
 from scipy.stats import entropy
 from sklearn.metrics import average_precision_score
 
-from diml.evaluation import evaluate_regions
+from diml.evaluation import evaluate_regions, extra
 from diml.evaluation.extra import (
     EXTRA_METRICS,
     average_precisions,
@@ -77,7 +77,7 @@ def test_full_map_equals_scikit_learn_and_map_at_c_the_report() -> None:
             wanted.append(average_precision_score(labels[rows] == labels[query], vectors[rows] @ vectors[query]))
     assert len(wanted) == 4
     assert got["map"] == pytest.approx(np.mean(wanted))
-    report = evaluate_regions(regions, labels, rerank=(0,), queries=queries, gallery=gallery, resamples=10).row(0)
+    report = evaluate_regions(regions, labels, rerank_at=(0,), queries=queries, gallery=gallery, resamples=10).row(0)
     assert got["map@c"] == pytest.approx(report["map@r"])
     assert got["map@c_self_counted"] == pytest.approx(report["map@r_self_counted"])
 
@@ -106,9 +106,11 @@ def test_equal_scores_stand_in_gallery_order_and_the_query_is_never_found() -> N
     assert got["map"] == pytest.approx((1 / 3 + 2 / 4) / 2)  # 0, 2, 3, 4: relevant at 3 and 4
 
 
-def test_blocks_change_nothing() -> None:
+def test_blocks_change_nothing(monkeypatch) -> None:
     regions, labels = clouds([5, 6, 7], spread=1)
-    whole, parts = (extra_metrics(regions, labels, block_bytes=size) for size in (2**27, 1))
+    whole = extra_metrics(regions, labels)
+    monkeypatch.setattr(extra, "SCORE_BYTES", 1)
+    parts = extra_metrics(regions, labels)
     assert whole == pytest.approx(parts, rel=1e-6)
 
 
@@ -231,7 +233,7 @@ def test_wrong_input_is_named() -> None:
         extra_metrics(regions, [1] * 6)
     with pytest.raises(ValueError, match="no query has a relevant image"):
         extra_metrics(regions, range(6))
-    with pytest.raises(ValueError, match="labels: need one integer"):
+    with pytest.raises(ValueError, match="labels: need one class"):
         extra_metrics(regions, labels[:4])
     with pytest.raises(ValueError, match="queries: need image rows"):
         extra_metrics(regions, labels, queries=[6])

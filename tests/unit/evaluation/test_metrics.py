@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diml.evaluation import METRICS, query_metrics
-from diml.evaluation.metrics import depth_needed
+from diml.evaluation.metrics import METRICS, depth_needed, query_metrics
 
 
 def of_one(relevant: list[int], count: int, in_gallery: bool) -> dict[str, float]:
@@ -83,7 +82,7 @@ def test_queries_do_not_mix():
 
 
 @pytest.mark.parametrize(
-    ("counts", "rerank", "depth"), [([3, 1], (0,), 8), ([3, 20], (0,), 21), ([3], (0, 100), 100), ([], (0, 2), 8)]
+    ("counts", "rerank_at", "depth"), [([3, 1], (0,), 8), ([3, 20], (0,), 21), ([3], (0, 100), 100), ([], (0, 2), 8)]
 )
-def test_a_ranking_is_wanted_as_deep_as_any_metric_looks(counts, rerank, depth):
-    assert depth_needed(torch.tensor(counts, dtype=torch.int64), rerank) >= depth
+def test_a_ranking_is_wanted_as_deep_as_any_metric_looks(counts, rerank_at, depth):
+    assert depth_needed(torch.tensor(counts, dtype=torch.int64), rerank_at) >= depth

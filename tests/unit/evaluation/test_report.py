@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from diml.evaluation import METRICS, Report
-from diml.evaluation.report import csv_lines, summarize
+from diml.evaluation import Report
+from diml.evaluation.metrics import METRICS
+from diml.evaluation.tables import csv_lines
 
 
 def numbers(*ks: int, queries: int = 30, seed: int = 0) -> dict[int, dict[str, np.ndarray]]:
@@ -17,34 +18,30 @@ def numbers(*ks: int, queries: int = 30, seed: int = 0) -> dict[int, dict[str, n
 
 
 def report(per_query: dict[int, dict[str, np.ndarray]], resamples: int = 100, seed: int = 0) -> Report:
-    rows, intervals, comparisons = summarize(per_query, resamples, seed)
     queries = len(next(iter(per_query.values()))["map@r"])
     return Report(
-        rows=rows,
-        intervals=intervals,
-        comparisons=comparisons,
         per_query=per_query,
         queries=np.arange(queries),
         without_relevant=np.array([40, 41]),
         hits={k: np.zeros((queries, 1), np.int64) for k in per_query},
         gallery_size=50,
-        unfinished_pairs=3,
-        settings={"score": "both", "epsilon": 0.05},
+        unconverged_pairs=3,
+        settings={"resamples": resamples, "seed": seed},
     )
 
 
 def test_rows_are_means_over_queries_in_the_order_asked():
     per_query = numbers(100, 0, 5)
     made = report(per_query)
-    assert [tuple(row) for row in made.rows] == [("rerank", *METRICS)] * 3
-    assert [row["rerank"] for row in made.rows] == [100, 0, 5]
+    assert [tuple(row) for row in made.rows] == [("rerank_at", *METRICS)] * 3
+    assert [row["rerank_at"] for row in made.rows] == [100, 0, 5]
     for k in per_query:
         for metric in METRICS:
             assert made.row(k)[metric] == pytest.approx(sum(per_query[k][metric]) / 30, abs=1e-14)
 
 
 def test_a_k_that_was_not_evaluated_is_named_with_those_that_were():
-    with pytest.raises(KeyError, match=r"rerank: 7 was not evaluated; have \[0, 100\]"):
+    with pytest.raises(KeyError, match=r"rerank_at: 7 was not evaluated; there are \[0, 100\]"):
         report(numbers(0, 100)).row(7)
 
 
@@ -66,10 +63,10 @@ def test_the_seed_decides_the_intervals_and_not_the_means():
 def test_every_other_k_is_compared_with_the_smallest(ks, base):
     per_query = numbers(*ks)
     made = report(per_query)
-    compared = [(c.rerank, c.against, c.metric) for c in made.comparisons]
+    compared = [(c.rerank_at, c.against, c.metric) for c in made.comparisons]
     assert compared == [(k, base, metric) for k in ks if k != base for metric in METRICS]
     for c in made.comparisons:
-        assert c.difference == pytest.approx(made.row(c.rerank)[c.metric] - made.row(base)[c.metric])
+        assert c.difference == pytest.approx(made.row(c.rerank_at)[c.metric] - made.row(base)[c.metric])
         assert c.low < c.difference < c.high
 
 
@@ -93,16 +90,42 @@ def test_it_becomes_json_and_comes_back_with_the_same_numbers():
     assert back["rows"] == made.rows
     assert back["intervals_95"] == [{m: list(bounds) for m, bounds in row.items()} for row in made.intervals]
     assert [c["low"] for c in back["comparisons"]] == [c.low for c in made.comparisons]
-    counts = ("queries", "gallery", "without_relevant", "unfinished_pairs")
+    counts = ("queries", "gallery", "without_relevant", "unconverged_pairs")
     assert [back[name] for name in counts] == [30, 50, 2, 3]
-    assert back["settings"] == {"score": "both", "epsilon": 0.05}
+    assert back["settings"] == {"resamples": 100, "seed": 0}
+
+
+def test_reports_of_different_queries_are_joined():
+    whole = report(numbers(0, 100))
+    parts = [
+        Report(
+            per_query={
+                k: {name: values[rows] for name, values in found.items()} for k, found in whole.per_query.items()
+            },
+            queries=whole.queries[rows],
+            without_relevant=whole.without_relevant[:1] if rows.start == 0 else whole.without_relevant[1:],
+            hits={k: hits[rows] for k, hits in whole.hits.items()},
+            gallery_size=50,
+            unconverged_pairs=1 if rows.start == 0 else 2,
+            settings=whole.settings,
+        )
+        for rows in (slice(0, 7), slice(7, 30))
+    ]
+    assert Report.concat(parts).to_dict() == whole.to_dict()
+
+
+def test_its_representations_are_short():
+    made = report(numbers(0, 100))
+    assert len(repr(made)) < 200
+    assert "30 queries, 50 gallery images" in repr(made)
+    assert made._repr_html_().count("<tr>") == 3
 
 
 def test_csv_has_a_line_for_each_method_and_k():
     made = report(numbers(0, 100))
     small = report(numbers(3, queries=4, seed=1))
     header, *lines = csv_lines({"plain, small": small, "large": made})
-    assert header[:3] == ["method", "rerank", "queries"]
+    assert header[:3] == ["method", "rerank_at", "queries"]
     assert header[3:] == [name for metric in METRICS for name in (metric, f"{metric}_low", f"{metric}_high")]
     assert [line[:3] for line in lines] == [["plain, small", "3", "4"], ["large", "0", "30"], ["large", "100", "30"]]
     for line, row, bounds in zip(lines[1:], made.rows, made.intervals, strict=True):

@@ -73,9 +73,21 @@ def test_top_takes_large_differences_of_either_sign():
         contrast.top(-1)
 
 
-def test_it_is_told_in_plain_numbers():
+def test_a_contrast_is_plain_numbers():
     plan = torch.full((2, 2), 0.25)
     first = Ledger(plan, torch.tensor([[1.0, 0.5], [0.0, 0.0]]), 0.75, (1, 2), (1, 2))
     second = Ledger(plan, torch.tensor([[0.0, 0.5], [0.5, 0.5]]), 0.25, (1, 2), (1, 2))
     told = json.loads(json.dumps(first.contrast(second).to_dict()))
-    assert told == {"score": 0.5, "pooled": 0.5, "structural": 0.0, "grid_q": [1, 2], "regions": [0.25, -0.25]}
+    assert told == {"score": 0.5, "pooled": 0.5, "structural": 0.0, "structural_weight": 1.0} | {
+        "grid_q": [1, 2],
+        "regions": [0.25, -0.25],
+    }
+
+
+def test_the_structural_weight_counts_in_both():
+    plan, weight = torch.full((2, 2), 0.25), 4.0
+    first = Ledger(plan, torch.ones(2, 2), 0.75, structural_weight=weight)
+    second = Ledger(plan, torch.zeros(2, 2), 0.25, structural_weight=weight)
+    assert first.contrast(second).score == pytest.approx(first.score - second.score)
+    with pytest.raises(ValueError, match=r"same structural_weight, got 1\. against 4\.0"):
+        first.contrast(Ledger(plan, torch.zeros(2, 2), 0.25))

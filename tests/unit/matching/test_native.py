@@ -253,11 +253,11 @@ def test_wrong_arguments_are_refused_and_not_read():
         native.compare(one, torch.ones(1, 2, 4), row, row, *solver, cosine=False)
     slope, weight = torch.ones(1, 1, 1), torch.ones(1)
     with pytest.raises(ValueError, match="query_of"):
-        native.pull(slope, weight, weight, row + 1, row, one, (1, 2, 3), side="query")
+        native.accumulate_gradients(slope, weight, weight, row + 1, row, one, (1, 2, 3), side="query")
     with pytest.raises(ValueError, match="image_of"):
-        native.pull(slope, weight, weight, row, row + 1, one, (1, 2, 3), side="both")
+        native.accumulate_gradients(slope, weight, weight, row, row + 1, one, (1, 2, 3), side="both")
     with pytest.raises(ValueError, match="regions"):
-        native.pull(torch.ones(1, 2, 1), weight, weight, row, row, one, (1, 2, 3), side="query")
+        native.accumulate_gradients(torch.ones(1, 2, 1), weight, weight, row, row, one, (1, 2, 3), side="query")
 
 
 def test_other_threads_run_meanwhile():

