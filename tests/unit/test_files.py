@@ -1,4 +1,4 @@
-"""`whole_file`: the new content or the old, never half, nothing left behind."""
+"""`atomic_file`: the new content or the old, never a part, nothing left behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diml.files import exclusive_lock, whole_file, write_text
+from diml.files import atomic_file, exclusive_lock, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -22,7 +22,7 @@ def test_the_file_appears_when_the_block_ends(tmp_path, old):
     target = tmp_path / "table.csv"
     if old:
         target.write_text(old)
-    with whole_file(target) as temporary:
+    with atomic_file(target) as temporary:
         temporary.write_text("new")
         assert temporary.parent == tmp_path  # on one file system, so that renaming is one step
         assert temporary.suffix == ".csv"
@@ -35,7 +35,7 @@ def test_the_file_appears_when_the_block_ends(tmp_path, old):
 def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, error):
     target = tmp_path / "table.csv"
     target.write_text("old")
-    with pytest.raises(error), whole_file(target) as temporary:  # noqa: PT012
+    with pytest.raises(error), atomic_file(target) as temporary:  # noqa: PT012
         temporary.write_text("half")
         raise error
     assert target.read_text() == "old"
@@ -43,7 +43,7 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, error):
 
 
 def test_an_exception_makes_no_file_where_there_was_none(tmp_path):
-    with pytest.raises(ValueError, match="stop"), whole_file(tmp_path / "new.csv"):
+    with pytest.raises(ValueError, match="stop"), atomic_file(tmp_path / "new.csv"):
         raise ValueError("stop")
     assert names(tmp_path) == []
 
@@ -70,7 +70,7 @@ def test_text_is_utf8_whatever_the_locale(tmp_path):
 
 
 def test_the_block_may_replace_the_temporary_file(tmp_path):
-    with whole_file(tmp_path / "model.safetensors") as temporary:
+    with atomic_file(tmp_path / "model.safetensors") as temporary:
         other = temporary.with_name("other")
         other.write_text("whole")
         other.replace(temporary)
@@ -79,14 +79,14 @@ def test_the_block_may_replace_the_temporary_file(tmp_path):
 
 def test_a_block_that_took_its_file_away_leaves_the_old_one(tmp_path):
     target = write_text(tmp_path / "table.csv", "old")
-    with pytest.raises(FileNotFoundError), whole_file(target) as temporary:
+    with pytest.raises(FileNotFoundError), atomic_file(target) as temporary:
         temporary.unlink()
     assert target.read_text() == "old"
 
 
 def test_a_block_that_wrote_nothing_is_an_error_and_leaves_the_old_file(tmp_path):
     target = write_text(tmp_path / "table.csv", "old")
-    with pytest.raises(OSError), whole_file(target):  # noqa: PT011
+    with pytest.raises(OSError), atomic_file(target):  # noqa: PT011
         pass
     assert target.read_text() == "old"
     assert names(tmp_path) == ["table.csv"]

@@ -1,47 +1,44 @@
-"""Training images: a random part of each, perhaps mirrored; the same part again for the same seed.
+"""Augmentation of training images: random crop, flip and colour changes, reproducible from one seed per image.
 
-All randomness of a image comes from one number, which follows from (seed, epoch, index of the image). So neither
-the number of worker processes nor an interruption changes what a run sees.
+The seed of an image is derived from (seed of the run, epoch, index of the image), see `diml.data.loading`. Neither
+the number of worker processes nor an interruption therefore changes the images of a run.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from diml.data.registry import nearest
-from diml.data.transforms import Preprocess
+from diml.data.transforms import Preprocess, check_keys, plain_settings
 
-_TRIES: Final = 10
+_ATTEMPTS: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """How a image is varied in training: RandomResizedCrop and horizontal flip, and colours where wanted.
+    """Augmentation for training: RandomResizedCrop, horizontal flip and optional colour jitter and greyscale.
 
-    Geometry and colours are torchvision's (v2): with its global generator seeded alike, RandomResizedCrop,
-    RandomHorizontalFlip, ColorJitter and RandomGrayscale in this order give the same image to the bit.
+    Bit-identical to torchvision's (v2) RandomResizedCrop, RandomHorizontalFlip, ColorJitter and RandomGrayscale in
+    this order, with the global generator of torch set to the same seed.
 
     Attributes:
-        preprocess: Its `size`, `mean`, `std` and `interpolation` hold here too.
-        scale: Least and greatest share of the area that is cut out, in (0, 1].
-        ratio: Least and greatest width / height of what is cut out.
-        flip: Probability to mirror left and right.
-        jitter: Greatest change of brightness, contrast, saturation (0 or more, as a share) and hue (0 to 0.5, in turns
-            of the colour wheel); all 0: colours stay. The authors' base code has 0.2 each in its `adv` variant.
-        grayscale: Probability to take the colours away; 0.2 in that variant.
+        preprocess: Provides `size`, `mean`, `std` and `interpolation`.
+        scale: Minimum and maximum fraction of the area that is cropped, in (0, 1].
+        ratio: Minimum and maximum aspect ratio (width / height) of the crop.
+        flip: Probability of a horizontal flip, in [0, 1].
+        jitter: Maximum change of brightness, contrast and saturation (relative, 0 or more) and of hue (0 to 0.5, in
+            turns of the colour wheel); all 0 disables it. The authors' base code uses 0.2 each in its `adv` variant.
+        grayscale: Probability of conversion to greyscale, in [0, 1]; 0.2 in that variant.
 
     Raises:
-        ValueError: A value out of its range.
+        ValueError: A setting is out of its range.
 
     Example:
         >>> Augment(preprocess=Preprocess(size=32, resize=40))(Image.new("RGB", (64, 48)), seed=7).shape
@@ -64,26 +61,26 @@ class Augment:
         for name, most in (("scale", 1.0), ("ratio", math.inf)):
             low, high = getattr(self, name)
             if not 0 < low <= high <= most or math.isinf(high):
-                raise ValueError(f"{name}: need 0 < least <= greatest{' <= 1' * (most == 1)}, got {(low, high)}")
+                raise ValueError(f"{name}: need 0 < minimum <= maximum{' <= 1' * (most == 1)}, got {(low, high)}")
         for name in ("flip", "grayscale"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: need a probability in [0, 1], got {getattr(self, name)}")
         if not all(0 <= value < math.inf for value in self.jitter) or self.jitter[3] > 0.5:
-            raise ValueError(f"jitter: need numbers of at least 0, and 0.5 at most for hue, got {self.jitter}")
+            raise ValueError(f"jitter: need numbers of at least 0, and at most 0.5 for hue, got {self.jitter}")
 
     def __call__(self, image: Image.Image, seed: int) -> torch.Tensor:
         """Return the network input of an RGB image: (3, size, size), float32, normalised.
 
         Args:
             image: PIL image of mode RGB.
-            seed: 0 to 2^64 - 1; the same seed makes the same input. See `item_seed`.
+            seed: 0 to 2^64 - 1; the same seed gives the same input. See `item_seed`.
         """
         return self.preprocess.normalize(self.view(image, seed))
 
     def view(self, image: Image.Image, seed: int) -> Image.Image:
-        """Return what the network sees for this seed, as an RGB image of size x size."""
+        """Return the augmented RGB image of size x size pixels for this seed, before normalisation."""
         generator = torch.Generator().manual_seed(seed)
-        top, left, height, width = self._part(image, generator)
+        top, left, height, width = self._crop(image, generator)
         size, kind = [self.preprocess.size] * 2, InterpolationMode(self.preprocess.interpolation)
         view: Image.Image = F.resized_crop(image, top, left, height, width, size, kind)
         if torch.rand(1, generator=generator).item() < self.flip:
@@ -96,8 +93,7 @@ class Augment:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, for JSON or YAML."""
-        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
-        return plain | {"preprocess": self.preprocess.to_dict()}
+        return plain_settings(self)
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Augment:
@@ -106,19 +102,16 @@ class Augment:
         Raises:
             ValueError: An unknown key (the nearest known one is named) or a value out of its range.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in settings:
-            if key not in known:
-                raise ValueError(f"augment: unknown key {key!r}; {nearest(str(key), known)}")
+        check_keys(cls, settings, "augment")
         inner = settings.get("preprocess", {})
         preprocess = inner if isinstance(inner, Preprocess) else Preprocess.from_dict(inner)
         return cls(**{**settings, "preprocess": preprocess})
 
-    def _part(self, image: Image.Image, generator: torch.Generator) -> tuple[int, int, int, int]:
-        """Top, left, height and width of what is cut out; the middle where no try fits into the image."""
+    def _crop(self, image: Image.Image, generator: torch.Generator) -> tuple[int, int, int, int]:
+        """Return top, left, height and width of the crop; the centre where no attempt fits into the image."""
         width, height = image.size
         logarithms = torch.log(torch.tensor(self.ratio))
-        for _ in range(_TRIES):
+        for _ in range(_ATTEMPTS):
             area = width * height * _uniform(*self.scale, generator)
             aspect = torch.exp(torch.empty(1).uniform_(*logarithms.tolist(), generator=generator)).item()
             w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
@@ -132,25 +125,19 @@ class Augment:
         return (height - h) // 2, (width - w) // 2, h, w
 
     def _jittered(self, view: Image.Image, generator: torch.Generator) -> Image.Image:
-        """Change the colours, in random order."""
+        """Apply the colour changes in random order."""
         order = torch.randperm(4, generator=generator).tolist()
         changes = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
         factors = []
-        for number, most in enumerate(self.jitter):
+        for number, amount in enumerate(self.jitter):
             centre = 0.0 if number == 3 else 1.0
-            least = centre - most if number == 3 else max(0.0, centre - most)
-            factors.append(_uniform(least, centre + most, generator) if most else None)
+            low = centre - amount if number == 3 else max(0.0, centre - amount)
+            factors.append(_uniform(low, centre + amount, generator) if amount else None)
         for number in order:
             factor = factors[number]
             if factor is not None:
                 view = changes[number](view, factor)
         return view
-
-
-def item_seed(seed: int, epoch: int, index: int) -> int:
-    """Return the seed of one image in one epoch of a run, well mixed: 0 to 2^63 - 1."""
-    mixed = np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0]
-    return int(mixed >> np.uint64(1))
 
 
 def _uniform(low: float, high: float, generator: torch.Generator) -> float:

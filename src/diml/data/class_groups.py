@@ -1,4 +1,4 @@
-"""Which images belong to which class, and class-balanced draws among them.
+"""Images grouped by class, and class-balanced random draws from them: what all batch samplers share.
 
 Legend: N images, C classes.
 """
@@ -18,7 +18,7 @@ Indices = NDArray[np.int64]
 
 
 class SmallClassesWarning(UserWarning):
-    """Some classes have too few images to be trained on and are left out."""
+    """Some classes have too few images for training and are omitted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,17 +26,17 @@ class ClassGroups:
     """Images by class.
 
     Attributes:
-        members: C arrays of image indices, (n_c,) int64 each, rising; n_c may be 0.
+        members: C arrays of image indices, (n_c,) int64 each, ascending; n_c may be 0.
     """
 
     members: tuple[Indices, ...]
 
     @classmethod
     def of(cls, labels: ArrayLike | Tensor) -> ClassGroups:
-        """Group images by label (N,); classes stand in the order of their labels.
+        """Group images by label (N,); the classes are in the order of their labels.
 
         Raises:
-            ValueError: `labels` are not whole numbers of shape (N,), or there are none.
+            ValueError: `labels` are not whole numbers of shape (N,), or are empty.
         """
         values = np.asarray(labels)
         if values.ndim != 1 or not len(values) or not np.issubdtype(values.dtype, np.integer):
@@ -50,28 +50,28 @@ class ClassGroups:
 
     @cached_property
     def images(self) -> Indices:
-        """All images of these classes, rising."""
+        """All images of these classes, ascending."""
         return np.sort(self.numbered[0])
 
     @cached_property
     def numbered(self) -> tuple[Indices, Indices]:
-        """All images, class by class, and the class number of each."""
+        """All images, class by class, and the class number of each image."""
         sizes = [len(member) for member in self.members]
         return np.concatenate([np.empty(0, np.int64), *self.members]), np.repeat(np.arange(len(sizes)), sizes)
 
     def at_least(self, size: int) -> ClassGroups:
-        """Only the classes that have `size` images or more."""
+        """Return the classes that have at least `size` images."""
         return ClassGroups(tuple(member for member in self.members if len(member) >= size))
 
     def among(self, allowed: NDArray[np.bool_]) -> ClassGroups:
-        """Every class with only those of its images that `allowed` (N,) has; C stays the same."""
+        """Return all C classes, each with only its images in the mask `allowed` (N,)."""
         return ClassGroups(tuple(member[allowed[member]] for member in self.members))
 
 
 def usable_classes(labels: ArrayLike | Tensor, batch_size: int, per_class: int) -> ClassGroups:
-    """Return the classes that can fill their part of a batch with distinct images.
+    """Return the classes that have enough distinct images for their part of a batch.
 
-    A class with fewer than `per_class` images is left out, as a pair of a photo with itself teaches nothing.
+    A class with fewer than `per_class` images is omitted, as an image paired with itself gives no training signal.
 
     Args:
         labels: (N,) whole numbers.
@@ -82,28 +82,28 @@ def usable_classes(labels: ArrayLike | Tensor, batch_size: int, per_class: int) 
         ValueError: `per_class` does not divide `batch_size`, or there are too few classes for a batch.
 
     Warns:
-        SmallClassesWarning: Classes were left out; it says how many, and with how many images.
+        SmallClassesWarning: Classes were omitted; it says how many, and with how many images.
     """
     if per_class < 1 or batch_size < 1 or batch_size % per_class:
         raise ValueError(
-            f"batch_size, per_class: need a batch of whole classes, got {batch_size} images with {per_class} a class"
+            f"batch_size, per_class: need complete classes, got {batch_size} images with {per_class} per class"
         )
     everything = ClassGroups.of(labels)
     usable = everything.at_least(per_class)
-    left_out = len(everything) - len(usable)
+    omitted = len(everything) - len(usable)
     needed = batch_size // per_class
     if len(usable) < needed:
         most = per_class * len(usable)
-        remedy = f"take batch_size {most} at most, or another per_class" if most else "take a smaller per_class"
+        remedy = f"use a batch_size of at most {most}, or another per_class" if most else "use a smaller per_class"
         raise ValueError(
-            f"batch_size: {batch_size} images with {per_class} a class need {needed} classes of at least {per_class} "
+            f"batch_size: {batch_size} images with {per_class} per class need {needed} classes of at least {per_class} "
             f"images, got {len(usable)}; {remedy}"
         )
-    if left_out:
+    if omitted:
         images = len(everything.images) - len(usable.images)
         warnings.warn(
-            f"{left_out} of {len(everything)} classes ({images} images) have fewer than per_class = {per_class} "
-            "images and are left out of training",
+            f"{omitted} of {len(everything)} classes ({images} images) have fewer than per_class = {per_class} "
+            "images and are omitted from training",
             SmallClassesWarning,
             stacklevel=4,
         )
@@ -111,14 +111,14 @@ def usable_classes(labels: ArrayLike | Tensor, batch_size: int, per_class: int) 
 
 
 def draw_balanced(groups: ClassGroups, classes: int, per_class: int, generator: np.random.Generator) -> Indices:
-    """Draw distinct classes and distinct images of each, all equally likely: (classes * per_class,), by class."""
+    """Draw distinct classes, and distinct images of each, uniformly: (classes * per_class,) indices, by class."""
     chosen = generator.choice(len(groups), classes, replace=False)
     parts = [generator.choice(groups.members[number], per_class, replace=False) for number in chosen]
     return np.concatenate(parts)
 
 
 def epoch_length(images: int, batch_size: int, batches_per_epoch: int | None) -> int:
-    """Return the batches of an epoch: those wanted, or images // batch_size as in the authors' runs; at least 1."""
+    """Return the batches per epoch: the given number, or images // batch_size as in the authors' runs, at least 1."""
     if batches_per_epoch is None:
         return max(1, images // batch_size)
     if batches_per_epoch < 1:
@@ -127,12 +127,12 @@ def epoch_length(images: int, batch_size: int, batches_per_epoch: int | None) ->
 
 
 def generator_of(*seeds: int) -> np.random.Generator:
-    """Return the generator that belongs to these numbers, such as (seed, epoch), and to no others."""
+    """Return the random generator determined by these numbers, such as (seed, epoch)."""
     return np.random.default_rng(seeds)
 
 
 def checked_seed(name: str, value: Any) -> int:
-    """Return a seed or an epoch as an int; negative ones are refused."""
+    """Return a seed or an epoch as an int; raise ValueError for a negative or fractional one."""
     if int(value) != value or value < 0:
         raise ValueError(f"{name}: need a whole number of at least 0, got {value}")
     return int(value)

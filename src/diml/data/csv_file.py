@@ -1,4 +1,4 @@
-"""Any images, listed in a CSV file: `path,label,split` and, if wanted, `is_query,is_gallery`."""
+"""Any images listed in a CSV file with the columns `path,label,split` and optionally `is_query,is_gallery`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Final
 
 import numpy as np
 
-from diml.data.image_sets import DataSet, ImageSet, numbered
-from diml.data.inventory import Listing
-from diml.data.registry import DataSetInfo, nearest
+from diml.data.image_sets import DataSet, ImageSet
+from diml.data.inventory import FileListing
+from diml.data.registry import DataSetInfo
+from diml.spelling import did_you_mean
 
 _REQUIRED: Final = ("path", "label", "split")
 _FLAGS: Final = ("is_query", "is_gallery")
 _SPLITS: Final = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _YES: Final = frozenset({"1", "1.0", "true", "yes", "t", "y"})
 _NO: Final = frozenset({"0", "0.0", "false", "no", "f", "n"})
-_UNSAID: Final = frozenset({"", "nan", "none", "null"})
+_UNSET: Final = frozenset({"", "nan", "none", "null"})
 _SHOWN: Final = 20
 
 
@@ -39,13 +40,13 @@ def load_csv(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataS
 
     Columns: `path` (relative to the file, or absolute), `label` (any text), `split` (`train`, `validation` or `val`,
     `test`) and, for images that are not for training, `is_query` and `is_gallery` (`1/0`, `true/false`, `yes/no`).
-    A image with neither cell filled is both, and never answers itself; when all are, that is leave-one-out.
-    Protocol `test` tests on the test images, or on the validation images of a file without test images;
-    `validation` on the latter. Other columns are left alone.
+    An image with neither cell filled is both query and gallery, and never retrieves itself; if this holds for all
+    images, the evaluation is leave-one-out. Protocol `test` uses the test images, or the validation images of a file
+    without test images; protocol `validation` the validation images. Other columns are ignored.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: Columns are missing, or lines are bad: each is named with its number.
+        FileNotFoundError: The file does not exist.
+        ValueError: Columns are missing, or lines are invalid: each is named with its number.
     """
     rows = read_rows(info, root)
     splits = {row.split for row in rows}
@@ -67,7 +68,7 @@ def load_csv(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataS
 
 
 def read_rows(info: DataSetInfo, root: str | Path | None) -> list[_Row]:
-    """Read and check all lines; every bad one is in the error."""
+    """Read all lines; raise ValueError with every invalid one."""
     if root is None:
         raise FileNotFoundError(f"root: {info.name} needs the CSV file, got None. Expected: {info.layout}")
     file = Path(root).expanduser()
@@ -85,15 +86,15 @@ def read_rows(info: DataSetInfo, root: str | Path | None) -> list[_Row]:
         raise ValueError(f"{file}: expected a CSV text file in UTF-8 ({error})") from error
     if bad:
         shown = bad[:_SHOWN] + ([f"and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else [])
-        raise ValueError(f"{file}: {len(bad)} of {len(bad) + len(rows)} lines are bad:\n  " + "\n  ".join(shown))
+        raise ValueError(f"{file}: {len(bad)} of {len(bad) + len(rows)} lines are invalid:\n  " + "\n  ".join(shown))
     if not rows:
-        raise ValueError(f"{file}: expected one line a image below the header, got none")
+        raise ValueError(f"{file}: expected one line per image below the header, got none")
     return rows
 
 
 def _read_lines(reader: csv.DictReader[str], folder: Path, rows: list[_Row], bad: list[str]) -> None:
-    """Sort the lines into good ones and messages on bad ones."""
-    listing = Listing()
+    """Read the lines into `rows`, and messages on invalid ones into `bad`."""
+    listing = FileListing()
     seen: dict[Path, int] = {}
     for cells in reader:
         try:
@@ -113,31 +114,31 @@ def _check_columns(file: Path, columns: Sequence[str]) -> None:
     if missing:
         raise ValueError(
             f"{file}: the columns {', '.join(missing)} are missing; expected a first line with "
-            f"{','.join(_REQUIRED)}[,{','.join(_FLAGS)}], comma between, got {','.join(columns) or 'nothing'}"
+            f"{','.join(_REQUIRED)}[,{','.join(_FLAGS)}], separated by commas, got {','.join(columns) or 'nothing'}"
         )
     for column in columns:
-        # A misspelt flag column would be left alone, and the protocol be another one, unseen.
+        # A misspelt flag column would be ignored, and the images evaluated under another protocol unnoticed.
         near = difflib.get_close_matches(column.lower(), _FLAGS, n=1, cutoff=0.75)
         if near and column not in _FLAGS and near[0] not in columns:
             raise ValueError(f"{file}: unknown column {column!r}; did you mean {near[0]!r}?")
 
 
-def _read_row(cells: dict[str, str], line: int, folder: Path, listing: Listing) -> _Row:
+def _read_row(cells: dict[str, str], line: int, folder: Path, listing: FileListing) -> _Row:
     if any(cells.get(name) is None for name in _REQUIRED) or None in cells:
-        raise ValueError("has another number of cells than the first line has columns")
+        raise ValueError("has a different number of cells than the header has columns")
     path, label, split = (cells[name].strip() for name in _REQUIRED)
     if not path:
         raise ValueError("path is empty")
     if not label:
         raise ValueError("label is empty")
     if split.lower() not in _SPLITS:
-        raise ValueError(f"split {split!r}: {nearest(split, _SPLITS)}")
+        raise ValueError(f"split {split!r}: {did_you_mean(split, _SPLITS)}")
     is_query, is_gallery = (_read_flag(name, cells.get(name)) for name in _FLAGS)
     split = _SPLITS[split.lower()]
     if split == "train" and (is_query or is_gallery):
         raise ValueError("a training image cannot be query or gallery")
     if split != "train" and not (is_query or is_gallery) and (is_query is not None or is_gallery is not None):
-        raise ValueError("is neither query nor gallery; set one flag, or leave both empty to make it both")
+        raise ValueError("is neither query nor gallery; set one flag, or leave both empty to use it as both")
     found = listing.find(folder / path)
     if found is None:
         raise ValueError(f"no such image: {folder / path}")
@@ -146,31 +147,24 @@ def _read_row(cells: dict[str, str], line: int, folder: Path, listing: Listing) 
 
 def _read_flag(name: str, cell: str | None) -> bool | None:
     word = (cell or "").strip().lower()
-    if word in _UNSAID:
+    if word in _UNSET:
         return None
     if word not in _YES | _NO:
-        raise ValueError(f"{name} {cell!r}: expected 1 or 0, true or false, yes or no, or nothing")
+        raise ValueError(f"{name} {cell!r}: expected 1 or 0, true or false, yes or no, or an empty cell")
     return word in _YES
 
 
 def _image_set(name: str, rows: list[_Row]) -> ImageSet:
-    labels, class_names = numbered(row.label for row in rows)
-    unsaid = [row.is_query is None and row.is_gallery is None for row in rows]
-    if all(unsaid):
-        return ImageSet(name=name, paths=tuple(row.path for row in rows), labels=labels, class_names=tuple(class_names))
-    queries = np.flatnonzero([row.is_query or both for row, both in zip(rows, unsaid, strict=True)])
-    gallery = np.flatnonzero([row.is_gallery or both for row, both in zip(rows, unsaid, strict=True)])
+    paths, labels = [row.path for row in rows], [row.label for row in rows]
+    unset = [row.is_query is None and row.is_gallery is None for row in rows]
+    if all(unset):
+        return ImageSet(paths, labels, name=name)
+    queries = np.flatnonzero([row.is_query or both for row, both in zip(rows, unset, strict=True)])
+    gallery = np.flatnonzero([row.is_gallery or both for row, both in zip(rows, unset, strict=True)])
     for side, chosen in (("is_query", queries), ("is_gallery", gallery)):
         if not len(chosen):
-            raise ValueError(f"{name}: no image has {side}; queries and gallery are both needed")
-    return ImageSet(
-        name=name,
-        paths=tuple(row.path for row in rows),
-        labels=labels,
-        class_names=tuple(class_names),
-        queries=queries,
-        gallery=gallery,
-    )
+            raise ValueError(f"{name}: no image has {side}; both queries and gallery images are needed")
+    return ImageSet(paths, labels, queries=queries, gallery=gallery, name=name)
 
 
 def _list(words: set[str]) -> str:

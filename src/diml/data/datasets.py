@@ -1,4 +1,4 @@
-"""Data sets by name: load one, or count what is there against the known totals."""
+"""Data sets by name: load one, or compare its files with the known totals."""
 
 from __future__ import annotations
 
@@ -8,57 +8,54 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from diml.data import class_sets, listed_sets
+from diml.data import class_folders, image_lists
 from diml.data.csv_file import load_csv, read_rows
 from diml.data.image_sets import DataSet
 from diml.data.inventory import Inventory, size_differences
-from diml.data.registry import DataSetInfo, dataset_info, nearest
+from diml.data.registry import DataSetInfo, dataset_info
+from diml.spelling import did_you_mean
 
 _Root = str | Path | None
 
-_LOAD: Final = MappingProxyType(
-    {
-        "cub200": class_sets.load_benchmark,
-        "cars196": class_sets.load_benchmark,
-        "online_products": listed_sets.load_online_products,
-        "grocery": listed_sets.load_grocery,
-        "orl": class_sets.load_orl,
-        "folder": class_sets.load_folder,
-        "csv": load_csv,
-    }
+
+@dataclass(frozen=True)
+class _Reader:
+    """How a data set is read from disk: `load` it under a protocol, `inspect` its files, `locate` its folder."""
+
+    load: Callable[[DataSetInfo, _Root, str], DataSet]
+    inspect: Callable[[DataSetInfo, _Root], Inventory] | None = None
+    locate: Callable[[DataSetInfo, str | Path], Path | None] | None = None
+
+
+_BENCHMARK: Final = _Reader(
+    class_folders.load_benchmark, class_folders.inspect_benchmark, class_folders.locate_benchmark
 )
-_TAKE_STOCK: Final[MappingProxyType[str, Callable[[DataSetInfo, _Root], Inventory]]] = MappingProxyType(
+_READERS: Final = MappingProxyType(
     {
-        "cub200": class_sets.take_stock_of_benchmark,
-        "cars196": class_sets.take_stock_of_benchmark,
-        "online_products": listed_sets.take_stock_of_online_products,
-        "grocery": listed_sets.take_stock_of_grocery,
-        "orl": class_sets.take_stock_of_orl,
-        "folder": class_sets.take_stock_of_folder,
-    }
-)
-_LOCATE: Final[MappingProxyType[str, Callable[[DataSetInfo, str | Path], Path | None]]] = MappingProxyType(
-    {
-        "cub200": class_sets.locate_benchmark,
-        "cars196": class_sets.locate_benchmark,
-        "online_products": listed_sets.locate_online_products,
-        "grocery": listed_sets.locate_grocery,
-        "orl": class_sets.locate_orl,
+        "cub200": _BENCHMARK,
+        "cars196": _BENCHMARK,
+        "online_products": _Reader(
+            image_lists.load_online_products, image_lists.inspect_online_products, image_lists.locate_online_products
+        ),
+        "grocery": _Reader(image_lists.load_grocery, image_lists.inspect_grocery, image_lists.locate_grocery),
+        "orl": _Reader(class_folders.load_orl, class_folders.inspect_orl, class_folders.locate_orl),
+        "folder": _Reader(class_folders.load_folder, class_folders.inspect_folder),
+        "csv": _Reader(load_csv),
     }
 )
 
 
 @dataclass(frozen=True)
 class DataSetCheck:
-    """What is there of a data set, against what is known of it.
+    """The files found of a data set, compared with what is known of it.
 
     Attributes:
-        name: The data set.
+        name: Name of the data set.
         place: Its folder or file.
         images: Number of images found.
-        classes: Number of classes that have a image.
+        classes: Number of classes that have an image.
         expected_images: Known total; None for a user's own images.
-        expected_classes: Known total.
+        expected_classes: Known total; None for a user's own images.
         differences: What is missing or differs, one line each.
     """
 
@@ -72,7 +69,7 @@ class DataSetCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether everything known is there."""
+        """Whether nothing is missing or differs."""
         return not self.differences
 
 
@@ -80,20 +77,22 @@ def load_dataset(name: str, root: str | Path | None = None, *, protocol: str | N
     """Load a data set by name.
 
     Args:
-        name: One of `dataset_names()`.
-        root: Folder that has the data set's folder inside, or that folder itself; for `folder` and `csv` the folder
-            or file. None only for `orl`, which is then fetched.
-        protocol: How it is divided; default the first of `dataset_info(name).protocols`.
+        name: One of `dataset_names()`. `folder` and `csv` load the user's own images.
+        root: Folder that contains the data set's folder, or that folder itself; for `folder` and `csv` the folder or
+            file. May be None only for `orl`, which is then fetched.
+        protocol: How it is divided into training, queries and gallery; default the first protocol of the data set
+            (`diml datasets` lists them).
 
     Returns:
-        Images to train on (None where there are none) and to test on.
+        Images for training (None where there are none) and for testing.
 
     Raises:
-        ValueError: Unknown name or protocol, or a list with bad lines.
-        FileNotFoundError: It is missing or not whole; the message says what was expected where and how to get it.
+        ValueError: Unknown name or protocol, or a list with invalid lines.
+        FileNotFoundError: The data set is missing or incomplete; the message says what was expected where and how to
+            get it.
 
     Warns:
-        IncompleteDataSetWarning: It can be used but is not of its known size.
+        IncompleteDataSetWarning: It can be used but does not have its known size.
 
     Example:
         >>> load_dataset("grocery", "data", protocol="class_disjoint")  # doctest: +SKIP
@@ -101,8 +100,8 @@ def load_dataset(name: str, root: str | Path | None = None, *, protocol: str | N
     info = dataset_info(name)
     chosen = info.protocols[0] if protocol is None else protocol
     if chosen not in info.protocols:
-        raise ValueError(f"protocol: {name} has no {chosen!r}; {nearest(chosen, info.protocols)}")
-    return _LOAD[name](info, root, chosen)
+        raise ValueError(f"protocol: {name} has no {chosen!r}; {did_you_mean(chosen, info.protocols)}")
+    return _READERS[name].load(info, root, chosen)
 
 
 def check_dataset(name: str, root: str | Path | None = None) -> DataSetCheck:
@@ -113,20 +112,21 @@ def check_dataset(name: str, root: str | Path | None = None) -> DataSetCheck:
         root: As for `load_dataset`.
 
     Raises:
-        ValueError: Unknown name, or a list with bad lines.
-        FileNotFoundError: There is nothing of it.
+        ValueError: Unknown name, or a list with invalid lines.
+        FileNotFoundError: The data set is missing altogether.
     """
     info = dataset_info(name)
-    if name == "csv":
+    inspect = _READERS[name].inspect
+    if inspect is None:
         rows = read_rows(info, root)
         return DataSetCheck(name, Path(str(root)), len(rows), len({row.label for row in rows}), None, None, ())
-    found = _TAKE_STOCK[name](info, root)
+    found = inspect(info, root)
     differences = size_differences(info, found) + found.faults
     images, classes = len(found.paths), found.classes_present()
     return DataSetCheck(name, found.folder, images, classes, info.images, info.classes, differences)
 
 
 def locate_dataset(name: str, root: str | Path) -> Path | None:
-    """Return the folder of a known data set below `root`, or None; a quick look, nothing is counted or fetched."""
-    info = dataset_info(name)
-    return _LOCATE[name](info, root) if name in _LOCATE else None
+    """Return the folder of a named data set below `root`, or None, without counting or fetching anything."""
+    locate = _READERS[dataset_info(name).name].locate
+    return None if locate is None else locate(dataset_info(name), root)

@@ -1,82 +1,264 @@
-"""Labelled images, and how a named data set divides them into training and test."""
+"""Labelled images, the user's own or those of a named data set, and its division into training and test.
+
+Legend: N images, C classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import base64
+import html
+import io
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, Subset
+
+from diml.data.images import BadImageError, ImageLike, image_name, is_image, load_image
+from diml.spelling import did_you_mean
 
 Indices = NDArray[np.int64]
+Labels = Sequence[int] | Sequence[str] | NDArray[Any] | Tensor
+
+_THUMBNAILS: Final = 6
+_THUMBNAIL_SIDE: Final = 72
+# Large photos are skipped rather than decoded for the table of a notebook.
+_THUMBNAIL_PIXELS: Final = 30_000_000
 
 
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """N labelled images and, for retrieval, which of them ask and which answer.
+class DatasetImages(Sequence[ImageLike]):
+    """The images of a map-style `torch.utils.data.Dataset`, read from it one by one when indexed.
 
-    Attributes:
-        name: What reports call it.
-        paths: N paths.
-        labels: (N,), int64, class of each image, 0 to C - 1.
-        class_names: C names.
-        queries: Indices into `paths` of the images that ask; None with `gallery`: leave-one-out, every image
-            asks all others.
-        gallery: Indices of the images that answer. A image in both never answers itself.
+    A slice, and `take`, select without reading anything. The view is as picklable as the data set, so worker
+    processes can read from it.
+
+    Args:
+        dataset: Has `__len__`; its items are images (see `ImageLike`) or tuples that begin with one.
+        rows: (N,) indices into `dataset`; None means all.
 
     Raises:
-        ValueError: The parts do not fit together; the message says which.
+        TypeError: The data set is iterable-style, or has no length.
     """
 
-    name: str
-    paths: tuple[Path, ...]
-    labels: Indices
-    class_names: tuple[str, ...]
-    queries: Indices | None = None
-    gallery: Indices | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "paths", tuple(Path(path) for path in self.paths))
-        object.__setattr__(self, "class_names", tuple(self.class_names))
-        labels = _whole_numbers(self.labels, f"labels of {self.name}")
-        object.__setattr__(self, "labels", labels)
-        if not self.paths:
-            raise ValueError(f"paths of {self.name}: expected at least one image, got none")
-        if len(labels) != len(self.paths):
-            raise ValueError(f"labels of {self.name}: expected {len(self.paths)}, one a path, got {len(labels)}")
-        if labels.min() < 0 or labels.max() >= len(self.class_names):
-            raise ValueError(
-                f"labels of {self.name}: expected 0 to {len(self.class_names) - 1} for {len(self.class_names)} "
-                f"class names, got {labels.min()} to {labels.max()}"
+    def __init__(self, dataset: Dataset[Any], rows: Indices | None = None) -> None:
+        if isinstance(dataset, IterableDataset) or not all(hasattr(dataset, n) for n in ("__len__", "__getitem__")):
+            raise TypeError(
+                f"dataset: need a map-style data set with __len__ and __getitem__, got {type(dataset).__name__}; "
+                "collect the images of an iterable one in a list"
             )
-        if (self.queries is None) != (self.gallery is None):
-            raise ValueError(f"queries and gallery of {self.name}: give both, or neither for leave-one-out")
-        for side in ("queries", "gallery"):
-            if getattr(self, side) is not None:
-                chosen = _chosen(getattr(self, side), len(self.paths), f"{side} of {self.name}")
-                object.__setattr__(self, side, chosen)
+        self.dataset: Any = dataset
+        self.rows = np.arange(len(dataset), dtype=np.int64) if rows is None else rows  # type: ignore[arg-type]
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageLike: ...
+    @overload
+    def __getitem__(self, index: slice) -> DatasetImages: ...
+    def __getitem__(self, index: int | slice) -> ImageLike | DatasetImages:
+        if isinstance(index, slice):
+            return DatasetImages(self.dataset, self.rows[index])
+        try:
+            item: Any = self.dataset[int(self.rows[index])]
+        except FileNotFoundError:
+            raise
+        except (OSError, SyntaxError) as error:  # what Pillow raises on damaged files
+            raise BadImageError(self.image_name(index), f"cannot be read from the data set ({error})") from error
+        image: ImageLike = item[0] if isinstance(item, tuple | list) and item else item
+        if not is_image(image):
+            raise TypeError(
+                f"dataset: need items (image, label) whose image is a path, bytes, PIL image, tensor or array, got "
+                f"{type(image).__name__} in item {self.rows[index]}"
+            )
+        return image
+
+    def __repr__(self) -> str:
+        return f"DatasetImages({type(self.dataset).__name__}, {len(self):,} images)"
+
+    def take(self, indices: Indices) -> DatasetImages:
+        """Return the images at `indices` (M,), in that order."""
+        return DatasetImages(self.dataset, self.rows[indices])
+
+    def image_name(self, index: int) -> str:
+        """Return the path of an image where the data set lists it (torchvision's `samples`), else `<image ROW>`."""
+        dataset, row = _unwrapped(self.dataset, int(self.rows[index]))
+        samples = getattr(dataset, "samples", None)
+        if isinstance(samples, list) and len(samples) == len(dataset) and isinstance(samples[row], tuple | list):
+            path = samples[row][0]
+            if isinstance(path, str | os.PathLike):
+                return os.fspath(path)
+        return f"<image {self.rows[index]}>"
+
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class ImageSet(Dataset[tuple[ImageLike, int]]):
+    """N labelled images and, for retrieval, which of them are queries and which form the gallery.
+
+    It is itself a map-style data set: `image_set[3]` is the pair (image, class number).
+
+    Args:
+        images: N images, see `ImageLike`: usually paths; also a batch as one array or tensor, or a `DatasetImages`.
+        labels: (N,) class of each image. Strings, or whole numbers; with `class_names`, the names or 0 to C - 1.
+        class_names: C names; default the distinct labels, sorted.
+        queries: Distinct indices of the images used as queries. None, together with `gallery`: leave-one-out, every
+            image is a query against all others.
+        gallery: Distinct indices of the images to be retrieved. An image on both sides never retrieves itself.
+        name: Name of the set in reports.
+
+    Attributes:
+        images: N images; strings have become `Path`s.
+        labels: (N,) int64, 0 to C - 1, read-only.
+        class_names: C names.
+        queries, gallery: int64, read-only, or None.
+        name: As given.
+
+    Raises:
+        TypeError: `images` is a single image.
+        ValueError: The arguments do not fit together; the message names the one at fault.
+
+    Example:
+        >>> ImageSet(["a.jpg", "b.jpg", "c.jpg"], ["shoe", "hat", "shoe"], name="shop")
+        ImageSet('shop', 3 images, 2 classes)
+    """
+
+    images: Sequence[ImageLike]
+    labels: Indices
+    class_names: tuple[str, ...]
+    queries: Indices | None
+    gallery: Indices | None
+    name: str
+
+    def __init__(
+        self,
+        images: Sequence[ImageLike] | NDArray[Any] | Tensor,
+        labels: Labels,
+        *,
+        class_names: Sequence[str] = (),
+        queries: ArrayLike | None = None,
+        gallery: ArrayLike | None = None,
+        name: str = "images",
+    ) -> None:
+        listed = _listed(images, name)
+        numbers, names = _numbered_labels(labels, tuple(class_names), name)
+        if len(numbers) != len(listed):
+            raise ValueError(f"labels of {name}: expected {len(listed)}, one per image, got {len(numbers)}")
+        if (queries is None) != (gallery is None):
+            raise ValueError(f"queries and gallery of {name}: give both, or neither for leave-one-out")
+        sides = {"queries": queries, "gallery": gallery}
+        chosen = {
+            side: None if given is None else _chosen(given, len(listed), f"{side} of {name}")
+            for side, given in sides.items()
+        }
+        values = {"images": listed, "labels": numbers, "class_names": names, "name": name, **chosen}
+        for field, value in values.items():
+            object.__setattr__(self, field, value)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Dataset[Any],
+        *,
+        labels: Labels | None = None,
+        class_names: Sequence[str] = (),
+        queries: ArrayLike | None = None,
+        gallery: ArrayLike | None = None,
+        name: str | None = None,
+    ) -> ImageSet:
+        """Use the images of a map-style data set of (image, label), such as one of torchvision's.
+
+        Images are read only when they are needed. The data set should not normalise them: floats have to be in
+        [0, 1], and the embedder does the preprocessing.
+
+        Args:
+            dataset: Items are tuples (image, label, ...): the image a PIL image, path, tensor or array (see
+                `ImageLike`), the label a whole number or string.
+            labels: (N,) labels. Default: the data set's attribute `targets` where it agrees with its items, otherwise
+                the labels of the items, for which every item is read once.
+            class_names: C names; default the data set's attribute `classes` where it fits, otherwise the labels.
+            queries, gallery: As in `ImageSet`.
+            name: Default the name of the data set's class.
+
+        Raises:
+            TypeError: The data set is iterable-style, or its items are not (image, label).
+            ValueError: As `ImageSet`.
+
+        Example:
+            >>> ImageSet.from_dataset(torchvision.datasets.Flowers102("data"))  # doctest: +SKIP
+            ImageSet('Flowers102', 1,020 images, 102 classes)
+        """
+        images = DatasetImages(dataset)
+        found = _labels_of(dataset) if labels is None else labels
+        names = tuple(class_names) or _class_names_of(dataset, found)
+        source = type(_unwrapped(dataset, 0)[0] if len(images) else dataset).__name__
+        return cls(
+            images, found, class_names=names, queries=queries, gallery=gallery, name=source if name is None else name
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[ImageLike, int]:
+        """Return an image and its class number."""
+        return self.images[index], int(self.labels[index])
+
+    def __repr__(self) -> str:
+        facts = [f"{len(self):,} images", f"{self.num_classes:,} classes"]
+        if self.queries is not None and self.gallery is not None:
+            facts += [f"{len(self.queries):,} queries", f"gallery of {len(self.gallery):,}"]
+        return f"ImageSet({self.name!r}, {', '.join(facts)})"
+
+    def _repr_html_(self) -> str:
+        """Return a table of facts for notebooks, with a few thumbnails where the images can be read."""
+        sizes = np.bincount(self.labels, minlength=self.num_classes)
+        rows = {"images": f"{len(self):,}", "classes": f"{self.num_classes:,}"}
+        rows["images per class"] = f"{sizes.min():,} to {sizes.max():,}, mean {sizes.mean():.1f}"
+        if self.queries is None or self.gallery is None:
+            rows["evaluation"] = "leave-one-out"
+        else:
+            rows |= {"queries": f"{len(self.queries):,}", "gallery": f"{len(self.gallery):,}"}
+        cells = "".join(f"<tr><th>{what}</th><td>{value}</td></tr>" for what, value in rows.items())
+        return f"<table><caption>{html.escape(self.name)}</caption>{cells}</table>{_thumbnails(self)}"
 
     @property
     def num_classes(self) -> int:
         """C, the number of class names."""
         return len(self.class_names)
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Paths of the images.
+
+        Raises:
+            ValueError: The images, or some of them, are not files.
+        """
+        if isinstance(self.images, DatasetImages) or not all(isinstance(image, Path) for image in self.images):
+            raise ValueError(f"paths of {self.name}: not all its images are files; use `images`, or save them as files")
+        return tuple(image for image in self.images if isinstance(image, Path))
+
+    def image_name(self, index: int) -> str:
+        """Return the name of an image for messages: its path where it has one, else `<image INDEX>`."""
+        if isinstance(self.images, DatasetImages):
+            return self.images.image_name(index)
+        return image_name(self.images[index], index)
+
     def subset(self, indices: ArrayLike) -> ImageSet:
         """Return some of the images, in the order given.
 
-        Classes that keep no image are dropped and the others renumbered 0 to C' - 1 in their old order. Queries
-        and gallery follow their images.
+        Classes without a remaining image are dropped, and the others renumbered 0 to C' - 1 in their old order.
+        Queries and gallery follow their images.
 
         Args:
-            indices: Distinct indices into `paths`, at least one.
+            indices: Distinct indices of images, at least one.
 
         Raises:
-            ValueError: Indices out of range, repeated or none; or no query or no gallery image is left.
+            ValueError: Indices are out of range or repeated, or there are none; or no query or no gallery image is
+                left.
         """
         kept = _chosen(indices, len(self), f"indices of a subset of {self.name}")
         present, labels = np.unique(self.labels[kept], return_inverse=True)
@@ -93,13 +275,17 @@ class ImageSet:
                         f"subset of {self.name}: none of its {len(kept)} images is in {side}; choose images of "
                         "both sides, or take the subset of a set without queries and gallery"
                     )
+        if isinstance(self.images, DatasetImages):
+            images: Sequence[ImageLike] = self.images.take(kept)
+        else:
+            images = tuple(self.images[index] for index in kept)
         return ImageSet(
-            name=self.name,
-            paths=tuple(self.paths[index] for index in kept),
-            labels=labels.reshape(-1).astype(np.int64),
+            images,
+            labels.reshape(-1).astype(np.int64),
             class_names=tuple(self.class_names[old] for old in present),
             queries=sides["queries"],
             gallery=sides["gallery"],
+            name=self.name,
         )
 
     def classes(self, wanted: ArrayLike) -> ImageSet:
@@ -108,11 +294,11 @@ class ImageSet:
         return self.subset(np.flatnonzero(np.isin(self.labels, chosen)))
 
     def split_classes(self, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
-        """Divide the classes by chance into a set for training and one for validation.
+        """Split the classes randomly into a set for training and one for validation.
 
         Args:
-            fraction: Share of the classes that go to validation, between 0 and 1; rounded to whole classes.
-            seed: The same seed makes the same division.
+            fraction: Fraction of the classes used for validation, between 0 and 1; rounded to whole classes.
+            seed: Seed of the split, 0 or more.
 
         Returns:
             (training, validation); no class is in both, every image is in one.
@@ -121,7 +307,7 @@ class ImageSet:
             ValueError: `fraction` leaves one of the two without a class.
         """
         if not 0 < fraction < 1:
-            raise ValueError(f"fraction: expected the share of classes for validation, in (0, 1), got {fraction}")
+            raise ValueError(f"fraction: expected the fraction of classes for validation, in (0, 1), got {fraction}")
         present = np.unique(self.labels)
         held_out = round(fraction * len(present))
         if not 0 < held_out < len(present):
@@ -134,15 +320,26 @@ class ImageSet:
         return self.classes(np.sort(shuffled[held_out:])), self.classes(np.sort(shuffled[:held_out]))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DataSet:
-    """A named data set under one protocol: images to train on, if any, images to test on, and whom to credit."""
+    """A named data set under one protocol.
+
+    Attributes:
+        name: Name of the data set.
+        protocol: How it is divided.
+        train: Training images; None where there are none.
+        test: Test images, with queries and gallery where the protocol has them.
+        credit: Whom to credit where the images are used; None for a user's own.
+    """
 
     name: str
     protocol: str
     train: ImageSet | None
     test: ImageSet
     credit: str | None
+
+    def __repr__(self) -> str:
+        return f"DataSet({self.name!r}, {self.protocol!r}, train={self.train!r}, test={self.test!r})"
 
 
 def numbered(keys: Iterable[Any]) -> tuple[Indices, list[Any]]:
@@ -153,17 +350,62 @@ def numbered(keys: Iterable[Any]) -> tuple[Indices, list[Any]]:
     return np.array([number[key] for key in keys], dtype=np.int64), distinct
 
 
+def _listed(images: Sequence[ImageLike] | NDArray[Any] | Tensor, name: str) -> Sequence[ImageLike]:
+    """Return the images as a tuple, with paths as `Path`, or as the view of a data set that they are."""
+    if isinstance(images, str | bytes | os.PathLike):
+        raise TypeError(f"images of {name}: expected a list of images, got one; put it in a list")
+    lone = isinstance(images, Tensor) or (isinstance(images, np.ndarray) and images.shape[-1] in (1, 3, 4))
+    if lone and images.ndim == 3:  # type: ignore[union-attr]
+        raise ValueError(f"images of {name}: expected a batch of 4 axes, got shape {tuple(images.shape)}")  # type: ignore[union-attr]
+    listed: Sequence[ImageLike] = images if isinstance(images, DatasetImages) else tuple(map(_as_path, images))
+    if not len(listed):
+        raise ValueError(f"images of {name}: expected at least one image, got none")
+    return listed
+
+
+def _as_path(image: Any) -> Any:
+    return Path(image) if isinstance(image, str | os.PathLike) else image
+
+
+def _numbered_labels(labels: Any, class_names: tuple[str, ...], name: str) -> tuple[Indices, tuple[str, ...]]:
+    """Return (N,) class numbers, read-only, and the class names, derived from the labels where none are given."""
+    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else labels
+    given = np.asarray(values)
+    if given.ndim == 1 and len(given) and all(isinstance(label, str) for label in values):
+        if not class_names:
+            numbers, distinct = numbered(str(label) for label in values)
+            return _whole_numbers(numbers, f"labels of {name}"), tuple(distinct)
+        number = {word: place for place, word in enumerate(class_names)}
+        for label in values:
+            if label not in number:
+                raise ValueError(f"labels of {name}: {label!r} is not in class_names; {did_you_mean(label, number)}")
+        return _whole_numbers([number[label] for label in values], f"labels of {name}"), class_names
+    if given.ndim != 1 or (given.size and not np.issubdtype(given.dtype, np.integer)):
+        got = f"{given.dtype} of shape {given.shape}"
+        raise ValueError(f"labels of {name}: expected whole numbers or strings of shape (N,), got {got}")
+    numbers = _whole_numbers(given, f"labels of {name}")
+    if not class_names:
+        values, places = np.unique(numbers, return_inverse=True)
+        return _whole_numbers(places.reshape(-1), f"labels of {name}"), tuple(map(str, values))
+    if len(numbers) and (numbers.min() < 0 or numbers.max() >= len(class_names)):
+        raise ValueError(
+            f"labels of {name}: expected 0 to {len(class_names) - 1} for {len(class_names)} "
+            f"class names, got {numbers.min()} to {numbers.max()}"
+        )
+    return numbers, class_names
+
+
 def _whole_numbers(values: ArrayLike, what: str) -> Indices:
     array = np.asarray(values)
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
         raise ValueError(f"{what}: expected whole numbers of shape (N,), got {array.dtype} of shape {array.shape}")
-    array = array.astype(np.int64)  # a copy, which can be frozen
+    array = array.astype(np.int64)  # a copy, so that it can be made read-only
     array.setflags(write=False)
     return array
 
 
 def _chosen(values: ArrayLike, limit: int, what: str) -> Indices:
-    """Check that these are distinct indices below `limit`, at least one."""
+    """Return distinct indices below `limit`, at least one, or raise ValueError."""
     array = _whole_numbers(values, what)
     if not len(array):
         raise ValueError(f"{what}: expected at least one index, got none")
@@ -172,3 +414,68 @@ def _chosen(values: ArrayLike, limit: int, what: str) -> Indices:
     if len(np.unique(array)) != len(array):
         raise ValueError(f"{what}: {len(array) - len(np.unique(array))} indices are repeated; give each once")
     return array
+
+
+def _unwrapped(dataset: Any, row: int) -> tuple[Any, int]:
+    """Follow `torch.utils.data.Subset`s to the data set below them and the row there."""
+    while isinstance(dataset, Subset):
+        dataset, row = dataset.dataset, int(dataset.indices[row])
+    return dataset, row
+
+
+def _labels_of(dataset: Any) -> list[Any]:
+    """Return the labels of a data set: its attribute `targets` where it can be relied on, else those of its items."""
+    count = len(dataset)
+    if not count:
+        return []
+    base, _ = _unwrapped(dataset, 0)
+    targets = getattr(base, "targets", None)
+    if targets is not None and getattr(base, "target_transform", None) is None and len(targets) == len(base):
+        rows = [_unwrapped(dataset, row)[1] for row in range(count)]
+        labels = [_plain_label(targets[row]) for row in rows]
+        if all(_plain_label(_label(dataset[row], row)) == labels[row] for row in {0, count - 1}):
+            return labels
+    return [_plain_label(_label(dataset[row], row)) for row in range(count)]
+
+
+def _label(item: Any, row: int) -> Any:
+    if not isinstance(item, tuple | list) or len(item) < 2:
+        raise TypeError(
+            f"dataset: need items (image, label), got {type(item).__name__} in item {row}; pass labels=... for a data "
+            "set without labels"
+        )
+    return item[1]
+
+
+def _plain_label(label: Any) -> Any:
+    """Return a tensor or numpy scalar as the plain number."""
+    return label.item() if isinstance(label, Tensor | np.generic) and label.ndim == 0 else label
+
+
+def _class_names_of(dataset: Any, labels: Any) -> tuple[str, ...]:
+    """Return the data set's own class names where they fit the labels, else none."""
+    base, _ = _unwrapped(dataset, 0) if len(dataset) else (dataset, 0)
+    names = getattr(base, "classes", None)
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return ()
+    values = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    fits = np.issubdtype(values.dtype, np.integer) and values.size and 0 <= values.min() <= values.max() < len(names)
+    return tuple(names) if fits else ()
+
+
+def _thumbnails(images: ImageSet) -> str:
+    """Return a row of small images spread over the set, or nothing where any of them cannot be read."""
+    rows = np.unique(np.linspace(0, len(images) - 1, _THUMBNAILS).astype(int))
+    tags = []
+    try:
+        for row in rows:
+            image = load_image(images.images[int(row)], max_pixels=_THUMBNAIL_PIXELS)
+            image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+            stream = io.BytesIO()
+            image.save(stream, "JPEG", quality=80)
+            source = base64.b64encode(stream.getvalue()).decode()
+            caption = html.escape(images.class_names[images.labels[row]], quote=True)
+            tags.append(f'<img src="data:image/jpeg;base64,{source}" title="{caption}" alt="{caption}">')
+    except Exception:  # a data set of the user may raise anything, and a repr must not fail
+        return ""
+    return f"<div>{' '.join(tags)}</div>"

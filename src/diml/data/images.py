@@ -1,6 +1,6 @@
-"""Images of every kind that people have, brought to one: 8-bit RGB, upright.
+"""Reading images of any kind as upright 8-bit RGB.
 
-A image that cannot be brought there is named, with the reason, and never lost in silence.
+An image that cannot be read is reported with the reason, never dropped silently.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | torch.Tensor | np.ndarray[Any, Any]
-"""A path, the bytes of a image file, a PIL image, a tensor `(3, H, W)` or `(1, H, W)`, or an array `(H, W)` or
+"""A path, the bytes of an image file, a PIL image, a tensor `(3, H, W)` or `(1, H, W)`, or an array `(H, W)` or
 `(H, W, 1|3|4)`; tensors and arrays are uint8 in [0, 255] or float in [0, 1]."""
 
-MAX_PIXELS: Final = 178_956_970  # Pillow's own limit between "suspicious" and "refused"
+MAX_PIXELS: Final = 178_956_970  # Pillow's own limit above which it raises an error
+
+_SCALING: Final = "scale them, or pass uint8 in [0, 255], and leave the normalisation to `Preprocess`"
 
 
 class BadImageError(ValueError):
-    """A image cannot be used. `path` is its path, or a name such as `<image 3>`; `reason` says why."""
+    """An image cannot be used: `path` is its path, or a name such as `<image 3>`, and `reason` the cause."""
 
     def __init__(self, path: str, reason: str) -> None:
-        # Both arguments go to the base class, which makes the error survive pickling out of a worker process.
+        # The base class gets both arguments so that the error can be unpickled from a worker process.
         super().__init__(path, reason)
         self.path = path
         self.reason = reason
@@ -39,38 +41,43 @@ class BadImageError(ValueError):
 
 @dataclass(frozen=True)
 class BadImage:
-    """A image that was left out: its path (or a name such as `<image 3>`) and the reason."""
+    """An image that was skipped: its path (or a name such as `<image 3>`) and the reason."""
 
     path: str
     reason: str
 
 
+def is_image(value: object) -> bool:
+    """Return whether a value is of one of the types of `ImageLike`."""
+    return isinstance(value, str | os.PathLike | bytes | Image.Image | torch.Tensor | np.ndarray)
+
+
 def image_name(image: ImageLike, index: int | None = None) -> str:
-    """Return the name by which messages call a image: its path, or `<image INDEX>`."""
+    """Return the name of an image for messages: its path, or `<image INDEX>`."""
     if isinstance(image, str | os.PathLike):
         return os.fspath(image)
     return "<image>" if index is None else f"<image {index}>"
 
 
 def load_image(image: ImageLike, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Return a image as upright 8-bit RGB.
+    """Return an image as upright 8-bit RGB.
 
-    EXIF orientation is applied; transparent parts lie on white; of an animation the first frame is taken; grey,
-    palette, CMYK and other modes are converted; values of more than 8 bits are scaled (16-bit grey by 1/257, float
-    grey in [0, 1] by 255, any other range stretched from its least to its greatest value).
+    EXIF orientation is applied; transparent parts are composed onto white; the first frame of an animation is used;
+    grey, palette, CMYK and other modes are converted; values of more than 8 bits are scaled (16-bit grey by 1/257,
+    float grey in [0, 1] by 255, any other range linearly from its minimum to its maximum).
 
     Args:
-        image: A `ImageLike`: path, bytes of a file, PIL image, tensor or array (see there for shapes and ranges).
-        name: What messages call it; default its path, or `<image>`.
-        max_pixels: Images with more pixels are refused before any pixel is decoded. Pillow's own limit holds too.
+        image: An `ImageLike`: path, bytes of a file, PIL image, tensor or array (see there for shapes and ranges).
+        name: Name for messages; default its path, or `<image>`.
+        max_pixels: Images with more pixels are rejected before any pixel is decoded. Pillow's own limit also applies.
 
     Returns:
-        A PIL image of mode RGB; never the object that was passed in.
+        A PIL image of mode RGB; always a new object.
 
     Raises:
-        BadImageError: The image is unreadable, truncated, too big, empty, or not a image.
-        FileNotFoundError: There is no such file.
-        TypeError: `image` is of none of the kinds above.
+        BadImageError: The image is unreadable, truncated, too large, empty, or not an image.
+        FileNotFoundError: The file does not exist.
+        TypeError: `image` is of none of the types above.
 
     Example:
         >>> load_image(torch.zeros(3, 2, 4)).size
@@ -85,7 +92,7 @@ def load_image(image: ImageLike, *, name: str | None = None, max_pixels: int = M
         image = _from_tensor(image, name)
     elif isinstance(image, np.ndarray):
         image = _from_array(image, name)
-    elif not isinstance(image, Image.Image):
+    elif not is_image(image):
         raise TypeError(f"image {name}: expected a path, bytes, PIL image, tensor or array, got {type(image).__name__}")
     return _finish(image, name, max_pixels)
 
@@ -100,14 +107,14 @@ def _load_path(path: Path, name: str, max_pixels: int) -> Image.Image:
     except BadImageError:
         raise
     except (OSError, ValueError) as error:  # no permission, a name too long, a zero byte in the name
-        raise BadImageError(name, f"cannot be opened ({_said(error)})") from error
+        raise BadImageError(name, f"cannot be opened ({_message(error)})") from error
 
 
 def _length_of_file(path: Path, name: str) -> int:
-    """Return the number of bytes; a pipe, say, is refused rather than waited for."""
+    """Return the size in bytes; anything but a regular file, such as a pipe that would block, is rejected."""
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
-        raise BadImageError(name, "is a folder, not a image")
+        raise BadImageError(name, "is a folder, not an image")
     if not stat.S_ISREG(status.st_mode):
         raise BadImageError(name, "is not a regular file")
     return status.st_size
@@ -118,19 +125,19 @@ def _load_stream(stream: BinaryIO, length: int, name: str, max_pixels: int) -> I
         raise BadImageError(name, "is empty (0 bytes)")
     try:
         with warnings.catch_warnings():
-            # Pillow warns of big images, which are judged by `max_pixels` here, and of odd metadata, which harms
-            # nothing; neither is the caller's concern, and warnings may be errors there.
+            # Pillow warns about large images, which `max_pixels` decides on, and about malformed metadata, which is
+            # harmless; the caller may have turned warnings into errors.
             warnings.simplefilter("ignore")
             with Image.open(stream) as image:
                 return _finish(image, name, max_pixels)
     except BadImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise BadImageError(name, f"is too big to be decoded safely ({_said(error)})") from error
+        raise BadImageError(name, f"is too large to be decoded safely ({_message(error)})") from error
     except UnidentifiedImageError as error:
-        raise BadImageError(name, "is not a image of a known format") from error
-    except Exception as error:  # decoders raise nearly every type on damaged files
-        raise BadImageError(name, f"cannot be decoded ({_said(error)})") from error
+        raise BadImageError(name, "is not an image of a known format") from error
+    except Exception as error:  # decoders raise almost any type on damaged files
+        raise BadImageError(name, f"cannot be decoded ({_message(error)})") from error
 
 
 def _finish(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
@@ -146,14 +153,14 @@ def _finish(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     except BadImageError:
         raise
     except Exception as error:
-        raise BadImageError(name, f"cannot be decoded ({_said(error)})") from error
+        raise BadImageError(name, f"cannot be decoded ({_message(error)})") from error
     return rgb.copy() if rgb is image else rgb
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged metadata does not spoil the pixels
+    except Exception:  # the pixels are intact despite damaged metadata
         return image
     return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
 
@@ -171,7 +178,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _from_wide(values: np.ndarray[Any, Any], name: str, *, float_values: bool) -> Image.Image:
-    """Scale grey values of more than 8 bits (H, W) to 8 bits by the range that they live in."""
+    """Scale grey values of more than 8 bits (H, W) to 8 bits, by their range."""
     wide = values.astype(np.float64)
     if not np.isfinite(wide).all():
         raise BadImageError(name, "has values that are not finite")
@@ -191,7 +198,7 @@ def _from_tensor(image: torch.Tensor, name: str) -> Image.Image:
     if image.ndim != 3 or image.shape[0] not in (1, 3):
         raise BadImageError(name, f"is a tensor of shape {tuple(image.shape)}, expected (3, H, W) or (1, H, W)")
     if image.is_floating_point():
-        image = image.float()  # bfloat16 is unknown to numpy
+        image = image.float()  # numpy has no bfloat16
     return _from_array(image.detach().cpu().permute(1, 2, 0).numpy(), name)
 
 
@@ -203,15 +210,15 @@ def _from_array(image: np.ndarray[Any, Any], name: str) -> Image.Image:
         raise BadImageError(name, f"has no pixels (shape {tuple(image.shape)})")
     if np.issubdtype(image.dtype, np.floating):
         if not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
-            raise BadImageError(name, "is of float values outside [0, 1]; scale them, or pass uint8 in [0, 255]")
+            raise BadImageError(name, f"has float values outside [0, 1]; {_SCALING}")
         image = np.rint(image * 255).astype(np.uint8)
     elif image.dtype != np.uint8:
-        raise BadImageError(name, f"is of type {image.dtype}, expected uint8 in [0, 255] or float in [0, 1]")
+        raise BadImageError(name, f"has type {image.dtype}, expected uint8 in [0, 255] or float in [0, 1]")
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
     return Image.fromarray(np.ascontiguousarray(image))
 
 
-def _said(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return text or type(error).__name__

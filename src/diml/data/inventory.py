@@ -1,10 +1,10 @@
-"""What lies on disk of a data set, before any protocol divides it."""
+"""The files of a data set on disk, before any protocol divides them."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,21 +21,21 @@ _EXAMPLES: Final = 3
 
 
 class IncompleteDataSetWarning(UserWarning):
-    """A data set can be loaded but is not of its known size, so results are not comparable with published ones."""
+    """A data set can be loaded but does not have its known size, so results are not comparable with published ones."""
 
 
 @dataclass(frozen=True, eq=False)
 class Inventory:
-    """The images found and the faults seen.
+    """The images of a data set found on disk, and what is missing.
 
     Attributes:
-        folder: Where the data set lies.
-        paths: N images that are there.
+        folder: Folder of the images.
+        paths: N existing images.
         labels: (N,), int64, 0 to C - 1.
         class_names: C names.
-        class_ids: C numbers by which the data set's own files call the classes.
-        parts: N names of the part that each image is listed in (`train`, `test`); empty strings when none is.
-        faults: What is missing, one line each, with counts and first examples; empty when nothing is.
+        class_ids: C class numbers in the data set's own files.
+        parts: N names of the part that lists each image (`train`, `test`); empty strings where there are no lists.
+        faults: What is missing, one line each, with counts and examples; empty for a complete data set.
     """
 
     folder: Path
@@ -48,20 +48,20 @@ class Inventory:
 
     def image_set(self, name: str, keep: Indices | None = None) -> ImageSet:
         """Return all images, or those with the indices `keep`, as a leave-one-out set."""
-        whole = ImageSet(name=name, paths=self.paths, labels=self.labels, class_names=self.class_names)
-        return whole if keep is None else whole.subset(keep)
+        everything = ImageSet(self.paths, self.labels, class_names=self.class_names, name=name)
+        return everything if keep is None else everything.subset(keep)
 
     def in_parts(self, *parts: str) -> Indices:
         """Return the indices of the images listed in these parts."""
         return np.flatnonzero(np.isin(np.array(self.parts, dtype=str), parts)).astype(np.int64)
 
     def classes_present(self) -> int:
-        """Return the number of classes that have a image."""
+        """Return the number of classes that have an image."""
         return len(np.unique(self.labels))
 
 
 def find_folder(info: DataSetInfo, root: str | os.PathLike[str], markers: Sequence[str]) -> Path | None:
-    """Return the data set's folder: `root/NAME` or `root` itself, whichever has one of the markers inside."""
+    """Return the data set's folder, `root/NAME` or `root` itself: the first that contains one of the markers."""
     base = Path(root).expanduser()
     for folder in (*(base / name for name in info.folders), base):
         if any((folder / marker).exists() for marker in markers):
@@ -70,10 +70,10 @@ def find_folder(info: DataSetInfo, root: str | os.PathLike[str], markers: Sequen
 
 
 def missing_data(info: DataSetInfo, root: str | os.PathLike[str] | None) -> FileNotFoundError:
-    """Return the error for a data set that is not there at all: what was expected where, what is, how to get it."""
+    """Return the error for a missing data set: what was expected where, what was found, how to get it."""
     remedy = f"Expected: {info.layout}. To get it: {info.how_to_get}"
     if root is None:
-        return FileNotFoundError(f"root: {info.name} needs the folder where it lies, got None. {remedy}")
+        return FileNotFoundError(f"root: {info.name} needs the folder that contains it, got None. {remedy}")
     base = Path(root).expanduser()
     if base.is_dir():
         inside = sorted(entry.name for entry in base.iterdir())
@@ -84,15 +84,15 @@ def missing_data(info: DataSetInfo, root: str | os.PathLike[str] | None) -> File
     return FileNotFoundError(f"root: {info.name} is not in {base} ({found}). {remedy}")
 
 
-def require_whole(info: DataSetInfo, inventory: Inventory) -> None:
-    """Refuse a data set with faults; warn when it is whole in itself but not of its known size.
+def require_complete(info: DataSetInfo, inventory: Inventory) -> None:
+    """Raise for a data set with missing files; warn if it does not have its known size.
 
     Raises:
-        FileNotFoundError: Listed images or whole classes are missing.
+        FileNotFoundError: Listed images or all images of a class are missing.
     """
     if inventory.faults:
         raise FileNotFoundError(
-            f"{info.name} in {inventory.folder} is not whole: {'; '.join(inventory.faults)}. "
+            f"{info.name} in {inventory.folder} is incomplete: {'; '.join(inventory.faults)}. "
             f"Expected: {info.layout}. To get it: {info.how_to_get}"
         )
     differences = size_differences(info, inventory)
@@ -109,46 +109,14 @@ def size_differences(info: DataSetInfo, inventory: Inventory) -> tuple[str, ...]
     """Return how the numbers of images and classes differ from the known totals, one line each."""
     found = {"images": (len(inventory.paths), info.images), "classes": (inventory.classes_present(), info.classes)}
     return tuple(
-        f"{have:,} {what} where {known:,} are known"
+        f"{have:,} {what}, expected {known:,}"
         for what, (have, known) in found.items()
         if known is not None and have != known
     )
 
 
-def class_folders(folder: Path, names: Iterable[str]) -> Inventory:
-    """Take stock of class folders `folder/NAME`, in the given order, nested images included."""
-    paths: list[Path] = []
-    labels: list[int] = []
-    kept: list[str] = []
-    empty: list[str] = []
-    for name in names:
-        images = images_below(folder / name)
-        if images:
-            labels += [len(kept)] * len(images)
-            paths += images
-            kept.append(name)
-        else:
-            empty.append(name)
-    total = len(kept) + len(empty)
-    faults = (f"{len(empty):,} of {total:,} class folders have no image ({examples(empty)})",) if empty else ()
-    return Inventory(
-        folder=folder,
-        paths=tuple(paths),
-        labels=np.array(labels, dtype=np.int64),
-        class_names=tuple(kept),
-        class_ids=tuple(range(len(kept))),
-        parts=("",) * len(paths),
-        faults=faults,
-    )
-
-
-def folder_names(folder: Path) -> list[str]:
-    """Return the sorted names of the sub-folders, hidden ones left out."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
 def images_below(folder: Path) -> list[Path]:
-    """Return all images in a folder and below, sorted; hidden files and folders and other suffixes are left out."""
+    """Return all images in a folder and below, sorted; hidden files and folders and other suffixes are skipped."""
     found: list[Path] = []
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -160,17 +128,17 @@ def images_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-class Listing:
-    """Answers which files exist, reading each folder once: a hundred thousand single questions are slow on a network.
+class FileListing:
+    """Looks files up, reading each folder once: a hundred thousand single look-ups are slow on a network drive.
 
-    A name that differs only in upper and lower case is found too (`.JPG` in a list, `.jpg` on disk).
+    A name that differs only in case is found too (`.JPG` in a list, `.jpg` on disk).
     """
 
     def __init__(self) -> None:
         self._folders: dict[Path, tuple[set[str], dict[str, str]]] = {}
 
     def find(self, path: Path) -> Path | None:
-        """Return the file as it is called on disk, or None."""
+        """Return the path of the file with its name on disk, or None."""
         folder = path.parent
         if folder not in self._folders:
             names = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
@@ -183,5 +151,5 @@ class Listing:
 
 
 def examples(names: Sequence[object]) -> str:
-    """Return the first few names for a message, with a sign that there are more."""
+    """Return the first few names for a message, with an ellipsis where there are more."""
     return ", ".join(str(name) for name in names[:_EXAMPLES]) + (", ..." if len(names) > _EXAMPLES else "")

@@ -1,30 +1,47 @@
-"""Batches of images for embedding: in order, by worker processes when wanted, no image lost in silence."""
+"""Batches of decoded images: in order for embedding, or as planned by a sampler and augmented for training.
+
+Worker processes decode where wanted, and an image that cannot be read is reported, never dropped silently. What a
+training batch holds depends on the planned indices and on (seed, epoch) alone, not on the number of workers.
+"""
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+import pickle
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from diml.data.class_groups import checked_seed
+from diml.data.image_sets import DatasetImages
 from diml.data.images import BadImage, BadImageError, ImageLike, image_name, load_image
 
-Decoded = tuple[int, torch.Tensor | BadImage]
+if TYPE_CHECKING:
+    from diml.data.augment import Augment  # it brings torchvision, which embedding does not need
+
+Prepare = Callable[[Image.Image], torch.Tensor]
+_Decoded = tuple[int, torch.Tensor | BadImage]
+_Item = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedBatch:
-    """Some of the images, decoded.
+    """A batch of decoded images.
 
     Attributes:
         images: (B, 3, H, W), float32, normalised.
-        indices: (B,), int64: which images of the sequence these are, rising.
-        bad: Those of this batch that could not be used; B + len(bad) images were read, and B may be 0.
+        indices: (B,), int64, index of each image in the sequence.
+        bad: The images of this batch that could not be used; B + len(bad) were read, and B may be 0.
     """
 
     images: torch.Tensor
@@ -34,7 +51,7 @@ class LoadedBatch:
 
 def iterate_batches(
     images: Sequence[ImageLike],
-    preprocess: Callable[[Image.Image], torch.Tensor],
+    preprocess: Prepare,
     *,
     batch_size: int = 64,
     workers: int = 0,
@@ -43,102 +60,247 @@ def iterate_batches(
     """Decode and preprocess images batch by batch, in their order.
 
     Args:
-        images: N images, see `ImageLike`.
-        preprocess: From an RGB image to a tensor (3, H, W) of one shape for all, such as a `Preprocess`.
-        batch_size: Images read per batch, at least 1.
-        workers: Processes that decode; 0 decodes in this one. Workers start afresh rather than by a bare fork,
-            so that threads and GPU state of this process do no harm; a script that uses them needs the usual
-            `if __name__ == "__main__":`. Images in memory (tensors, PIL) are always decoded here, as sending
-            them to a worker costs more than it saves.
+        images: N images, see `ImageLike`; or a `DatasetImages`.
+        preprocess: From an RGB image to a tensor (3, H, W) of the same shape for all, such as a `Preprocess`.
+        batch_size: Images per batch, at least 1.
+        workers: Worker processes that decode; 0 decodes in this process. Workers are started by `forkserver` or
+            `spawn`, so that threads and GPU state of this process are not copied; a script that uses them needs
+            `if __name__ == "__main__":`. Images in memory (tensors, PIL) are always decoded in this process, as
+            sending them to a worker costs more than decoding.
         on_bad_image: `fail` raises at the first one; `skip` reports them in `LoadedBatch.bad`.
 
     Yields:
-        ceil(N / batch_size) batches; every index stands in exactly one of them, or its image in `bad`.
+        ceil(N / batch_size) batches; each index occurs in exactly one of them, or its image in `bad`.
 
     Raises:
-        BadImageError: With `fail`, for a image that cannot be used, a missing file included.
-        ValueError: `batch_size`, `workers` or `on_bad_image` out of its range.
+        BadImageError: With `fail`, for an image that cannot be used, including a missing file.
+        ValueError: `batch_size`, `workers` or `on_bad_image` is out of its range.
 
     Example:
         >>> batches = iterate_batches([Image.new("RGB", (9, 9))], Preprocess(size=8, resize=8))  # doctest: +SKIP
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    _check_options(workers, on_bad_image)
+    return _in_order(images, preprocess, batch_size, workers, fail=on_bad_image == "fail")
+
+
+def _in_order(
+    images: Sequence[ImageLike], preprocess: Prepare, batch_size: int, workers: int, *, fail: bool
+) -> Iterator[LoadedBatch]:
+    workers = min(_usable_workers(images, workers), -(-len(images) // batch_size))
+    loader: DataLoader[_Decoded] = DataLoader(
+        _DecodedImages(images, preprocess),
+        batch_size=batch_size,
+        shuffle=False,
+        num_workers=workers,
+        collate_fn=_Collate(preprocess),
+        # Its own generator: the loader draws a seed, and the global generator belongs to the caller.
+        generator=torch.Generator(),
+        multiprocessing_context=_start_method() if workers else None,
+    )
+    return _checked(loader, fail=fail)
+
+
+class TrainingLoader:
+    """Decodes and augments planned batches; its worker processes are kept from epoch to epoch.
+
+    Args:
+        images: N images, usually paths; see `ImageLike`; or a `DatasetImages`.
+        augment: Augmentation, called with one seed per image.
+        workers: Worker processes that decode, as in `iterate_batches`.
+        on_bad_image: `fail` raises at the first one; `skip` reports them in `LoadedBatch.bad`, and the batch is
+            smaller by as many.
+
+    Raises:
+        ValueError: `workers` or `on_bad_image` is out of its range.
+
+    Example:
+        >>> with TrainingLoader(paths, Augment(), workers=2) as loader:  # doctest: +SKIP
+        ...     for epoch in range(epochs):
+        ...         for batch in loader.epoch(sampler.batches(epoch), seed=0, epoch=epoch):
+        ...             step(batch.images, labels[batch.indices])
+    """
+
+    def __init__(
+        self,
+        images: Sequence[ImageLike],
+        augment: Augment,
+        *,
+        workers: int = 0,
+        on_bad_image: Literal["fail", "skip"] = "fail",
+    ) -> None:
+        _check_options(workers, on_bad_image)
+        workers = _usable_workers(images, workers)
+        self._images = len(images)
+        self._fail = on_bad_image == "fail"
+        self._plan = _Plan()
+        self._loader: DataLoader[_Decoded] | None = DataLoader(
+            _SeededImages(images, augment),
+            batch_sampler=self._plan,
+            num_workers=workers,
+            collate_fn=_Collate(augment.preprocess),
+            generator=torch.Generator(),  # as above
+            multiprocessing_context=_start_method() if workers else None,
+            persistent_workers=workers > 0,
+        )
+
+    def epoch(self, batches: Iterable[Sequence[int]], *, seed: int = 0, epoch: int = 0) -> Iterator[LoadedBatch]:
+        """Decode and augment batches, in their order.
+
+        Args:
+            batches: Indices of images, batch by batch, such as `sampler.batches(epoch)`. A resumed run omits the
+                batches it has done; each of several processes passes its share of each batch.
+            seed: Seed of the run, 0 or more.
+            epoch: Number of the epoch, 0 or more. An image is augmented identically whenever it occurs in one epoch.
+
+        Yields:
+            One `LoadedBatch` per batch, `indices` in the order of the batch.
+
+        Raises:
+            BadImageError: Under `fail`, for an image that cannot be used, including a missing file.
+            ValueError: An index is out of range, a seed negative, or the loader closed.
+        """
+        if self._loader is None:
+            raise ValueError("loader: is closed; create a new one")
+        planned = [[int(index) for index in batch] for batch in batches]
+        for index in (index for batch in planned for index in batch):
+            if not 0 <= index < self._images:
+                raise ValueError(f"batches: need indices 0..{self._images - 1}, got {index}")
+        return self._decoded(self._loader, planned, checked_seed("seed", seed), checked_seed("epoch", epoch))
+
+    def close(self) -> None:
+        """Shut the worker processes down."""
+        self._loader = None
+
+    def __enter__(self) -> TrainingLoader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _decoded(
+        self, loader: DataLoader[_Decoded], planned: list[list[int]], seed: int, epoch: int
+    ) -> Iterator[LoadedBatch]:
+        # Set when the iteration begins, not before: the iterators of two epochs may be interleaved.
+        self._plan.items = ([(index, item_seed(seed, epoch, index)) for index in batch] for batch in planned)
+        yield from _checked(loader, fail=self._fail)
+
+
+def item_seed(seed: int, epoch: int, index: int) -> int:
+    """Return the seed of one image in one epoch of a run, hashed to 0 to 2^63 - 1."""
+    mixed = np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0]
+    return int(mixed >> np.uint64(1))
+
+
+def _check_options(workers: int, on_bad_image: str) -> None:
     if workers < 0:
         raise ValueError(f"workers: expected 0 or more processes, got {workers}")
     if on_bad_image not in ("fail", "skip"):
         raise ValueError(f"on_bad_image: expected 'fail' or 'skip', got {on_bad_image!r}")
-    return _batches(images, preprocess, batch_size, workers, fail=on_bad_image == "fail")
 
 
-def _batches(
-    images: Sequence[ImageLike],
-    preprocess: Callable[[Image.Image], torch.Tensor],
-    batch_size: int,
-    workers: int,
-    *,
-    fail: bool,
-) -> Iterator[LoadedBatch]:
-    if not all(isinstance(image, str | os.PathLike | bytes) for image in images):
-        workers = 0
-    workers = min(workers, -(-len(images) // batch_size))
-    loader: DataLoader[Decoded] = DataLoader(
-        ImagesByIndex(images, preprocess),
-        batch_size=batch_size,
-        shuffle=False,
-        num_workers=workers,
-        collate_fn=Collate(preprocess),
-        # A generator of its own: the loader draws a seed, and the global stream is the caller's.
-        generator=torch.Generator(),
-        multiprocessing_context=start_method() if workers else None,
-    )
+def _usable_workers(images: Sequence[ImageLike], workers: int) -> int:
+    """Return `workers`, or 0 where the images cannot, or need not, be read by another process."""
+    if not workers:
+        return 0
+    if not isinstance(images, DatasetImages):
+        return workers if all(isinstance(image, str | os.PathLike | bytes) for image in images) else 0
+    try:
+        pickle.Pickler(_Discard(), pickle.HIGHEST_PROTOCOL).dump(images.dataset)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        warnings.warn(
+            f"workers: {type(images.dataset).__name__} cannot be sent to worker processes ({error}); its images are "
+            "read in this process. Replace lambdas and local functions in its transforms by module-level ones",
+            stacklevel=4,
+        )
+        return 0
+    return workers
+
+
+class _Discard(io.RawIOBase):
+    """A file that keeps nothing: pickling a large data set to it needs no memory."""
+
+    def write(self, data: Any, /) -> int:
+        return len(data)
+
+
+def _start_method() -> str:
+    """How worker processes are started: never by a plain fork, which copies the locks of threads."""
+    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+
+def _checked(loader: DataLoader[_Decoded], *, fail: bool) -> Iterator[LoadedBatch]:
+    """Yield the loader's batches; raise for a bad image in this process, as workers wrap errors in a traceback."""
     batch: LoadedBatch
     for batch in loader:
         if fail and batch.bad:
-            # Raised here rather than in the worker, whose errors come out wrapped in a traceback of text.
             raise BadImageError(batch.bad[0].path, batch.bad[0].reason)
         yield batch
 
 
-def start_method() -> str:
-    """How worker processes start: never by a plain fork, which copies the threads' locks."""
-    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+def _decode(images: Sequence[ImageLike], index: int, prepare: Prepare) -> _Decoded:
+    """Read and prepare one image; return (index, tensor), or (index, the bad image)."""
+    name = images.image_name(index) if isinstance(images, DatasetImages) else image_name(images[index], index)
+    try:
+        return index, prepare(load_image(images[index], name=name))
+    except BadImageError as error:
+        return index, BadImage(error.path, error.reason)
+    except FileNotFoundError:
+        return index, BadImage(name, "no such file")
+    except MemoryError:
+        return index, BadImage(name, "needs more memory than is available")
 
 
-class ImagesByIndex(Dataset[Decoded]):
-    """Images decoded and prepared by index, (index, tensor) or (index, what is bad about it)."""
+class _DecodedImages(Dataset[_Decoded]):
+    """Images decoded and prepared by index."""
 
-    def __init__(self, images: Sequence[ImageLike], preprocess: Callable[[Image.Image], torch.Tensor]) -> None:
+    def __init__(self, images: Sequence[ImageLike], prepare: Prepare) -> None:
         self.images = images
-        self.preprocess = preprocess
+        self.prepare = prepare
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Decoded:
-        image = self.images[index]
-        name = image_name(image, index)
-        try:
-            return index, self.preprocess(load_image(image, name=name))
-        except BadImageError as error:
-            return index, BadImage(error.path, error.reason)
-        except FileNotFoundError:
-            return index, BadImage(name, "no such file")
-        except MemoryError:
-            return index, BadImage(name, "needs more memory than there is")
+    def __getitem__(self, index: int) -> _Decoded:
+        return _decode(self.images, index, self.prepare)
+
+
+class _SeededImages(Dataset[_Decoded]):
+    """Images decoded and augmented by (index, seed of the image)."""
+
+    def __init__(self, images: Sequence[ImageLike], augment: Augment) -> None:
+        self.images = images
+        self.augment = augment
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: _Item) -> _Decoded:
+        index, seed = item
+        return _decode(self.images, index, partial(self.augment, seed=seed))
+
+
+class _Plan:
+    """The loader's batch sampler, iterated anew at the start of each epoch."""
+
+    items: Iterable[list[_Item]] = ()
+
+    def __iter__(self) -> Iterator[list[_Item]]:
+        return iter(self.items)
 
 
 @dataclass(frozen=True)
-class Collate:
-    """Put decoded images together to a `LoadedBatch`, the bad ones apart."""
+class _Collate:
+    """Stacks decoded images to a `LoadedBatch`, the bad ones apart."""
 
-    preprocess: Callable[[Image.Image], torch.Tensor]
+    preprocess: Prepare
 
-    def __call__(self, items: list[Decoded]) -> LoadedBatch:
+    def __call__(self, items: list[_Decoded]) -> LoadedBatch:
         """Return the batch of these items."""
         images = [item for _, item in items if isinstance(item, torch.Tensor)]
         indices = [index for index, item in items if isinstance(item, torch.Tensor)]
         bad = tuple(item for _, item in items if isinstance(item, BadImage))
-        # An empty batch still tells the shape of a image, so that it can pass through a network like any other.
+        # An empty batch has the shape of an image as well, so that it can pass through a network.
         stacked = torch.stack(images) if images else self.preprocess(Image.new("RGB", (64, 64)))[None][:0]
         return LoadedBatch(stacked, torch.tensor(indices, dtype=torch.int64), bad)

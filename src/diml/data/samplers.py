@@ -1,7 +1,7 @@
 """Batch samplers: which images make each batch of an epoch.
 
-A sampler plans whole batches over all processes; the plan of an epoch follows from (seed, epoch) and, for the samplers
-that look at embeddings, from the embeddings stored before the epoch. So an interrupted run goes on where it was by
+A sampler plans whole batches over all processes. The plan of an epoch is determined by (seed, epoch) and, for the
+samplers that use embeddings, by the embeddings stored before the epoch. An interrupted run therefore resumes by
 skipping the batches it has done.
 
 Legend: N images, B images of a batch, D channels.
@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from diml.data.batch_choices import CHOICES
-from diml.data.batch_selection import BatchMatching
+from diml.data.batch_selection import SELECTION_RULES, BatchSelection
 from diml.data.class_groups import (
     ClassGroups,
     checked_seed,
@@ -30,15 +29,15 @@ from diml.data.class_groups import (
     generator_of,
     usable_classes,
 )
-from diml.data.registry import nearest
+from diml.spelling import did_you_mean
 
 
 class BatchSampler(Protocol):
-    """What the training loop needs of a sampler.
+    """The interface of a sampler to the training loop.
 
     Attributes:
-        needs_embeddings: Whether `update` matters. The loop then stores the embeddings of all training images before
-            the first epoch, if it can, and those of every batch after its step.
+        needs_embeddings: Whether `update` has an effect. The loop then stores the embeddings of all training images
+            before the first epoch, if it can, and those of every batch after its step.
     """
 
     needs_embeddings: bool
@@ -48,24 +47,24 @@ class BatchSampler(Protocol):
         ...
 
     def batches(self, epoch: int) -> Iterator[list[int]]:
-        """Return the batches of an epoch, each B distinct image indices; planned when called, not while iterated."""
+        """Return the batches of an epoch, each B distinct image indices; planned when called, not during iteration."""
         ...
 
     def update(self, indices: Tensor, embeddings: Tensor) -> None:
-        """Store embeddings (B, D) of the images `indices` (B,), of all processes; nothing where not needed."""
+        """Store embeddings (B, D) of the images `indices` (B,) of all processes; ignored where not needed."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain numbers, from which `load_state_dict` makes an equal sampler."""
+        """Return tensors and plain numbers, from which `load_state_dict` restores an equal sampler."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the state of a sampler of the same kind and data."""
+        """Restore the state of a sampler of the same kind and data."""
         ...
 
 
 class _Stateless:
-    """The part of a sampler that does not look at embeddings."""
+    """The state methods of a sampler that does not use embeddings."""
 
     needs_embeddings = False
 
@@ -73,20 +72,20 @@ class _Stateless:
         """Do nothing."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: (seed, epoch) tell it all."""
+        """Return an empty state: (seed, epoch) determine the plan."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over nothing; a state with something in it belongs to another sampler."""
+        """Accept an empty state; any other belongs to another sampler."""
         if state:
             raise ValueError(f"state: {type(self).__name__} has none, got {', '.join(state)}; was the sampler changed?")
 
 
-class ClassBalanced(_Stateless):
-    """Batches of B / per_class classes with `per_class` distinct images each, all by chance.
+class ClassBalancedSampler(_Stateless):
+    """Batches of B / per_class classes with `per_class` distinct images each, drawn uniformly.
 
-    A class with fewer images than `per_class` is left out, with one warning that says how many are; no image is
-    ever paired with itself. A class, and a image, may come in several batches of an epoch, or in none.
+    A class with fewer images than `per_class` is omitted, with one warning that gives their number; no image is
+    ever paired with itself. A class, and an image, may occur in several batches of an epoch, or in none.
 
     Args:
         labels: (N,) whole numbers, class of each image.
@@ -99,7 +98,7 @@ class ClassBalanced(_Stateless):
         ValueError: Sizes do not fit together, or there are too few classes for a batch.
 
     Warns:
-        SmallClassesWarning: Classes were left out.
+        SmallClassesWarning: Classes were omitted.
     """
 
     def __init__(
@@ -120,23 +119,23 @@ class ClassBalanced(_Stateless):
         return self._length
 
     def batches(self, epoch: int) -> Iterator[list[int]]:
-        """Return the batches of an epoch; the images of a class stand together."""
+        """Return the batches of an epoch; the images of a class are adjacent."""
         generator = generator_of(self._seed, checked_seed("epoch", epoch))
         draws = (draw_balanced(self._groups, self._classes, self._per_class, generator) for _ in range(self._length))
         return (batch.tolist() for batch in draws)
 
 
-class Random(_Stateless):
-    """Every image once an epoch, shuffled; what is left over after the last whole batch is dropped.
+class RandomSampler(_Stateless):
+    """Every image at most once per epoch, shuffled; an incomplete last batch is dropped.
 
     Args:
-        labels: (N,) whole numbers; only their number matters.
+        labels: (N,) whole numbers; only N is used.
         batch_size: B, at most N.
         seed: 0 or more.
-        batches_per_epoch: Default N // B, which is also the most.
+        batches_per_epoch: Default and maximum N // B.
 
     Raises:
-        ValueError: There are fewer than B images, or more batches are wanted than the images fill.
+        ValueError: There are fewer than B images, or not enough for `batches_per_epoch` batches.
     """
 
     def __init__(
@@ -149,8 +148,8 @@ class Random(_Stateless):
         self._seed = checked_seed("seed", seed)
         self._length = epoch_length(self._images, batch_size, batches_per_epoch)
         if self._length * batch_size > self._images:
-            most = self._images // batch_size
-            raise ValueError(f"batches_per_epoch: {self._images} images fill {most} batches, got {self._length}")
+            filled = self._images // batch_size
+            raise ValueError(f"batches_per_epoch: {self._images} images fill {filled} batches, got {self._length}")
 
     def __len__(self) -> int:
         return self._length
@@ -162,20 +161,20 @@ class Random(_Stateless):
         return (batch.tolist() for batch in used)
 
 
-_BY_CHANCE: Final[Mapping[str, Callable[..., BatchSampler]]] = MappingProxyType(
-    {"class_balanced": ClassBalanced, "random": Random}
+_RANDOM_SAMPLERS: Final[Mapping[str, Callable[..., BatchSampler]]] = MappingProxyType(
+    {"class_balanced": ClassBalancedSampler, "random": RandomSampler}
 )
-#: Parameters of samplers that are no options: `build_sampler` has them for all.
-_NO_OPTIONS: Final = ("labels", "choice", "batch_size", "per_class", "seed", "return")
+#: Parameters of samplers that are not options: `build_sampler` has them for all.
+_NO_OPTIONS: Final = ("labels", "rule", "batch_size", "per_class", "seed", "return")
 
 
 def sampler_names() -> tuple[str, ...]:
     """Return the names that `build_sampler` knows, the default first."""
-    return (*_BY_CHANCE, *CHOICES)
+    return (*_RANDOM_SAMPLERS, *SELECTION_RULES)
 
 
 def sampler_option_types(name: str) -> dict[str, Any]:
-    """Types of the options that `build_sampler` takes, option -> annotation, for who reads them from a text.
+    """Return the types of the options of a sampler, option -> annotation, for parsing them from text.
 
     Raises:
         ValueError: Unknown name (the nearest known one is named).
@@ -185,19 +184,19 @@ def sampler_option_types(name: str) -> dict[str, Any]:
         {'batches_per_epoch': int | None}
     """
     if name not in sampler_names():
-        raise ValueError(f"sampler: no sampler {name!r}; {nearest(name, sampler_names())}")
-    own = get_type_hints(CHOICES[name]) if name in CHOICES else {}
-    build = BatchMatching if name in CHOICES else _BY_CHANCE[name]
+        raise ValueError(f"sampler: no sampler {name!r}; {did_you_mean(name, sampler_names())}")
+    own = get_type_hints(SELECTION_RULES[name]) if name in SELECTION_RULES else {}
+    build = BatchSelection if name in SELECTION_RULES else _RANDOM_SAMPLERS[name]
     shared = get_type_hints(vars(build)["__init__"])
     return own | {key: hint for key, hint in shared.items() if key not in _NO_OPTIONS}
 
 
 def check_sampler_options(name: str, options: Iterable[str]) -> None:
-    """ValueError, naming the nearest, for a sampler or an option of it that does not exist."""
+    """Raise ValueError, naming the nearest, for a sampler or an option of it that does not exist."""
     known = tuple(sampler_option_types(name))
     for option in options:
         if option not in known:
-            raise ValueError(f"sampler {name}: no option {option!r}; {nearest(option, known)}")
+            raise ValueError(f"sampler {name}: no option {option!r}; {did_you_mean(option, known)}")
 
 
 def build_sampler(
@@ -209,16 +208,16 @@ def build_sampler(
         name: One of `sampler_names()`.
         labels: (N,) whole numbers, class of each training image.
         batch_size: B, images of a batch over all processes.
-        per_class: Images of each class in a batch; `random` pays no heed to it.
+        per_class: Images of each class in a batch; ignored by `random`.
         seed: 0 or more.
-        options: `batches_per_epoch` for all; for those that look at embeddings `pool` and `project_to`; see the class
-            of each for its own (`power`, `softened`, `comparisons`, `histogram_weight`).
+        options: `batches_per_epoch` for all; for those that use embeddings also `pool` and `project_to` and the fields
+            of the rule (`power`, `softened`, `comparisons`, `histogram_weight`); see the classes.
 
     Raises:
         ValueError: Unknown name or option (the nearest known one is named), or sizes that do not fit together.
 
     Warns:
-        SmallClassesWarning: Classes with fewer than `per_class` images were left out.
+        SmallClassesWarning: Classes with fewer than `per_class` images were omitted.
 
     Example:
         >>> sampler = build_sampler("class_balanced", [0, 0, 0, 1, 1, 2, 2], batch_size=4)
@@ -226,12 +225,12 @@ def build_sampler(
         [[3, 4, 5, 6]]
     """
     check_sampler_options(name, options)
-    if name in CHOICES:
-        own = [field.name for field in dataclasses.fields(CHOICES[name])]
-        choice = CHOICES[name](**{key: options.pop(key) for key in own if key in options})
-        build: Callable[..., BatchSampler] = functools.partial(BatchMatching, choice=choice)
+    if name in SELECTION_RULES:
+        own = [field.name for field in dataclasses.fields(SELECTION_RULES[name])]
+        rule = SELECTION_RULES[name](**{key: options.pop(key) for key in own if key in options})
+        build: Callable[..., BatchSampler] = functools.partial(BatchSelection, rule=rule)
     else:
-        build = _BY_CHANCE[name]
+        build = _RANDOM_SAMPLERS[name]
     taken = inspect.signature(build).parameters
     given = {"batch_size": batch_size, "per_class": per_class, "seed": seed} | options
     return build(labels, **{key: value for key, value in given.items() if key in taken})

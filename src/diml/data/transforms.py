@@ -1,9 +1,8 @@
-"""From a image to what the network sees: resize, crop, scale, and nothing random."""
+"""Deterministic preprocessing: resize, crop, scale and normalise an image for the network."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -12,27 +11,32 @@ import numpy as np
 import torch
 from PIL import Image
 
+from diml.spelling import did_you_mean
+
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 _RESAMPLING: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-# A strip of 1 x 100,000 pixels, resized by its short side, would fill the memory: beyond this, only the part that the
-# crop keeps is resized (equal but for rounding).
+# An image of 1 x 100,000 pixels, resized by its short side, would exhaust the memory: above this limit only the part
+# inside the crop is resized (equal up to rounding).
 _MAX_RESIZED_PIXELS: Final = 1 << 25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """How a image becomes a network input; equal to the bit to torchvision's Resize, CenterCrop, ToTensor, Normalize.
+    """Preprocessing for inference; bit-identical to torchvision's Resize, CenterCrop, ToTensor and Normalize.
 
     Attributes:
         size: Side of the square input, pixels.
         resize: Mode `crop`: the short side is resized to this before the centre is cut out, pixels, at least `size`;
-            None means `size`. Mode `square` has no use for it.
-        mode: `crop` keeps the proportions and drops the border; `square` squeezes the whole image in.
-        mean: Per channel (R, G, B), subtracted from values in [0, 1].
-        std: Per channel, divides after that.
+            None means `size`. Ignored in mode `square`.
+        mode: `crop` keeps the aspect ratio and discards the border; `square` resizes the whole image to a square.
+        mean: Per-channel mean (R, G, B), subtracted from values in [0, 1].
+        std: Per-channel standard deviation (R, G, B), greater than 0.
         interpolation: `bilinear` or `bicubic`, always antialiased.
+
+    Raises:
+        ValueError: A setting is out of its range.
 
     Example:
         >>> Preprocess(size=32, resize=40)(Image.new("RGB", (64, 48))).shape
@@ -52,7 +56,7 @@ class Preprocess:
         if self.mode not in ("crop", "square"):
             raise ValueError(f"mode: expected 'crop' or 'square', got {self.mode!r}")
         if self.mode == "crop" and self.resize is not None and self.resize < self.size:
-            raise ValueError(f"resize: expected at least size ({self.size}), got {self.resize}; or leave it None")
+            raise ValueError(f"resize: expected at least size ({self.size}), got {self.resize}; None means size")
         if self.interpolation not in _RESAMPLING:
             raise ValueError(f"interpolation: expected 'bilinear' or 'bicubic', got {self.interpolation!r}")
         for field in ("mean", "std"):
@@ -68,14 +72,15 @@ class Preprocess:
         return self.normalize(self.view(image))
 
     def view(self, image: Image.Image, scale: int = 1) -> Image.Image:
-        """Return just what the network sees, as a image.
+        """Return the part of an image that the network sees, before normalisation.
 
         Args:
             image: PIL image of mode RGB (see `load_image`).
-            scale: 1 gives the network's own pixels; 2 the same field of view at twice the resolution, and so on.
+            scale: Magnification, at least 1: 1 gives the pixels of the network input, 2 the same field of view at twice
+                the resolution.
 
         Returns:
-            RGB image of size * scale by size * scale.
+            RGB image of size * scale by size * scale pixels.
         """
         if scale < 1:
             raise ValueError(f"scale: expected at least 1, got {scale}")
@@ -94,14 +99,14 @@ class Preprocess:
         return image.crop((left, top, left + side, top + side))
 
     def normalize(self, view: Image.Image) -> torch.Tensor:
-        """Turn an RGB image (H, W) into a float32 tensor (3, H, W), scaled to [0, 1] and normalised."""
+        """Convert an RGB image of H x W pixels to a normalised float32 tensor (3, H, W)."""
         values = torch.from_numpy(np.array(view.convert("RGB"))).permute(2, 0, 1).contiguous()
         mean, std = (torch.tensor(numbers, dtype=torch.float32)[:, None, None] for numbers in (self.mean, self.std))
         return values.float().div_(255).sub_(mean).div_(std)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, for JSON or YAML."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+        return plain_settings(self)
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Preprocess:
@@ -110,17 +115,31 @@ class Preprocess:
         Raises:
             ValueError: An unknown key (the nearest known one is named) or a value out of its range.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in settings:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
-                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-                raise ValueError(f"preprocess: unknown key {key!r}; {hint}")
+        check_keys(cls, settings, "preprocess")
         return cls(**settings)
 
 
+def plain_settings(settings: Any) -> dict[str, Any]:
+    """Return the fields of a settings dataclass as plain values: tuples as lists, nested settings as dicts."""
+    plain: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            value = plain_settings(value)
+        plain[field.name] = list(value) if isinstance(value, tuple) else value
+    return plain
+
+
+def check_keys(cls: type[Any], settings: Mapping[str, Any], what: str) -> None:
+    """Raise ValueError, naming the nearest field, for a key that is no field of the settings dataclass `cls`."""
+    known = [field.name for field in dataclasses.fields(cls)]
+    for key in settings:
+        if key not in known:
+            raise ValueError(f"{what}: unknown key {key!r}; {did_you_mean(str(key), known)}")
+
+
 def _short_side_to(size: tuple[int, int], short: int) -> tuple[int, int]:
-    """Return (width, height) scaled so that the shorter is `short`; the longer is cut off, not rounded."""
+    """Return (width, height) scaled so that the shorter is `short`; the longer side is truncated, not rounded."""
     width, height = size
     if width <= height:
         return short, int(short * height / width)

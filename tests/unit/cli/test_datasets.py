@@ -1,4 +1,4 @@
-"""`diml datasets` says what is known, what is here, and whether it is whole."""
+"""`diml datasets` lists the known data sets and checks local copies."""
 
 import json
 import subprocess
@@ -9,11 +9,11 @@ import pytest
 import tyro
 
 from diml.assets import AssetError
-from diml.cli.datasets import Datasets
+from diml.cli.datasets import DatasetsCommand
 
 
 def run(*words: str) -> int:
-    return tyro.cli(Datasets, args=list(words), config=(tyro.conf.FlagCreatePairsOff,)).run()
+    return tyro.cli(DatasetsCommand, args=list(words), config=(tyro.conf.FlagCreatePairsOff,)).run()
 
 
 @pytest.fixture
@@ -28,12 +28,12 @@ def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
-def test_the_list_tells_known_totals_and_what_is_found(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_shows_known_totals_and_what_is_found(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--data", str(half)) == 0
     printed = capsys.readouterr().out
     for part in ("cub200", "11,788", "120,053", "22,634", "query_gallery", "not found", "fetched on first use"):
         assert part in printed
-    assert "2 images where" in printed
+    assert "2 images, expected" in printed
 
 
 def test_the_list_as_json(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,18 +46,18 @@ def test_the_list_as_json(half: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert rows["folder"]["expected_classes"] is None
 
 
-def test_check_counts_and_its_exit_code_tells(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_counts_and_its_exit_status_reports_differences(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("check", "cub200", "--data", str(half)) == 1
     printed = capsys.readouterr().out
-    assert "2 images where 11,788 are known" in printed
-    assert "2 classes where 200 are known" in printed
+    assert "2 images, expected 11,788" in printed
+    assert "2 classes, expected 200" in printed
     assert run("check", "folder", "--data", str(half / "cub200" / "images"), "--json") == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
 
 
 def test_check_orl_fetches_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("check", "orl") == 0
-    assert "whole" in capsys.readouterr().out
+    assert "complete" in capsys.readouterr().out
 
 
 def test_check_orl_without_network_says_so(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_check_orl_without_network_says_so(half: Path, monkeypatch: pytest.Monke
 
 
 def test_wrong_calls_are_user_errors(half: Path) -> None:
-    with pytest.raises(ValueError, match="check which data set"):
+    with pytest.raises(ValueError, match="`check` needs a data set"):
         run("check")
     with pytest.raises(ValueError, match="diml datasets check orl"):
         run("list", "orl")
@@ -80,6 +80,6 @@ def test_wrong_calls_are_user_errors(half: Path) -> None:
         run("check", "cars196", "--data", str(half))
 
 
-def test_the_verb_is_quick_to_import() -> None:
+def test_the_command_is_quick_to_import() -> None:
     code = "import sys, diml.cli.datasets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""`diml doctor` says what is in use and what could be mended."""
+"""`diml doctor` shows versions, kernel and devices, and what could be improved."""
 
 import importlib.metadata
 import json
@@ -7,12 +7,12 @@ import pytest
 import torch
 import tyro
 
-from diml.cli.doctor import Doctor, advise, examine
+from diml.cli.doctor import DoctorCommand, advise, examine
 from diml.matching import native
 
 
 def run(*words: str) -> int:
-    return tyro.cli(Doctor, args=list(words), config=(tyro.conf.FlagCreatePairsOff,)).run()
+    return tyro.cli(DoctorCommand, args=list(words), config=(tyro.conf.FlagCreatePairsOff,)).run()
 
 
 def test_it_shows_versions_kernel_threads_devices_and_assets(capsys, monkeypatch):

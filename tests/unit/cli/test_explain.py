@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,14 +12,17 @@ import tyro
 from PIL import Image
 
 import diml.models
-from diml.cli.explain import Explain
-from diml.explain import drawn_pair, match_images
+from diml.cli.explain import ExplainCommand
+from diml.explain import drawn_pair
+from diml.explain.explanation import match_pair
+from diml.explain.formatting import TIMES
+from diml.matching import Matcher
 from diml.models import Embedder, load_embedder
 
 
 def run(*words: object) -> int:
     options = (tyro.conf.FlagCreatePairsOff,)
-    return tyro.cli(Explain, args=[str(word) for word in words], config=options).run()
+    return tyro.cli(ExplainCommand, args=[str(word) for word in words], config=options).run()
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,7 @@ def untrained() -> Embedder:
 
 @pytest.fixture
 def asked(untrained: Embedder, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
-    """No weights are fetched: an untrained model stands in; the names and grids that were asked for."""
+    """An untrained model in place of any other, so that no weights are fetched; the names and grids requested."""
     calls: list[tuple[str, object]] = []
 
     def load(model: str, *, grid: object, architecture: str | None) -> Embedder:
@@ -54,7 +58,7 @@ def test_score_and_contributions_are_printed(
 ) -> None:
     assert run(*files, "--top", 3) == 0
     printed = capsys.readouterr().out
-    ledger = match_images(*files, embedder=untrained).ledger()
+    ledger = match_pair(*files, embedder=untrained).ledger()
     assert f"score {ledger.score:.3f} = pooled {ledger.pooled:.3f} + structural {ledger.structural:.3f}" in printed
     for flow in ledger.top(3):
         assert f"{flow.contribution:.5f}" in printed
@@ -63,7 +67,7 @@ def test_score_and_contributions_are_printed(
     assert asked == [("mobilenetv2_100", "default")]
 
 
-def test_image_and_numbers_are_written_whole(
+def test_figure_and_numbers_are_written_atomically(
     files: tuple[Path, Path], asked: list[object], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "new"
@@ -83,14 +87,11 @@ def test_image_and_numbers_are_written_whole(
         "architecture": None,
         "grid": None,
         "resize": None,
-        "marginals": "cross_correlation",
-        "epsilon": 0.05,
-        "tolerance": 4e-6,
-        "max_iterations": 1000,
     }
+    assert told["matcher"] == Matcher().to_dict()
 
 
-def test_a_page_is_written_whole_with_the_settings(
+def test_a_page_is_written_atomically_with_the_settings(
     files: tuple[Path, Path],
     asked: list[object],
     untrained: Embedder,
@@ -102,7 +103,7 @@ def test_a_page_is_written_whole_with_the_settings(
     assert [path.name for path in out.parent.iterdir()] == ["why.html"]
     assert f"Written: {out}" in capsys.readouterr().out
     data = json.loads(out.read_text().split('id="data">')[1].split("</script>")[0])
-    found = match_images(*files, embedder=untrained, epsilon=0.1)
+    found = match_pair(*files, embedder=untrained, matcher=Matcher(epsilon=0.1))
     assert data["pairs"][0]["score"] == pytest.approx(float(found.score))
     assert data["settings"]["epsilon"] == 0.1
     assert [image["name"] for image in data["images"]] == [str(path) for path in files]
@@ -122,7 +123,7 @@ def test_hits_of_a_query_are_put_in_order_and_compared(
     assert run("--query", files[0], "--hits", files[1], turned, *words) == 0
     assert sorted(path.name for path in out.iterdir()) == ["h.html", "h.json", "h.png"]
     told = json.loads((out / "h.json").read_text())
-    scores = {str(path): float(match_images(files[0], path, embedder=untrained).score) for path in (files[1], turned)}
+    scores = {str(path): float(match_pair(files[0], path, embedder=untrained).score) for path in (files[1], turned)}
     assert [hit["names"]["gallery"] for hit in told["hits"]] == sorted(scores, key=lambda name: -scores[name])
     (contrast,) = told["contrasts"]
     assert contrast["score"] == pytest.approx(max(scores.values()) - min(scores.values()), abs=1e-5)
@@ -143,7 +144,7 @@ def test_other_combinations_of_images_are_refused(words: list[str], asked: list[
 def test_json_on_standard_output_is_nothing_but_json(
     files: tuple[Path, Path], asked: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(*files, "--json", "-", "--marginals", "uniform") == 0
+    assert run(*files, "--json", "-", "--weights", "uniform") == 0
     captured = capsys.readouterr()
     told = json.loads(captured.out)
     assert told["weight_q"] == pytest.approx([1 / 16] * 16)
@@ -158,7 +159,7 @@ def test_settings_reach_the_match(
     captured = capsys.readouterr()
     told = json.loads(captured.out)
     assert asked == [("resnet18", 7)]
-    assert told["settings"]["epsilon"] == 0.02
+    assert told["matcher"] == Matcher(epsilon=0.02, max_iterations=1, tolerance=1e-9).to_dict()
     assert told["convergence"]["iterations"] == 1
     assert told["top"] == []
     assert "Not converged: marginal error" in captured.err
@@ -189,8 +190,8 @@ def test_errors_come_before_a_model_is_loaded(files: tuple[Path, Path], asked: l
 
 
 def test_a_text_file_is_no_image(files: tuple[Path, Path], asked: list[object], tmp_path: Path) -> None:
-    (tmp_path / "notes.jpg").write_text("not a image")
-    with pytest.raises(ValueError, match=r"notes\.jpg: is not a image"):
+    (tmp_path / "notes.jpg").write_text("no image")
+    with pytest.raises(ValueError, match=r"notes\.jpg: is not an image"):
         run(files[0], tmp_path / "notes.jpg")
 
 
@@ -199,5 +200,43 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
         run("--help")
     printed = capsys.readouterr().out
     assert "diml explain a.jpg b.jpg --output why.png --json why.json" in printed
-    for option in ("--model", "--grid", "--marginals", "--epsilon", "--top"):
+    for option in ("--model", "--grid", "--weights", "--epsilon", "--structural-weight", "--top"):
         assert option in printed
+
+
+def test_the_models_own_matcher_is_used_unless_given(
+    files: tuple[Path, Path],
+    asked: list[object],
+    untrained: Embedder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = Matcher(epsilon=0.2, structural_weight=4)
+    configured = Embedder(untrained.backbone, untrained.head, dataclasses.replace(untrained.config, matcher=own)).eval()
+    monkeypatch.setattr(diml.models, "load_embedder", lambda *_, **__: configured)
+    assert run(*files, "--json", "-") == 0
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert told["matcher"] == own.to_dict()
+    assert told["score"] == pytest.approx(told["pooled"] + 4 * told["structural"])
+    assert f"+ 4 {TIMES} structural {told['structural']:.3f}" in captured.err
+    assert "as given" not in captured.err
+    assert run(*files, "--json", "-", "--epsilon", 0.1, "--structural-weight", "inf") == 0
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert told["matcher"] == Matcher(epsilon=0.1, structural_weight=float("inf")).to_dict()
+    assert told["score"] == told["structural"]
+    assert "epsilon 0.1 (the model's own: 0.2)" in captured.err
+
+
+def test_contrasts_are_printed_with_the_weight(
+    files: tuple[Path, Path], asked: list[object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--query", files[0], "--hits", *files, "--structural-weight", 4) == 0
+    printed = capsys.readouterr().out
+    line = next(line for line in printed.splitlines() if line.startswith("hit 1 over hit 2: "))
+    score, pooled, structural = (
+        float(line.split(word)[1].split()[0].rstrip(",")) for word in ("2: ", "pooled ", "structural ")
+    )
+    assert f" + 4 {TIMES} structural" in line
+    assert score == pytest.approx(pooled + 4 * structural, abs=3e-4)

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import tyro
 
-from diml.cli.presets import Presets
+from diml.cli.presets import PresetsCommand
 from diml.training.config import TrainConfig, read_config
 from diml.training.presets import preset, preset_names
 
 
 def run(*words: str) -> int:
-    return tyro.cli(Presets, args=list(words), config=(tyro.conf.FlagCreatePairsOff,)).run()
+    return tyro.cli(PresetsCommand, args=list(words), config=(tyro.conf.FlagCreatePairsOff,)).run()
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
 
 
-def test_the_list_fits_a_page(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_fits_one_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 0
     printed = capsys.readouterr().out
     for part in (
@@ -50,7 +50,7 @@ def test_one_as_yaml_is_a_training_configuration(name, tmp_path: Path, capsys: p
     assert run(name) == 0
     path = tmp_path / "run.yaml"
     path.write_text(capsys.readouterr().out)
-    assert TrainConfig(**read_config(path)) == TrainConfig.from_dict(preset(name))
+    assert TrainConfig.from_dict(read_config(path)) == TrainConfig.from_dict(preset(name))
     assert path.read_text().startswith("#") == (name == "online_products/softtriple")
 
 
@@ -64,6 +64,6 @@ def test_an_unknown_name_is_a_user_error() -> None:
         run("cub200/arc_face")
 
 
-def test_the_verb_is_quick_to_import() -> None:
+def test_the_command_is_quick_to_import() -> None:
     code = "import sys, diml.cli.presets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

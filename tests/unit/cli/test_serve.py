@@ -1,13 +1,19 @@
-"""`diml serve` before it serves: wrong words, folders, ports and missing packages end in one line."""
+"""`diml serve` before it serves: wrong options, folders, ports and missing packages end in one line; the matcher."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diml.cli import main
+from diml.cli.options import MatcherOptions, ModelOptions
+from diml.cli.serve import ServeCommand
+from diml.matching import Matcher
+from served import content_of, drawn, small_embedder, write_shop
 
 pytest.importorskip("fastapi", reason="fastapi is not installed; it is in the extra `web`")
 
@@ -21,7 +27,7 @@ pytest.importorskip("fastapi", reason="fastapi is not installed; it is in the ex
         (["--timeout", "0"], "timeout: need more than 0, got 0"),
         (["--max-megabytes", "-1"], "max_megabytes: need more than 0"),
         (["--max-requests", "0"], "max_requests: need more than 0"),
-        (["--epsilon", "0"], "epsilon: need more than 0"),
+        (["--epsilon", "0"], "epsilon: need a positive"),
         (["--port", "0", "--model", "no-such-model"], "no-such-model"),
         (["--index", "a.index", "--folder", "."], "at most one of the two"),
         (["--port", "0", "--index", "a.index", "--grid", "7"], "grid: an index has its own, got 7"),
@@ -41,7 +47,7 @@ def test_an_empty_folder_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_port_in_use_is_told_with_another(capsys: pytest.CaptureFixture[str]) -> None:
-    from diml.web import open_port
+    from diml.web.server import open_port
 
     with open_port(0) as taken:
         port = taken.getsockname()[1]
@@ -59,3 +65,80 @@ def test_a_missing_extra_is_told_with_its_remedy(
     assert main(["serve"]) == 2
     assert "diml serve needs uvicorn" in (error := capsys.readouterr().err)
     assert "pip install 'diml[web]'" in error
+
+
+TRAINED = Matcher(epsilon=0.02)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an embedder that compares with epsilon 0.02."""
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    small_embedder().with_settings(matcher=TRAINED).save(folder)
+    return folder
+
+
+@pytest.fixture(params=["model", "folder", "lance", "milvus"])
+def command(request: pytest.FixtureRequest, trained: Path, tmp_path: Path) -> dict[str, Any]:
+    """Arguments of `diml serve` with a model, a folder, or an index of either database."""
+    if request.param == "model":
+        return {"model": ModelOptions(model=str(trained))}
+    shop = write_shop(tmp_path / "shop", 4)
+    if request.param == "folder":
+        return {"folder": shop, "model": ModelOptions(model=str(trained)), "cache": False}
+    pytest.importorskip("lancedb" if request.param == "lance" else "milvus_lite")
+    index = str(tmp_path / ("shop.index" if request.param == "lance" else "shop.db"))
+    assert main(["index", "build", str(shop), "--index", index, "--model", str(trained)]) == 0
+    return {"index": index}
+
+
+@pytest.fixture
+def served(command: dict[str, Any]) -> Iterator[Any]:
+    """`served(**options)`: a client of the application of the command."""
+    from fastapi.testclient import TestClient
+
+    from diml.web import create_app
+
+    engines = []
+
+    def make(**options: Any) -> TestClient:
+        engine = ServeCommand(**command, **options)._engine()
+        engines.append(engine)
+        if command.keys() & {"folder"}:
+            engine.gallery.wait(60)
+        return TestClient(create_app(engine), base_url="http://127.0.0.1:8765")
+
+    yield make
+    for engine in engines:
+        if engine.gallery is not None:
+            engine.gallery.stop()
+
+
+@pytest.mark.parametrize(
+    ("options", "matcher"),
+    [
+        ({}, TRAINED),
+        ({"matcher": MatcherOptions(structural_weight=2.0)}, Matcher(epsilon=0.02, structural_weight=2.0)),
+        ({"matcher": MatcherOptions(epsilon=0.3, weights="uniform")}, Matcher(epsilon=0.3, weights="uniform")),
+    ],
+)
+def test_the_matcher_is_that_of_the_model_or_index_unless_told_otherwise(
+    served: Any, command: dict[str, Any], options: Any, matcher: Matcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = served(**options)
+    assert ("given on the command line" in capsys.readouterr().out) == bool(options)
+    assert client.get("/api/status").json()["matcher"] == matcher.to_dict()
+    a, b = content_of(drawn(0)), content_of(drawn(1))
+    told = client.post("/api/match", files={"query": ("a.png", a), "gallery": ("b.png", b)}).json()
+    assert told["settings"].items() >= matcher.to_dict().items()
+    embedder = small_embedder()
+    expected = matcher.match(embedder.embed([a]), embedder.embed([b]))
+    assert told["pairs"][0]["score"] == pytest.approx(float(expected.score), abs=1e-5)
+    if "index" not in command and "folder" not in command:
+        return
+    hits = client.post("/api/search?hits=4", files={"query": ("a.png", a)}).json()
+    assert hits["settings"].items() >= (matcher.to_dict() | {"rerank_at": 100}).items()
+    scores = [pair["score"] for pair in hits["pairs"]]
+    assert scores == sorted(scores, reverse=True)
+    best = drawn(next(number for number in range(4) if f"{number:02}" in hits["pairs"][0]["names"]["gallery"]))
+    assert scores[0] == pytest.approx(float(matcher.match(embedder.embed([a]), embedder.embed([best])).score), abs=1e-2)

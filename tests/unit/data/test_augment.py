@@ -1,4 +1,4 @@
-"""A training image is a function of its seed, equal to torchvision's, and the same whoever decodes it."""
+"""A training image is a function of its seed, equal to torchvision's, and the same in any process."""
 
 import itertools
 from pathlib import Path
@@ -12,10 +12,15 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
 from diml.data import BadImageError, Preprocess, load_image
-from diml.data.augment import Augment, item_seed
-from diml.data.training_batches import TrainingLoader, training_batches
+from diml.data.augment import Augment
+from diml.data.loading import TrainingLoader, item_seed
 
 SMALL = Preprocess(size=16, resize=18)
+
+
+def training_batches(images, plan, augment: Augment, *, workers: int = 0, on_bad_image: str = "fail", **numbers):
+    """The batches of one epoch of a loader of its own."""
+    return TrainingLoader(images, augment, workers=workers, on_bad_image=on_bad_image).epoch(plan, **numbers)
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -65,7 +70,7 @@ def test_the_authors_recipe_is_the_default() -> None:
     assert Augment().jitter == (0, 0, 0, 0)
 
 
-def test_a_seed_is_a_image_and_the_global_stream_is_left_alone() -> None:
+def test_a_seed_determines_the_image_and_the_global_stream_is_left_alone() -> None:
     augment, image = Augment(preprocess=SMALL, jitter=(0.2, 0.2, 0.2, 0.1), grayscale=0.5), noise(40, 30)
     before = torch.get_rng_state()
     first = augment(image, seed=5)
@@ -199,7 +204,7 @@ def test_no_batches() -> None:
     assert list(training_batches([noise(9, 9)], [], AUGMENT)) == []
 
 
-def test_wrong_arguments_are_named_at_once(paths: list[Path]) -> None:
+def test_wrong_arguments_are_named_when_called(paths: list[Path]) -> None:
     with pytest.raises(ValueError, match="workers"):
         TrainingLoader(paths, AUGMENT, workers=-1)
     with pytest.raises(ValueError, match="on_bad_image"):

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import linalg, stats
 
-from diml.data import coresets
-from diml.data.batch_choices import CHOICES, Pools
+from diml.data import batch_selection as selection
+from diml.data.batch_selection import SELECTION_RULES, Pool
 from diml.data.class_groups import ClassGroups
 from diml.data.samplers import build_sampler
 
-NAMES = sorted(CHOICES)
+NAMES = sorted(SELECTION_RULES)
 
 
 def points(seed: int, count: int = 24, dim: int = 4) -> np.ndarray:
@@ -27,7 +27,7 @@ def points(seed: int, count: int = 24, dim: int = 4) -> np.ndarray:
 @given(seed=st.integers(0, 50))
 def test_greedy_picks_the_farthest_point_of_a_new_class(seed) -> None:
     where, labels = points(seed), np.arange(24) % 8
-    picked = coresets.greedy_coreset(where, labels, 8, np.random.default_rng(seed))
+    picked = selection.greedy_coreset(where, labels, 8, np.random.default_rng(seed))
     assert sorted(labels[picked]) == list(range(8))
     for count in range(1, 8):
         done = picked[:count]
@@ -39,8 +39,8 @@ def test_greedy_picks_the_farthest_point_of_a_new_class(seed) -> None:
         assert reach[picked[count]] == pytest.approx(max(reach.values()))
 
 
-def test_the_first_greedy_point_is_by_chance() -> None:
-    firsts = {coresets.greedy_coreset(points(0), np.arange(24), 1, np.random.default_rng(i))[0] for i in range(300)}
+def test_the_first_greedy_point_is_random() -> None:
+    firsts = {selection.greedy_coreset(points(0), np.arange(24), 1, np.random.default_rng(i))[0] for i in range(300)}
     assert firsts == set(range(24))
 
 
@@ -49,7 +49,7 @@ def test_softened_greedy_picks_among_the_farthest() -> None:
     second = set()
     for seed in range(60):
         generator = np.random.default_rng(seed)
-        first, other = coresets.greedy_coreset(where, labels, 2, generator, softened=True)
+        first, other = selection.greedy_coreset(where, labels, 2, generator, softened=True)
         farther = (np.linalg.norm(where - where[first], axis=1) > np.linalg.norm(where[other] - where[first])).sum()
         assert farther < 0.03 * 200
         second.add(farther)
@@ -63,7 +63,7 @@ def test_d2_probabilities_equal_the_definition(seed, power) -> None:
     reach = sum((np.linalg.norm(where - where[row], axis=1) ** 2 for row in range(3)), np.zeros(24))
     normal = stats.multivariate_normal(where.mean(axis=0), np.cov(where.T))
     wanted = np.where(free, normal.pdf(where) * reach**power, 0)
-    got = coresets.d2_probabilities(normal.logpdf(where), reach, free, power)
+    got = selection.d2_probabilities(normal.logpdf(where), reach, free, power)
     np.testing.assert_allclose(got, wanted / wanted.sum(), rtol=1e-9, atol=1e-300)
 
 
@@ -71,7 +71,7 @@ def test_d2_draws_by_those_probabilities() -> None:
     where, labels = points(3, count=6, dim=2), np.arange(6)
     counts = np.zeros((6, 6))
     for seed in range(6000):
-        first, second = coresets.d2_coreset(where, labels, 2, np.random.default_rng(seed))
+        first, second = selection.d2_coreset(where, labels, 2, np.random.default_rng(seed))
         counts[first, second] += 1
     normal = stats.multivariate_normal(where.mean(axis=0), np.cov(where.T))
     start = np.bincount(
@@ -97,20 +97,20 @@ def test_frechet_distance_equals_the_matrix_root(seed, count, dim) -> None:
         root = np.trace(linalg.sqrtm(half @ two @ half + 1e-14 * np.eye(dim))).real
     mean = ((pool.mean(axis=0) - candidate.mean(axis=0)) ** 2).sum()
     wanted = mean + np.trace(one) + np.trace(two) - 2 * root
-    assert coresets.frechet_distance(pool, candidate) == pytest.approx(wanted, rel=1e-5, abs=1e-4)
+    assert selection.frechet_distance(pool, candidate) == pytest.approx(wanted, rel=1e-5, abs=1e-4)
 
 
 def test_frechet_distance_laws() -> None:
     pool = points(0, 50, 3)
-    assert coresets.frechet_distance(pool, pool) == pytest.approx(0, abs=1e-9)
+    assert selection.frechet_distance(pool, pool) == pytest.approx(0, abs=1e-9)
     shifted = pool + np.array([3, 0, 4])
-    assert coresets.frechet_distance(pool, shifted) == pytest.approx(25)
-    assert coresets.frechet_distance(pool, 2 * pool) == pytest.approx(
+    assert selection.frechet_distance(pool, shifted) == pytest.approx(25)
+    assert selection.frechet_distance(pool, 2 * pool) == pytest.approx(
         ((pool.mean(axis=0)) ** 2).sum() + np.trace(np.cov(pool.T))
     )
     rows = [np.arange(10), np.arange(5, 30)]
     np.testing.assert_allclose(
-        coresets.frechet_distances(pool, rows), [coresets.frechet_distance(pool, pool[chosen]) for chosen in rows]
+        selection.frechet_distances(pool, rows), [selection.frechet_distance(pool, pool[chosen]) for chosen in rows]
     )
 
 
@@ -126,53 +126,53 @@ def test_histogram_distance_equals_the_definition(seed, weight) -> None:
     wanted += math.dist(pool.mean(axis=0), pool[rows].mean(axis=0)) + math.dist(
         pool.std(axis=0), pool[rows].std(axis=0)
     )
-    (got,) = coresets.histogram_distances(pool, [rows], weight=weight)
+    (got,) = selection.histogram_distances(pool, [rows], weight=weight)
     # a distance on the edge of two bins may fall to either side
     assert got == pytest.approx(wanted, rel=1e-6, abs=weight * width * 2 / len(some))
-    assert coresets.histogram_distances(pool, [np.arange(24)], weight=weight)[0] == pytest.approx(0, abs=1e-9)
+    assert selection.histogram_distances(pool, [np.arange(24)], weight=weight)[0] == pytest.approx(0, abs=1e-9)
 
 
 def test_points_that_coincide_do_no_harm() -> None:
     same, labels, generator = np.ones((12, 3)), np.arange(12) % 6, np.random.default_rng(0)
     rows = [np.arange(4), np.arange(6)]
-    for pick in (coresets.greedy_coreset, coresets.d2_coreset, partial(coresets.d2_coreset, power=0)):
+    for pick in (selection.greedy_coreset, selection.d2_coreset, partial(selection.d2_coreset, power=0)):
         assert sorted(labels[pick(same, labels, 6, generator)]) == list(range(6))
-    assert coresets.frechet_distances(same, rows).tolist() == [0, 0]
-    assert coresets.histogram_distances(same, rows).tolist() == [0, 0]
+    assert selection.frechet_distances(same, rows).tolist() == [0, 0]
+    assert selection.histogram_distances(same, rows).tolist() == [0, 0]
 
 
 def test_fewer_points_than_dimensions_do_no_harm() -> None:
     where = points(0, 8, 30)
-    assert len(coresets.d2_coreset(where, np.arange(8), 8, np.random.default_rng(0))) == 8
-    assert np.isfinite(coresets.frechet_distances(where, [np.arange(3)])).all()
+    assert len(selection.d2_coreset(where, np.arange(8), 8, np.random.default_rng(0))) == 8
+    assert np.isfinite(selection.frechet_distances(where, [np.arange(3)])).all()
 
 
-def pools_of(embeddings: np.ndarray, members: tuple, classes: int, per_class: int, pool: int) -> Pools:
+def pool_of(embeddings: np.ndarray, members: tuple, classes: int, per_class: int, pool: int) -> Pool:
     groups = ClassGroups(tuple(np.array(member) for member in members))
-    return Pools(groups, groups, lambda rows: embeddings[rows], classes, per_class, pool)
+    return Pool(groups, groups, lambda rows: embeddings[rows], classes, per_class, pool)
 
 
 @pytest.mark.parametrize(("name", "measure"), [("fid", "frechet_distances"), ("disthist", "histogram_distances")])
-def test_the_likest_of_the_candidates_is_taken(name, measure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_closest_of_the_candidates_is_taken(name, measure, monkeypatch: pytest.MonkeyPatch) -> None:
     """The batch has the least cost of ten; with more to compare, batches grow more like the pool."""
     embeddings = points(0, 60, 3)
-    pools = pools_of(embeddings, tuple(range(start, start + 6) for start in range(0, 60, 6)), 5, 2, 60)
-    cost = getattr(coresets, measure)
+    pools = pool_of(embeddings, tuple(range(start, start + 6) for start in range(0, 60, 6)), 5, 2, 60)
+    cost = getattr(selection, measure)
     seen = []
 
     def spy(where, candidates, **options):
         seen.append((where, candidates, cost(where, candidates, **options)))
         return seen[-1][2]
 
-    monkeypatch.setattr(f"diml.data.batch_choices.{measure}", spy)
-    batch = CHOICES[name]().batch(pools, np.random.default_rng(4))
+    monkeypatch.setattr(f"diml.data.batch_selection.{measure}", spy)
+    batch = SELECTION_RULES[name]().batch(pools, np.random.default_rng(4))
     ((where, candidates, costs),) = seen
     assert len(candidates) == 10
     assert sorted(where[:, 0]) == sorted(embeddings[:, 0])  # all 60 fit into the pool
     np.testing.assert_array_equal(embeddings[batch], where[candidates[int(np.argmin(costs))]])
 
     def mean_cost(comparisons: int) -> float:
-        choice = CHOICES[name](comparisons=comparisons)
+        choice = SELECTION_RULES[name](comparisons=comparisons)
         batches = [choice.batch(pools, np.random.default_rng(i)) for i in range(30)]
         return float(cost(embeddings, batches).mean())
 
@@ -183,10 +183,10 @@ def test_a_balanced_pool_has_as_many_classes_as_it_can() -> None:
     members = ([0, 1, 2, 3, 4], [5, 6], [7, 8, 9], [10])
     sizes = []
     for pool in (4, 6, 8, 100):
-        drawn = CHOICES["fid"]()
+        drawn = SELECTION_RULES["fid"]()
         spied: list[np.ndarray] = []
-        pools = pools_of(np.zeros((11, 2)), members, 2, 2, pool)
-        pools = Pools(
+        pools = pool_of(np.zeros((11, 2)), members, 2, 2, pool)
+        pools = Pool(
             **{**vars(pools), "embed": lambda rows, spied=spied: spied.append(rows) or np.zeros((len(rows), 2))}
         )
         drawn.batch(pools, np.random.default_rng(0))
@@ -197,7 +197,7 @@ def test_a_balanced_pool_has_as_many_classes_as_it_can() -> None:
     assert sizes == [4, 6, 8, 8]
 
 
-def test_coresets_are_more_spread_than_chance_over_the_whole_sampler() -> None:
+def test_coresets_are_more_diverse_than_random_batches() -> None:
     labels = np.repeat(np.arange(30), 4)
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(30, 6, generator=generator).repeat_interleave(4, dim=0)
@@ -267,13 +267,13 @@ def test_a_state_is_a_copy_of_tensors_and_numbers() -> None:
     assert sampler.state_dict()["embeddings"].sum() == 6
 
 
-def test_a_state_of_another_run_is_refused() -> None:
+def test_a_state_of_another_run_is_rejected() -> None:
     sampler = build_sampler("fid", [0, 0, 1, 1], batch_size=4)
     with pytest.raises(ValueError, match="was the sampler changed"):
         sampler.load_state_dict({})
-    with pytest.raises(ValueError, match="embeddings is of 6, here it is 4"):
+    with pytest.raises(ValueError, match="embeddings has size 6, this sampler needs 4"):
         sampler.load_state_dict(build_sampler("fid", [0, 0, 1, 1, 2, 2], batch_size=4).state_dict())
-    with pytest.raises(ValueError, match="plan is of 2, here it is 4"):
+    with pytest.raises(ValueError, match="plan has size 2, this sampler needs 4"):
         sampler.load_state_dict(build_sampler("fid", [0, 0, 1, 1], batch_size=2).state_dict())
 
 
@@ -295,7 +295,7 @@ def test_updates_are_checked_and_detached() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_embeddings_it_says_once_that_batches_are_only_balanced(name) -> None:
+def test_without_embeddings_it_warns_once_that_batches_are_only_balanced(name) -> None:
     sampler = build_sampler(name, np.repeat(np.arange(4), 3), batch_size=4, batches_per_epoch=9)
     assert len(list(sampler.batches(0))) == 9  # the first look needs none
     with pytest.warns(UserWarning, match="only 0 of 12 images have an embedding") as said:
@@ -308,7 +308,7 @@ def test_without_embeddings_it_says_once_that_batches_are_only_balanced(name) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_image_that_cannot_be_read_stops_nothing(name) -> None:
+def test_an_unreadable_image_stops_nothing(name) -> None:
     labels = np.repeat(np.arange(4), 4)
     sampler = build_sampler(name, labels, batch_size=4)
     for epoch in range(4):

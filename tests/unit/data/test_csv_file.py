@@ -1,10 +1,11 @@
-"""A list of images in a CSV file is read whole, or every bad line is named."""
+"""A list of images in a CSV file is read completely, or every invalid line is named."""
 
 from pathlib import Path
 
 import pytest
 
-from diml.data import DataSet, check_dataset, load_dataset
+from diml.data import DataSet, load_dataset
+from diml.data.datasets import check_dataset
 
 
 def load(folder: Path, text: str, **options) -> DataSet:
@@ -73,7 +74,7 @@ def test_every_bad_line_is_named_with_its_number(tmp_path: Path) -> None:
         "images/f.jpg,x,test,1,1,1\n"
         "images/a.jpg,y,train,,\n"
     )
-    with pytest.raises(ValueError, match="10 of 11 lines are bad") as caught:
+    with pytest.raises(ValueError, match="10 of 11 lines are invalid") as caught:
         load(tmp_path, text)
     message = str(caught.value)
     for part in [
@@ -84,8 +85,8 @@ def test_every_bad_line_is_named_with_its_number(tmp_path: Path) -> None:
         "line 7: is_query 'maybe'",
         "line 8: is neither query nor gallery",
         "line 9: a training image",
-        "line 10: has another number of cells",
-        "line 11: has another number of cells",
+        "line 10: has a different number of cells",
+        "line 11: has a different number of cells",
         "line 12: the image",
         "is already in line 2",
     ]:
@@ -94,7 +95,7 @@ def test_every_bad_line_is_named_with_its_number(tmp_path: Path) -> None:
 
 def test_many_bad_lines_are_counted(tmp_path: Path) -> None:
     text = "path,label,split\n" + "nowhere.jpg,x,test\n" * 50
-    with pytest.raises(ValueError, match=r"50 of 50 lines are bad(.|\n)*and 30 more"):
+    with pytest.raises(ValueError, match=r"50 of 50 lines are invalid(.|\n)*and 30 more"):
         load(tmp_path, text)
 
 
@@ -102,10 +103,10 @@ def test_many_bad_lines_are_counted(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "columns path, label, split are missing"),
-        ("path;label;split\n", "comma between"),
+        ("path;label;split\n", "separated by commas"),
         ("path,label\n", "columns split are missing"),
         ("path,label,split,is_qeury\n", "did you mean 'is_query'"),
-        ("path,label,split\n", "expected one line a image"),
+        ("path,label,split\n", "expected one line per image"),
         ("path,label,split,is_query,is_gallery\nimages/a.jpg,x,test,1,0\n", "no image has is_gallery"),
         ("path,label,split,is_query,is_gallery\nimages/a.jpg,x,test,0,1\n", "no image has is_query"),
     ],

@@ -1,4 +1,4 @@
-"""Every kind of image comes out as upright RGB, or is named with the reason."""
+"""Images of every kind are read as upright RGB, or reported with the reason."""
 
 import io
 import os
@@ -74,7 +74,7 @@ def test_float_and_32_bit_grey_by_its_range(values: np.ndarray, wanted: list[int
     assert pixels(as_bytes(Image.fromarray(values), "TIFF"))[0, :, 0].tolist() == wanted
 
 
-def test_float_grey_that_is_not_finite_is_refused() -> None:
+def test_float_grey_that_is_not_finite_is_rejected() -> None:
     values = np.array([[0, np.nan]], dtype=np.float32)
     with pytest.raises(BadImageError, match="not finite"):
         load_image(as_bytes(Image.fromarray(values), "TIFF"))
@@ -160,7 +160,7 @@ def test_truncated_is_named(tmp_path: Path, kind: str) -> None:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A file of a few dozen bytes that says it is a image of this size."""
+    """A file of a few dozen bytes that claims to be an image of this size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -169,11 +169,11 @@ def png_of_size(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def test_a_decompression_bomb_is_refused_before_decoding(tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_rejected_before_decoding(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
-    for side in (12_000, 60_000):  # Pillow warns of the first and refuses the second
+    for side in (12_000, 60_000):  # Pillow warns of the first and raises for the second
         path.write_bytes(png_of_size(side, side))
-        with pytest.raises(BadImageError, match=r"bomb\.png: .*(pixels|too big)"):
+        with pytest.raises(BadImageError, match=r"bomb\.png: .*(pixels|too large)"):
             load_image(path, max_pixels=100_000_000)
     # Under the limit it is decoded, without a warning, and found to have no data.
     path.write_bytes(png_of_size(10_000, 10_000))
@@ -195,7 +195,7 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     os.mkfifo(fifo)
     for path, reason in [
         (empty, "is empty"),
-        (text, "not a image of a known format"),
+        (text, "not an image of a known format"),
         (tmp_path, "is a folder"),
         (fifo, "not a regular file"),
         ("with\0zero.jpg", "cannot be opened"),

@@ -1,4 +1,4 @@
-"""Batches hold every image once and in order, whoever decodes, and bad ones are named."""
+"""Batches contain every image once and in order, with and without workers, and bad ones are named."""
 
 from pathlib import Path
 
@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diml.data import BadImageError, Preprocess, iterate_batches, load_image
+from diml.data import BadImageError, Preprocess, load_image
+from diml.data.loading import iterate_batches
 
 PREPROCESS = Preprocess(size=8, resize=8)
 
@@ -91,6 +92,6 @@ def test_no_images_no_batches() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"workers": -1}, {"on_bad_image": "ignore"}])
-def test_wrong_arguments_are_named_at_once(wrong: dict) -> None:
+def test_wrong_arguments_are_named_when_called(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         iterate_batches([], PREPROCESS, **wrong)

@@ -1,4 +1,4 @@
-"""The named data sets, on small trees of the same shape, and on the real ones that are here."""
+"""The named data sets, on small trees with the same layout, and on the real ones where available."""
 
 from pathlib import Path
 
@@ -6,17 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diml.data import (
-    DataSet,
-    ImageSet,
-    IncompleteDataSetWarning,
-    check_dataset,
-    dataset_info,
-    dataset_names,
-    load_dataset,
-    load_image,
-    locate_dataset,
-)
+from diml.data import DataSet, ImageSet, dataset_names, load_dataset, load_image
+from diml.data.datasets import check_dataset, locate_dataset
+from diml.data.inventory import IncompleteDataSetWarning
+from diml.data.registry import dataset_info
 
 GROCERY = Path(__file__).resolve().parents[4] / "shared" / "datasets" / "grocery"
 needs_grocery = pytest.mark.skipif(not GROCERY.is_dir(), reason=f"the grocery photos are not in {GROCERY}")
@@ -30,7 +23,7 @@ def touch(*parts: str | Path) -> Path:
 
 
 def load_small(*arguments, **options) -> DataSet:
-    """Load a small tree, which is rightly said not to be of the known size."""
+    """Load a small tree, which warns as it does not have the known size."""
     with pytest.warns(IncompleteDataSetWarning, match="not comparable"):
         return load_dataset(*arguments, **options)
 
@@ -84,7 +77,7 @@ def test_empty_class_folders_are_counted_and_named(tmp_path: Path) -> None:
         load_dataset("cub200", tmp_path)
     check = check_dataset("cub200", tmp_path)
     assert (check.images, check.classes, check.ok) == (10, 5, False)
-    assert check.differences[:2] == ("10 images where 11,788 are known", "5 classes where 200 are known")
+    assert check.differences[:2] == ("10 images, expected 11,788", "5 classes, expected 200")
 
 
 PRODUCTS = {
@@ -240,7 +233,7 @@ def test_folder(tmp_path: Path) -> None:
     assert loaded.test.name == tmp_path.name
     assert named(loaded.test) == [("x.webp", "cat"), ("b.JPEG", "dog"), ("a.png", "dog")]
     assert check_dataset("folder", tmp_path).ok
-    with pytest.raises(FileNotFoundError, match="one sub-folder a class"):
+    with pytest.raises(FileNotFoundError, match="one sub-folder per class"):
         load_dataset("folder", tmp_path / "cat")
     halves = load_dataset("folder", tmp_path, protocol="class_disjoint")
     assert halves.train is not None
@@ -281,7 +274,7 @@ def test_locate_looks_and_fetches_nothing(tmp_path: Path) -> None:
 
 
 def test_images_of_a_named_set_are_decoded_only_when_asked(tmp_path: Path) -> None:
-    """The trees above are of empty files; one real image goes the whole way."""
+    """The trees above consist of empty files; this one has a real image."""
     path = touch(tmp_path, "a", "1.png")
     Image.new("RGB", (3, 2), "red").save(path)
     assert load_image(load_dataset("folder", tmp_path).test.paths[0]).size == (3, 2)

@@ -1,4 +1,4 @@
-"""Every batch is whole, of distinct images and the classes it promises, and follows from (seed, epoch)."""
+"""Every batch is complete, of distinct images and the promised classes, and determined by (seed, epoch)."""
 
 import itertools
 import warnings
@@ -41,7 +41,7 @@ def embeddings_of(labels, dim: int = 5) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", BY_CLASS)
 @given(problem=problems(), seed=st.integers(0, 5), epoch=st.integers(0, 5), known=st.booleans())
-def test_batches_are_whole_and_balanced(name, problem, seed, epoch, known) -> None:
+def test_batches_are_complete_and_balanced(name, problem, seed, epoch, known) -> None:
     labels, classes, per_class = problem
     sampler = build(name, labels, classes, per_class, seed=seed, batches_per_epoch=3)
     if known:
@@ -82,7 +82,7 @@ def test_epochs_and_seeds_differ(name) -> None:
 
 
 @pytest.mark.parametrize("name", sampler_names())
-def test_the_length_is_the_authors_unless_told_otherwise(name) -> None:
+def test_the_length_is_the_authors_by_default(name) -> None:
     labels = np.repeat(np.arange(10), 5)
     assert len(build_sampler(name, labels, batch_size=12)) == 50 // 12
     assert len(build_sampler(name, labels, batch_size=12, batches_per_epoch=2)) == 2
@@ -111,7 +111,7 @@ def test_all_images_of_all_classes_come_equally_often() -> None:
 
 
 @pytest.mark.parametrize("name", BY_CLASS)
-def test_small_classes_are_left_out_with_one_warning(name) -> None:
+def test_small_classes_are_omitted_with_one_warning(name) -> None:
     labels = np.array([0, 0, 1, 2, 2, 2, 3])
     with pytest.warns(SmallClassesWarning, match=r"2 of 4 classes \(2 images\) have fewer than per_class = 2") as said:
         sampler = build_sampler(name, labels, batch_size=4)
@@ -148,10 +148,10 @@ def test_stateless_samplers_say_so() -> None:
     ("arguments", "message"),
     [
         ({"name": "fed"}, "did you mean 'fid'"),
-        ({"batch_size": 5}, "need a batch of whole classes"),
-        ({"batch_size": 0}, "need a batch of whole classes"),
-        ({"batch_size": 8}, "need 4 classes of at least 2 images, got 3; take batch_size 6 at most"),
-        ({"batch_size": 8, "per_class": 8}, "take a smaller per_class"),
+        ({"batch_size": 5}, "need complete classes"),
+        ({"batch_size": 0}, "need complete classes"),
+        ({"batch_size": 8}, "need 4 classes of at least 2 images, got 3; use a batch_size of at most 6"),
+        ({"batch_size": 8, "per_class": 8}, "use a smaller per_class"),
         ({"seed": -1}, "seed"),
         ({"labels": [0.5, 1.5]}, "labels"),
         ({"labels": []}, "labels"),

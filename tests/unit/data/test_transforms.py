@@ -97,7 +97,7 @@ def test_settings_go_to_plain_values_and_back() -> None:
     ("settings", "message"),
     [
         ({"sise": 3}, "did you mean 'size'"),
-        ({"zzzz": 3}, "known: size"),
+        ({"zzzz": 3}, "Known: size"),
         ({"size": 0}, "size: expected at least 1"),
         ({"size": 300}, "resize: expected at least size"),
         ({"mode": "circle"}, "mode: expected"),
@@ -111,6 +111,6 @@ def test_wrong_settings_are_named(settings, message) -> None:
         Preprocess.from_dict(settings)
 
 
-def test_scale_below_one_is_refused() -> None:
+def test_scale_below_one_is_rejected() -> None:
     with pytest.raises(ValueError, match="scale"):
         Preprocess().view(noise(4, 4), scale=0)

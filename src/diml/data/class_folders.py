@@ -1,0 +1,138 @@
+"""Data sets with one folder per class: `cub200`, `cars196`, `orl` and any `folder`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from diml.assets import fetch_asset
+from diml.data.image_sets import DataSet
+from diml.data.inventory import Inventory, examples, find_folder, images_below, missing_data, require_complete
+from diml.data.registry import DataSetInfo
+
+_PERSON: Final = re.compile(r"s(\d+)")
+
+
+def locate_benchmark(info: DataSetInfo, root: str | Path) -> Path | None:
+    """Return the folder of `cub200` or `cars196`, which contains `images`, or None."""
+    return find_folder(info, root, ["images"])
+
+
+def inspect_benchmark(info: DataSetInfo, root: str | Path | None) -> Inventory:
+    """Find the images of `cub200` or `cars196`: sorted class folders inside `images`."""
+    folder = None if root is None else locate_benchmark(info, root)
+    if folder is None:
+        raise missing_data(info, root)
+    names = _folder_names(folder / "images")
+    if not names:
+        raise missing_data(info, folder / "images")
+    return _inspect_class_folders(folder / "images", names)
+
+
+def load_benchmark(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
+    """Load the first half of the classes for training and the second half for testing, as in the papers."""
+    inventory = inspect_benchmark(info, root)
+    require_complete(info, inventory)
+    return _halves(info, inventory, protocol)
+
+
+def locate_orl(info: DataSetInfo, root: str | Path) -> Path | None:
+    """Return the folder of `orl`, which contains `s1`, or None."""
+    return find_folder(info, root, ["s1"])
+
+
+def inspect_orl(info: DataSetInfo, root: str | Path | None) -> Inventory:
+    """Find the faces below `root`, or those of the cached asset if `root` is None; people in numerical order."""
+    folder = fetch_asset("orl_faces") if root is None else locate_orl(info, root)
+    if folder is None:
+        raise missing_data(info, root)
+    people = [name for name in _folder_names(folder) if _PERSON.fullmatch(name)]
+    inventory = _inspect_class_folders(folder, sorted(people, key=lambda name: int(name[1:])))
+    # Numerical order of the images too (10.pgm after 9.pgm): the order decides ties.
+    order = sorted(range(len(inventory.paths)), key=lambda i: (inventory.labels[i], _number(inventory.paths[i])))
+    return dataclasses.replace(inventory, paths=tuple(inventory.paths[index] for index in order))
+
+
+def load_orl(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
+    """Load all faces, or with `class_disjoint` the first half of the people for training, the second for testing."""
+    inventory = inspect_orl(info, root)
+    require_complete(info, inventory)
+    if protocol == "class_disjoint":
+        return _halves(info, inventory, protocol)
+    return DataSet(info.name, protocol, None, inventory.image_set(info.name), info.credit)
+
+
+def inspect_folder(info: DataSetInfo, root: str | Path | None) -> Inventory:
+    """Find the images of a user's folder; sub-folders without an image are not classes."""
+    if root is None:
+        raise missing_data(info, root)
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise missing_data(info, folder)
+    names = [name for name in _folder_names(folder) if images_below(folder / name)]
+    if not names:
+        raise missing_data(info, folder)
+    return _inspect_class_folders(folder, names)
+
+
+def load_folder(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
+    """Load all images, or with `class_disjoint` the first half of the classes for training, the second for testing."""
+    inventory = inspect_folder(info, root)
+    if protocol == "class_disjoint":
+        return _halves(info, inventory, protocol)
+    return DataSet(info.name, protocol, None, inventory.image_set(inventory.folder.resolve().name), info.credit)
+
+
+def _inspect_class_folders(folder: Path, names: Iterable[str]) -> Inventory:
+    """Find the images of the class folders `folder/NAME`, in the given order, nested images included."""
+    paths: list[Path] = []
+    labels: list[int] = []
+    kept: list[str] = []
+    empty: list[str] = []
+    for name in names:
+        images = images_below(folder / name)
+        if images:
+            labels += [len(kept)] * len(images)
+            paths += images
+            kept.append(name)
+        else:
+            empty.append(name)
+    total = len(kept) + len(empty)
+    faults = (f"{len(empty):,} of {total:,} class folders have no image ({examples(empty)})",) if empty else ()
+    return Inventory(
+        folder=folder,
+        paths=tuple(paths),
+        labels=np.array(labels, dtype=np.int64),
+        class_names=tuple(kept),
+        class_ids=tuple(range(len(kept))),
+        parts=("",) * len(paths),
+        faults=faults,
+    )
+
+
+def _folder_names(folder: Path) -> list[str]:
+    """Return the sorted names of the sub-folders, except hidden ones."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _halves(info: DataSetInfo, inventory: Inventory, protocol: str) -> DataSet:
+    classes = len(inventory.class_names)
+    if classes < 2:
+        raise FileNotFoundError(
+            f"{info.name} in {inventory.folder}: {classes} class, and class_disjoint needs at least 2. "
+            f"Expected: {info.layout}. To get it: {info.how_to_get}"
+        )
+    first = inventory.labels < classes // 2
+    train = inventory.image_set(f"{info.name} train", np.flatnonzero(first))
+    test = inventory.image_set(f"{info.name} test", np.flatnonzero(~first))
+    return DataSet(info.name, protocol, train, test, info.credit)
+
+
+def _number(path: Path) -> tuple[int, str]:
+    return (int(path.stem) if path.stem.isdecimal() else 0, path.name)
