@@ -116,7 +116,9 @@ class _PlannedPairs(torch.autograd.Function):
     ) -> Tensor:
         vectors = vectors_of(query, regions)
         others = vectors if gallery is None else vectors_of(gallery, regions)
-        found = native.compare(vectors, others, i, j, matcher.weights == "uniform", **matcher.solver, cosine=distance)
+        pairs, solver = native.PairIndices(i, j), native.SolverSettings(**matcher.solver)
+        uniform = matcher.weights == "uniform"
+        found = native.compare(vectors, others, pairs, solver, uniform=uniform, keep_cosine=distance)
         scores, slope, pooled_slope = found.scores, found.plan, torch.ones(len(i))
         structural, pooled = scores.structural, scores.pooled
         if found.cosine is not None:
@@ -141,8 +143,8 @@ class _PlannedPairs(torch.autograd.Function):
         sides = (query, query if gallery is None else gallery)
         vectors_q, vectors_g = (vectors_of(side, slope.shape[k]) for k, side in enumerate(sides, start=1))
         weight = gradients[0] / sum(ctx.factors)
-        weights = (weight * ctx.factors[0], weight * ctx.factors[1] * pooled_slope)
-        accumulate = partial(native.accumulate_gradients, slope, *weights, i, j)
+        slopes = native.PairSlopes(slope, weight * ctx.factors[0], weight * ctx.factors[1] * pooled_slope)
+        accumulate = partial(native.accumulate_gradients, slopes, native.PairIndices(i, j))
         of_query = of_gallery = None
         if ctx.needs_input_grad[0]:
             side: Literal["query", "both"] = "both" if gallery is None else "query"

@@ -1,8 +1,8 @@
-"""Structural matching as a distance of pytorch-metric-learning, so that its pair losses and miners take it unchanged.
+"""Structural matching as a distance of pytorch-metric-learning (PML), for its losses, miners and wrappers.
 
-Those losses know an image as one flat vector. `pack_regions` writes regions into such vectors, and the distances here
+PML represents an image by one flat vector. `pack_regions` writes regions into such vectors, and the distances here
 read them back: X = (R + 1) * D numbers an image, region after region, then the pooled vector. A vector of R * D numbers
-on one side stands for a region *map*, whose pooled vector is the mean of its regions: so proxies are stored.
+on one side is a region *map*, whose pooled vector is the mean of its regions. Proxies are stored like this.
 
 Legend: N images, Q and G images on the two sides, B pairs, R regions, D channels, X numbers of a flat vector.
 """
@@ -11,27 +11,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Final
 
 import torch
 from pytorch_metric_learning.distances import BaseDistance, SNRDistance
 from torch import Tensor
 
-from diml.matching import Regions, match
-from diml.objectives.planned import (
+from diml.matching import Matcher, Regions
+from diml.matching.planned import (
     ROOT_EPSILON,
-    PlanSettings,
     planned_matrix,
     planned_pairs,
     squared_length,
+    training_value,
     vectors_of,
 )
 
-TrainingMarginals = Literal["cross_correlation", "uniform"]
+#: Working memory, in bytes, of a block of pairs that torch solves together; the (Q, G, R, R) plans come on top.
+BLOCK_BYTES: Final = 64 * 2**20
+
+_DEFAULT: Final = Matcher()
 
 
 def pack_regions(regions: Regions) -> Tensor:
-    """Write regions into one flat vector an image, differentiably; `unpack_regions` is the way back.
+    """Write regions into one flat vector an image, differentiably; `unpack_regions` is the inverse.
 
     Args:
         regions: N images, dense (N, R, D) and pooled (N, D).
@@ -40,50 +43,48 @@ def pack_regions(regions: Regions) -> Tensor:
         (N, (R + 1) * D) in float32, or float64 for float64 input: the regions row by row, then the pooled vector.
 
     Example:
-        >>> loss = MultiSimilarityLoss(distance=StructuralSimilarity(regions.num_regions))
+        >>> loss = losses.MultiSimilarityLoss(distance=StructuralSimilarity(regions.num_regions))
         >>> loss(pack_regions(regions), labels)
     """
     flat = torch.cat([regions.dense.flatten(1), regions.pooled], dim=1)
     return flat.to(torch.promote_types(flat.dtype, torch.float32))
 
 
-def unpack_regions(flat: Tensor, num_regions: int) -> Regions:
-    """Read (N, (R + 1) * D) as written by `pack_regions` back into Regions; ValueError for another shape or length."""
-    if flat.ndim != 2 or flat.shape[1] % (num_regions + 1) or flat.shape[1] == 0:
+def unpack_regions(flat: Tensor, regions: int) -> Regions:
+    """Read flat vectors as written by `pack_regions` back into Regions.
+
+    Args:
+        flat: (N, (R + 1) * D) float.
+        regions: R.
+
+    Returns:
+        N images, views of `flat`.
+
+    Raises:
+        ValueError: another shape, or vectors that are not of unit length.
+
+    Example:
+        >>> unpack_regions(pack_regions(regions), regions=16)
+    """
+    if flat.ndim != 2 or flat.shape[1] % (regions + 1) or flat.shape[1] == 0:
         raise ValueError(
-            f"embeddings: need shape (N, ({num_regions} + 1) * D) as from pack_regions, got {tuple(flat.shape)}; "
-            "check num_regions"
+            f"embeddings: need shape (N, ({regions} + 1) * D) as from pack_regions, got {tuple(flat.shape)}; "
+            "check the number of regions"
         )
-    dense = vectors_of(flat, num_regions)
+    dense = vectors_of(flat, regions)
     return Regions(dense[:, :-1], dense[:, -1])
 
 
 class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no types
-    """What similarity and distance share: reading flat vectors, solving for plans, one matrix product for cosines."""
+    """What similarity and distance have in common: reading flat vectors, solving for plans, summing up."""
 
-    def __init__(
-        self,
-        num_regions: int | None = None,
-        *,
-        marginals: TrainingMarginals = "cross_correlation",
-        epsilon: float = 0.05,
-        tolerance: float = 4e-6,
-        max_iterations: int = 1000,
-        block_bytes: int = 64 * 2**20,
-        power: float = 1,
-    ) -> None:
+    def __init__(self, regions: int | None = None, matcher: Matcher = _DEFAULT, *, power: float = 1) -> None:
         super().__init__(normalize_embeddings=False, is_inverted=self._inverted, power=power)
-        if num_regions is not None and num_regions < 1:
-            raise ValueError(f"num_regions: need 1 or more, got {num_regions}")
-        if marginals not in get_args(TrainingMarginals):
-            raise ValueError(f"marginals: need one of {get_args(TrainingMarginals)} in training, got {marginals!r}")
-        for name, value in (("epsilon", epsilon), ("tolerance", tolerance), ("max_iterations", max_iterations)):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name}: need a positive, finite number, got {value}")
-        self.num_regions = num_regions
-        self.settings: dict[str, Any] = {"marginals": marginals, "epsilon": epsilon}
-        self.settings |= {"tolerance": tolerance, "max_iterations": max_iterations}
-        self.block_bytes = block_bytes
+        if regions is not None and (not isinstance(regions, int) or regions < 1):
+            raise ValueError(f"regions: need a number of regions, 1 or more, got {regions!r}; 16 for a 4 x 4 grid")
+        if not isinstance(matcher, Matcher):
+            raise TypeError(f"matcher: need a Matcher, got {type(matcher).__name__}; e.g. Matcher(epsilon=0.05)")
+        self.regions, self.matcher = regions, matcher
         self.unconverged_pairs = 0
         self._sharing = False
         self._kept: tuple[Tensor, Tensor, Tensor] | None = None
@@ -93,9 +94,13 @@ class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no typ
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
-        """Within, the matrix of the same two tensors is computed once, for miner and loss alike.
+        """Within this block the matrix of the same two tensors is computed once, for the miner and the loss.
 
-        Callers get copies: the library edits matrices in place.
+        Callers get copies, because PML edits matrices in place.
+
+        Example:
+            >>> with distance.sharing():
+            ...     value = loss(packed, labels, miner(packed, labels))
         """
         self._sharing = True
         try:
@@ -104,9 +109,9 @@ class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no typ
             self._sharing, self._kept, self._only = False, None, None
 
     def only(self, pairs: Tensor) -> None:
-        """Until `sharing` ends, solve just these pairs (2, B) of a batch with itself, either way round, if few.
+        """Until `sharing` ends, solve only these pairs (2, B) of a batch with itself, in either order, if they are few.
 
-        Every other entry of the matrix is NaN, so that a loss that reads one cannot go unnoticed.
+        Every other entry of the matrix is NaN, so that a loss that reads one is noticed.
         """
         self._only = pairs
 
@@ -134,24 +139,25 @@ class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no typ
 
     def _pairs(self, packed: Tensor, i: Tensor, j: Tensor) -> Tensor:
         """(B,) of images i and j (B,) of packed (N, X)."""
+        count = self._known_regions
         with torch.autocast(packed.device.type, enabled=False):
-            planned = planned_pairs(packed, None, i, j, self.regions, self._plan_settings)
+            planned = planned_pairs(packed, None, i, j, count, self.matcher, distance=not self._inverted)
             if planned is not None:
                 self.unconverged_pairs = planned.unconverged
                 return planned.values
-            return self._matched_pairs(*(unpack_regions(packed.index_select(0, rows), self.regions) for rows in (i, j)))
+            return self._matched_pairs(*(unpack_regions(packed.index_select(0, rows), count) for rows in (i, j)))
 
     def _matched_pairs(self, query: Regions, gallery: Regions) -> Tensor:
-        """(B,) by way of torch, on any device and in any precision: the twin of `planned_pairs`."""
-        found = match(query, gallery, **self.settings)
+        """(B,) computed in torch, on any device and in any precision: the twin of `planned_pairs`."""
+        found = self.matcher.match(query, gallery)
         self.unconverged_pairs = int((~found.converged).sum())
-        masses = squared_length(query.dense).unsqueeze(2), squared_length(gallery.dense).unsqueeze(1)
-        dense = self._value(found.cosine, *masses)
+        lengths = squared_length(query.dense).unsqueeze(2), squared_length(gallery.dense).unsqueeze(1)
+        dense = self._value(found.cosine, *lengths)
         pooled = self._value(found.pooled, squared_length(query.pooled), squared_length(gallery.pooled))
-        return ((found.plan * dense).sum(dim=(1, 2)) + pooled) / 2
+        return training_value((found.plan * dense).sum(dim=(1, 2)), pooled, self.matcher)
 
     def _chosen(self, embeddings: Tensor, pairs: Tensor) -> Tensor:
-        """(N, N) with the values of pairs (2, B) of rows, either way round, and NaN elsewhere."""
+        """(N, N) with the values of pairs (2, B) of rows, in either order, and NaN elsewhere."""
         images = len(embeddings)
         each = torch.unique(pairs.amin(dim=0) * images + pairs.amax(dim=0))
         i, j = each // images, each % images
@@ -162,34 +168,37 @@ class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no typ
         return empty.index_put((places,), torch.cat([values, values[twice]])).view(images, images)
 
     def _matrix(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
+        count = self._known_regions
         query, gallery = self._packed(query_emb, ref_emb)
         symmetric = query_emb is ref_emb
         with torch.autocast(query_emb.device.type, enabled=False):
-            planned = planned_matrix(query, None if symmetric else gallery, self.regions, self._plan_settings)
+            other = None if symmetric else gallery
+            planned = planned_matrix(query, other, count, self.matcher, distance=not self._inverted)
             if planned is not None:
                 self.unconverged_pairs = planned.unconverged
                 return planned.values
-            sides = unpack_regions(query, self.regions), unpack_regions(gallery, self.regions)
+            sides = unpack_regions(query, count), unpack_regions(gallery, count)
             structural = self._structural_matrix(*sides, symmetric=symmetric)
-            masses = squared_length(sides[0].pooled)[:, None], squared_length(sides[1].pooled)[None]
-            pooled = self._value(sides[0].pooled @ sides[1].pooled.T, *masses)
-            return (structural + pooled) / 2
+            lengths = squared_length(sides[0].pooled)[:, None], squared_length(sides[1].pooled)[None]
+            pooled = self._value(sides[0].pooled @ sides[1].pooled.T, *lengths)
+            return training_value(structural, pooled, self.matcher)
 
     def _structural_matrix(self, query: Regions, gallery: Regions, symmetric: bool) -> Tensor:
-        """(Q, G) by way of torch, on any device and in any precision: the twin of `planned_matrix`."""
+        """(Q, G) computed in torch, on any device and in any precision: the twin of `planned_matrix`."""
         plans = self._plans(query, gallery, symmetric)  # (Q, G, R, R)
         cosine = query.dense.flatten(0, 1) @ gallery.dense.flatten(0, 1).T
         cosine = cosine.reshape(len(query), -1, len(gallery), gallery.num_regions).transpose(1, 2)
-        mass_q, mass_g = squared_length(query.dense)[:, None, :, None], squared_length(gallery.dense)[None, :, None, :]
-        return (plans * self._value(cosine, mass_q, mass_g)).sum(dim=(2, 3))
+        length_q = squared_length(query.dense)[:, None, :, None]
+        length_g = squared_length(gallery.dense)[None, :, None, :]
+        return (plans * self._value(cosine, length_q, length_g)).sum(dim=(2, 3))
 
-    def _value(self, cosine: Tensor, mass_q: Tensor, mass_g: Tensor) -> Tensor:
-        """What one pair of vectors adds: their cosine, or their distance; masses are their squared lengths, 0 or 1."""
+    def _value(self, cosine: Tensor, length_q: Tensor, length_g: Tensor) -> Tensor:
+        """The cosine or the distance of two vectors; lengths are squared, 0 or 1."""
         raise NotImplementedError
 
     @torch.no_grad()
     def _plans(self, query: Regions, gallery: Regions, symmetric: bool) -> Tensor:
-        """(Q, G, R, R) by `diml.matching.match`, in blocks of pairs; a pair and its mirror image are solved once."""
+        """(Q, G, R, R) by `Matcher.match`, in blocks of pairs; a pair and its mirror image are solved once."""
         query, gallery = (Regions(side.dense.detach(), side.pooled.detach()) for side in (query, gallery))
         rows, regions = len(query), query.num_regions
         pairs = torch.ones(rows, len(gallery), device=query.dense.device).nonzero().T
@@ -198,99 +207,105 @@ class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no typ
         plans = query.dense.new_empty(rows, len(gallery), regions, gallery.num_regions)
         per_pair = query.dense.element_size() * (2 * (regions + 1) * query.dim + 8 * regions * regions)
         self.unconverged_pairs = 0
-        for i, j in zip(*(part.split(max(1, self.block_bytes // per_pair)) for part in pairs), strict=True):
-            found = match(query[i], gallery[j], **self.settings)
+        for i, j in zip(*(part.split(max(1, BLOCK_BYTES // per_pair)) for part in pairs), strict=True):
+            found = self.matcher.match(query[i], gallery[j])
             plans[i, j] = found.plan
             if symmetric:
                 plans[j, i] = found.plan.mT
             self.unconverged_pairs += int((~found.converged).sum())
         return plans
 
-    @property
-    def regions(self) -> int:
-        """R; ValueError where it is not known yet."""
-        if self.num_regions is None:
-            raise ValueError("num_regions: unknown; pass it when building, e.g. StructuralSimilarity(num_regions=16)")
-        return self.num_regions
+    def extra_repr(self) -> str:
+        """Shown by print."""
+        return f"regions={self.regions}, matcher={self.matcher}, power={self.power}"
 
     @property
-    def _plan_settings(self) -> PlanSettings:
-        return PlanSettings(**self.settings, distance=not self._inverted)
+    def _known_regions(self) -> int:
+        """R; ValueError where it is not known yet."""
+        if self.regions is None:
+            raise ValueError(f"regions: unknown; build with it, e.g. {type(self).__name__}(regions=16)")
+        return self.regions
 
     def _packed(self, query_emb: Tensor, ref_emb: Tensor) -> tuple[Tensor, Tensor]:
         """Both sides packed; the side with R * D columns, if any, is a map and gets its pooled vector here."""
         width, dim = max(query_emb.shape[1], ref_emb.shape[1]), abs(query_emb.shape[1] - ref_emb.shape[1])
-        if dim and width != (self.regions + 1) * dim:
+        if dim and width != (self._known_regions + 1) * dim:
             got = f"{query_emb.shape[1]} and {ref_emb.shape[1]}"
             raise ValueError(f"embeddings: need R * D or (R + 1) * D columns for R = {self.regions}, got {got}")
         query = self._read(query_emb, is_map=query_emb.shape[1] < width)
         return query, query if ref_emb is query_emb else self._read(ref_emb, is_map=ref_emb.shape[1] < width)
 
     def _read(self, flat: Tensor, is_map: bool) -> Tensor:
+        count = self._known_regions
         flat = flat.to(torch.promote_types(flat.dtype, torch.float32)).contiguous()
         if is_map:
-            dense = flat.view(len(flat), self.regions, flat.shape[1] // self.regions)
+            dense = flat.view(len(flat), count, flat.shape[1] // count)
             return pack_regions(Regions.normalized(dense, dense.mean(dim=1)))
-        if not _is_packed(flat, self.regions):
-            unpack_regions(flat, self.regions)  # says what is wrong
+        if not _is_packed(flat, count):
+            unpack_regions(flat, count)  # raises an error that says what is wrong
         return flat
 
 
-def _is_packed(flat: Tensor, num_regions: int) -> bool:
-    """Whether (N, X) is of unit and zero vectors: what `unpack_regions` checks, in one pass."""
-    if flat.ndim != 2 or flat.shape[1] == 0 or flat.shape[1] % (num_regions + 1):
+def _is_packed(flat: Tensor, regions: int) -> bool:
+    """Whether (N, X) consists of unit and zero vectors: what `unpack_regions` checks, in one pass."""
+    if flat.ndim != 2 or flat.shape[1] == 0 or flat.shape[1] % (regions + 1):
         return False
-    length = torch.linalg.vector_norm(vectors_of(flat.detach(), num_regions), dim=2)
+    length = torch.linalg.vector_norm(vectors_of(flat.detach(), regions), dim=2)
     return bool((((length - 1).abs() < 1e-3) | (length == 0)).all())
 
 
 class StructuralSimilarity(_Structural):
-    """Similarity of region maps for pytorch-metric-learning: (sum_ij plan_ij * cosine_ij + pooled cosine) / 2.
+    """Similarity of region maps for PML: (sum_ij plan_ij * cosine_ij + pooled cosine) / 2.
 
-    The plan is that of `diml.matching.match`, solved without gradient; gradients flow through the cosines. Use it as
-    the `distance=` of a pair loss or miner and hand them `pack_regions(regions)`.
+    The plan is that of `Matcher.match`, solved without gradient; gradients flow through the cosines. Give it to a pair
+    loss or miner as `distance=`, and call those with `pack_regions(regions)`. With another `matcher.structural_weight`
+    w the value is (w * structural + pooled) / (w + 1).
 
     Args:
-        num_regions: R of the packed regions; None where an objective sets it.
-        marginals: "cross_correlation" or "uniform", how much each region weighs.
-        epsilon, tolerance, max_iterations: as in `diml.matching.match`.
-        block_bytes: working memory for solving, in bytes, to aim at; the (Q, G, R, R) arrays come on top.
+        regions: R of the packed regions; may be omitted in what is given to `build_objective`, which sets it.
+        matcher: settings of the plans and of the weight of the structural part.
         power: exponent of the whole matrix.
 
-    Called with flat (Q, X) and (G, X) float tensors it returns (Q, G) in [-1, 1], higher is more alike; ValueError for
-    shapes that do not fit or vectors that are not of unit length. Source: Zhao et al., ICCV 2021, sections 3.2 to 3.4.
+    Returns:
+        When called with flat (Q, X) and (G, X) float tensors: (Q, G) in [-1, 1], higher is more similar.
+
+    Raises:
+        ValueError: shapes that do not fit, or vectors that are not of unit length.
+
+    Source: Zhao et al., ICCV 2021, sections 3.2 to 3.4.
 
     Example:
-        >>> distance = StructuralSimilarity(num_regions=16)
+        >>> distance = StructuralSimilarity(regions=16, matcher=Matcher(epsilon=0.05))
+        >>> miner = miners.MultiSimilarityMiner(0.1, distance=distance)
         >>> loss = losses.MultiSimilarityLoss(2, 40, 0.5, distance=distance)
-        >>> loss(pack_regions(regions), labels, MultiSimilarityMiner(0.1, distance=distance)(...))
+        >>> loss(pack_regions(regions), labels, miner(pack_regions(regions), labels))
     """
 
     _inverted = True
 
-    def _value(self, cosine: Tensor, mass_q: Tensor, mass_g: Tensor) -> Tensor:
+    def _value(self, cosine: Tensor, length_q: Tensor, length_g: Tensor) -> Tensor:
         return cosine
 
 
 class StructuralDistance(_Structural):
-    """Distance of region maps for pytorch-metric-learning: (sum_ij plan_ij * ||q_i - g_j|| + ||Q - G||) / 2.
+    """Distance of region maps for PML: (sum_ij plan_ij * ||q_i - g_j|| + ||Q - G||) / 2.
 
     Norms are taken with 1e-6 under the root. Arguments, use and errors are those of `StructuralSimilarity`; the matrix
-    lies in [0, 2], lower is more alike. Source: Zhao et al., ICCV 2021, and their code for margin + DIML.
+    lies in [0, 2], lower is more similar. Source: Zhao et al., ICCV 2021, and the authors' code for margin + DIML.
 
     Example:
-        >>> loss = losses.MarginLoss(0.2, beta=1.2, distance=StructuralDistance(num_regions=16))
+        >>> loss = losses.MarginLoss(0.2, beta=1.2, distance=StructuralDistance(regions=16, matcher=Matcher()))
         >>> loss(pack_regions(regions), labels, triplets)
     """
 
     _inverted = False
 
-    def _value(self, cosine: Tensor, mass_q: Tensor, mass_g: Tensor) -> Tensor:
-        return ((mass_q + mass_g - 2 * cosine).clamp(min=0) + ROOT_EPSILON).sqrt()
+    def _value(self, cosine: Tensor, length_q: Tensor, length_g: Tensor) -> Tensor:
+        return ((length_q + length_g - 2 * cosine).clamp(min=0) + ROOT_EPSILON).sqrt()
 
 
 class SignalToNoiseDistance(SNRDistance):  # type: ignore[misc]
-    """The library's var(anchor - other) / var(anchor), finite also for a blank image, whose variance is zero.
+    """PML's var(anchor - other) / var(anchor), finite also for a blank image, whose variance is zero.
 
     Source: Yuan, Deng, Tang, Tang, Chen, CVPR 2019.
     """

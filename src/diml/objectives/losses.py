@@ -1,6 +1,7 @@
-"""Losses that pytorch-metric-learning lacks, in its form: loss(embeddings, labels, indices_tuple) -> scalar.
+"""Losses that pytorch-metric-learning (PML) lacks, in its form: loss(embeddings, labels, indices_tuple) -> scalar.
 
-Three of them mend one of its losses in one place each; `QuadrupletLoss` and `AdversarialSeparation` are ours.
+`HistogramLoss`, `AngularLoss` and `CenterDiversity` change one place each of PML's; `QuadrupletLoss` and
+`AdversarialSeparation` are ours.
 
 Legend: N images, D channels of an embedding, T triplets (a, p, n).
 """
@@ -30,17 +31,17 @@ PARTS: Final = ("discriminative", "shared", "intra")
 
 
 class QuadrupletLoss(losses.BaseMetricLossFunction):  # type: ignore[misc]
-    """Triplet loss plus a push between two images of other classes: the distance (a, p) stays below (n, m) as well.
+    """Triplet loss plus a term for two images of other classes: the distance (a, p) stays below (n, m) as well.
 
-    mean_T relu(d(a, p) - d(a, n) + margin) + mean_T relu(d(a, p) - d(n, m) + margin_others), where m is drawn anew for
-    each triplet among the images whose class is neither that of a nor that of n; a triplet without such an image (two
-    classes in all) adds nothing to the second mean. The authors' base code draws m by its place among the triplets,
-    whatever its class; the paper has learned distances, the authors Euclidean ones, as here.
+    mean_T relu(d(a, p) - d(a, n) + margin) + mean_T relu(d(a, p) - d(n, m) + margin_others), where m is drawn for each
+    triplet among the images whose class is neither that of a nor that of n; a triplet without such an image (two
+    classes in total) is left out of the second mean. The authors' base code draws m regardless of its class; the paper
+    has learned distances, the authors Euclidean ones, as here.
 
     Args:
         margin, margin_others: the two margins, 0 or more.
         generator: CPU generator for the draw; the global one when omitted.
-        kwargs: `distance=` and `reducer=` as in the library; the distance must not be inverted.
+        kwargs: `distance=` and `reducer=` as in PML; the distance must not be inverted.
 
     Called with (N, D) float, (N,) int64 and, optionally, mined indices (all triplets when omitted); returns a scalar.
     Source: Chen, Chen, Zhang, Huang, CVPR 2017.
@@ -73,7 +74,7 @@ class QuadrupletLoss(losses.BaseMetricLossFunction):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Losses of each triplet, for the reducer."""
         if ref_emb is not embeddings:
-            raise ValueError("ref_emb: QuadrupletLoss works within one batch; leave ref_emb out")
+            raise ValueError("ref_emb: QuadrupletLoss works within one batch; omit ref_emb")
         a, p, n = lmu.convert_to_triplets(indices_tuple, labels, ref_labels, t_per_anchor="all")
         if len(a) == 0:
             return dict(self.zero_losses())
@@ -91,19 +92,19 @@ class QuadrupletLoss(losses.BaseMetricLossFunction):  # type: ignore[misc]
 
 
 class HistogramLoss(losses.HistogramLoss):  # type: ignore[misc]
-    """The library's histogram loss over all positive and all negative pairs, each once.
+    """PML's histogram loss over all positive and all negative pairs, each counted once.
 
-    Densities are the library's. What differs: pairs come from masks rather than from all triplets (the library indexes
-    with lists, which torch will read otherwise in future), and a cosine of exactly 1 no longer falls off the last node.
+    Densities are PML's. Two things differ: pairs come from masks rather than from all triplets (PML indexes with lists,
+    which future versions of torch will interpret differently), and a cosine of exactly 1 is counted in the last node.
     Mined indices restrict the pairs. Source: Ustinova & Lempitsky, NeurIPS 2016.
     """
 
     def compute_loss(
         self, embeddings: Tensor, labels: Tensor, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor
     ) -> dict[str, Any]:
-        """One reduced value: the probability that a random negative pair is more alike than a random positive one."""
+        """One reduced value: the probability that a random negative pair is more similar than a random positive one."""
         if ref_emb is not embeddings:
-            raise ValueError("ref_emb: HistogramLoss works within one batch; leave ref_emb out")
+            raise ValueError("ref_emb: HistogramLoss works within one batch; omit ref_emb")
         a, p, b, n = lmu.convert_to_pairs(indices_tuple, labels, ref_labels)
         if len(a) == 0 or len(b) == 0:
             return dict(self.zero_losses())
@@ -121,7 +122,7 @@ def _each_once(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 class AngularLoss(losses.AngularLoss):  # type: ignore[misc]
-    """The library's angular loss with *all* vectors at unit length; the library leaves the negatives as they are.
+    """PML's angular loss with *all* vectors normalised; PML does not normalise the negatives.
 
     Source: Wang, Zhou, Wen, Liu, Lin, ICCV 2017.
     """
@@ -138,8 +139,8 @@ class AngularLoss(losses.AngularLoss):  # type: ignore[misc]
 class CenterDiversity(BaseRegularizer):  # type: ignore[misc]
     """Distances between the centres of one class, sum_{i<j} ||w_i - w_j|| / (C K (K - 1)), C classes of K centres.
 
-    The value of the library's `SparseCentersRegularizer`, which compares *all* centres with each other and for that
-    takes gigabytes on data sets of 11,000 classes. Source: Qian et al., SoftTriple, ICCV 2019, equation 10.
+    The value of PML's `SparseCentersRegularizer`, which compares *all* centres with each other and therefore needs
+    gigabytes on data sets of 11,000 classes. Source: Qian et al., SoftTriple, ICCV 2019, equation 10.
     """
 
     def __init__(self, centers_per_class: int) -> None:
@@ -156,14 +157,14 @@ class CenterDiversity(BaseRegularizer):  # type: ignore[misc]
 
 
 class AdversarialSeparation(nn.Module):
-    """Parts of one embedding learn different things and are kept from telling the same story, in the manner of DiVA.
+    """Slices of one embedding are trained on different triplets and decorrelated adversarially, after DiVA.
 
-    DiVA trains several heads on one backbone: one tells classes apart, one learns from triplets *across* classes what
-    classes share, one from triplets *inside* a class; between heads, a small network predicts one head from the other
-    behind a gradient reversal, so that the network seeks what they have in common and the heads get rid of it.
+    DiVA trains several heads on one backbone: one discriminates classes, one learns from triplets *across* classes what
+    classes share, one from triplets *within* a class. Between heads, a small network predicts one head from the other
+    behind a gradient reversal: the network finds what they have in common, and the heads remove it.
 
-    Ours is a reading of it for a model with one embedding: the pooled vector is cut into as many equal slices as there
-    are `parts`, each brought to unit length and trained by a margin loss with its own triplets; `separation` reads
+    Ours is an interpretation for a model with one embedding: the pooled vector is divided into equal slices, one for
+    each part, each normalised and trained by a margin loss with its own triplets; `separation` is
     -mean((slice * predicted slice)^2) between the first part and each other one. The self-supervised head of DiVA is
     left out: it needs a second view of each image.
 
@@ -219,7 +220,7 @@ class AdversarialSeparation(nn.Module):
         return total + self.separation_weight * self.separation(parts)
 
     def separation(self, parts: Sequence[Tensor]) -> Tensor:
-        """Minus what the predictors find in common, behind the gradient reversal: unit slices (N, D / parts) each."""
+        """Minus the correlation that the predictors find, behind the gradient reversal; unit slices (N, D / parts)."""
         target, *others = (reverse_gradient(part) for part in parts)
         found = [
             (target * F.normalize(predictor(other), dim=1)).square().mean()

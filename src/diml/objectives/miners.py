@@ -1,12 +1,12 @@
-"""Triplet miners of the authors' base code that pytorch-metric-learning lacks, in its form: miner(embeddings, labels).
+"""Miners in the form of pytorch-metric-learning (PML), miner(embeddings, labels): the authors' that it lacks.
 
-All draw one triplet an anchor (`random` and `intra_random`: N triplets in all), return (anchors, positives, negatives)
-as int64 indices into the batch, and draw on the CPU, so that a seed gives the same triplets on any device.
+Triplet miners draw one triplet an anchor (`random` and `intra_random`: N triplets in total) and return (anchors,
+positives, negatives) as int64 indices into the batch. They draw on the CPU, so that a seed gives the same triplets on
+any device. Their names are those of Roth et al., *Revisiting Training Strategies and Generalization Performance in Deep
+Metric Learning*, ICML 2020, and of its code; each class says where ours differs. `MultiSimilarityMiner` finds the pairs
+of PML's miner of that name, faster.
 
-The meaning of the names is that of Roth et al., *Revisiting Training Strategies and Generalization Performance in Deep
-Metric Learning*, ICML 2020, and its code; each class says where ours differs.
-
-Legend: N images, M anchors, D channels.
+Legend: N images, M anchors, D channels, Q and G images on the two sides, P pairs.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 import torch
+from pytorch_metric_learning import miners
 from pytorch_metric_learning.distances import BaseDistance, LpDistance
 from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
 Triplets = tuple[Tensor, Tensor, Tensor]
+#: Anchor and positive (P,), anchor and negative (P,), as rows of the two sides.
+Pairs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 #: Ranges of distance that the modes of `ParametricMiner` draw negatives from.
 PARAMETRIC_MODES: Final = {
@@ -29,11 +32,11 @@ PARAMETRIC_MODES: Final = {
 }
 
 
-class TripletMiner(BaseMiner):  # type: ignore[misc]
-    """What ours share: distances in float64, masks of the pairs, anchors that have a positive and a negative.
+class TripletMiner(BaseMiner):  # type: ignore[misc]  # the library has no types
+    """Base of our triplet miners: distances in float64, masks of pairs, anchors that have a positive and a negative.
 
     Args:
-        distance: a distance of pytorch-metric-learning, not inverted; Euclidean between unit vectors when omitted.
+        distance: a distance of PML, not inverted; Euclidean distance between unit vectors when omitted.
         generator: CPU generator for the draws; the global one when omitted.
     """
 
@@ -46,13 +49,13 @@ class TripletMiner(BaseMiner):  # type: ignore[misc]
     def mine(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> Triplets:
         """Called by the library without gradient; see the class."""
         if ref_emb is not embeddings:
-            raise ValueError(f"ref_emb: {type(self).__name__} mines within one batch; leave ref_emb out")
+            raise ValueError(f"ref_emb: {type(self).__name__} mines within one batch; omit ref_emb")
         a, p, n = self.triplets(embeddings, labels.cpu())
         return a.to(labels.device), p.to(labels.device), n.to(labels.device)
 
     def triplets(self, embeddings: Tensor, labels: Tensor) -> Triplets:
         """Draw from embeddings (N, D) and labels (N,) on the CPU; indices on the CPU."""
-        positive, negative = _pairs(labels)
+        positive, negative = _pair_masks(labels)
         anchors = (positive.any(dim=1) & negative.any(dim=1)).nonzero().flatten()
         if len(anchors) == 0:
             return anchors, anchors, anchors
@@ -66,17 +69,17 @@ class TripletMiner(BaseMiner):  # type: ignore[misc]
 
 
 class DistanceWeightedMiner(TripletMiner):
-    """Distance-weighted: negatives drawn so that their distances from the anchor spread evenly; random positive.
+    """Distance-weighted sampling: negatives at evenly distributed distances from the anchor; random positive.
 
     The weight of a negative is one over the density of its distance d among random points of the unit sphere in D
     dimensions, log weight = (2 - D) log d - (D - 3) / 2 log(1 - d^2 / 4), with d not below `cutoff`; beyond
-    `upper_cutoff` a negative counts only if the anchor has no other (then all count alike).
+    `upper_cutoff` a negative has weight zero, unless the anchor has no other (then all have the same weight).
 
-    Weights are taken relative to the largest of *their anchor*. The library's miner takes them relative to the largest
-    of the batch: from D of about 120 on, in float32, others can underflow and then their anchors drop out.
+    Weights are relative to the largest weight of *their anchor*. In PML's miner they are relative to the largest of the
+    batch: in float32, for D of about 120 or more, those of some anchors can underflow, and these anchors are lost.
 
     Args:
-        cutoff: smallest distance told apart.
+        cutoff: smaller distances count as this distance.
         upper_cutoff: largest distance of interest (beyond beta + margin, a margin loss is zero), or None. The authors'
             base code has this parameter and does not use it.
         dim: D of the sphere; the width of the embeddings when omitted.
@@ -101,10 +104,10 @@ class DistanceWeightedMiner(TripletMiner):
 
 
 class SemihardMiner(TripletMiner):
-    """A random positive and a random negative that is farther than it, by less than `margin`; else any negative.
+    """A random positive, and a random negative that is farther away by less than `margin`; else any negative.
 
-    Source: Schroff, Kalenichenko, Philbin, CVPR 2015; drawn one an anchor as in the base code, where the library's
-    `TripletMarginMiner` returns all such triplets and none for an anchor without.
+    Source: Schroff, Kalenichenko, Philbin, CVPR 2015. One triplet an anchor, as in the base code; PML's
+    `TripletMarginMiner` returns all such triplets, and none for an anchor that has none.
     """
 
     def __init__(self, *, margin: float = 0.2, **kwargs: Any) -> None:
@@ -122,7 +125,7 @@ class SemihardMiner(TripletMiner):
 class SoftHardMiner(TripletMiner):
     """A random positive farther than the nearest negative, a random negative nearer than the farthest positive.
 
-    Where there is none, any of that side. Source: Roth & Brattoli, as in the base code.
+    Where there is none, any positive or negative. Source: Roth & Brattoli, as in the base code.
     """
 
     def choose(self, distances: Tensor, positive: Tensor, negative: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -134,11 +137,11 @@ class SoftHardMiner(TripletMiner):
 
 
 class RandomMiner(TripletMiner):
-    """N different triplets drawn evenly among all valid ones (or all, where there are fewer)."""
+    """N different triplets drawn uniformly among all valid ones (or all, where there are fewer)."""
 
     def triplets(self, embeddings: Tensor, labels: Tensor) -> Triplets:
-        """Draw ranks among all triplets and read anchor, positive and negative off each."""
-        positive, negative = _pairs(labels)
+        """Draw numbers of triplets, and decode each into anchor, positive and negative."""
+        positive, negative = _pair_masks(labels)
         counts = positive.sum(dim=1) * negative.sum(dim=1)
         ends = counts.cumsum(0)
         total = int(ends[-1]) if len(ends) else 0
@@ -150,14 +153,14 @@ class RandomMiner(TripletMiner):
 
 
 class IntraRandomMiner(TripletMiner):
-    """N triplets inside classes: a random class, three of its images drawn with replacement, as in the base code.
+    """N triplets within classes: a random class, three of its images drawn with replacement, as in the base code.
 
     "Negatives" are of the anchor's class: for the part of an embedding that learns differences within classes (DiVA).
     With two images a class, two of the three are the same image.
     """
 
     def triplets(self, embeddings: Tensor, labels: Tensor) -> Triplets:
-        """Draw classes evenly, whatever their size."""
+        """Draw classes uniformly, whatever their size."""
         if len(labels) == 0:
             return labels, labels, labels
         members = torch.unique(labels).unsqueeze(1) == labels
@@ -167,7 +170,7 @@ class IntraRandomMiner(TripletMiner):
 
 
 class RandomDistanceMiner(DistanceWeightedMiner):
-    """Distance-weighted mining under shuffled labels: triplets across classes, for what classes share (DiVA)."""
+    """Distance-weighted sampling under shuffled labels: triplets across classes, for shared features (DiVA)."""
 
     def triplets(self, embeddings: Tensor, labels: Tensor) -> Triplets:
         """Permute the labels, then mine as `DistanceWeightedMiner`."""
@@ -175,10 +178,10 @@ class RandomDistanceMiner(DistanceWeightedMiner):
 
 
 class RhoDistanceMiner(DistanceWeightedMiner):
-    """Distance-weighted mining in which an anchor, with probability `switch`, is pushed from an image of its own class.
+    """Distance-weighted sampling that, with probability `switch`, pushes an anchor away from an image of its own class.
 
     Such a triplet is (a, a, p): the anchor as its own positive, its positive as negative. It keeps the embedding from
-    collapsing onto few directions (spectral decay rho). Source: Roth et al., ICML 2020, section 5.
+    collapsing onto a few directions (spectral decay rho). Source: Roth et al., ICML 2020, section 5.
     """
 
     def __init__(self, *, switch: float = 0.2, **kwargs: Any) -> None:
@@ -195,16 +198,16 @@ class RhoDistanceMiner(DistanceWeightedMiner):
 
 
 class ParametricMiner(TripletMiner):
-    """Negatives drawn by how likely a given distribution makes the interval their distance falls into.
+    """Negatives drawn with the probability that a given distribution assigns to their interval of distance.
 
-    Distances between `lower` and `upper` are cut into `bins` equal intervals; `mode` says which of them are wanted:
-    "uniform" all, "semihards" 0.3 to 0.7, "hards" up to 0.5, "veryhards" up to 0.3. An anchor without a wanted negative
-    gets any. Our reading: the class of the base code lacks its options and cannot run.
+    Distances between `lower` and `upper` are divided into `bins` equal intervals; `mode` selects intervals: "uniform"
+    all, "semihards" 0.3 to 0.7, "hards" up to 0.5, "veryhards" up to 0.3. An anchor without a negative in a selected
+    interval gets any. Our interpretation: the class of the base code lacks its options and cannot run.
 
     Args:
         mode: one of `PARAMETRIC_MODES`.
-        bins, lower, upper: the intervals; what lies outside is not wanted.
-        probabilities: `bins` weights in place of `mode`, for a distribution of one's own.
+        bins, lower, upper: the intervals; distances outside are not selected.
+        probabilities: `bins` weights in place of `mode`, for another distribution.
         kwargs: `distance`, `generator`.
 
     Source: the base code of Roth et al., ICML 2020, and Roth, Milbich, Ommer, PADS, CVPR 2020.
@@ -242,10 +245,42 @@ class ParametricMiner(TripletMiner):
         return draw(positive, self.generator), draw(_or_all(weights, negative), self.generator)
 
 
+class MultiSimilarityMiner(miners.MultiSimilarityMiner):  # type: ignore[misc]
+    """Pairs at most `epsilon` from a violation: positives against the hardest negative, negatives against the positive.
+
+    Kept are positives with similarity - epsilon below that of the hardest negative, and negatives with similarity +
+    epsilon above that of the hardest positive. These are the pairs of PML's class, which sorts each row although its
+    extremes are enough; ours takes half the time. Pairs are ordered by row and column rather than by row and
+    similarity, which does not matter to a loss. For distances (not inverted) PML's code runs.
+
+    Source: Wang, Han, Huang, Dong, Scott, CVPR 2019, section 4.
+
+    Example:
+        >>> pairs = MultiSimilarityMiner(0.1, distance=StructuralSimilarity(16))(pack_regions(regions), labels)
+    """
+
+    def mine(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> Pairs:
+        """Called by the library without gradient; see the class."""
+        if not self.distance.is_inverted or len(ref_emb) == 0:
+            pairs: Pairs = super().mine(embeddings, labels, ref_emb, ref_labels)
+            return pairs
+        similarity = self.distance(embeddings, ref_emb)  # (Q, G)
+        positive = labels.unsqueeze(1) == ref_labels
+        negative = ~positive
+        if ref_emb is embeddings:
+            positive.fill_diagonal_(False)
+        weakest = similarity.masked_fill(~positive, float("inf")).amin(dim=1, keepdim=True)
+        strongest = similarity.masked_fill(~negative, -float("inf")).amax(dim=1, keepdim=True)
+        positive &= similarity - self.epsilon < strongest
+        negative &= similarity + self.epsilon > weakest
+        (anchors_p, p), (anchors_n, n) = (mask.nonzero(as_tuple=True) for mask in (positive, negative))
+        return anchors_p, p, anchors_n, n
+
+
 def distance_weights(
     distances: Tensor, negative: Tensor, dim: int, cutoff: float, upper_cutoff: float | None
 ) -> Tensor:
-    """Chances (M, N) float64 of each negative, see `DistanceWeightedMiner`; the largest of each row is 1, or all are alike."""
+    """Weights (M, N) float64 of the negatives, see `DistanceWeightedMiner`; the largest of each row is 1."""
     d = distances.double().clamp(min=cutoff, max=2 - 1e-6)
     log_weights = (2 - dim) * d.log() - (dim - 3) / 2 * (1 - d.square() / 4).log()
     wanted = negative if upper_cutoff is None else negative & (distances < upper_cutoff)
@@ -264,7 +299,7 @@ def draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
     return picked.squeeze(1).to(weights.device)
 
 
-def _pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
+def _pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Masks (N, N) of the positive pairs, without the diagonal, and of the negative pairs."""
     same = labels.unsqueeze(1) == labels
     return same & ~torch.eye(len(labels), dtype=torch.bool), ~same

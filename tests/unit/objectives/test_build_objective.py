@@ -8,8 +8,9 @@ import json
 import pytest
 import torch
 
-from diml.matching import Regions
-from diml.objectives import StructuralDistance, allowed_miners, build_objective, objective_names, pack_regions
+from diml.matching import Matcher, Regions
+from diml.objectives import StructuralDistance, build_objective, objective_names, pack_regions
+from diml.objectives.objective import allowed_miners
 
 SIZES = {"num_classes": 5, "embedding_dim": 16}
 STRUCTURAL = ("margin", "multisimilarity", "triplet", "contrastive", "quadruplet", "npair", "lifted", "histogram")
@@ -46,6 +47,7 @@ def test_only_structural_objectives_look_at_regions(name, make_maps):
         objective = _build(name)
         values.append(objective(given, labels).item())
     assert objective.uses_regions == name.endswith("_diml")
+    assert (objective.matcher is not None) == objective.uses_regions
     assert (values[0] != values[1]) == objective.uses_regions
 
 
@@ -175,7 +177,7 @@ def test_snr_has_no_zero_mean_term_with_distance_mining():
 def test_statistics_count(make_maps):
     maps, labels = make_maps()
     regions = Regions.from_maps(maps)
-    margin = _build("margin_diml", max_iterations=1)
+    margin = _build("margin_diml", matcher=Matcher(max_iterations=1))
     margin(regions, labels)
     assert margin.statistics["triplets"] == 12
     assert 0 < margin.statistics["active"] <= 12
@@ -241,14 +243,15 @@ def test_a_copy_is_its_own(make_maps):
         ("multisimilarity", {"miner": "intra_random"}, "allowed"),
         ("arcface", {"similarity": "structural"}, "allowed.*'margin'"),
         ("margin", {"similarity": "regions"}, "allowed.*structural"),
-        ("margin_diml", {"similarity": "pooled"}, "take 'margin'"),
+        ("margin_diml", {"similarity": "pooled"}, "choose 'margin'"),
         ("margin", {"bet": 1.0}, "did you mean beta"),
-        ("margin", {"epsilon": 0.1}, r"pooled"),
+        ("margin_diml", {"epsilon": 0.1}, r"matcher=Matcher\(epsilon=0.1\)"),
         ("margin", {"miner_cutof": 0.1}, "did you mean miner_cutoff"),
         ("margin", {"miner": "none", "miner_cutoff": 0.1}, "none"),
         ("margin", {"mining": "structural"}, "similarity 'structural'"),
         ("margin_diml", {"mining": "regions"}, "allowed"),
-        ("margin_diml", {"marginals": "both"}, "marginals"),
+        ("margin_diml", {"matcher": {"weights": "both"}}, "weights"),
+        ("margin_diml", {"matcher": {"epsilom": 0.1}}, "did you mean epsilon"),
         ("proxyanchor", {"similarity": "structural", "num_regions": None}, "num_regions"),
         ("margin", {"num_classes": 0}, "num_classes"),
         ("margin", {"embedding_dim": 1.5}, "embedding_dim"),

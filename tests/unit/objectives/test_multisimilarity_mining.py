@@ -1,4 +1,4 @@
-"""Multi-similarity mining without sorting finds the pairs of the library's miner."""
+"""Multi-similarity mining without sorting finds the pairs of PML's miner."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from diml.matching import Regions
 from diml.objectives import StructuralSimilarity, pack_regions
-from diml.objectives.multisimilarity import MultiSimilarityMiner
+from diml.objectives.miners import MultiSimilarityMiner
 
 
 def _pairs(mined):

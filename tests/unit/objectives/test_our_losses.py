@@ -1,4 +1,4 @@
-"""Our losses against naive loops, and the library's where ours mends one place of it."""
+"""Our losses against naive loops, and against those of PML that they correct in one place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytorch_metric_learning import losses as library
 from pytorch_metric_learning import regularizers
 from pytorch_metric_learning.distances import DotProductSimilarity, LpDistance, SNRDistance
 
-from diml.objectives import miners, recipes
+from diml.objectives import build_objective, miners
 from diml.objectives.distances import SignalToNoiseDistance
 from diml.objectives.losses import AngularLoss, CenterDiversity, HistogramLoss, QuadrupletLoss, reverse_gradient
 
@@ -137,17 +137,9 @@ class TestAdversarialSeparation:
     @pytest.fixture
     def loss(self):
         torch.manual_seed(0)
-        setting = recipes.Setting(
-            num_classes=4,
-            dim=8,
-            structural=False,
-            num_regions=None,
-            matching={},
-            miner_name="random",
-            miner=miners.RandomMiner(),
-            generator=None,
-        )
-        return recipes.adversarial_separation(setting, parts=("discriminative", "shared"), hidden=16).loss.double()
+        options = {"parts": ("discriminative", "shared"), "hidden": 16}
+        sizes = {"num_classes": 4, "embedding_dim": 8}
+        return build_objective("adversarial_separation", miner="random", **sizes, **options).loss.double()
 
     def test_separation_against_a_naive_loop(self, loss, batch):
         parts = [F.normalize(part, dim=1) for part in batch[0].chunk(2, dim=1)]

@@ -1,4 +1,4 @@
-"""Our miners: what they may draw, how often, and that a seed decides."""
+"""Our triplet miners: which triplets they draw, how often, and that a seed determines them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pytorch_metric_learning.utils import loss_and_miner_utils
 from diml.matching import Regions
 from diml.objectives import StructuralDistance, pack_regions
 from diml.objectives.miners import distance_weights
-from diml.objectives.registry import TRIPLET_MINERS
+from diml.objectives.objective import TRIPLET_MINERS
 
 CLASS_RESPECTING = ("distance", "semihard", "softhard", "random", "parametric")
 

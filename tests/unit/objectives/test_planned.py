@@ -1,30 +1,31 @@
-"""Sums over plans by the kernel, values and gradients, against the torch twin of `distances` and against float64."""
+"""Structural distances by the kernel, values and gradients, against the torch twin in `distances` and float64."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from diml.matching import Regions, native
+from diml.matching import Matcher, Regions, native
 from diml.objectives import StructuralDistance, StructuralSimilarity, pack_regions
 
 KINDS = pytest.mark.parametrize("kind", [StructuralSimilarity, StructuralDistance])
-MARGINALS = pytest.mark.parametrize("marginals", ["cross_correlation", "uniform"])
+WEIGHTS = pytest.mark.parametrize("weights", ["cross_correlation", "uniform"])
+STRUCTURAL_WEIGHTS = pytest.mark.parametrize("structural_weight", [0.0, 0.3, 1.0, 4.0, float("inf")])
 
-pytestmark = pytest.mark.skipif(not native.info()["available"], reason="the compiled kernel is not there")
+pytestmark = pytest.mark.skipif(not native.info()["available"], reason="the compiled kernel is missing")
 
 
 def _packed(images, regions=16, dim=24, seed=0, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
-    shared = torch.randn(1, regions, dim, generator=generator)  # so that weights are seldom zero
+    shared = torch.randn(1, regions, dim, generator=generator)  # so that weights are rarely zero
     dense = (torch.randn(images, regions, dim, generator=generator) + 0.7 * shared).to(dtype)
     return pack_regions(Regions.normalized(dense, dense.mean(dim=1))).requires_grad_()
 
 
 def _run(distance, method, *sides):
-    """Values of a method and the gradients of the sides, each value weighed with a number of its own.
+    """Values of a method and the gradients of the sides, each value multiplied by a number of its own.
 
-    Distances of an image from itself are left out: where they are 0 the root is all rounding.
+    Distances of an image from itself are left out: where they are 0, the root of rounding errors remains.
     """
     leaves = [side.detach().clone().requires_grad_() for side in dict.fromkeys(sides)]
     again = dict(zip(dict.fromkeys(sides), leaves, strict=True))
@@ -43,18 +44,28 @@ def _twin(distance, method, *sides):
 
 
 @KINDS
-@MARGINALS
+@WEIGHTS
 @pytest.mark.parametrize("images", [1, 2, 15, 16, 33])
-def test_a_batch_with_itself_is_that_of_the_twin(kind, marginals, images):
-    distance, packed = kind(16, marginals=marginals), _packed(images)
+def test_a_batch_with_itself_is_that_of_the_twin(kind, weights, images):
+    distance, packed = kind(16, Matcher(weights=weights)), _packed(images)
     for ours, twin in zip(*(run(distance, "_matrix", packed, packed) for run in (_run, _twin)), strict=True):
         torch.testing.assert_close(ours, twin, rtol=1e-4, atol=2e-5)
 
 
 @KINDS
-@MARGINALS
-def test_two_sides_are_those_of_the_twin(kind, marginals):
-    distance, sides = kind(16, marginals=marginals), (_packed(9), _packed(4, seed=1))
+@STRUCTURAL_WEIGHTS
+def test_every_structural_weight_is_that_of_the_twin(kind, structural_weight):
+    distance, packed = kind(16, Matcher(structural_weight=structural_weight)), _packed(9)
+    given = {"_matrix": (packed, packed), "pairwise_distance": (packed, _packed(9, seed=1))}
+    for method, sides in given.items():
+        for ours, twin in zip(*(run(distance, method, *sides) for run in (_run, _twin)), strict=True):
+            torch.testing.assert_close(ours, twin, rtol=1e-4, atol=2e-5)
+
+
+@KINDS
+@WEIGHTS
+def test_two_sides_are_those_of_the_twin(kind, weights):
+    distance, sides = kind(16, Matcher(weights=weights)), (_packed(9), _packed(4, seed=1))
     for method in ("_matrix", "pairwise_distance"):
         given = sides if method == "_matrix" else (sides[0], _packed(9, seed=1))
         for ours, twin in zip(*(run(distance, method, *given) for run in (_run, _twin)), strict=True):
@@ -71,7 +82,7 @@ def test_a_region_map_on_one_side_is_that_of_the_twin(kind):
 @KINDS
 @pytest.mark.parametrize("method", ["_matrix", "pairwise_distance"])
 def test_float32_is_near_float64(kind, method):
-    distance = kind(16, tolerance=1e-6)
+    distance = kind(16, Matcher(tolerance=1e-6))
     exact = [_packed(20, dtype=torch.float64), _packed(20, seed=1, dtype=torch.float64)]
     for given in ([exact[0], exact[0]], exact) if method == "_matrix" else (exact,):
         rounded = [side.float() for side in dict.fromkeys(given)]
@@ -84,7 +95,7 @@ def test_float32_is_near_float64(kind, method):
 @KINDS
 def test_one_pair_of_an_image_with_itself_counts_on_both_sides(kind):
     packed = _packed(3)
-    pairs = torch.tensor([[0, 2, 1], [1, 2, 0]])  # (0, 1) twice, either way round
+    pairs = torch.tensor([[0, 2, 1], [1, 2, 0]])  # (0, 1) twice, in either order
     matrices = []
     for few in (False, True):
         leaf, distance = packed.detach().clone().requires_grad_(), kind(16)
@@ -99,13 +110,13 @@ def test_one_pair_of_an_image_with_itself_counts_on_both_sides(kind):
 
 @pytest.fixture
 def fresh_memory_is_nan():
-    torch.use_deterministic_algorithms(True)  # which fills what nobody has written with NaN
+    torch.use_deterministic_algorithms(True)  # which fills memory that was not written with NaN
     yield
     torch.use_deterministic_algorithms(False)
 
 
 @KINDS
-def test_memory_that_nobody_writes_is_not_read(kind, fresh_memory_is_nan):
+def test_unwritten_memory_is_not_read(kind, fresh_memory_is_nan):
     assert torch.empty(3).isnan().all()
     packed = _packed(32)
     blank = packed.detach().clone()
