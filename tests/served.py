@@ -1,4 +1,4 @@
-"""What tests of the server share: a tiny embedder, and a shop of drawn images."""
+"""Shared by the tests of the server: a tiny embedder, and a shop of drawn images."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from PIL import Image
 
 from diml.data import Preprocess
 from diml.explain import drawn_pair
+from diml.matching import Matcher
 from diml.models import Embedder, load_embedder
 
-SETTINGS = {"marginals": "cross_correlation", "epsilon": 0.05}
+MATCHER = Matcher(epsilon=0.04)
 
 
 def small_embedder() -> Embedder:
@@ -37,7 +38,7 @@ def write_shop(folder: Path, count: int = 10) -> Path:
 
 
 def content_of(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    """A image as the bytes of a file."""
+    """An image as the bytes of a file."""
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()

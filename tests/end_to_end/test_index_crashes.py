@@ -20,8 +20,9 @@ import pytest
 from PIL import Image
 
 from diml.models import load_embedder
-from diml.search import IndexNotFoundError, build_index, check_index, list_source, open_store
-from diml.search.index import content_of
+from diml.search import Searcher, build_index, list_source, open_store
+from diml.search.index import content_of, create_store, verify_index
+from diml.search.store import IndexNotFoundError
 from end_to_end.small_runs import start
 from tiny_model import save_tiny_model
 
@@ -147,7 +148,7 @@ class Killed:
         except IndexNotFoundError:
             assert not self.log.exists() or not self.log.read_text()
             return
-        assert check_index(store, images=False).faults == ()
+        assert verify_index(store, images=False).faults == ()
         rows = {name: m for part in store.listing() for name, m in zip(part.ids, part.metadata, strict=True)}
         listing = list_source(self.photos)
         now = {listing.name(row): content_of(listing.file(row)) for row in range(len(listing))}
@@ -163,7 +164,7 @@ class Killed:
 
     def check_end(self, folder: Path) -> None:
         """What is in the index is what a new one of the same images has."""
-        build_index(list_source(self.photos), folder / "new", self.embedder, model=str(self.model))
+        build_index(self.photos, folder / "new", self.embedder, model=str(self.model))
         kept, new = open_store(self.index), open_store(folder / "new")
         states = []
         for store in (kept, new):
@@ -173,7 +174,7 @@ class Killed:
         np.testing.assert_allclose(states[0][1].pooled, states[1][1].pooled, atol=1e-5)
         regions = [state.coded.view("<f2").astype(np.float32) for _, state in states]
         np.testing.assert_allclose(*regions, atol=1e-3)
-        assert check_index(kept).ok
+        assert verify_index(kept).ok
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +250,7 @@ def test_two_processes_share_the_images_and_one_of_them_may_be_killed(tmp_path, 
         assert set(again).isdisjoint(there), "nothing that was written is embedded again"
         assert len(there) + len(again) == 25
     assert {file.name[-1] for file in tmp_path.glob("log*")} == {"0", "1"}, "both have worked"
-    assert check_index(open_store(tmp_path / "index")).ok
+    assert verify_index(open_store(tmp_path / "index")).ok
     assert open_store(tmp_path / "index").count() == 25
 
 
@@ -257,7 +258,6 @@ def test_readers_during_writes_see_a_whole_state(tmp_path, model):
     """Batches of four images of one colour are written and taken out; a reader never sees a part of one."""
     from dataclasses import replace
 
-    from diml.search import Searcher, create_store
     from unit.search.contract import CONFIG, make_regions, make_rows
 
     store = create_store(tmp_path / "index", CONFIG)
@@ -272,7 +272,7 @@ def test_readers_during_writes_see_a_whole_state(tmp_path, model):
             listed = [m["shelf"] for part in searcher.store.listing(columns=["shelf"]) for m in part.metadata]
             if len(listed) % 4 or len(set(listed)) * 4 > max(4, len(listed)):
                 faults.append(listed)
-            found = searcher.search_regions(make_regions(1, seed=9), k=8, epsilon=0.2)
+            found = searcher.search(make_regions(1, seed=9), k=8)
             if any(abs(found.ledger(0).score - found.hits[0].score) > 1e-3 for _ in found.hits[:1]):
                 faults.append(found.hits)
             reads += 1

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from diml.cli import main
+from diml.matching import Matcher
 from diml.models import load_embedder
 from tiny_model import save_tiny_model
 
@@ -98,6 +99,35 @@ def test_search_writes_a_page(index, shop, capsys):
     assert page.count("data:image/jpeg") == 3
 
 
+def test_the_matcher_is_that_of_the_index_unless_told_otherwise(shop, model, capsys):
+    words = ["index", "build", "shop", "--index", "sharp.index", "--model", str(model), "--epsilon", "0.02"]
+    assert main(words) == 0
+    assert "epsilon 0.02 (the model's own: 0.05)" in capsys.readouterr().out
+    assert main(["index", "info", "sharp.index"]) == 0
+    assert "epsilon 0.02" in capsys.readouterr().out
+    query = ["search", "sharp.index", "shop/class0/0.png", "-k", "10"]
+    scores = {}
+    for options in ([], ["--epsilon", "0.5"]):
+        assert main([*query, *options]) == 0
+        assert ("given on the command line" in capsys.readouterr().out) == bool(options)
+        assert main([*query, *options, "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        epsilon = float(options[-1]) if options else 0.02
+        assert told["matcher"] == Matcher(epsilon=epsilon).to_dict()
+        scores[epsilon] = {hit["file"]: hit["score"] for hit in told["hits"]}
+        assert main(["search", "sharp.index", "--all-pairs", "--threshold", "-2", "--json", *options]) == 0
+        pairs = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        itself = str(shop / "class0" / "0.png")
+        for pair in pairs:
+            a, b = pair["a"]["file"], pair["b"]["file"]
+            if itself in (a, b):
+                assert pair["score"] == pytest.approx(scores[epsilon][b if a == itself else a], abs=2e-3)
+    assert scores[0.02] != scores[0.5]
+    assert main([*words[:-1], "0.05"]) == 2
+    assert "was built with Matcher" in capsys.readouterr().err
+    assert main(words) == 0
+
+
 def test_all_pairs_finds_the_copy_and_that_it_is_labelled_otherwise(index, shop, capsys):
     words = ["search", index, "--all-pairs", "--json", "--differ", "label"]
     assert main([*words, "--threshold", "1"]) == 0
@@ -117,7 +147,7 @@ def test_all_pairs_finds_the_copy_and_that_it_is_labelled_otherwise(index, shop,
 
 def test_verify_remove_and_optimize(index, shop, capsys):
     assert main(["index", "verify", index]) == 0
-    assert "10 rows, 0 faults; images as they were indexed" in capsys.readouterr().out
+    assert "10 rows, 0 faults; all images up to date" in capsys.readouterr().out
     draw(shop / "class2" / "2.png", seed=77)
     assert main(["index", "verify", index]) == 1
     assert "class2/2.png: changed since it was indexed" in capsys.readouterr().out
@@ -134,17 +164,17 @@ def test_verify_remove_and_optimize(index, shop, capsys):
     ("words", "told"),
     [
         (["index", "build", "nowhere", "--index", "x"], "does not exist"),
-        (["index", "build", "shop", "--index", "shop"], "and no index; name a new folder"),
+        (["index", "build", "shop", "--index", "shop"], "and no index; choose a new folder"),
         (["index", "info", "nowhere"], "diml index build"),
-        (["index", "remove", "shop.index"], "name some, or give --where"),
+        (["index", "remove", "shop.index"], "need at least one, or --where"),
         (["index", "remove", "shop.index", "shop/class0/0.png", "other.png"], "other.png is not in shop.index"),
         (["index", "tidy"], "need one of build, info, verify, remove, optimize"),
-        (["search", "shop.index"], "need a IMAGE, or --all-pairs"),
-        (["search", "shop.index", "nowhere.png"], "is not there"),
+        (["search", "shop.index"], "need an IMAGE, or --all-pairs"),
+        (["search", "shop.index", "nowhere.png"], "does not exist"),
         (["search", "nowhere", "shop/class0/0.png"], "there is none at nowhere"),
         (["search", "shop.index", "shop/class0/0.png", "--where", "colour = 'red'"], "no column 'colour'"),
         (["search", "shop.index", "shop/class0/0.png", "--html", "hits.png"], "ending in .html"),
-        (["search", "shop.index", "--all-pairs", "--html", "hits.html"], "a page is of the hits of one query"),
+        (["search", "shop.index", "--all-pairs", "--html", "hits.html"], "a page shows the hits of one query"),
         (["search", "shop.index", "shop/class0/0.png", "--model", "mobilenetv2_100"], "another embedder"),
     ],
 )
@@ -164,7 +194,7 @@ def test_every_action_has_help_with_examples(action, capsys):
     assert f"\ndiml index {action}" in capsys.readouterr().out
 
 
-def test_the_verbs_start_without_the_data_base():
+def test_the_commands_start_without_the_database():
     import subprocess
     import sys
 

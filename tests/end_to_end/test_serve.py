@@ -1,4 +1,4 @@
-"""`diml serve` as a command: it starts, answers, tells of what it left out, and ends by Ctrl-C."""
+"""`diml serve` as a command: it starts, answers, lists what it left out, and ends with Ctrl-C."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_process_answers_runs_the_document_and_ends_by_ctrl_c(
     process, address, folder = started
     gallery = wait_until_ready(address)
     assert [gallery[name] for name in ("phase", "done", "total", "count")] == ["ready", 4, 4, 3]
-    assert gallery["bad"] == [{"path": "torn.png", "reason": "is not a image of a known format"}]
+    assert gallery["bad"] == [{"path": "torn.png", "reason": "is not an image of a known format"}]
     monkeypatch.chdir(folder)
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/serve.md").read_text(), re.MULTILINE | re.DOTALL)
     assert blocks
@@ -88,7 +88,7 @@ def test_a_process_answers_runs_the_document_and_ends_by_ctrl_c(
     assert process.wait(60) == 0
     log = (folder / "log").read_text()
     assert "Ready to search 3 images" in log
-    assert "left out: torn.png: is not a image of a known format" in log
+    assert "left out: torn.png: is not an image of a known format" in log
     assert log.endswith("Stopped.\n")
     assert "Traceback" not in log
     with pytest.raises(urllib.error.URLError):

@@ -25,7 +25,8 @@ def close(actual, expected, atol):
 
 
 def shuffled(side: Regions, order: torch.Tensor) -> Regions:
-    return Regions(side.dense[:, order], side.pooled)
+    shares = None if side.shares is None else side.shares[:, order]
+    return Regions(side.dense[:, order], side.pooled, shares=shares)
 
 
 # ------------------------------------------------------------------------------------------------ the plan
@@ -77,6 +78,21 @@ def test_contributions_sum_to_the_structural_score(sides, weights):
         close(ledger.contributions.sum(), found.structural[i].double(), 1e-6)
         close(ledger.total_q.sum(), ledger.total_g.sum(), 1e-12)
         assert ledger.score == pytest.approx(float(found.score[i]), abs=1e-6)
+
+
+@given(maps(), WEIGHTS, st.sampled_from([0.0, 1.0, 4.0]), st.randoms(use_true_random=False))
+def test_the_whole_score_is_one_sum_over_pairs_of_regions(features, weights, structural_weight, random):
+    query = Regions.from_maps(features, shares=True)
+    gallery = Regions.cat([query[1:], query[:1]])
+    settings = {"weights": weights, "structural_weight": structural_weight, **TIGHT}
+    there, back = match(query, gallery, **settings), match(gallery, query, **settings)
+    orders = [torch.tensor(random.sample(range(query.num_regions), query.num_regions)) for _ in range(2)]
+    moved = match(*(shuffled(side, order) for side, order in zip((query, gallery), orders, strict=True)), **settings)
+    for i in range(len(query)):
+        whole = there.ledger(i).whole
+        assert float(whole.sum()) == pytest.approx(there.ledger(i).score, abs=1e-9)
+        close(back.ledger(i).whole, whole.mT, 1e-6)
+        close(moved.ledger(i).whole, whole[orders[0]][:, orders[1]], 1e-6)
 
 
 @given(pairs(max_pairs=6), WEIGHTS)

@@ -1,32 +1,36 @@
-"""`diml index`: images into an index, and the care of it."""
+"""`diml index`: build, inspect and maintain an index of images."""
 
 from __future__ import annotations
 
+import datetime
 import json as json_format
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import tyro
 
-from diml.cli.evaluate import open_embedder
+from diml.cli.options import DEFAULT_MODEL, MatcherFlags, MatcherOptions, ModelFlags, ModelOptions
 
 if TYPE_CHECKING:
-    from diml.search import BuildReport, Share, Store
+    from diml.cli import Command
+    from diml.distributed import ProcessGroup
+    from diml.search.index import BuildReport
+    from diml.search.store import Store
 
 HELP: Final = """usage: diml index ACTION ...
 
-An index: images embedded once, to be searched by `diml search`.
+An index holds embedded images, to be searched with `diml search`.
 
-  build      make an index of a folder or CSV file, or bring it up to date
-  info       what an index is of, how many images, how big
-  verify     read every row, and compare the images with what was indexed
-  remove     take images out
-  optimize   index and compact; after many small changes
+  build      build an index of a folder or CSV file, or bring it up to date
+  info       show the settings, number of images and size of an index
+  verify     read every row, and compare the image files with their indexed content
+  remove     remove images
+  optimize   extend the vector index and compact; after many small changes
 
-`diml index ACTION --help` has options and examples. For instance:
+`diml index ACTION --help` has options and examples. For example:
 
 diml index build photos --index photos.index
 
@@ -34,22 +38,18 @@ diml index info photos.index
 
 torchrun --nproc-per-node 4 -m diml index build photos --index photos.index"""
 
-_Place = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="INDEX")]
+_IndexArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="INDEX")]
 
 
-class Action(Protocol):
-    """What each action's dataclass offers."""
-
-    def run(self) -> int:
-        """Do the work and print; returns the exit code."""
-        ...
+#: Processes wait for the slowest share of the images, which may take long.
+_WAIT: Final = datetime.timedelta(days=7)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Build:
-    """Embed the images of a folder or CSV file into an index, or bring an index up to date: images that are new or
-    changed are embedded, those gone from this folder or file are removed. What is written stays when the run is
-    stopped; the next run goes on from there. Ends with code 1 where images could not be read; they are listed.
+class BuildCommand:
+    """Embed the images of a folder or CSV file into an index, or bring an index up to date: new and changed images are
+    embedded, images missing from this folder or file are removed. An interrupted run keeps what it has written, and the
+    next run continues from there. Exits with status 1 if images could not be read; they are listed.
 
     For instance:
 
@@ -61,76 +61,66 @@ class Build:
     """
 
     images: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER_OR_CSV")]
-    """A folder, taken with all below it; or a CSV file with the column `path`, whose other columns become metadata."""
+    """A folder, including its subfolders; or a CSV file with the column `path`, whose other columns become metadata."""
 
     index: str
-    """Where the index is, or is to be: a folder; `NAME.db` (Milvus Lite); `http://host:port` (Milvus)."""
+    """The index to create or update: a folder; `NAME.db` (Milvus Lite); `http://host:port` (Milvus)."""
 
-    model: str = "mobilenetv2_100"
-    """A timm name, the folder of a run or saved embedder, or a checkpoint file of the released code."""
+    model: ModelFlags = ModelOptions()
 
-    architecture: str | None = None
-    """Backbone of a checkpoint file, for instance resnet50."""
-
-    grid: int | None = None
-    """Regions a side: G x G. By default 4, or what the model was saved with."""
-
-    resize: Literal["crop", "square"] | None = None
-    """`crop`: short side to 256, centre 224; `square`: all of it to 224 x 224. By default the model's own."""
+    matcher: MatcherFlags = MatcherOptions()
 
     storage: Literal["float16", "int8", "none"] = "float16"
-    """How regions are stored; `none`: pooled vectors only, no re-ranking."""
+    """How regions are stored; `none`: pooled vectors only, without re-ranking."""
 
     keep_missing: bool = False
-    """Leave images in the index that are gone from the folder or file."""
+    """Keep images in the index that are missing from the folder or file."""
 
     batch_size: int = 64
-    """Images in one batch."""
+    """Images per batch."""
 
     commit_every: int = 512
-    """Images written at once, at the latest after 20 seconds."""
+    """Images written together, at the latest after 20 seconds."""
 
     workers: int | None = None
-    """Loader processes; chosen by the machine when omitted."""
-
-    device: str = "cpu"
-    """Where to compute, for instance cuda."""
+    """Loader processes; chosen by the number of cores when omitted."""
 
     json: bool = False
     """Print JSON instead of text."""
 
     def run(self) -> int:
-        """Embed what is new, remove what is gone, tell what happened."""
-        from diml.search import join_share
+        """Update the index and print what was done."""
+        from diml.distributed import process_group
 
-        with join_share() as share:
-            report = self._build(share)
-            if share.is_first:
+        with process_group(self.model.device, timeout=_WAIT) as processes:
+            report = self._build(processes)
+            if processes.is_first:
                 self._print(report)
         return 1 if report.bad else 0
 
-    def _build(self, share: Share) -> BuildReport:
+    def _build(self, processes: ProcessGroup) -> BuildReport:
         from diml.search import build_index, list_source
 
         listing = list_source(self.images)
-        if not share.is_first:
-            share.gather(None)  # the first fetches weights, the others find them
-        embedder = open_embedder(self.model, self.grid, self.resize, architecture=self.architecture)
-        if share.is_first:
-            share.gather(None)
+        with processes.first_goes_ahead():  # it downloads weights, which the others then find
+            embedder = self.model.open()
+        notice = self.matcher.notice(embedder.matcher)
+        if notice is not None and processes.is_first and not self.json:
+            print(notice)
         return build_index(
             listing,
             self.index,
-            embedder.to(share.device(self.device)),
-            model=self.model,
-            architecture=self.architecture,
+            embedder.to(processes.device),
+            model=self.model.model or DEFAULT_MODEL,
+            architecture=self.model.architecture,
+            matcher=self.matcher.applied_to(embedder.matcher) if self.matcher.given() else None,
             storage=self.storage,
             batch_size=self.batch_size,
             commit_every=self.commit_every,
             workers=self.workers,
             progress=True,
             keep_missing=self.keep_missing,
-            share=share,
+            processes=processes,
         )
 
     def _print(self, report: BuildReport) -> None:
@@ -146,26 +136,25 @@ class Build:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Info:
-    """Show what an index is of, how many images it has and how big it is.
+class InfoCommand:
+    """Show the settings, number of images and size of an index.
 
     For instance:
 
     diml index info photos.index --json
     """
 
-    index: _Place
+    index: _IndexArgument
     """The index."""
 
     json: bool = False
     """Print JSON instead of a table."""
 
     def run(self) -> int:
-        """Print the facts."""
+        """Print the description."""
         from diml.search import open_store
 
-        store = open_store(self.index)
-        facts = describe_index(store)
+        facts = describe_index(open_store(self.index))
         if self.json:
             print(json_format.dumps(facts, indent=1))
             return 0
@@ -175,16 +164,15 @@ class Info:
 
         table = Table(show_header=False, title=escape(self.index))
         for name, value in facts.items():
-            plain = f"{value:,}" if isinstance(value, int) else str(value)
-            table.add_row(name.replace("_", " "), escape(plain))
+            table.add_row(name.replace("_", " "), escape(_shown(value)))
         Console().print(table)
         return 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verify:
-    """Read every row of an index, and compare the image files with what was indexed. Ends with code 1 where
-    something is wrong.
+class VerifyCommand:
+    """Read every row of an index, and compare the image files with their indexed content. Exits with status 1 if the
+    index has faults or is out of date.
 
     For instance:
 
@@ -193,28 +181,29 @@ class Verify:
     diml index verify photos.index --no-images
     """
 
-    index: _Place
+    index: _IndexArgument
     """The index."""
 
     no_images: bool = False
-    """Look at the index only."""
+    """Check the index only, not the image files."""
 
     def run(self) -> int:
-        """Read all, print what is wrong."""
-        from diml.search import check_index, open_store
+        """Verify the index and print its faults."""
+        from diml.search import open_store
+        from diml.search.index import verify_index
 
-        check = check_index(open_store(self.index), images=not self.no_images, progress=True)
+        check = verify_index(open_store(self.index), images=not self.no_images, progress=True)
         for line in (*check.faults, *check.stale):
             print(line)
-        stale = f"{len(check.stale):,} images out of date" if check.stale else "images as they were indexed"
-        told = "not looked at" if self.no_images else stale
-        print(f"{self.index}: {check.rows:,} rows, {len(check.faults):,} faults; {told}")
+        stale = f"{len(check.stale):,} images out of date" if check.stale else "all images up to date"
+        images = "image files not checked" if self.no_images else stale
+        print(f"{self.index}: {check.rows:,} rows, {len(check.faults):,} faults; {images}")
         return 0 if check.ok else 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remove:
-    """Take images out of an index: by their paths as `diml search` shows them, by a condition, or both.
+class RemoveCommand:
+    """Remove images from an index, by their paths as shown by `diml search`, by a condition, or by both.
 
     For instance:
 
@@ -223,21 +212,23 @@ class Remove:
     diml index remove photos.index --where "label = 'milk'"
     """
 
-    index: _Place
+    index: _IndexArgument
     """The index."""
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGE ...]")] = ()
-    """Images to take out; their files are left alone."""
+    """Images to remove; their files are kept."""
 
     where: str | None = None
-    """Those that fit this condition on metadata."""
+    """Only images that satisfy this condition on metadata."""
 
     def run(self) -> int:
-        """Find them, take them out, tell how many."""
-        from diml.search import image_file, open_store, parse_where
+        """Find the images, remove them, print how many."""
+        from diml.search import open_store
+        from diml.search.filters import parse_where
+        from diml.search.sources import image_file
 
         if not self.images and self.where is None:
-            raise ValueError("images: name some, or give --where; to be rid of the whole index, delete its folder")
+            raise ValueError("images: need at least one, or --where; to remove the whole index, delete its folder")
         store = open_store(self.index)
         condition = None if self.where is None else parse_where(self.where, store.config.columns)
         asked = {image.expanduser().absolute() for image in self.images}
@@ -251,25 +242,28 @@ class Remove:
                     seen |= set() if file is None else {file}
         missing = [path for path in asked if path not in seen and path.resolve() not in seen]
         if missing:
-            raise ValueError(f"images: {missing[0]} is not in {self.index} (or does not fit --where); nothing removed")
+            raise ValueError(
+                f"images: {missing[0]} is not in {self.index} (or does not satisfy --where); nothing was removed"
+            )
         print(f"{self.index}: {store.remove(chosen):,} removed, {store.count():,} left")
         return 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimize:
-    """Build or extend the index over pooled vectors, join small files, drop old versions. `build` does so at its end.
+class OptimizeCommand:
+    """Build or extend the vector index over pooled vectors, merge small files, drop old versions. `build` does this at
+    its end.
 
     For instance:
 
     diml index optimize photos.index
     """
 
-    index: _Place
+    index: _IndexArgument
     """The index."""
 
     def run(self) -> int:
-        """Do it, tell the size."""
+        """Optimize the index and print its size."""
         from diml.search import open_store
 
         store = open_store(self.index)
@@ -280,17 +274,17 @@ class Optimize:
         return 0
 
 
-ACTIONS: Final[dict[str, type[Action]]] = {
-    "build": Build,
-    "info": Info,
-    "verify": Verify,
-    "remove": Remove,
-    "optimize": Optimize,
+ACTIONS: Final[dict[str, type[Command]]] = {
+    "build": BuildCommand,
+    "info": InfoCommand,
+    "verify": VerifyCommand,
+    "remove": RemoveCommand,
+    "optimize": OptimizeCommand,
 }
 
 
-def parse(words: Sequence[str]) -> Action:
-    """The action that the words after `diml index` ask for.
+def parse(words: Sequence[str]) -> Command:
+    """Parse the words after `diml index`.
 
     Raises:
         SystemExit: 0 after --help, 2 without an action.
@@ -302,18 +296,25 @@ def parse(words: Sequence[str]) -> Action:
         raise ValueError(f"action: need one of {', '.join(ACTIONS)}, got {words[0]!r}")
     kind: Any = ACTIONS[words[0]]
     prog = f"diml index {words[0]}"
-    action: Action = tyro.cli(kind, prog=prog, args=list(words[1:]), config=(tyro.conf.FlagCreatePairsOff,))
+    action: Command = tyro.cli(kind, prog=prog, args=list(words[1:]), config=(tyro.conf.FlagCreatePairsOff,))
     return action
 
 
 def describe_index(store: Store) -> dict[str, Any]:
-    """Facts about an index as plain values."""
+    """Describe an index in plain values."""
     facts, config = asdict(store.info()), store.config
     return facts | {
         "model": config.model.get("name_or_path"),
+        "matcher": config.matcher.to_dict(),
         "embedder": config.embedder,
         "dim": config.dim,
         "regions": config.num_regions,
         "storage": config.storage,
         "columns": dict(config.columns),
     }
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {entry}" for name, entry in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,45 +1,20 @@
-"""From a folder of images to an index, and from a image to its hits, each with the reason.
+"""Search: an index of images on disk or in a database, searched in two stages, with an explanation of every hit.
 
-Read in this order: `where`, `store`, `coding`, `lance_store`, `milvus_place`, `milvus_rows`, `milvus_store`,
-`opening`, `sources`, `indexing`, `searcher`, `pairs`.
+Read in this order: `filters`, `store`, `backends`, `sources`, `index`, `searcher`, `pairs`.
 """
 
-from diml.distributed import Share, join_share
-from diml.search.checking import Check, check_index
-from diml.search.filters import Where, parse_where
-from diml.search.index import BuildReport, build_index
-from diml.search.opening import create_store, open_store
-from diml.search.pairs import Pair, alike_pairs
-from diml.search.remembered import load_remembered
-from diml.search.searcher import Found, Hit, Searcher
-from diml.search.sources import Listing, image_file, list_source
-from diml.search.store import IndexConfig, IndexNotFoundError, Listed, Neighbours, Rows, Store, StoreInfo
+from diml.search.index import build_index, open_store
+from diml.search.pairs import SimilarPair, alike_pairs
+from diml.search.searcher import Searcher, SearchHit, SearchResult
+from diml.search.sources import list_source
 
 __all__ = [
-    "BuildReport",
-    "Check",
-    "Found",
-    "Hit",
-    "IndexConfig",
-    "IndexNotFoundError",
-    "Listed",
-    "Listing",
-    "Neighbours",
-    "Pair",
-    "Rows",
+    "SearchHit",
+    "SearchResult",
     "Searcher",
-    "Share",
-    "Store",
-    "StoreInfo",
-    "Where",
+    "SimilarPair",
     "alike_pairs",
     "build_index",
-    "check_index",
-    "create_store",
-    "image_file",
-    "join_share",
     "list_source",
-    "load_remembered",
     "open_store",
-    "parse_where",
 ]

@@ -1,15 +1,16 @@
-"""Conditions on metadata, `label = 'x' and price < 3`: one small language, which each data base is told in its own.
+"""Conditions on metadata, `label = 'x' and price < 3`: one small language, translated for each database.
 
-A image without a value in a column fits no comparison with that column, `!=` included.
+An image without a value in a column satisfies no comparison with that column, `!=` included.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+ColumnType = Literal["text", "integer", "number", "boolean"]
 Operator = Literal["=", "!=", "<", "<=", ">", ">="]
 Constant = str | int | float | bool
 
@@ -29,16 +30,17 @@ _TOKEN: Final = re.compile(
     r"""|(?P<sign><=|>=|<>|!=|==|[=<>(),])|(?P<word>[A-Za-z_]\w*))"""
 )
 _KEYWORDS: Final = frozenset({"and", "or", "not", "in", "true", "false"})
-_FITS: Final[Mapping[str, tuple[type, ...]]] = {
+_COMPARABLE: Final[Mapping[str, tuple[type, ...]]] = {
     "text": (str,),
     "integer": (int, float),
     "number": (int, float),
     "boolean": (bool,),
 }
+_DEEPEST: Final = 100
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ColumnComparison:
     """`column operator value`."""
 
     column: str
@@ -47,8 +49,8 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Membership:
-    """`column in (values)`, or `not in` them."""
+class ColumnMembership:
+    """`column in (values)`, or `column not in (values)`."""
 
     column: str
     values: tuple[Constant, ...]
@@ -56,7 +58,7 @@ class Membership:
 
 
 @dataclass(frozen=True)
-class Both:
+class And:
     """`left and right`."""
 
     left: Where
@@ -64,43 +66,43 @@ class Both:
 
 
 @dataclass(frozen=True)
-class Either:
+class Or:
     """`left or right`."""
 
     left: Where
     right: Where
 
 
-Where = Comparison | Membership | Both | Either
+Where = ColumnComparison | ColumnMembership | And | Or
 
 
-def parse_where(text: str, columns: Mapping[str, str]) -> Where:
-    """Read a condition.
+def parse_where(text: str, columns: Mapping[str, ColumnType]) -> Where:
+    """Parse a condition.
 
     `=`, `!=`, `<`, `<=`, `>`, `>=`, `in (...)`, `not in (...)`, `and`, `or`, `not`, parentheses; texts in single quotes
-    ('' stands for one inside), numbers, true, false; keywords in any case.
+    ('' stands for a quote inside), numbers, true, false; keywords in any case.
 
     Args:
         text: the condition.
-        columns: name -> type of the columns that there are.
+        columns: name -> type of the existing columns.
 
     Returns:
-        The condition as a tree without `not`, which has been carried down to the comparisons.
+        The condition as a tree without `not`, which is moved down to the comparisons (De Morgan).
 
     Raises:
-        ValueError: it cannot be read, or compares a column with a value of another type; the message shows where.
+        ValueError: a syntax error, or a column compared with a value of another type; the message shows where.
 
     Example:
         >>> parse_where("label = 'milk'", {"label": "text"})
-        Comparison(column='label', operator='=', value='milk')
+        ColumnComparison(column='label', operator='=', value='milk')
     """
-    return _Parser(text, columns).whole()
+    return _WhereParser(text, columns).parse()
 
 
-class _Parser:
+class _WhereParser:
     """Recursive descent over the tokens of a condition."""
 
-    def __init__(self, text: str, columns: Mapping[str, str]) -> None:
+    def __init__(self, text: str, columns: Mapping[str, ColumnType]) -> None:
         self.text, self.columns, self.place, self.depth = text, columns, 0, 0
         self.tokens: list[tuple[str, str, int]] = []
         at = 0
@@ -111,35 +113,33 @@ class _Parser:
             self.tokens.append((found.lastgroup, found[found.lastgroup], found.start(found.lastgroup)))
             at = found.end()
 
-    def whole(self) -> Where:
-        found = self._either(False)
+    def parse(self) -> Where:
+        found = self._disjunction(False)
         if self.place < len(self.tokens):
             raise self._error("'and', 'or' or the end")
         return found
 
-    def _either(self, negated: bool) -> Where:
-        found = self._both(negated)
-        while self._take_word("or"):
-            other = self._both(negated)
-            found = Both(found, other) if negated else Either(found, other)
+    def _disjunction(self, negated: bool) -> Where:
+        return self._joined("or", And if negated else Or, lambda: self._conjunction(negated))
+
+    def _conjunction(self, negated: bool) -> Where:
+        return self._joined("and", Or if negated else And, lambda: self._term(negated))
+
+    def _joined(self, keyword: str, join: type[And | Or], operand: Callable[[], Where]) -> Where:
+        found = operand()
+        while self._take("word", keyword):
+            found = join(found, operand())
         return found
 
-    def _both(self, negated: bool) -> Where:
-        found = self._single(negated)
-        while self._take_word("and"):
-            other = self._single(negated)
-            found = Either(found, other) if negated else Both(found, other)
-        return found
-
-    def _single(self, negated: bool) -> Where:
+    def _term(self, negated: bool) -> Where:
         self.depth += 1
-        if self.depth > 100:
-            raise ValueError("where: nested more than 100 deep; write it flatter")
+        if self.depth > _DEEPEST:
+            raise ValueError(f"where: nested more than {_DEEPEST} deep; simplify the condition")
         try:
-            if self._take_word("not"):
-                return self._single(not negated)
-            if self._take_sign("("):
-                found = self._either(negated)
+            if self._take("word", "not"):
+                return self._term(not negated)
+            if self._take("sign", "("):
+                found = self._disjunction(negated)
                 self._need(")")
                 return found
             return self._comparison(negated)
@@ -152,27 +152,27 @@ class _Parser:
             raise self._error("a column", at)
         if name not in self.columns:
             raise ValueError(f"where: no column {name!r}; there are {', '.join(sorted(self.columns)) or 'none'}")
-        if self._take_word("not"):
-            if not self._take_word("in"):
+        if self._take("word", "not"):
+            if not self._take("word", "in"):
                 raise self._error("'in' after 'not'")
-            return self._members(name, not negated)
-        if self._take_word("in"):
-            return self._members(name, negated)
+            return self._membership(name, not negated)
+        if self._take("word", "in"):
+            return self._membership(name, negated)
         kind, sign, at = self._next("an operator such as =")
         if sign not in _SPELLINGS:
             raise self._error("an operator such as =", at)
         operator = _SPELLINGS[sign]
         if self.columns[name] == "boolean" and operator not in ("=", "!="):
             raise self._error(f"= or != for {name}, which is true or false", at)
-        return Comparison(name, _OPPOSITE[operator] if negated else operator, self._value(name))
+        return ColumnComparison(name, _OPPOSITE[operator] if negated else operator, self._value(name))
 
-    def _members(self, column: str, negated: bool) -> Membership:
+    def _membership(self, column: str, negated: bool) -> ColumnMembership:
         self._need("(")
         values = [self._value(column)]
-        while self._take_sign(","):
+        while self._take("sign", ","):
             values.append(self._value(column))
         self._need(")")
-        return Membership(column, tuple(values), negated)
+        return ColumnMembership(column, tuple(values), negated)
 
     def _value(self, column: str) -> Constant:
         kind, word, at = self._next("a value")
@@ -186,15 +186,9 @@ class _Parser:
         else:
             raise self._error("a value: 'text' in single quotes, a number, true or false", at)
         wanted = self.columns[column]
-        if not isinstance(value, _FITS[wanted]) or (isinstance(value, bool) and wanted != "boolean"):
+        if not isinstance(value, _COMPARABLE[wanted]) or (isinstance(value, bool) and wanted != "boolean"):
             raise self._error(f"a value of the type of {column}, {wanted}", at)
         return value
-
-    def _take_word(self, word: str) -> bool:
-        return self._take("word", word)
-
-    def _take_sign(self, sign: str) -> bool:
-        return self._take("sign", sign)
 
     def _take(self, kind: str, wanted: str) -> bool:
         if self.place < len(self.tokens):
@@ -205,7 +199,7 @@ class _Parser:
         return False
 
     def _need(self, sign: str) -> None:
-        if not self._take_sign(sign):
+        if not self._take("sign", sign):
             raise self._error(f"{sign!r}")
 
     def _next(self, wanted: str) -> tuple[str, str, int]:
@@ -219,31 +213,31 @@ class _Parser:
             at = self.tokens[self.place][2] if self.place < len(self.tokens) else len(self.text)
         rest = self.text[at:].strip()
         got = f"{rest!r}" if rest else "the end"
-        return ValueError(f"where: need {wanted}, got {got} in {self.text!r}; for instance: label = 'milk'")
+        return ValueError(f"where: need {wanted}, got {got} in {self.text!r}; for example: label = 'milk'")
 
 
 def to_sql(where: Where) -> str:
-    """The condition in SQL, names in backquotes, for data bases that speak it."""
+    """Translate a condition to SQL, with names in backquotes."""
     match where:
-        case Comparison(column, operator, value):
+        case ColumnComparison(column, operator, value):
             return f"{_sql_column(column, (value,))} {operator} {sql_value(value)}"
-        case Membership(column, values, negated):
+        case ColumnMembership(column, values, negated):
             listed = ", ".join(sql_value(value) for value in values)
             return f"{_sql_column(column, values)} {'NOT IN' if negated else 'IN'} ({listed})"
-        case Both(left, right):
+        case And(left, right):
             return f"({to_sql(left)} AND {to_sql(right)})"
-        case Either(left, right):
+        case Or(left, right):
             return f"({to_sql(left)} OR {to_sql(right)})"
 
 
 def _sql_column(column: str, values: tuple[Constant, ...]) -> str:
-    """The column, as fractions where it is compared with one: LanceDB does not compare integers with those."""
+    """The column, cast to DOUBLE next to a fraction: LanceDB does not compare integers with fractions."""
     fractions = any(isinstance(value, float) for value in values)
     return f"CAST(`{column}` AS DOUBLE)" if fractions else f"`{column}`"
 
 
 def sql_value(value: Constant) -> str:
-    """A constant in SQL."""
+    """Return a constant in SQL."""
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if isinstance(value, str):

@@ -1,49 +1,49 @@
-"""Search an index: the nearest by pooled vectors, re-ranked region by region, each hit with its ledger.
+"""Search an index: nearest neighbours by pooled vectors, re-ranked region by region, each hit with its ledger.
 
 Legend: Q queries, K candidates, H hits.
 """
 
 from __future__ import annotations
 
+import html
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from diml.data.images import image_name, load_image
-from diml.matching import Ledger, Match, MatchSettings, QuantizedRegions, Regions, match, rerank
-from diml.search.coding import decode_regions
+from diml.matching import Ledger, Match, Matcher, Regions
+from diml.models import EmbedderConfig, load_embedder
+from diml.models.zoo import is_backbone
 from diml.search.filters import Where, parse_where
-from diml.search.opening import open_store
-from diml.search.remembered import load_remembered, require_embedder
+from diml.search.index import open_store
 from diml.search.sources import known_file
+from diml.search.store import IndexConfig, decode_regions
 
 if TYPE_CHECKING:
     from diml.data import ImageLike
     from diml.models import Embedder
     from diml.search.store import Store, Value
 
-#: The paper's K.
-DEFAULT_RERANK: Final = 100
-
 
 @dataclass(frozen=True, eq=False)
-class Hit:
-    """A image that was found.
+class SearchHit:
+    """An image found by a search.
 
-    Attributes:
+    Args:
         id: its name in the index.
         metadata: its columns; `source`, `path` and `content` are those of every index of `build_index`.
-        score: what the hits are ordered by: pooled + structural, or pooled alone where nothing was re-ranked.
-        pooled: cosine of the pooled vectors.
-        structural: sum of part-to-part contributions; None where nothing was re-ranked.
-        pooled_rank: place, from 1, by the pooled cosine: where it stood before re-ranking.
+        score: what the hits are ordered by: that of the matcher, or the pooled cosine where nothing was re-ranked.
+        pooled: cosine of the pooled vectors, in [-1, 1].
+        structural: sum of plan * cosine over pairs of regions, in [-1, 1]; None where nothing was re-ranked.
+        pooled_rank: rank, from 1, by the pooled cosine, before re-ranking.
     """
 
     id: str
@@ -55,187 +55,207 @@ class Hit:
 
     @property
     def file(self) -> Path | None:
-        """Where the image lies, in indices of `build_index`."""
+        """The image file, in an index of `build_index`."""
         return known_file(self.metadata)
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
+@dataclass(frozen=True, eq=False, repr=False)
+class SearchResult:
     """The hits of one query, best first.
 
-    Attributes:
-        query: what the query is called.
-        hits: at most k.
+    Args:
+        query: name of the query.
+        hits: H hits, at most k.
         regions: of the query, one image.
         hit_regions: of the hits, in their order; None in an index without regions.
-        settings: of `match`.
+        matcher: how the query was compared with the hits.
     """
 
     query: str
-    hits: tuple[Hit, ...]
+    hits: tuple[SearchHit, ...]
     regions: Regions
     hit_regions: Regions | None
-    settings: MatchSettings
+    matcher: Matcher
 
     def __len__(self) -> int:
         return len(self.hits)
 
     @cached_property
     def match(self) -> Match:
-        """The hits compared with the query, H pairs; computed when first asked for.
+        """The query compared with the hits, H pairs; computed on first access.
 
         Raises:
             ValueError: there are no hits, or the index has no regions.
         """
         if self.hit_regions is None or not self.hits:
             why = "no hits" if not self.hits else "an index of pooled vectors only (storage 'none')"
-            raise ValueError(f"match: part-to-part matches need regions, got {why}")
-        return match(self.regions, self.hit_regions, **self.settings)
+            raise ValueError(f"match: part-to-part matches need hits with regions, got {why}")
+        return self.matcher.match(self.regions, self.hit_regions)
 
     def ledger(self, place: int) -> Ledger:
-        """Why hit `place` (from 0) has its score: contributions that sum to its structural similarity."""
+        """Return the contributions of pairs of regions to the score of hit `place` (from 0)."""
         return self.match.ledger(place)
 
     def to_dict(self, top: int = 10) -> dict[str, Any]:
-        """Plain numbers and lists: the query, and the hits with their ledgers; fractions throughout."""
-        told = []
+        """Return plain values: query, matcher, and the hits with their ledgers; fractions throughout."""
+        entries = []
         for place, hit in enumerate(self.hits):
             numbers = {name: getattr(hit, name) for name in ("id", "score", "pooled", "structural", "pooled_rank")}
             file = None if hit.file is None else str(hit.file)
             ledger = None if self.hit_regions is None else self.ledger(place).to_dict(top)
             entry = {"rank": place + 1, **numbers, "file": file, "metadata": dict(hit.metadata), "ledger": ledger}
-            told.append(entry)
-        return {"query": self.query, "settings": dict(self.settings), "hits": told}
+            entries.append(entry)
+        return {"query": self.query, "matcher": self.matcher.to_dict(), "hits": entries}
+
+    def __repr__(self) -> str:
+        best = f", best {self.hits[0].id!r} with score {self.hits[0].score:.4f}" if self.hits else ""
+        return f"SearchResult({self.query!r}, {len(self)} hits{best})"
+
+    def _repr_html_(self) -> str:
+        """The hits as a table, for notebooks."""
+        names = ("hit", "score", "pooled", "structural", "pooled rank", "image")
+        rows = [
+            (
+                place,
+                *("" if value is None else f"{value:.4f}" for value in (hit.score, hit.pooled, hit.structural)),
+                hit.pooled_rank,
+                html.escape(str(hit.file or hit.id)),
+            )
+            for place, hit in enumerate(self.hits, start=1)
+        ]
+        head = "".join(f"<th>{name}</th>" for name in names)
+        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+        return f"<table><tr>{head}</tr>{body}</table>"
 
 
 class Searcher:
-    """Finds the images of an index that are most alike to a image.
+    """Finds the images of an index that are most similar to a query image.
 
     Args:
         store: the index.
-        embedder: that of the index; loaded as the index remembers it when omitted.
+        embedder: that of the index; loaded as the index records it when omitted.
+        matcher: how images are compared; the index's own when omitted.
 
     Raises:
-        ValueError: it is another embedder than the index was made with.
+        ValueError: the embedder is not the one that the index was built with.
 
     Example:
         >>> with Searcher.open("photos.index") as searcher:  # doctest: +SKIP
-        ...     found = searcher.search("query.jpg", k=10, where="label = 'milk'")
-        ...     print(found.hits[0].file, found.ledger(0).top(3))
+        ...     result = searcher.search("query.jpg", k=10, where="label = 'milk'")
+        ...     print(result.hits[0].file, result.ledger(0).top(3))
     """
 
-    def __init__(self, store: Store, embedder: Embedder | None = None) -> None:
+    def __init__(self, store: Store, embedder: Embedder | None = None, *, matcher: Matcher | None = None) -> None:
         if embedder is not None:
-            require_embedder(embedder, store.config)
+            _require_embedder(embedder, store.config)
         self.store = store
+        self.matcher = store.config.matcher if matcher is None else matcher
         self._embedder = embedder
 
     @classmethod
-    def open(cls, uri: str | os.PathLike[str], *, model: str | None = None, device: str = "cpu") -> Searcher:
-        """Open an index with its embedder.
+    def open(
+        cls,
+        uri: str | os.PathLike[str],
+        *,
+        model: str | None = None,
+        matcher: Matcher | None = None,
+        device: str = "cpu",
+    ) -> Searcher:
+        """Open an index together with its embedder.
 
         Args:
             uri: of the index; see `open_store`.
-            model: where the embedder is now, if it has moved.
-            device: where to embed queries.
+            model: present name or path of the embedder, if it has moved.
+            matcher: how images are compared; the index's own when omitted.
+            device: where queries are embedded.
 
         Raises:
             IndexNotFoundError: there is no index.
-            ValueError, FileNotFoundError: the embedder is not there any more, or is another one.
+            ValueError, FileNotFoundError: the embedder is missing, or is another one.
         """
         store = open_store(uri)
-        return cls(store, load_remembered(store.config, model).to(device))
+        return cls(store, _load_embedder(store.config, model).to(device), matcher=matcher)
 
     @property
     def embedder(self) -> Embedder:
-        """What embeds queries."""
+        """The embedder of queries."""
         if self._embedder is None:
-            self._embedder = load_remembered(self.store.config)
+            self._embedder = _load_embedder(self.store.config)
         return self._embedder
 
     def search(
         self,
-        image: ImageLike,
+        query: ImageLike | Regions,
         k: int = 10,
         *,
-        rerank: int = DEFAULT_RERANK,
+        rerank_at: int = 100,
         where: str | None = None,
-        **settings: Unpack[MatchSettings],
-    ) -> Found:
-        """The k images most alike to a image.
+        matcher: Matcher | None = None,
+    ) -> SearchResult:
+        """Find the k images most similar to a query.
 
         Args:
-            image: a path, PIL image, tensor, array or the bytes of a file.
-            k: how many hits, at least 1.
-            rerank: K: how many of the nearest by pooled cosine to re-rank by regions, at least k are; 0: none.
-            where: a condition on metadata, such as "label = 'milk'"; see `parse_where`.
-            settings: marginals, epsilon, tolerance, max_iterations as in `diml.matching.match`.
+            query: a path, PIL image, tensor, array or the bytes of a file; or Regions of one image by `embedder`.
+            k: number of hits, at least 1.
+            rerank_at: K: how many of the nearest by pooled cosine are re-ranked by regions, at least k; 0: none.
+            where: a condition on metadata, such as "label = 'milk'"; see `diml.search.filters.parse_where`.
+            matcher: for this search, in place of `Searcher.matcher`.
 
         Raises:
-            BadImageError, FileNotFoundError: the image cannot be used.
-            ValueError: k, rerank, where or a setting is out of range.
+            BadImageError, FileNotFoundError: the image cannot be read.
+            ValueError: k, rerank_at or where is invalid, or the query is not a single image.
         """
-        name = image_name(image)
-        query = self.embedder.embed(load_image(image)).to("cpu")
-        return self.search_regions(query, k, rerank=rerank, where=where, name=name, **settings)
-
-    def search_regions(
-        self,
-        query: Regions,
-        k: int = 10,
-        *,
-        rerank: int = DEFAULT_RERANK,
-        where: str | None = None,
-        name: str = "<regions>",
-        **settings: Unpack[MatchSettings],
-    ) -> Found:
-        """Search with a image that is embedded already: Regions of one image, by the embedder of the index."""
-        if len(query) != 1:
-            raise ValueError(f"query: need Regions of one image, got {len(query)}; search for one after the other")
-        if k < 1 or rerank < 0:
-            name, need, got = ("k", "at least 1", k) if k < 1 else ("rerank", "0 or more", rerank)
+        if k < 1 or rerank_at < 0:
+            name, need, got = ("k", "at least 1", k) if k < 1 else ("rerank_at", "0 or more", rerank_at)
             raise ValueError(f"{name}: need {need}, got {got}")
         config = self.store.config
-        if rerank and config.storage == "none":
+        if rerank_at and config.storage == "none":
             raise ValueError(
-                "rerank: this index has pooled vectors only; search with rerank 0, or build one with regions"
+                "rerank_at: this index has pooled vectors only; search with rerank_at=0, or build one with regions"
             )
         condition = None if where is None else parse_where(where, config.columns)
-        query = query.to(torch.float32)
-        return self._ranked(query, k, rerank, condition, name, settings)
+        if isinstance(query, Regions):
+            name, regions = "<regions>", query
+        else:
+            name, regions = image_name(query), self.embedder.embed(load_image(query)).to("cpu")
+        if len(regions) != 1:
+            raise ValueError(f"query: need Regions of one image, got {len(regions)}; search for one at a time")
+        used = self.matcher if matcher is None else matcher
+        return self._ranked(name, regions.to(torch.float32), k, rerank_at, condition, used)
 
     def _ranked(
-        self, query: Regions, k: int, depth: int, where: Where | None, name: str, settings: MatchSettings
-    ) -> Found:
+        self, name: str, query: Regions, k: int, depth: int, where: Where | None, matcher: Matcher
+    ) -> SearchResult:
         near = self.store.nearest(query.pooled.numpy(), max(k, depth), where=where)[0]
         ids = near.ids if depth else near.ids[:k]
-        rows = self.store.regions(ids)  # a row removed since is left out, one replaced since is taken as it is now
-        before = {name: rank + 1 for rank, name in enumerate(near.ids)}
+        rows = self.store.regions(ids)  # a row removed since is left out, one replaced since is read as it is now
+        rank_of = {name: rank for rank, name in enumerate(near.ids, start=1)}
         stored = decode_regions(rows, self.store.config) if self.store.config.storage != "none" else None
-        pooled = rows.pooled @ query.pooled[0].numpy()
-        structural = None
+        pooled = torch.from_numpy(rows.pooled @ query.pooled[0].numpy())
+        structural: Tensor | None = None
         if depth and len(rows):
             assert stored is not None
-            pooled = (stored.pooled.float() @ query.pooled[0]).numpy()  # as the ledgers of the hits have it
-            structural = _structural(query, stored, settings)
-        scores = pooled if structural is None else pooled + structural
+            pooled = stored.pooled.float() @ query.pooled[0]  # the same vectors as in the ledgers of the hits
+            alone = replace(matcher, structural_weight=math.inf)
+            structural = alone.score(query, stored, torch.arange(len(rows)).unsqueeze(0))[0]
+        scores = (pooled if structural is None else matcher.combine(pooled, structural)).tolist()
         order = sorted(range(len(rows)), key=lambda row: (-scores[row], rows.ids[row]))[:k]
         hits = tuple(
-            Hit(
+            SearchHit(
                 id=rows.ids[row],
                 metadata=rows.metadata[row],
-                score=float(scores[row]),
+                score=scores[row],
                 pooled=float(pooled[row]),
                 structural=None if structural is None else float(structural[row]),
-                pooled_rank=before[rows.ids[row]],
+                pooled_rank=rank_of[rows.ids[row]],
             )
             for row in order
         )
         chosen = None if stored is None or not hits else stored[torch.tensor(order)].to(torch.float32)
-        return Found(name, hits, query, chosen, settings)
+        return SearchResult(name, hits, query, chosen, matcher)
 
     def close(self) -> None:
-        """Let go of the index."""
+        """Close the index."""
         self.store.close()
 
     def __enter__(self) -> Self:
@@ -247,7 +267,30 @@ class Searcher:
         self.close()
 
 
-def _structural(query: Regions, stored: Regions | QuantizedRegions, settings: MatchSettings) -> np.ndarray:
-    """(K,) structural similarity of the query to each stored image."""
-    everyone = torch.arange(len(stored)).unsqueeze(0)
-    return rerank(query, stored, everyone, score="structural", **settings)[0].numpy()
+def _load_embedder(config: IndexConfig, model: str | None = None) -> Embedder:
+    """Load the embedder of an index, from `model` where it has moved; errors where it is missing or another one."""
+    settings: dict[str, Any] = dict(config.model)
+    source = settings["name_or_path"] if model is None else model
+    wanted = EmbedderConfig.from_dict(settings["config"])
+    changes: dict[str, Any] = {name: getattr(wanted, name) for name in ("grid", "preprocess", "pooled", "precision")}
+    if is_backbone(source):
+        changes |= {"head": wanted.head, "dim": wanted.dim, "token_pooling": wanted.token_pooling}
+    try:
+        embedder = load_embedder(source, architecture=settings["architecture"], **changes)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"model: the index was built with {source}, which is missing ({error}); give its present path"
+        ) from error
+    _require_embedder(embedder, config)
+    return embedder
+
+
+def _require_embedder(embedder: Embedder, config: IndexConfig) -> None:
+    """Raise ValueError for another embedder than that of the index, whose vectors would not be comparable."""
+    found = embedder.fingerprint()
+    if found != config.embedder:
+        built = config.model.get("name_or_path")
+        raise ValueError(
+            f"model: the index was built with another embedder ({built}, fingerprint {config.embedder[:12]}..., got "
+            f"{found[:12]}...); its settings or weights differ; use that one, or build a new index"
+        )

@@ -1,9 +1,10 @@
-"""Where the images of an index come from: a folder, or a CSV file with metadata."""
+"""Sources of an index's images: a folder, or a CSV file with metadata."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,21 +12,22 @@ from pathlib import Path
 from typing import Final
 
 from diml.data.inventory import images_below
-from diml.search.store import RESERVED, ColumnType, Value
+from diml.search.filters import ColumnType
+from diml.search.store import RESERVED, Value
 
-#: What every image of an index has, whatever its source: where it came from, and the sha256 of its file.
+#: Columns of every image of an index, whatever its source: where it came from, and the sha256 of its file.
 OWN_COLUMNS: Final[Mapping[str, ColumnType]] = {"source": "text", "path": "text", "content": "text"}
 _BOOLEANS: Final = {"true": True, "false": False}
 _INTEGER: Final = re.compile(r"[-+]?\d{1,18}")
 
 
-@dataclass(frozen=True)
-class Listing:
+@dataclass(frozen=True, repr=False)
+class SourceListing:
     """Images to be indexed, in order.
 
-    Attributes:
-        source: the folder or file, absolute; images are only ever removed for being gone from their own source.
-        folder: what `paths` are relative to.
+    Args:
+        source: the folder or file, absolute; an image is removed only when it is missing from its own source.
+        folder: the folder that `paths` are relative to.
         paths: N paths as text, with `/`.
         cells: N mappings column -> text, as read.
         columns: the type of each column.
@@ -40,19 +42,22 @@ class Listing:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def __repr__(self) -> str:
+        return f"SourceListing({self.source!r}, images={len(self)}, columns={list(self.columns)})"
+
     def file(self, row: int) -> Path:
-        """The file of a image."""
+        """Return the file of an image."""
         return self.folder / self.paths[row]
 
     def name(self, row: int) -> str:
-        """The id of a image: 32 hexadecimal digits of source and path."""
+        """Return the id of an image: 32 hexadecimal digits of source and path."""
         return hashlib.sha256(f"{self.source}\0{self.paths[row]}".encode()).hexdigest()[:32]
 
     def metadata(self, row: int, columns: Mapping[str, ColumnType]) -> dict[str, Value]:
-        """The cells of a image as values of the types that the index has.
+        """Return the cells of an image as values of the given column types.
 
         Raises:
-            ValueError: a cell is no value of its column's type.
+            ValueError: a cell does not have its column's type.
         """
         found: dict[str, Value] = {}
         for name, cell in self.cells[row].items():
@@ -66,45 +71,45 @@ class Listing:
 
 
 def image_file(metadata: Mapping[str, Value]) -> Path:
-    """Where the image of a stored row lies, from its own columns."""
+    """Return the file of a stored image, from its columns `source` and `path`."""
     source = Path(str(metadata["source"]))
     return (source.parent if source.suffix.lower() == ".csv" else source) / str(metadata["path"])
 
 
 def known_file(metadata: Mapping[str, Value]) -> Path | None:
-    """`image_file`, or None in an index that does not say where its images lie."""
+    """Return `image_file`, or None in an index that does not record where its images are."""
     return image_file(metadata) if {"source", "path"} <= metadata.keys() else None
 
 
-def list_source(place: Path) -> Listing:
-    """Take stock of a folder, nested images included, or of a CSV file.
+def list_source(place: str | os.PathLike[str]) -> SourceListing:
+    """List the images of a folder and its subfolders, or of a CSV file.
 
-    A folder gives the column `label`, the first folder below it on the way to the image. A CSV file has a column
-    `path`, relative to the file or absolute; its other columns become metadata, with the type that all cells fit.
+    A folder gives the column `label`: the first subfolder on the path to the image. A CSV file has a column `path`,
+    relative to the file or absolute; its other columns become metadata, each of the narrowest type that fits all cells.
 
     Raises:
-        FileNotFoundError: there is no such place.
-        ValueError: no images, or a CSV file with bad columns or lines.
+        FileNotFoundError: the folder or file does not exist.
+        ValueError: no images, or a CSV file with invalid columns or lines.
     """
-    place = place.expanduser().resolve()
-    if place.is_dir():
-        return _list_folder(place)
-    if not place.is_file():
-        raise FileNotFoundError(f"images: {place} does not exist; name a folder of images or a CSV file")
-    if place.suffix.lower() != ".csv":
-        raise ValueError(f"images: need a folder or a .csv file, got {place}; name the folder it lies in")
-    return _list_csv(place)
+    path = Path(place).expanduser().resolve()
+    if path.is_dir():
+        return _list_folder(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"images: {path} does not exist; give a folder of images or a CSV file")
+    if path.suffix.lower() != ".csv":
+        raise ValueError(f"images: need a folder or a .csv file, got {path}; give the folder that contains it")
+    return _list_csv(path)
 
 
-def _list_folder(folder: Path) -> Listing:
+def _list_folder(folder: Path) -> SourceListing:
     paths = tuple(file.relative_to(folder).as_posix() for file in images_below(folder))
     if not paths:
-        raise ValueError(f"images: there is none in {folder} or below; to empty an index: diml index remove")
+        raise ValueError(f"images: {folder} and its subfolders contain none; to empty an index, use diml index remove")
     cells = tuple({"label": path.split("/")[0] if "/" in path else ""} for path in paths)
-    return Listing(str(folder), folder, paths, cells, {"label": "text"})
+    return SourceListing(str(folder), folder, paths, cells, {"label": "text"})
 
 
-def _list_csv(file: Path) -> Listing:
+def _list_csv(file: Path) -> SourceListing:
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, skipinitialspace=True, strict=True)
@@ -117,7 +122,7 @@ def _list_csv(file: Path) -> Listing:
     others = [name for name in names if name != "path"]
     cells = tuple({name: row[name].strip() for name in others} for _, row in rows)
     columns = {name: _type_of([entry[name] for entry in cells]) for name in others}
-    return Listing(str(file), file.parent, tuple(row["path"].strip() for _, row in rows), cells, columns)
+    return SourceListing(str(file), file.parent, tuple(row["path"].strip() for _, row in rows), cells, columns)
 
 
 def _check_columns(file: Path, names: Sequence[str]) -> None:
@@ -134,19 +139,21 @@ def _check_lines(file: Path, rows: Sequence[tuple[int, Mapping[str | None, str |
     seen: dict[str, int] = {}
     for line, row in rows:
         if None in row or None in row.values():
-            raise ValueError(f"{file}, line {line}: has another number of cells than the first line has columns")
+            raise ValueError(
+                f"{file}, line {line}: the number of cells differs from the number of columns in the first line"
+            )
         path = (row["path"] or "").strip()
         if not path:
             raise ValueError(f"{file}, line {line}: path is empty")
         if path in seen:
-            raise ValueError(f"{file}, line {line}: {path} is in line {seen[path]} already")
+            raise ValueError(f"{file}, line {line}: {path} is already in line {seen[path]}")
         seen[path] = line
     if not rows:
-        raise ValueError(f"{file}: need one line a image below the first, got none")
+        raise ValueError(f"{file}: need one line per image below the first, got none")
 
 
 def _type_of(cells: Sequence[str]) -> ColumnType:
-    """The narrowest type that every filled cell fits."""
+    """Return the narrowest type that fits every non-empty cell."""
     filled = [cell for cell in cells if cell]
     kinds: tuple[ColumnType, ...] = ("boolean", "integer", "number")
     for kind in kinds:
@@ -164,7 +171,7 @@ def _fits(cell: str, kind: ColumnType) -> bool:
 
 
 def _value(cell: str, kind: ColumnType) -> Value:
-    """A cell as a value; None when it is empty."""
+    """Convert a cell; None when it is empty."""
     if not cell:
         return None
     if kind == "text":
@@ -178,6 +185,6 @@ def _value(cell: str, kind: ColumnType) -> Value:
             raise ValueError(cell)
         return int(cell)
     value = float(cell)
-    if value - value != 0:  # NaN and infinity have no place in a comparison
+    if value - value != 0:  # NaN and infinity cannot be compared in every database
         raise ValueError(cell)
     return value

@@ -1,6 +1,6 @@
-"""What a store of embedded images is: few methods, the same for every data base behind them.
+"""The contract of a store of embedded images, the same for every back end, and how regions are encoded in it.
 
-Legend: N rows, Q queries, R regions, D channels, B bytes of a image's coded regions.
+Legend: N rows, Q queries, R regions, D channels, B bytes of the encoded regions of one image.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from diml.search.filters import Where
+from diml.matching import Matcher, QuantizedRegions, Regions
+from diml.search.filters import ColumnType, Where
 
-ColumnType = Literal["text", "integer", "number", "boolean"]
 Storage = Literal["float16", "int8", "none"]
 Value = str | int | float | bool | None
 
 RESERVED: Final = frozenset({"id", "pooled", "regions"})
 _FORMAT: Final = 1
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
+_PYTHON_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "text": (str,),
     "integer": (int,),
     "number": (int, float),
@@ -34,19 +35,20 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig:
-    """What an index is of; written when it is made, and never changed.
+    """The settings of an index; written when it is created and never changed.
 
-    Attributes:
+    Args:
         dim: D of the pooled vectors and of the regions.
         num_regions: R of each image; 0 with storage "none".
         grid: (rows, columns) of the regions, or None.
-        storage: regions as "float16", as "int8" with one scale a region, or "none" (pooled vectors only).
+        storage: regions as "float16", as "int8" with one scale per region, or "none" (pooled vectors only).
         columns: metadata of each image, name -> type.
-        embedder: `Embedder.fingerprint()` of what made the vectors; others are refused.
-        model: how to load that embedder again: plain values for JSON.
+        embedder: `Embedder.fingerprint()` of the embedder of the vectors; others are rejected.
+        model: how to load that embedder again, as plain values for JSON.
+        matcher: how images of the index are compared unless a search says otherwise.
 
     Raises:
-        ValueError: a value out of its range, or a column that cannot be called so.
+        ValueError: a value is out of range, or a column name or type is invalid.
     """
 
     dim: int
@@ -56,6 +58,7 @@ class IndexConfig:
     columns: Mapping[str, ColumnType] = field(default_factory=dict)
     embedder: str = ""
     model: Mapping[str, Any] = field(default_factory=dict)
+    matcher: Matcher = field(default_factory=Matcher)
 
     def __post_init__(self) -> None:
         if self.storage not in get_args(Storage):
@@ -71,36 +74,39 @@ class IndexConfig:
 
     @property
     def row_bytes(self) -> int:
-        """B, bytes of the coded regions of a image; see `diml.search.coding`."""
+        """B, bytes of the encoded regions of an image; see `encode_regions`."""
         each = {"float16": 2 * self.dim, "int8": self.dim + 4, "none": 0}[self.storage]
         return self.num_regions * each
 
     def to_json(self) -> str:
-        """The settings as JSON text, for the store to keep."""
-        return json.dumps({"format": _FORMAT, **dataclasses.asdict(self)})
+        """Return the settings as JSON text, which the store keeps."""
+        settings = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        plain = {"columns": dict(self.columns), "model": dict(self.model), "matcher": self.matcher.to_dict()}
+        return json.dumps({"format": _FORMAT, **settings, **plain})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> IndexConfig:
-        """Read what `to_json` wrote; ValueError where that is something else."""
+        """Read the output of `to_json`; anything else raises ValueError."""
         try:
             settings = json.loads(text)
             version, grid = settings.pop("format"), settings.pop("grid")
             if version == _FORMAT:
-                return cls(**settings, grid=None if grid is None else (grid[0], grid[1]))
+                matcher = Matcher.from_dict(settings.pop("matcher"))
+                return cls(**settings, grid=None if grid is None else (grid[0], grid[1]), matcher=matcher)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise ValueError(f"index: not the settings of one: {error}") from error
-        raise ValueError(f"index: need format {_FORMAT}, got {version!r}; a newer diml wrote it? Update diml")
+            raise ValueError(f"index: the stored settings are not those of an index: {error}") from error
+        raise ValueError(f"index: need format {_FORMAT}, got {version!r}; if a newer diml wrote it, update diml")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Rows:
     """N images as they are stored.
 
-    Attributes:
+    Args:
         ids: N distinct names.
         pooled: (N, D) float32, unit vectors.
-        coded: (N, B) uint8, the regions (see `diml.search.coding`); (N, 0) with storage "none".
-        metadata: N mappings, column -> value; None, or no entry, where a image has no value.
+        coded: (N, B) uint8, the encoded regions (see `encode_regions`); (N, 0) with storage "none".
+        metadata: N mappings, column -> value; None, or no entry, where an image has no value.
     """
 
     ids: tuple[str, ...]
@@ -111,14 +117,17 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        return f"Rows(N={len(self)}, D={self.pooled.shape[1]}, B={self.coded.shape[1]})"
+
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
     """The rows nearest to one query, best first.
 
-    Attributes:
+    Args:
         ids: at most k names.
-        cosine: as many, float32, falling.
+        cosine: float32, one value per name, descending.
     """
 
     ids: tuple[str, ...]
@@ -126,7 +135,7 @@ class Neighbours:
 
 
 @dataclass(frozen=True, eq=False)
-class Listed:
+class ListedRows:
     """Some rows without their vectors: names and metadata."""
 
     ids: tuple[str, ...]
@@ -135,15 +144,15 @@ class Listed:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreInfo:
-    """Facts about a store.
+    """Size and state of a store.
 
-    Attributes:
-        kind: name of the data base.
+    Args:
+        kind: name of the database.
         uri: where it is.
-        rows: images in it.
-        indexed: how many of them the index over pooled vectors covers; the others are compared one by one.
-        index: which index that is, or "none".
-        disk_bytes: size on disk; None where the data base does not tell.
+        rows: number of images.
+        indexed: how many of them the vector index over pooled vectors covers; the others are compared exhaustively.
+        index: type of the vector index, or "none".
+        disk_bytes: size on disk; None where the database does not report it.
     """
 
     kind: str
@@ -155,60 +164,61 @@ class StoreInfo:
 
 
 class Store(Protocol):
-    """Embedded images by name. Every adapter keeps to the tests in `tests/unit/search/contract.py`.
+    """Embedded images by name. Every back end has to pass the tests in `tests/unit/search/contract.py`.
 
-    What a call of `add` or `remove` wrote is there, whole, when the call returns, whatever happens to the process
-    then; until it returns it is there whole or not at all. Each call sees a state between two such writes.
+    A call of `add` or `remove` is atomic and durable: what it wrote is complete when the call returns, whatever happens
+    to the process afterwards; before it returns, all of it or nothing is visible. Every read sees a state between two
+    such writes.
     """
 
     @property
     def config(self) -> IndexConfig:
-        """What the index is of."""
+        """The settings of the index."""
         ...
 
     def add(self, rows: Rows) -> None:
-        """Write rows; those whose id is there already are replaced. ValueError where they do not fit the config."""
+        """Write rows, replacing those with the same id; ValueError where they do not fit the config."""
         ...
 
     def nearest(
         self, pooled: NDArray[np.float32], k: int, *, where: Where | None = None, exact: bool = False
     ) -> list[Neighbours]:
-        """The k rows (fewer where there are fewer) of the largest cosine to each of the queries (Q, D).
+        """Return the k rows (fewer where there are fewer) of largest cosine to each of the queries.
 
         Args:
             pooled: (Q, D) float32 unit vectors.
             k: at least 1.
-            where: only rows whose metadata fit; the k best of those.
-            exact: compare with every row, whatever index there is.
+            where: only rows whose metadata satisfy it; the k best of those.
+            exact: compare with every row instead of searching the vector index.
         """
         ...
 
     def regions(self, ids: Sequence[str]) -> Rows:
-        """All of these rows, in this order; ids that are not there are left out."""
+        """Return the rows of these ids, in this order; unknown ids are left out."""
         ...
 
     def remove(self, ids: Sequence[str]) -> int:
-        """Take rows out; returns how many were there."""
+        """Remove rows; returns how many existed."""
         ...
 
     def count(self, where: Where | None = None) -> int:
-        """How many rows there are, or fit."""
+        """Return the number of rows, or of those that satisfy `where`."""
         ...
 
-    def listing(self, where: Where | None = None, *, columns: Sequence[str] | None = None) -> Iterator[Listed]:
-        """All rows of one state without their vectors, part by part, each once; metadata of some columns or all."""
+    def listing(self, where: Where | None = None, *, columns: Sequence[str] | None = None) -> Iterator[ListedRows]:
+        """Yield all rows of one state without their vectors, in parts, each once; metadata of some columns or all."""
         ...
 
     def optimize(self) -> None:
-        """Build or extend the index over pooled vectors, join small files, drop old versions."""
+        """Build or extend the vector index over pooled vectors, merge small files, drop old versions."""
         ...
 
     def info(self) -> StoreInfo:
-        """Facts for people."""
+        """Return size and state."""
         ...
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Release files and connections."""
         ...
 
 
@@ -216,14 +226,14 @@ class IndexNotFoundError(FileNotFoundError):
     """There is no index at this place."""
 
     def __init__(self, uri: str) -> None:
-        super().__init__(f"index: there is none at {uri}; make one by: diml index build FOLDER --index {uri}")
+        super().__init__(f"index: there is none at {uri}; create one with: diml index build FOLDER --index {uri}")
 
 
 def check_rows(rows: Rows, config: IndexConfig) -> None:
-    """Refuse rows that do not fit an index, before anything is written.
+    """Validate rows against an index, before anything is written.
 
     Raises:
-        ValueError: shapes, lengths, repeated ids, unknown columns or values of a wrong type.
+        ValueError: wrong shapes, lengths, repeated ids, unknown columns or values of a wrong type.
     """
     count = len(rows.ids)
     shapes = (rows.pooled.shape, rows.coded.shape, len(rows.metadata))
@@ -234,23 +244,67 @@ def check_rows(rows: Rows, config: IndexConfig) -> None:
     if len(set(rows.ids)) != count or not all(rows.ids):
         raise ValueError("rows: need distinct ids, none of them empty")
     if not np.isfinite(rows.pooled).all():
-        raise ValueError("rows: need finite pooled vectors, got NaN or infinity; they would be no one's neighbour")
+        raise ValueError("rows: need finite pooled vectors, got NaN or infinity, which have no nearest neighbours")
     for entry in rows.metadata:
         for name, value in entry.items():
             if name not in config.columns:
                 known = ", ".join(config.columns) or "none"
-                raise ValueError(f"metadata: no column {name!r} in this index; it was made with: {known}")
+                raise ValueError(f"metadata: no column {name!r} in this index; its columns: {known}")
             kind = config.columns[name]
             wrong = isinstance(value, bool) and kind != "boolean"
-            if value is not None and (wrong or not isinstance(value, _KINDS[kind])):
+            if value is not None and (wrong or not isinstance(value, _PYTHON_TYPES[kind])):
                 raise ValueError(f"metadata: {name} needs {kind}, got {value!r}")
 
 
 def check_queries(pooled: NDArray[np.float32], k: int, config: IndexConfig) -> None:
-    """Refuse queries of another shape than (Q, D), and k below 1."""
+    """Validate queries: float32 (Q, D), finite, and k of at least 1."""
     if pooled.ndim != 2 or pooled.shape[1] != config.dim or pooled.dtype != np.float32:
         raise ValueError(f"pooled: need float32 (Q, {config.dim}), got {pooled.dtype} {pooled.shape}")
     if not np.isfinite(pooled).all():
         raise ValueError("pooled: need finite values, got NaN or infinity")
     if k < 1:
         raise ValueError(f"k: need at least 1, got {k}")
+
+
+def encode_regions(regions: Regions, config: IndexConfig) -> NDArray[np.uint8]:
+    """Encode the regions of N images as (N, B) bytes, little-endian.
+
+    float16: R * D values, region by region. int8: R * D codes, then R scales in float32.
+
+    Raises:
+        ValueError: the regions differ in R or D from those of the index.
+    """
+    if config.storage == "none":
+        return np.empty((len(regions), 0), dtype=np.uint8)
+    if (regions.num_regions, regions.dim) != (config.num_regions, config.dim):
+        need, got = f"R {config.num_regions}, D {config.dim}", f"R {regions.num_regions}, D {regions.dim}"
+        raise ValueError(f"regions: need {need} as in the index, got {got}; embed with the model of the index")
+    if config.storage == "float16":
+        halves = np.ascontiguousarray(regions.dense.detach().cpu().to(torch.float16).numpy().astype("<f2"))
+        return halves.view(np.uint8).reshape(len(regions), config.row_bytes)
+    packed = regions.quantized()
+    codes = packed.codes.cpu().numpy().view(np.uint8).reshape(len(regions), config.num_regions * config.dim)
+    scales = np.ascontiguousarray(packed.scale.cpu().numpy().astype("<f4")).view(np.uint8)
+    return np.concatenate([codes, scales.reshape(len(regions), config.num_regions * 4)], axis=1)
+
+
+def decode_regions(rows: Rows, config: IndexConfig) -> Regions | QuantizedRegions:
+    """Decode the regions of stored rows.
+
+    Returns:
+        Regions in float16 with pooled vectors in float16, or QuantizedRegions in int8 with pooled vectors in float32.
+
+    Raises:
+        ValueError: the index has no regions.
+    """
+    if config.storage == "none":
+        raise ValueError("storage: need regions, but this index has pooled vectors only; search it with rerank_at=0")
+    shape = (len(rows), config.num_regions, config.dim)
+    coded, pooled = np.ascontiguousarray(rows.coded), torch.from_numpy(np.array(rows.pooled))
+    if config.storage == "float16":
+        dense = torch.from_numpy(coded.view("<f2").astype(np.float16).reshape(shape))
+        return Regions(dense, pooled.to(torch.float16), config.grid)
+    split = config.num_regions * config.dim
+    codes = torch.from_numpy(np.array(coded[:, :split]).view(np.int8).reshape(shape))
+    scale = torch.from_numpy(np.ascontiguousarray(coded[:, split:]).view("<f4").astype(np.float32).reshape(shape[:2]))
+    return QuantizedRegions(codes, scale, pooled, config.grid)

@@ -1,4 +1,4 @@
-"""The addresses: the API, the page that uses it, and nothing else."""
+"""The routes: the API, and the page that uses it."""
 
 from __future__ import annotations
 
@@ -19,29 +19,28 @@ from diml.web.engine import MOST_HITS, Engine, Kind
 from diml.web.errors import ApiError, answer_errors
 from diml.web.gallery import Gallery
 from diml.web.guard import Guard
-from diml.web.limits import Limits
+from diml.web.limits import Limits, Slots, Worker
 from diml.web.uploads import open_upload, read_files
-from diml.web.work import Slots, Worker
 
 MOST_RERANKED: Final = 1000
 _OWN_FILES: Final = ("app.js", "api.js", "tray.js", "gallery.js", "app.css")
 _TYPES: Final = {"js": "text/javascript", "css": "text/css", "html": "text/html"}
-_REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
-    "4XX": {"model": schemas.Refusal},
-    "5XX": {"model": schemas.Refusal},
+_ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    "4XX": {"model": schemas.ErrorResponse},
+    "5XX": {"model": schemas.ErrorResponse},
 }
 
 
 def create_app(engine: Engine, *, limits: Limits | None = None, keep: Path | None = None) -> FastAPI:
-    """The application, for any ASGI server that listens on this machine only.
+    """Create the application, for any ASGI server that listens on the local machine only.
 
     Args:
-        engine: what it computes with, and the gallery in it.
+        engine: embedder, matcher and gallery.
         limits: of requests.
-        keep: folder in which images that are sent are kept; None keeps none.
+        keep: folder in which uploaded images are saved; None saves none.
 
     Example:
-        >>> app = create_app(Engine(load_embedder("mobilenetv2_100")))  # doctest: +SKIP
+        >>> serve(create_app(Engine(load_embedder("mobilenetv2_100"))))  # doctest: +SKIP
     """
     limits = limits or Limits()
     worker, slots = Worker(limits), Slots(limits.requests)
@@ -55,7 +54,7 @@ def create_app(engine: Engine, *, limits: Limits | None = None, keep: Path | Non
 
     app = FastAPI(
         title="diml", version=version("diml"), docs_url=None, redoc_url=None, openapi_url="/api/openapi.json",
-        lifespan=lifespan, description="Images compared and searched part by part. All numbers are fractions.",
+        lifespan=lifespan, description="Explainable image similarity: comparison and search. All scores are fractions.",
     )  # fmt: skip
     answer_errors(app)
     app.add_middleware(Guard, limits=limits, slots=slots)
@@ -67,32 +66,33 @@ def create_app(engine: Engine, *, limits: Limits | None = None, keep: Path | Non
 
 
 def _add_status(app: FastAPI, engine: Engine, limits: Limits, keeps: bool) -> None:
-    @app.get("/api/status", responses=_REFUSALS)
-    async def status() -> schemas.Status:
-        """What is served, how far the gallery is, and the limits."""
-        given = {"hits": engine.most_hits(), "rerank": MOST_RERANKED}
-        told = {name: getattr(limits, name) for name in ("body_bytes", "pixels", "requests")} | given
-        return schemas.Status(
+    @app.get("/api/status", responses=_ERRORS)
+    async def status() -> schemas.StatusResponse:
+        """What is served, the progress of the gallery, and the limits."""
+        counts = {"hits": engine.most_hits(), "rerank_at": MOST_RERANKED}
+        values = {name: getattr(limits, name) for name in ("body_bytes", "pixels", "requests")} | counts
+        return schemas.StatusResponse(
             version=version("diml"),
             model=str(engine.settings.get("model", engine.embedder.config.backbone)),
+            matcher=engine.matcher.to_dict(),
             keeps_uploads=keeps,
-            limits=schemas.LimitsStatus(**told),
+            limits=schemas.LimitsBody(**values),
             gallery=None if engine.gallery is None else _gallery_status(engine.gallery),
         )
 
 
-def _gallery_status(gallery: Gallery) -> schemas.GalleryStatus:
+def _gallery_status(gallery: Gallery) -> schemas.GalleryBody:
     state = gallery.state()
-    names = ("kind", "name", "phase", "done", "total", "count", "seconds", "trouble")
-    told = {name: getattr(state, name) for name in names}
-    bad = [schemas.LeftOut(path=one.path, reason=one.reason) for one in state.bad[:50]]
-    return schemas.GalleryStatus(**told, bad_count=len(state.bad), bad=bad)
+    names = ("kind", "name", "phase", "done", "total", "count", "seconds", "error")
+    values = {name: getattr(state, name) for name in names}
+    bad = [schemas.BadImageBody(path=one.path, reason=one.reason) for one in state.bad[:50]]
+    return schemas.GalleryBody(**values, bad_count=len(state.bad), bad=bad)
 
 
 def _add_work(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keep: Path | None) -> None:
-    @app.post("/api/match", responses=_REFUSALS, openapi_extra=_form("query", "gallery"))
-    async def match_two(request: Request) -> schemas.Explanation:
-        """Compare two images, part by part."""
+    @app.post("/api/match", responses=_ERRORS, openapi_extra=_form("query", "gallery"))
+    async def match_two(request: Request) -> schemas.ExplanationResponse:
+        """Compare two images, region by region."""
         files = await read_files(request, ("query", "gallery"))
         missing = [name for name in ("query", "gallery") if name not in files]
         if missing:
@@ -102,52 +102,52 @@ def _add_work(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keep
         def work() -> dict[str, Any]:
             return engine.match(*(open_upload(files[name], limits, keep) for name in ("query", "gallery")))
 
-        return schemas.Explanation(**await worker.run(request.state.slot, work))
+        return schemas.ExplanationResponse(**await worker.run(request.state.slot, work))
 
-    @app.post("/api/search", responses=_REFUSALS, openapi_extra=_form("query", required=False))
+    @app.post("/api/search", responses=_ERRORS, openapi_extra=_form("query", required=False))
     async def search(
         request: Request,
-        hits: Annotated[int, Query(ge=1, le=MOST_HITS, description="how many to explain")] = 8,
-        rerank: Annotated[int, Query(ge=0, le=MOST_RERANKED, description="K; 0: by pooled cosine alone")] = 100,
-        key: Annotated[str | None, Query(alias="id", max_length=200, description="in place of a image")] = None,
-    ) -> schemas.Explanation:
-        """Search the gallery for one image: the form's `query`, or one of the gallery's own by its id."""
+        hits: Annotated[int, Query(ge=1, le=MOST_HITS, description="number of hits to explain")] = 8,
+        rerank_at: Annotated[int, Query(ge=0, le=MOST_RERANKED, description="K; 0: by pooled cosine alone")] = 100,
+        key: Annotated[str | None, Query(alias="id", max_length=200, description="in place of an image")] = None,
+    ) -> schemas.ExplanationResponse:
+        """Search the gallery for one image: the form's `query`, or an image of the gallery by its id."""
         if engine.gallery is None:
             raise _no_gallery()
-        engine.check_gallery()
+        engine.require_ready()
         files = await read_files(request, ("query",))
         if bool(files) == (key is not None):
             got = "both" if files else "none"
             raise ApiError(
                 422, "missing_image", f"Need one image to search for, got {got}.",
-                "Send a file named query, or the id of a image of the gallery as ?id=, and not both.",
+                "Send either a file named query, or the id of a gallery image as ?id=.",
             )  # fmt: skip
 
         def work() -> dict[str, Any]:
             query = key if key is not None else open_upload(files["query"], limits, keep)
-            return engine.search(query, hits=min(hits, engine.most_hits()), rerank=rerank)
+            return engine.search(query, hits=min(hits, engine.most_hits()), rerank_at=rerank_at)
 
         with nullcontext() if key is None else _known_image(key):
-            return schemas.Explanation(**await worker.run(request.state.slot, work))
+            return schemas.ExplanationResponse(**await worker.run(request.state.slot, work))
 
 
 def _add_gallery(app: FastAPI, engine: Engine, worker: Worker) -> None:
-    @app.get("/api/gallery", responses=_REFUSALS)
+    @app.get("/api/gallery", responses=_ERRORS)
     async def items(
         offset: Annotated[int, Query(ge=0)] = 0, count: Annotated[int, Query(ge=1, le=200)] = 24
-    ) -> schemas.Items:
+    ) -> schemas.ItemsResponse:
         """Some images of the gallery, in its order."""
         if engine.gallery is None:
             raise _no_gallery()
         found = engine.gallery.items(offset, count)
-        return schemas.Items(items=[schemas.Item(**vars(item)) for item in found], offset=offset)
+        return schemas.ItemsResponse(items=[schemas.ItemBody(**vars(item)) for item in found], offset=offset)
 
-    @app.get("/api/gallery/image", responses=_REFUSALS | {200: {"content": {"image/jpeg": {}}}})
+    @app.get("/api/gallery/image", responses=_ERRORS | {200: {"content": {"image/jpeg": {}}}})
     async def image(
         key: Annotated[str, Query(alias="id", max_length=200)],
-        kind: Annotated[Kind, Query(description="as the model saw it, or the whole of it")] = "view",
+        kind: Annotated[Kind, Query(description="as the model saw it, or the whole image")] = "view",
     ) -> Response:
-        """A image of the gallery, made anew as JPEG."""
+        """An image of the gallery, re-encoded as JPEG."""
         if engine.gallery is None:
             raise _no_gallery()
         with _known_image(key):
@@ -156,7 +156,7 @@ def _add_gallery(app: FastAPI, engine: Engine, worker: Worker) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    """The page and its modules: files of the package, read by names that are known beforehand."""
+    """The page and its modules: files of the package, from a fixed list of names."""
     viewer = {name: partial(page_asset, name) for name in (*MODULES, "viewer.css")}
     own = {name: partial(_own_file, name) for name in _OWN_FILES}
     files: dict[str, Callable[[], str]] = {f"/page/{name}": read for name, read in (viewer | own).items()}
@@ -183,24 +183,24 @@ def _own_file(name: str) -> str:
 
 @contextmanager
 def _known_image(key: str) -> Iterator[None]:
-    """Errors of a image of the gallery as those of the API."""
+    """Raise errors of a gallery image as errors of the API."""
     try:
         yield
     except KeyError as error:
         remedy = "GET /api/gallery lists the images."
         raise ApiError(404, "no_such_image", f"No image has the id {key[:60]!r}.", remedy) from error
     except (OSError, BadImageError) as error:
-        remedy = "Start diml anew, so that it looks at the folder again."
-        raise ApiError(410, "image_gone", f"The file cannot be read any more: {error}", remedy) from error
+        remedy = "Restart diml serve to read the folder again."
+        raise ApiError(410, "image_gone", f"The file can no longer be read: {error}", remedy) from error
 
 
 def _no_gallery() -> ApiError:
-    remedy = "Start diml serve --folder DIR; or compare two images by /api/match."
-    return ApiError(409, "no_gallery", "There is no folder to search in.", remedy)
+    remedy = "Start diml serve with --folder DIR or --index INDEX; or compare two images with /api/match."
+    return ApiError(409, "no_gallery", "There is no gallery to search.", remedy)
 
 
 def _form(*fields: str, required: bool = True) -> dict[str, Any]:
-    """The form of an address, for OpenAPI."""
-    files = {name: {"type": "string", "format": "binary", "description": "a image file"} for name in fields}
+    """The form of a route, for OpenAPI."""
+    files = {name: {"type": "string", "format": "binary", "description": "an image file"} for name in fields}
     schema = {"type": "object", "properties": files, **({"required": list(fields)} if required else {})}
     return {"requestBody": {"required": required, "content": {"multipart/form-data": {"schema": schema}}}}

@@ -1,4 +1,4 @@
-"""What the server computes: two images compared, one image searched for, images as the model saw them.
+"""What the server computes: comparisons, searches, and images as the model saw them.
 
 Legend: H hits, Rq regions of the query.
 """
@@ -17,7 +17,7 @@ from PIL import Image
 from diml.data.images import load_image
 from diml.explain.hits import lift_of
 from diml.explain.html import ImageShelf, pair_numbers
-from diml.matching import MatchSettings, Regions, match
+from diml.matching import Matcher, Regions
 from diml.models import Embedder
 from diml.web.gallery import Gallery, GalleryHit, GalleryNotReadyError
 from diml.web.uploads import Upload
@@ -27,58 +27,63 @@ Kind = Literal["view", "whole"]
 MOST_HITS: Final = 24
 _SCALE: Final = 2  # a view has twice the network's resolution: sharp on a large screen
 _WHOLE: Final = 1280  # longest side of a whole image, pixels
-_REMEMBERED: Final = 400  # small images, about 40 kB each
-_ENTRIES: Final = 600_000  # of the plans of one answer; more choke a browser
+_CACHED_IMAGES: Final = 400  # small images, about 40 kB each
+_ENTRIES: Final = 600_000  # entries of the plans in one answer; browsers do not cope with more
 
 
 class Engine:
-    """An embedder and how it compares.
+    """An embedder, a matcher, and the gallery to search.
 
     Args:
         embedder: turns images into regions.
-        matching: marginals, epsilon, tolerance, max_iterations of `diml.matching.match`.
-        gallery: to search in; None where there is none.
-        about: settings that answers tell, besides those of `matching`.
+        matcher: how images are compared; that of the gallery when omitted, else that of the embedder.
+        gallery: what is searched; None for no search.
+        about: further settings reported with answers, besides those of the matcher.
+
+    Example:
+        >>> engine = Engine(load_embedder("mobilenetv2_100"))  # doctest: +SKIP
     """
 
     def __init__(
         self,
         embedder: Embedder,
         *,
-        matching: MatchSettings | None = None,
+        matcher: Matcher | None = None,
         gallery: Gallery | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
         self.embedder, self.gallery = embedder, gallery
-        self.matching: MatchSettings = matching or {}
-        self.settings = {**(about or {}), **self.matching}
-        self.image = lru_cache(_REMEMBERED)(self._image)
+        if matcher is None:
+            matcher = embedder.matcher if gallery is None else gallery.matcher
+        self.matcher = matcher
+        self.settings = {**(about or {}), **matcher.to_dict()}
+        self.image = lru_cache(_CACHED_IMAGES)(self._image)
 
     def match(self, query: Upload, other: Upload) -> dict[str, Any]:
-        """Compare two images: an `Explanation` as plain values."""
-        began, shelf = time.perf_counter(), ImageShelf()
+        """Compare two images; returns an `ExplanationResponse` as plain values."""
+        started, shelf = time.perf_counter(), ImageShelf()
         regions = self.embedder.embed([query.image, other.image])
-        found = match(regions[0], regions[1], **self.matching)
+        found = self.matcher.match(regions[0], regions[1])
         places = [shelf.place(self._view(side.image), side.name) for side in (query, other)]
         pair = pair_numbers(found, (query.name, other.name)) | {"images": {"query": places[0], "gallery": places[1]}}
-        return {"images": shelf.images, "pairs": [pair], "settings": self.settings, "seconds": _since(began)}
+        return {"images": shelf.images, "pairs": [pair], "settings": self.settings, "seconds": _since(started)}
 
-    def search(self, query: Upload | str, *, hits: int, rerank: int) -> dict[str, Any]:
-        """Search for a image that came, or for one of the gallery by its id (which is then no hit of itself).
+    def search(self, query: Upload | str, *, hits: int, rerank_at: int) -> dict[str, Any]:
+        """Search for an uploaded image, or for one of the gallery by its id (which is then excluded from the hits).
 
         Args:
             query: image or id.
-            hits: how many to explain.
-            rerank: K.
+            hits: number of hits to explain.
+            rerank_at: K.
 
         Returns:
-            An `Explanation` as plain values, with the hits best first.
+            An `ExplanationResponse` as plain values, hits best first.
 
         Raises:
             KeyError: there is no image of that id.
             GalleryNotReadyError: the gallery cannot be searched yet.
         """
-        began = time.perf_counter()
+        started = time.perf_counter()
         assert self.gallery is not None
         if isinstance(query, str):
             item, regions = self.gallery.item(query), self.gallery.regions([query])
@@ -88,28 +93,28 @@ class Engine:
             regions = self.embedder.embed([query.image])
             shelf.place(self._view(query.image), query.name)
             first = shelf.images[0]
-        found = self.gallery.search(regions, hits=hits, rerank=rerank, exclude=excluded, **self.matching)
+        found = self.gallery.search(regions, hits=hits, rerank_at=rerank_at, exclude=excluded, matcher=self.matcher)
         pairs = self._pairs(regions, found, first["name"]) if found else []
         images = [first, *(self._address(hit.item.id, hit.item.name) for hit in found)]
-        about = {**self.settings, "rerank": rerank}
-        return {"images": images, "pairs": pairs, "settings": about, "seconds": _since(began)}
+        settings = {**self.settings, "rerank_at": rerank_at}
+        return {"images": images, "pairs": pairs, "settings": settings, "seconds": _since(started)}
 
-    def check_gallery(self) -> None:
-        """GalleryNotReadyError unless the gallery can be searched."""
+    def require_ready(self) -> None:
+        """Raise GalleryNotReadyError unless the gallery can be searched."""
         assert self.gallery is not None
         state = self.gallery.state()
         if state.phase != "ready":
             raise GalleryNotReadyError(state)
 
     def most_hits(self) -> int:
-        """How many hits one answer may have, by the size of their plans."""
+        """Return the maximum number of hits of one answer, given the size of their plans."""
         regions = (self.embedder.grid or 14) ** 2
         return max(1, min(MOST_HITS, _ENTRIES // regions**2))
 
     def _pairs(self, query: Regions, found: Sequence[GalleryHit], name: str) -> list[dict[str, Any]]:
-        """The hits as the viewer takes them."""
+        """The hits in the form of the viewer."""
         assert self.gallery is not None
-        matched = match(query, self.gallery.regions([hit.item.id for hit in found]), **self.matching)
+        matched = self.matcher.match(query, self.gallery.regions([hit.item.id for hit in found]))
         lift = lift_of([matched.ledger(row) for row in range(len(matched))])
         pairs = []
         for row, hit in enumerate(found):
@@ -136,7 +141,7 @@ class Engine:
         return self.embedder.preprocess.view(image, _SCALE)
 
     def _image(self, key: str, kind: Kind) -> bytes:
-        """A image of the gallery as a new JPEG file, which carries nothing (places, names) of the old one."""
+        """A gallery image re-encoded as JPEG, without the metadata (location, names) of its file."""
         assert self.gallery is not None
         image = load_image(self.gallery.image(key), name=self.gallery.item(key).name)
         if kind == "view":
@@ -148,5 +153,5 @@ class Engine:
         return stream.getvalue()
 
 
-def _since(began: float) -> float:
-    return round(time.perf_counter() - began, 4)
+def _since(started: float) -> float:
+    return round(time.perf_counter() - started, 4)

@@ -1,4 +1,4 @@
-"""Errors of the API: JSON that says what is wrong and what to do about it."""
+"""Errors of the API: JSON that says what is wrong and how to correct it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _REMEDIES: Final = {404: "GET /api/openapi.json lists the addresses.", 405: "GET
 
 
 class ApiError(Exception):
-    """A request that is refused.
+    """A rejected request.
 
     Args:
-        status: of HTTP.
-        code: a word for programs; it stays the same.
+        status: HTTP status.
+        code: a word for programs, stable across versions.
         message: what is wrong, for people.
-        remedy: what to do about it.
-        headers: of the answer.
+        remedy: how to correct it.
+        headers: of the response.
     """
 
     def __init__(
@@ -36,38 +36,38 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def response(self) -> JSONResponse:
-        """The answer."""
-        told = {"error": {"code": self.code, "message": self.message, "remedy": self.remedy}}
-        return JSONResponse(told, status_code=self.status, headers=self.headers)
+        """Return the HTTP response."""
+        body = {"error": {"code": self.code, "message": self.message, "remedy": self.remedy}}
+        return JSONResponse(body, status_code=self.status, headers=self.headers)
 
 
 def not_ready(error: GalleryNotReadyError) -> ApiError:
-    """A search before the gallery can be searched."""
+    """Return the error of a search before the gallery can be searched."""
     if error.state.phase == "failed":
         return ApiError(
-            503, "gallery_failed", f"The folder could not be embedded: {error}", "Mend it and start diml anew."
+            503, "gallery_failed", f"The folder could not be embedded: {error}", "Correct it and restart diml serve."
         )
     return ApiError(
         503,
         "gallery_embedding",
         f"The folder is still being embedded: {error}.",
-        "Ask /api/status until the phase is `ready`; pairs can be compared meanwhile.",
+        "Poll /api/status until the phase is `ready`; pairs can be compared in the meantime.",
         {"Retry-After": "2"},
     )
 
 
 def internal(error: Exception) -> ApiError:
-    """A defect of ours, told in the log; the answer has no more than its kind."""
+    """Log an unexpected exception, and return an error that reveals only its type."""
     logging.getLogger("diml.web").error("a request failed", exc_info=error)
     remedy = "The terminal of diml serve has the details; please report them."
-    return ApiError(500, "internal", f"The server has a defect ({type(error).__name__}).", remedy)
+    return ApiError(500, "internal", f"Internal error of the server ({type(error).__name__}).", remedy)
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Have an application answer all errors in this way."""
+    """Make an application answer all errors in this form."""
 
     @app.exception_handler(ApiError)
-    async def refused(_: Request, error: ApiError) -> JSONResponse:
+    async def rejected(_: Request, error: ApiError) -> JSONResponse:
         return error.response()
 
     @app.exception_handler(GalleryNotReadyError)
@@ -76,8 +76,9 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        told = "; ".join(f"{_place(entry)}: {entry['msg']}" for entry in error.errors()[:5])
-        return ApiError(422, "bad_request", told, "GET /api/openapi.json has the ranges of all parameters.").response()
+        message = "; ".join(f"{_location(entry)}: {entry['msg']}" for entry in error.errors()[:5])
+        remedy = "GET /api/openapi.json lists the ranges of all parameters."
+        return ApiError(422, "bad_request", message, remedy).response()
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> JSONResponse:
@@ -87,5 +88,5 @@ def answer_errors(app: FastAPI) -> None:
         return ApiError(error.status_code, code, message, remedy, error.headers).response()
 
 
-def _place(entry: Mapping[str, Any]) -> str:
+def _location(entry: Mapping[str, Any]) -> str:
     return ".".join(str(part) for part in entry["loc"][1:]) or "request"

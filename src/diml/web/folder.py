@@ -1,51 +1,61 @@
 """A folder of images as a gallery: embedded in the background, kept in memory.
 
-Legend: N images that could be read, K candidates.
+Legend: N readable images, K candidates.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, Unpack
+from typing import Final
 
 import torch
 
 from diml.data.images import BadImage
 from diml.data.inventory import images_below
-from diml.matching import MatchSettings, Regions, rerank
+from diml.matching import Matcher, Regions
 from diml.models import Embedded, Embedder, embed_cached
 from diml.web.gallery import GalleryHit, GalleryItem, GalleryNotReadyError, GalleryState
 
-#: The trouble of a gallery that was stopped before it was ready.
+#: The error of a gallery that was stopped before it was ready.
 STOPPED: Final = "it was stopped"
 
 
 class FolderGallery:
-    """All images in a folder and below it; `start` embeds them in the background.
+    """All images of a folder and its subfolders; `start` embeds them in the background.
 
-    A image's label is the folder that it lies in. Hidden files are left out, and so are links that lead out of the
-    folder. Files are found once, when the gallery is made.
+    The label of an image is the subfolder that contains it. Hidden files and links that lead out of the folder are left
+    out. Files are listed once, when the gallery is created.
 
     Args:
         folder: to search.
-        embedder: of the queries, too.
-        cache: folder for embeddings by content, so that the same images are embedded once; None keeps none.
-        batch_size: images at a time.
+        embedder: of the images and of the queries.
+        matcher: how a query is compared with them; that of the embedder when omitted.
+        cache: folder for embeddings by content, so that the same images are embedded once; None for no cache.
+        batch_size: images per batch.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: the folder does not exist.
         NotADirectoryError: it is a file.
-        ValueError: there is no image in it.
+        ValueError: it contains no image.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], embedder: Embedder, *, cache: Path | None = None, batch_size: int = 32
+        self,
+        folder: str | os.PathLike[str],
+        embedder: Embedder,
+        *,
+        matcher: Matcher | None = None,
+        cache: Path | None = None,
+        batch_size: int = 32,
     ) -> None:
+        self.matcher = embedder.matcher if matcher is None else matcher
         self._folder = checked_folder(folder)
         self._embedder, self._cache, self._batch_size = embedder, cache, batch_size
         found = images_below(self._folder)
@@ -56,99 +66,99 @@ class FolderGallery:
             if not _inside(path, self._folder)
         ]
         if not self._paths:
-            raise ValueError(f"folder {folder}: need at least one image in it, got none; jpg, png, webp and others")
+            raise ValueError(
+                f"folder {folder}: need at least one image in it, got none; supported are jpg, png, webp and others"
+            )
         self._items = [_item(path, self._folder) for path in self._paths]
         self._row_of = {item.id: row for row, item in enumerate(self._items)}
         self._kept: dict[str, int] = {}  # id -> row of the regions
         self._order: list[int] = []  # row of the regions -> row of the items
         self._regions: Regions | None = None
-        self._done, self._trouble = 0, ""
+        self._done, self._error = 0, ""
         self._began, self._seconds = time.monotonic(), 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._embed, name="diml-folder", daemon=True)
 
     def start(self) -> None:
-        """Begin to embed, in a thread of its own."""
+        """Start embedding, in a thread."""
         self._began = time.monotonic()
         self._thread.start()
 
     def wait(self, timeout: float | None = None) -> GalleryState:
-        """Wait until it is embedded, or the time is over."""
+        """Wait until embedding has ended, or `timeout` seconds."""
         self._thread.join(timeout)
         return self.state()
 
     def stop(self) -> None:
-        """Have embedding end after the present batch."""
+        """Stop embedding after the current batch."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(5)
 
     def state(self) -> GalleryState:
-        """How far it is."""
-        ready, trouble = self._regions is not None, self._trouble
+        """Return the progress."""
+        ready, error = self._regions is not None, self._error
         return GalleryState(
             kind="folder",
             name=self._folder.name,
-            phase="ready" if ready else "failed" if trouble else "embedding",
+            phase="ready" if ready else "failed" if error else "embedding",
             done=self._done,
             total=len(self._paths),
             count=len(self._order) if ready else 0,
             seconds=self._seconds or time.monotonic() - self._began,
             bad=tuple(self._bad),
-            trouble=trouble,
+            error=error,
         )
 
     def items(self, offset: int, count: int) -> Sequence[GalleryItem]:
-        """Some of the images that can be read, in the order of their paths; all of them until that is known."""
+        """Return some of the readable images, in the order of their paths; of all images before they are embedded."""
         if self._regions is None:
             return self._items[offset : offset + count]
         return [self._items[row] for row in self._order[offset : offset + count]]
 
     def item(self, key: str) -> GalleryItem:
-        """The image of an id."""
+        """Return the image of an id."""
         return self._items[self._row_of[key]]
 
     def search(
-        self, query: Regions, *, hits: int, rerank: int, exclude: str = "", **matching: Unpack[MatchSettings]
+        self, query: Regions, *, hits: int, rerank_at: int, exclude: str = "", matcher: Matcher | None = None
     ) -> Sequence[GalleryHit]:
-        """The images most alike: the whole gallery by pooled cosine, the best K of it by score."""
+        """Return the most similar images: all of the gallery by pooled cosine, the best K of it by score."""
         gallery = self._ready()
         pooled = (gallery.pooled @ query.pooled[0]).float().cpu()
         order = torch.argsort(pooled, descending=True, stable=True)
         if exclude in self._kept:
             order = order[order != self._kept[exclude]]
-        near: torch.Tensor = order
-        structural: dict[int, float] = {}
-        if rerank:
-            near, structural = self._reranked(query, order, rerank, matching)
-        place = {int(row): rank for rank, row in enumerate(order.tolist(), 1)}
+        rank_of = {int(row): rank for rank, row in enumerate(order.tolist(), 1)}
+        scores, structural = pooled.clone(), torch.full_like(pooled, torch.nan)
+        if rerank_at:
+            best, used = order[:rerank_at], self.matcher if matcher is None else matcher
+            alone = replace(used, structural_weight=math.inf)
+            structural[best] = alone.score(query, gallery, best[None].to(gallery.dense.device))[0].cpu()
+            scores[best] = used.combine(pooled[best], structural[best])
+            order = torch.cat([best[torch.argsort(scores[best], descending=True, stable=True)], order[rerank_at:]])
         return [
-            GalleryHit(self._items[self._order[row]], rank, place[row], float(pooled[row]), structural.get(row))
-            for rank, row in enumerate(near[:hits].tolist(), 1)
+            GalleryHit(
+                item=self._items[self._order[row]],
+                rank=rank,
+                pooled_rank=rank_of[row],
+                pooled=float(pooled[row]),
+                structural=None if structural[row].isnan() else float(structural[row]),
+                score=float(scores[row]),
+            )
+            for rank, row in enumerate(order[:hits].tolist(), 1)
         ]
 
-    def _reranked(
-        self, query: Regions, order: torch.Tensor, count: int, matching: MatchSettings
-    ) -> tuple[torch.Tensor, dict[int, float]]:
-        """The order with its best K by score, and the structural similarity of those."""
-        gallery = self._ready()
-        best = order[:count]
-        structural = rerank(query, gallery, best[None].to(gallery.dense.device), score="structural", **matching)[0]
-        scores = structural.cpu() + (gallery.pooled @ query.pooled[0]).float().cpu()[best]
-        moved = torch.argsort(scores, descending=True, stable=True)
-        found = dict(zip(best.tolist(), structural.tolist(), strict=True))
-        return torch.cat([best[moved], order[count:]]), found
-
     def regions(self, keys: Sequence[str]) -> Regions:
-        """Regions of some images, in the order asked for."""
+        """Return the regions of some images, in the given order."""
         gallery = self._ready()
         return gallery[[self._kept[key] for key in keys]]
 
     def image(self, key: str) -> bytes:
-        """The file of a image; that it lies in the folder is looked at anew each time."""
+        """Return the file of an image, after checking again that it is inside the folder."""
         path = self._paths[self._row_of[key]]
         if not _inside(path, self._folder):
-            raise FileNotFoundError(f"image {self._items[self._row_of[key]].name}: it left the folder")
+            raise FileNotFoundError(f"image {self._items[self._row_of[key]].name}: it is no longer inside the folder")
         return path.read_bytes()
 
     def _ready(self) -> Regions:
@@ -157,13 +167,13 @@ class FolderGallery:
         return self._regions
 
     def _embed(self) -> None:
-        """Work of the thread; whatever goes wrong is told by `state`."""
+        """Work of the thread; `state` reports every error."""
         try:
             found = self._embedded()
         except InterruptedError:
-            self._trouble = STOPPED
-        except Exception as error:  # shown to the user, who cannot see this thread
-            self._trouble = str(error) or type(error).__name__
+            self._error = STOPPED
+        except Exception as error:  # reported by `state`, as nobody sees the exceptions of this thread
+            self._error = str(error) or type(error).__name__
         else:
             self._order = found.kept.tolist()
             self._kept = {self._items[row].id: place for place, row in enumerate(self._order)}
@@ -187,32 +197,32 @@ class FolderGallery:
             on_bad_image="skip",
         )
 
-    def _advance(self, images: int) -> None:
-        self._done += images
+    def _advance(self, images: float) -> None:
+        self._done += int(images)
         if self._stopping.is_set():
             raise InterruptedError("stopped")
 
 
 def checked_folder(folder: str | os.PathLike[str]) -> Path:
-    """The real path of a folder; an error that tells the remedy where it is none."""
+    """Return the real path of a folder; FileNotFoundError or NotADirectoryError where it is none."""
     path = Path(folder).expanduser()
     if not path.exists():
-        raise FileNotFoundError(f"folder {folder}: no such folder; give one that has images in it or below it")
+        raise FileNotFoundError(f"folder {folder}: no such folder; give one that contains images")
     if not path.is_dir():
-        raise NotADirectoryError(f"folder {folder}: need a folder, got a file; give the folder that it lies in")
+        raise NotADirectoryError(f"folder {folder}: need a folder, got a file; give the folder that contains it")
     return path.resolve()
 
 
 def _inside(path: Path, folder: Path) -> bool:
-    """Whether a path, its links followed, lies in a folder (whose own path is real)."""
+    """Whether a path, with its links resolved, is inside a folder (whose own path is resolved)."""
     try:
         return path.resolve(strict=True).is_relative_to(folder)
-    except (OSError, RuntimeError):  # a link to nowhere, or in a circle
+    except (OSError, RuntimeError):  # a broken or circular link
         return False
 
 
 def _item(path: Path, folder: Path) -> GalleryItem:
-    """Its id depends on place, size and time of change, so that a browser may keep the image of an id."""
+    """Its id depends on path, size and time of change, so that a browser may cache the image of an id."""
     relative = path.relative_to(folder)
     status = path.stat()
     key = f"{folder}\0{relative}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")

@@ -1,24 +1,24 @@
-"""What the server asks of a collection of images that can be searched, wherever it is kept."""
+"""What the server requires of a gallery, wherever it is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, Unpack
+from typing import Literal, Protocol
 
 from diml.data.images import BadImage
-from diml.matching import MatchSettings, Regions
+from diml.matching import Matcher, Regions
 
 
 @dataclass(frozen=True)
 class GalleryItem:
     """One image of a gallery.
 
-    Attributes:
-        id: By which it is asked for; never empty, never a path that is opened as it stands.
-        name: What to call it on the page.
-        label: Its class, or "" where it has none.
-        metadata: What else is known of it: plain values.
+    Args:
+        id: identifier in the API; not empty, and never used as a path.
+        name: name on the page.
+        label: its class, or "" where it has none.
+        metadata: further plain values.
     """
 
     id: str
@@ -29,14 +29,15 @@ class GalleryItem:
 
 @dataclass(frozen=True)
 class GalleryHit:
-    """A image that was found.
+    """A gallery image found by a search.
 
-    Attributes:
-        item: Which.
-        rank: Its place from 1: the best K by score, after them the others by pooled cosine.
-        pooled_rank: Its place from 1 by pooled cosine alone, before re-ranking.
-        pooled: Pooled cosine with the query.
-        structural: Structural similarity with the query; None where it was not re-ranked.
+    Args:
+        item: the image.
+        rank: from 1: the best K by score, after them the others by pooled cosine.
+        pooled_rank: from 1 by pooled cosine alone, before re-ranking.
+        pooled: pooled cosine with the query.
+        structural: structural score with the query; None where the image was not re-ranked.
+        score: what it was ranked by: that of the matcher, or the pooled cosine where it was not re-ranked.
     """
 
     item: GalleryItem
@@ -44,26 +45,22 @@ class GalleryHit:
     pooled_rank: int
     pooled: float
     structural: float | None
-
-    @property
-    def score(self) -> float:
-        """What it was ranked by: pooled + structural, or pooled alone."""
-        return self.pooled + (self.structural or 0.0)
+    score: float
 
 
 @dataclass(frozen=True)
 class GalleryState:
-    """How far a gallery is.
+    """Progress of a gallery.
 
-    Attributes:
-        kind: Where it is kept.
-        name: What to call it.
-        phase: "embedding" until it can be searched; "failed" when it never will, and `trouble` says why.
-        done, total: Images embedded so far, and in all; those that cannot be read count as done.
-        count: Images that can be searched; 0 until it is ready.
-        seconds: Since embedding began, until it ended.
-        bad: Images that were left out, each with the reason.
-        trouble: Why it failed, with the remedy.
+    Args:
+        kind: where it is kept.
+        name: name on the page.
+        phase: "embedding" until it can be searched; "failed" when embedding failed, for the reason in `error`.
+        done, total: images embedded so far, and in total; unreadable ones count as done.
+        count: number of images that can be searched; 0 until it is ready.
+        seconds: since embedding started, until it ended.
+        bad: images left out, each with the reason.
+        error: why embedding failed, with the remedy.
     """
 
     kind: Literal["folder", "index"]
@@ -73,15 +70,15 @@ class GalleryState:
     total: int
     count: int = 0
     seconds: float = 0.0
-    bad: tuple[BadImage, ...] = ()
-    trouble: str = ""
+    bad: tuple[BadImage, ...] = field(default=(), repr=False)
+    error: str = ""
 
 
 class GalleryNotReadyError(RuntimeError):
-    """The gallery is still being embedded, or failed to be; `state` says which."""
+    """The gallery is still being embedded, or embedding failed; `state` says which."""
 
     def __init__(self, state: GalleryState) -> None:
-        super().__init__(state.trouble or f"{state.done} of {state.total} images are embedded")
+        super().__init__(state.error or f"{state.done} of {state.total} images are embedded")
         self.state = state
 
 
@@ -91,43 +88,48 @@ class Gallery(Protocol):
     Its methods are called from several threads at a time.
     """
 
+    @property
+    def matcher(self) -> Matcher:
+        """How a query is compared with its images unless a search says otherwise."""
+        ...
+
     def state(self) -> GalleryState:
-        """How far it is; quick, at any time."""
+        """Return its progress; fast, at any time."""
         ...
 
     def items(self, offset: int, count: int) -> Sequence[GalleryItem]:
-        """Some of its images, in its order; fewer where there are no more."""
+        """Return some of its images, in its order; fewer where there are no more."""
         ...
 
     def item(self, key: str) -> GalleryItem:
-        """The image of an id; KeyError where there is none."""
+        """Return the image of an id; KeyError where there is none."""
         ...
 
     def search(
-        self, query: Regions, *, hits: int, rerank: int, exclude: str = "", **matching: Unpack[MatchSettings]
+        self, query: Regions, *, hits: int, rerank_at: int, exclude: str = "", matcher: Matcher | None = None
     ) -> Sequence[GalleryHit]:
-        """The images most alike to a query.
+        """Return the images most similar to a query.
 
         Args:
-            query: regions of one image, of the gallery's own embedder.
-            hits: how many to give, at least 1; fewer where there are no more.
-            rerank: K, how many of the best by pooled cosine are re-ranked by score; 0 for none of them.
-            exclude: id of a image that is left out, such as the query itself.
-            matching: as of `diml.matching.match`.
+            query: regions of one image, by the gallery's own embedder.
+            hits: number of hits, at least 1; fewer where there are no more images.
+            rerank_at: K, how many of the best by pooled cosine are re-ranked by score; 0 for none.
+            exclude: id of an image that is left out, such as the query itself.
+            matcher: in place of the gallery's own.
 
         Raises:
-            GalleryNotReadyError: it is not yet, or never will be, ready.
+            GalleryNotReadyError: the gallery is still being embedded, or embedding failed.
         """
         ...
 
     def regions(self, keys: Sequence[str]) -> Regions:
-        """The stored regions of some images, in the order asked for; KeyError, GalleryNotReadyError."""
+        """Return the stored regions of some images, in the given order; KeyError, GalleryNotReadyError."""
         ...
 
     def image(self, key: str) -> bytes:
-        """The file of a image, as it is kept; KeyError, and OSError where it cannot be read any more."""
+        """Return the file of an image, as it is stored; KeyError, and OSError where it cannot be read any more."""
         ...
 
     def stop(self) -> None:
-        """End what runs in the background, soon."""
+        """Stop background work soon."""
         ...

@@ -1,7 +1,8 @@
-"""What every request has to pass: from this machine's own pages, not too many, not too long, not too large.
+"""Checks of every request: host, origin, number, duration and size.
 
-A browser lets any page on the web send requests to 127.0.0.1. So the name that was asked for has to be this machine's
-(a stranger's name may be made to lead here: DNS rebinding), and a request that a page makes has to come from our own.
+A browser lets any web page send requests to 127.0.0.1. Therefore the requested host has to be a name of the local
+machine (another name can be made to resolve to it: DNS rebinding), and a request made by a page has to come from the
+page of this server.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diml.web.errors import ApiError, internal
-from diml.web.limits import Limits
-from diml.web.work import Slots
+from diml.web.limits import Limits, Slots
 
 HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
-#: No script, style or image but ours, no frame around us, no form that leads elsewhere.
+#: Only scripts, styles and images of this server, no framing, no forms sent elsewhere.
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -38,8 +38,8 @@ class Guard:
     """ASGI middleware around the whole application.
 
     Args:
-        app: what it guards.
-        limits: of bodies and of requests at a time.
+        app: the application.
+        limits: of request bodies.
         slots: of comparisons and searches.
     """
 
@@ -47,7 +47,7 @@ class Guard:
         self.app, self._limits, self._slots = app, limits, slots
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it."""
+        """Pass a request on, or answer it with an error."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -71,7 +71,7 @@ class Guard:
                 await self.app(scope, self._limited(receive), answer)
         except ApiError as error:
             await error.response()(scope, receive, answer)
-        except ClientDisconnect:  # nobody is left to answer
+        except ClientDisconnect:  # there is no one to answer
             return
         except Exception as error:
             if began:
@@ -79,24 +79,24 @@ class Guard:
             await internal(error).response()(scope, receive, answer)
 
     def _check_length(self, headers: Mapping[str, str]) -> None:
-        """Refuse by the length that is announced; `_limited` counts what really comes."""
+        """Reject by the announced length; `_limited` counts what is received."""
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit():
             raise ApiError(
-                400, "bad_length", f"Content-Length is no number: {length[:20]!r}.", "Leave it to your client."
+                400, "bad_length", f"Content-Length is not a number: {length[:20]!r}.", "Let the client set it."
             )
         if int(length) > self._limits.body_bytes:
             raise too_large(self._limits)
 
     def _limited(self, receive: Receive) -> Receive:
-        """Count the bytes of a body as they come, and the time that they take."""
+        """Count the bytes of a body as they arrive, and their time."""
         clock = asyncio.get_running_loop().time
-        deadline, came = clock() + self._limits.upload_seconds, 0
+        deadline, received = clock() + self._limits.upload_seconds, 0
         complete = False
 
         async def counted() -> Message:
-            nonlocal came, complete
-            if complete:  # what follows is the wait for the other side to go away
+            nonlocal received, complete
+            if complete:  # what follows is the wait for the client to disconnect
                 return await receive()
             try:
                 async with asyncio.timeout(max(0.0, deadline - clock())):
@@ -104,11 +104,11 @@ class Guard:
             except TimeoutError as error:
                 seconds = f"{self._limits.upload_seconds:g} seconds"
                 raise ApiError(
-                    408, "upload_timeout", f"The images were not here within {seconds}.", "Send smaller images."
+                    408, "upload_timeout", f"The images did not arrive within {seconds}.", "Send smaller images."
                 ) from error
-            came += len(message.get("body", b""))
+            received += len(message.get("body", b""))
             complete = not message.get("more_body", False)
-            if came > self._limits.body_bytes:
+            if received > self._limits.body_bytes:
                 raise too_large(self._limits)
             return message
 
@@ -116,30 +116,30 @@ class Guard:
 
 
 def check_host(headers: Mapping[str, str]) -> None:
-    """Refuse names that are not this machine's; any port, as a tunnel may have another."""
+    """Reject hosts that are not the local machine; any port, as a tunnel may use another one."""
     host = headers.get("host", "")
     name, _, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "")
     if name.lower() not in HOSTS or (port and not port.isdigit()):
         raise ApiError(
             421, "wrong_host", f"This server answers for 127.0.0.1 and localhost, not for {host[:80]!r}.",
-            "Open it by http://127.0.0.1 and its port; from another machine, by way of ssh -L.",
+            "Open it as http://127.0.0.1 and its port; from another machine, use ssh -L.",
         )  # fmt: skip
 
 
 def check_origin(headers: Mapping[str, str]) -> None:
-    """Refuse what other pages ask for; programs (curl, Python) send neither of the two headers."""
+    """Reject requests of other pages; programs (curl, Python) send neither of the two headers."""
     origin, host = headers.get("origin"), headers.get("host", "")
     foreign = origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}")
     site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode", "")
     strange = site not in ("none", "same-origin") and mode != "navigate"
     if foreign or strange:
         raise ApiError(
-            403, "foreign_page", "The request comes from a page of another origin.", "Use the page of diml itself."
+            403, "foreign_page", "The request comes from a page of another origin.", "Use the page of this server."
         )
 
 
 def too_large(limits: Limits) -> ApiError:
-    """A body above the limit."""
+    """Return the error of a body above the limit."""
     most = f"{limits.body_bytes / 2**20:.3g} MB"
     return ApiError(
         413, "too_large", f"The images are larger than {most} together.",

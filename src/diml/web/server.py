@@ -1,4 +1,4 @@
-"""The port, and the server that listens on it: on this machine only."""
+"""The port and the server that listens on it, on the local machine only."""
 
 from __future__ import annotations
 
@@ -13,34 +13,48 @@ HOST: Final = "127.0.0.1"
 
 
 def open_port(port: int) -> socket.socket:
-    """Take a port of 127.0.0.1; 0 takes any that is free.
+    """Open a port of 127.0.0.1; 0 chooses a free one.
 
     Raises:
-        OSError: it is in use, or not ours to take.
-        ValueError: there is no such port.
+        OSError: it is in use, or not permitted.
+        ValueError: it is out of range.
     """
     if not 0 <= port <= 65535:
-        raise ValueError(f"port: need 0 to 65535, got {port}; 0 takes any that is free")
-    taken = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        raise ValueError(f"port: need 0 to 65535, got {port}; 0 chooses a free one")
+    opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        taken.bind((HOST, port))
-        taken.listen(128)
+        opened.bind((HOST, port))
+        opened.listen(128)
     except OSError as error:
-        taken.close()
+        opened.close()
         if error.errno == errno.EADDRINUSE:
             raise OSError(
-                f"port: {port} of {HOST} is in use, perhaps by another diml serve; stop that, or choose another: "
-                f"--port {port + 1 if port < 65535 else 8765}, or --port 0 for any that is free"
+                f"port: {port} of {HOST} is in use, possibly by another diml serve; stop that one, or choose: "
+                f"--port {port + 1 if port < 65535 else 8765}, or --port 0 for a free one"
             ) from error
-        raise OSError(f"port: {port} cannot be taken ({error.strerror}); choose one above 1023, or --port 0") from error
-    return taken
+        raise OSError(
+            f"port: {port} cannot be opened ({error.strerror}); choose one above 1023, or --port 0"
+        ) from error
+    return opened
 
 
-def serve(app: FastAPI, taken: socket.socket) -> None:
-    """Serve until Ctrl-C or SIGTERM; requests at work have five seconds to end."""
+def serve(app: FastAPI, port: int | socket.socket = 8765) -> None:
+    """Serve an application on 127.0.0.1 until Ctrl-C or SIGTERM; requests in progress have five seconds to end.
+
+    Args:
+        app: what `create_app` returns.
+        port: a number, 0 for a free port; or what `open_port` returns.
+
+    Raises:
+        OSError, ValueError: as `open_port`.
+
+    Example:
+        >>> serve(create_app(Engine(load_embedder("mobilenetv2_100"))))  # doctest: +SKIP
+    """
+    listener = open_port(port) if isinstance(port, int) else port
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5,
         timeout_keep_alive=5, backlog=128, h11_max_incomplete_event_size=32 * 1024, http="h11", ws="none",
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[taken])
+    uvicorn.Server(config).run(sockets=[listener])

@@ -1,4 +1,4 @@
-"""Images that come by request: taken into memory, looked at with suspicion, kept only when that was asked for."""
+"""Uploaded images: read into memory, decoded as untrusted input, and saved only on request."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from diml.data.images import BadImageError, load_image
-from diml.files import whole_file
+from diml.files import atomic_file
 from diml.web.errors import ApiError
 from diml.web.limits import Limits
 
-#: Format of Pillow -> ending. Others are refused: some of them (EPS, say) are handed to programs outside.
+#: Format of Pillow -> file suffix. Others are rejected: Pillow passes some of them (such as EPS) to external programs.
 FORMATS: Final = {
     "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif",
     "AVIF": "avif", "PPM": "ppm", "JPEG2000": "jp2",
@@ -31,7 +31,7 @@ _NAME_LENGTH: Final = 120
 
 @dataclass(frozen=True, eq=False)
 class Upload:
-    """A image that came: what its sender calls it, and its pixels, upright RGB."""
+    """A decoded upload: its name, and its pixels as upright RGB."""
 
     name: str
     image: Image.Image
@@ -39,7 +39,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class UploadedFile:
-    """What came, as it came."""
+    """A file of a form, not decoded."""
 
     field: str
     name: str
@@ -47,7 +47,7 @@ class UploadedFile:
 
 
 class _MemoryParser(MultiPartParser):
-    """The parser of Starlette, which puts files above 1 MB on the disk; bodies are limited, so memory has room."""
+    """The parser of Starlette, keeping files above 1 MB in memory instead of on disk; the size of bodies is limited."""
 
     spool_max_size = 2**62
 
@@ -56,14 +56,14 @@ async def read_files(request: Request, fields: tuple[str, ...]) -> dict[str, Upl
     """Read the files of a form into memory.
 
     Args:
-        request: with a body of type multipart/form-data, or with none.
-        fields: that the form may have.
+        request: with a body of type multipart/form-data, or without a body.
+        fields: names that the form may have.
 
     Returns:
         The files by field; empty without a body.
 
     Raises:
-        ApiError: the body is something else, or has other fields.
+        ApiError: the body has another type, or other fields.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     remedy = (
@@ -84,7 +84,7 @@ async def read_files(request: Request, fields: tuple[str, ...]) -> dict[str, Upl
     try:
         for field, value in form.multi_items():
             if field not in fields or field in found or not isinstance(value, UploadFile):
-                raise ApiError(422, "bad_form", f"The form has a field {field[:40]!r} too many.", remedy)
+                raise ApiError(422, "bad_form", f"The form has an unexpected field {field[:40]!r}.", remedy)
             found[field] = UploadedFile(field, clean_name(value.filename or field), await value.read())
     finally:
         await form.close()
@@ -92,7 +92,7 @@ async def read_files(request: Request, fields: tuple[str, ...]) -> dict[str, Upl
 
 
 async def _stream_of(request: Request) -> AsyncGenerator[bytes, None]:
-    """The body; what ends it early comes as the error upon which the parser closes its files."""
+    """The body; what ends it early is raised as the error upon which the parser closes its files."""
     try:
         async for chunk in request.stream():
             yield chunk
@@ -101,27 +101,27 @@ async def _stream_of(request: Request) -> AsyncGenerator[bytes, None]:
 
 
 def open_upload(file: UploadedFile, limits: Limits, keep: Path | None = None) -> Upload:
-    """Decode a image that came.
+    """Decode an uploaded file.
 
     Args:
-        file: what came.
+        file: of the form.
         limits: of its pixels.
-        keep: folder in which it is kept, named by its content; None keeps nothing.
+        keep: folder in which the file is saved, named by its content; None saves nothing.
 
     Raises:
-        ApiError: it is no image, of a format that is not taken, damaged, or too large.
+        ApiError: it is not an image, of an unsupported format, damaged, or too large.
     """
-    remedy = f"Send a image as {', '.join(sorted(set(FORMATS.values())))}, of at most {limits.pixels:,} pixels."
+    remedy = f"Send an image as {', '.join(sorted(set(FORMATS.values())))}, of at most {limits.pixels:,} pixels."
     try:
         kind = _format_of(file.content)
         image = load_image(file.content, name=file.name, max_pixels=limits.pixels)
     except BadImageError as error:
         raise ApiError(422, "bad_image", f"{error.path} {error.reason}.", remedy) from error
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        told = "is empty (0 bytes)" if not file.content else "is not a image of a format that is taken"
+        reason = "is empty (0 bytes)" if not file.content else "is not an image of a supported format"
         if isinstance(error, Image.DecompressionBombError):
-            told = f"has more than the {limits.pixels:,} pixels allowed"
-        raise ApiError(422, "bad_image", f"{file.name} {told}.", remedy) from error
+            reason = f"has more than the {limits.pixels:,} pixels allowed"
+        raise ApiError(422, "bad_image", f"{file.name} {reason}.", remedy) from error
     except MemoryError as error:
         raise ApiError(413, "too_large", f"{file.name} is too large to be decoded.", remedy) from error
     if keep is not None:
@@ -130,7 +130,7 @@ def open_upload(file: UploadedFile, limits: Limits, keep: Path | None = None) ->
 
 
 def clean_name(name: str) -> str:
-    """The last part of a file's name, of visible characters, not too long."""
+    """Return the last part of a path, without invisible characters, shortened to 120 characters."""
     last = PurePosixPath(name.replace("\\", "/")).name
     shown = "".join(c for c in last if unicodedata.category(c)[0] != "C").strip()
     return (shown if len(shown) <= _NAME_LENGTH else "…" + shown[1 - _NAME_LENGTH :]) or "image"
@@ -138,15 +138,15 @@ def clean_name(name: str) -> str:
 
 def _format_of(content: bytes) -> str:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of many pixels, which `load_image` counts, and of odd metadata
-        Image.init()  # this Pillow may lack some; MPO is opened as JPEG and recognised afterwards
+        warnings.simplefilter("ignore")  # about many pixels, which `load_image` counts, and invalid metadata
+        Image.init()  # some may be missing in this Pillow; MPO is opened as JPEG and recognised afterwards
         known = tuple(kind for kind in FORMATS if kind in Image.OPEN)
         with Image.open(io.BytesIO(content), formats=known) as image:
             return str(image.format)
 
 
-def _keep(content: bytes, ending: str, folder: Path) -> None:
-    path = folder / f"{hashlib.sha256(content).hexdigest()[:20]}.{ending}"
+def _keep(content: bytes, suffix: str, folder: Path) -> None:
+    path = folder / f"{hashlib.sha256(content).hexdigest()[:20]}.{suffix}"
     if not path.exists():
-        with whole_file(path) as temporary:
+        with atomic_file(path) as temporary:
             temporary.write_bytes(content)

@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from served import SETTINGS, drawn, small_embedder, write_shop
+from served import MATCHER, drawn, small_embedder, write_shop
 
 pytest.importorskip("fastapi", reason="fastapi is not installed; it is in the extra `web`")
 import uvicorn
 
-from diml.web import Engine, FolderGallery, Limits, create_app, open_port
+from diml.web import Engine, create_app
+from diml.web.folder import FolderGallery
+from diml.web.limits import Limits
+from diml.web.server import open_port
 from end_to_end.browser.conftest import PATIENCE, SIZES
 
 Visit = Callable[..., Any]
@@ -59,7 +62,7 @@ def gallery(shop: Path) -> FolderGallery:
 
 @pytest.fixture(scope="module")
 def served(gallery: FolderGallery) -> Iterator[Served]:
-    engine = Engine(small_embedder(), matching=SETTINGS, gallery=gallery)
+    engine = Engine(small_embedder(), matcher=MATCHER, gallery=gallery)
     with Served(create_app(engine, limits=Limits(body_bytes=2_000_000))) as started:
         yield started
 
@@ -158,7 +161,7 @@ def test_two_dropped_images_are_compared_and_hover_shows_the_flows_of_the_json(
         assert lines == {int(at) for at in np.argsort(-flows, kind="stable")[:6] if flows[at] > 0}
     names = [page.locator(f".place[data-place={place}] .name").inner_text() for place in ("query", "gallery")]
     assert names == ["a.png", "b.png"]
-    assert page.locator(".place img").first.get_attribute("alt") == "ImageLike: a.png"
+    assert page.locator(".place img").first.get_attribute("alt") == "Image: a.png"
 
 
 def test_pin_slider_and_swap(visit: Visit, served: Served, files: Path) -> None:
@@ -210,14 +213,14 @@ def test_options_search_again_and_a_hit_can_be_searched_with(visit: Visit, serve
     answered(page, "/api/search", lambda: drop(page, "main", files / "a.png"))
     told = answered(page, "hits=4&", lambda: page.locator("[data-option=hits]").select_option("4"))
     assert page.locator(".hit").count() == len(told["pairs"]) == 4
-    plain = answered(page, "rerank=0", lambda: page.locator("[data-option=rerank]").select_option("0"))
+    plain = answered(page, "rerank_at=0", lambda: page.locator("[data-option=rerank_at]").select_option("0"))
     assert [pair["hit"]["pooled_rank"] for pair in plain["pairs"]] == [1, 2, 3, 4]
     page.locator(".hit").nth(2).click()
     chosen = plain["pairs"][2]
     again = answered(page, "id=", lambda: page.get_by_role("button", name="Search with hit 3").click())
     assert {pair["names"]["query"] for pair in again["pairs"]} == {chosen["names"]["gallery"]}
     assert page.locator(".place[data-place=query] .name").inner_text() == chosen["names"]["gallery"]
-    # a image of the gallery can be compared with a file too
+    # an image of the gallery can be compared with a file too
     both = answered(page, "/api/match", lambda: drop(page, ".place[data-place=gallery]", files / "b.png"))
     assert both["pairs"][0]["names"]["gallery"] == "b.png"
 
@@ -241,7 +244,7 @@ def test_what_is_no_image_is_told_and_the_page_goes_on(visit: Visit, served: Ser
     drop(page, "main", files / "words.txt")
     page.wait_for_selector("#notice b")
     notice = page.get_by_role("alert").inner_text()
-    assert "words.txt is not a image of a format that is taken." in notice
+    assert "words.txt is not an image of a supported format." in notice
     assert "jpg" in notice
     assert page.locator(".broken").first.is_visible()
     answered(page, "/api/search", lambda: page.locator("[data-place=query] input").set_input_files(files / "a.png"))
@@ -249,14 +252,14 @@ def test_what_is_no_image_is_told_and_the_page_goes_on(visit: Visit, served: Ser
     assert page.get_by_role("alert").inner_text() == ""
 
 
-def test_a_image_above_the_limit_is_not_even_sent(visit: Visit, served: Served, tmp_path: Path) -> None:
+def test_an_image_above_the_limit_is_not_even_sent(visit: Visit, served: Served, tmp_path: Path) -> None:
     page = visit(served.address)
     page.wait_for_selector(".sample")
     large = tmp_path / "large.png"
     large.write_bytes(bytes(2_100_000))
     page.locator("[data-place=query] input").set_input_files(large)
     page.wait_for_selector("#notice b")
-    assert "the server takes 1.9" in page.get_by_role("alert").inner_text()
+    assert "the server accepts 1.9" in page.get_by_role("alert").inner_text()
 
 
 def test_a_server_that_is_gone_is_told(visit: Visit, gallery: FolderGallery, files: Path, browser: Any) -> None:
@@ -289,7 +292,7 @@ def test_while_the_folder_is_embedded_its_progress_is_shown_and_the_search_waits
         page.get_by_text("embedding 2 of 6").wait_for()  # not by an expression, which the page's policy refuses
         assert page.locator("#gallery progress").evaluate("bar => bar.value") == 2
         drop(page, "main", files / "a.png")
-        assert "The search begins when the folder is embedded" in page.locator("#busy").inner_text()
+        assert "The search starts when the folder is embedded" in page.locator("#busy").inner_text()
         go_on.set()
         page.wait_for_selector(".hit")
         assert page.locator(".hit").count() == 6

@@ -1,4 +1,4 @@
-"""What every store has to do, whatever data base is behind it: subclass `StoreContract` and say how one is made.
+"""The tests that every store has to pass, whatever its database: subclass `StoreContract` and define its place.
 
 class TestMyStore(StoreContract):
     @pytest.fixture
@@ -15,14 +15,22 @@ import numpy as np
 import pytest
 import torch
 
-from diml.matching import QuantizedRegions, Regions
-from diml.search import IndexConfig, IndexNotFoundError, Rows, create_store, open_store, parse_where
-from diml.search.coding import decode_regions, encode_regions
+from diml.matching import Matcher, QuantizedRegions, Regions
+from diml.search import open_store
+from diml.search.filters import parse_where
+from diml.search.index import create_store
+from diml.search.store import IndexConfig, IndexNotFoundError, Rows, decode_regions, encode_regions
 
 D, R = 8, 4
 COLUMNS = {"label": "text", "shelf": "integer", "price": "number", "fresh": "boolean"}
 CONFIG = IndexConfig(
-    dim=D, num_regions=R, grid=(2, 2), columns=COLUMNS, embedder="e" * 64, model={"name": "test_resnet"}
+    dim=D,
+    num_regions=R,
+    grid=(2, 2),
+    columns=COLUMNS,
+    embedder="e" * 64,
+    model={"name": "test_resnet"},
+    matcher=Matcher(epsilon=0.2, weights="uniform"),
 )
 
 
@@ -54,7 +62,7 @@ def some(rows: Rows, chosen: list[int]) -> Rows:
 
 
 class StoreContract:
-    """The tests; `uri` is a place where there is no index yet."""
+    """The tests; `uri` is a place without an index."""
 
     @pytest.fixture
     def uri(self, tmp_path):
@@ -70,7 +78,7 @@ class StoreContract:
         with pytest.raises(IndexNotFoundError, match="diml index build"):
             open_store(uri)
 
-    def test_an_index_remembers_what_it_is_of(self, store, uri):
+    def test_an_index_keeps_its_settings(self, store, uri):
         assert open_store(uri).config == CONFIG
 
     @pytest.mark.parametrize(

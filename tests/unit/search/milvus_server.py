@@ -23,8 +23,8 @@ _START = """
 import json, sys
 from milvus import MilvusServer, MilvusServerConfig
 server = MilvusServer(MilvusServerConfig(), wait_for_started=False, data_dir=sys.argv[1])
-for room in ("rootCoord", "proxy", "queryCoord", "queryNode", "indexNode", "dataCoord", "dataNode"):
-    server.config.set(room + ".ip", "127.0.0.1")
+for part in ("rootCoord", "proxy", "queryCoord", "queryNode", "indexNode", "dataCoord", "dataNode"):
+    server.config.set(part + ".ip", "127.0.0.1")
 server.config.set("log.level", "error")
 server.start()
 try:
@@ -40,7 +40,7 @@ finally:
 def running_server(folder: Path) -> Iterator[str]:
     """Start a server, give its address, stop it by its process number."""
     if not PYTHON.exists():
-        pytest.fail(f"no server to start: {PYTHON} is not there; run: make test-milvus")
+        pytest.fail(f"no server to start: {PYTHON} does not exist; run: make test-milvus")
     command = [str(PYTHON), "-c", _START, str(folder)]
     with (folder / "started.log").open("w") as log:
         starter = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diml.search.filters import Both, Comparison, Either, Membership, parse_where, to_sql
+from diml.search.filters import And, ColumnComparison, ColumnMembership, Or, parse_where, to_sql
 
 COLUMNS = {"label": "text", "shelf": "integer", "price": "number", "fresh": "boolean"}
 
@@ -12,27 +12,30 @@ COLUMNS = {"label": "text", "shelf": "integer", "price": "number", "fresh": "boo
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("label = 'milk'", Comparison("label", "=", "milk")),
-        ("label == 'it''s'", Comparison("label", "=", "it's")),
-        ("shelf<>-3", Comparison("shelf", "!=", -3)),
-        ("price <= 1.5e2", Comparison("price", "<=", 150.0)),
-        ("fresh = TRUE", Comparison("fresh", "=", True)),
-        ("label IN ('a', 'b')", Membership("label", ("a", "b"))),
-        ("label not in ('a')", Membership("label", ("a",), negated=True)),
-        ("not shelf < 3", Comparison("shelf", ">=", 3)),
-        ("not not shelf < 3", Comparison("shelf", "<", 3)),
-        ("not label in ('a')", Membership("label", ("a",), negated=True)),
+        ("label = 'milk'", ColumnComparison("label", "=", "milk")),
+        ("label == 'it''s'", ColumnComparison("label", "=", "it's")),
+        ("shelf<>-3", ColumnComparison("shelf", "!=", -3)),
+        ("price <= 1.5e2", ColumnComparison("price", "<=", 150.0)),
+        ("fresh = TRUE", ColumnComparison("fresh", "=", True)),
+        ("label IN ('a', 'b')", ColumnMembership("label", ("a", "b"))),
+        ("label not in ('a')", ColumnMembership("label", ("a",), negated=True)),
+        ("not shelf < 3", ColumnComparison("shelf", ">=", 3)),
+        ("not not shelf < 3", ColumnComparison("shelf", "<", 3)),
+        ("not label in ('a')", ColumnMembership("label", ("a",), negated=True)),
         (
             "shelf = 1 or shelf = 2 and fresh = true",
-            Either(Comparison("shelf", "=", 1), Both(Comparison("shelf", "=", 2), Comparison("fresh", "=", True))),
+            Or(
+                ColumnComparison("shelf", "=", 1),
+                And(ColumnComparison("shelf", "=", 2), ColumnComparison("fresh", "=", True)),
+            ),
         ),
         (
             "not (shelf = 1 or fresh = true)",
-            Both(Comparison("shelf", "!=", 1), Comparison("fresh", "!=", True)),
+            And(ColumnComparison("shelf", "!=", 1), ColumnComparison("fresh", "!=", True)),
         ),
         (
             "not (shelf = 1 and fresh = true)",
-            Either(Comparison("shelf", "!=", 1), Comparison("fresh", "!=", True)),
+            Or(ColumnComparison("shelf", "!=", 1), ColumnComparison("fresh", "!=", True)),
         ),
     ],
 )

@@ -7,8 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from diml.search import Share, build_index, check_index, list_source, open_store, parse_where
-from diml.search.coding import encode_regions
+from diml.distributed import ProcessGroup
+from diml.search import build_index, list_source, open_store
+from diml.search.filters import parse_where
+from diml.search.index import verify_index
+from diml.search.store import encode_regions
 from unit.search.conftest import draw
 
 
@@ -50,7 +53,7 @@ def test_rows_are_what_the_embedder_makes_of_the_files(build, store, photos, emb
         np.testing.assert_allclose(halves, expected, atol=1e-3)
         assert metadata["label"] == path.split("/")[0]
         assert metadata["source"] == str(photos)
-    assert check_index(store()).ok
+    assert verify_index(store()).ok
 
 
 def test_a_second_run_embeds_nothing(build, embedder, monkeypatch):
@@ -72,14 +75,14 @@ def test_new_changed_and_removed_images(build, store, photos):
     draw(100).save(photos / "class 0" / "new.png")
     draw(101).save(photos / "class 1" / "1.png")
     (photos / "class 2" / "2.png").unlink()
-    stale = check_index(store()).stale
-    assert sorted(line.rsplit(": ", 1)[1] for line in stale) == ["changed since it was indexed", "gone"]
+    stale = verify_index(store()).stale
+    assert sorted(line.rsplit(": ", 1)[1] for line in stale) == ["changed since it was indexed", "missing"]
     assert counts(build()) == (2, 0, 10, 1, 12)
     after = by_path(store())
     assert after.keys() == (before.keys() | {"class 0/new.png"}) - {"class 2/2.png"}
     assert after["class 1/1.png"][0] == before["class 1/1.png"][0]
     assert after["class 1/1.png"][1]["content"] != before["class 1/1.png"][1]["content"]
-    assert check_index(store()).ok
+    assert verify_index(store()).ok
 
 
 def test_a_moved_image_is_copied_not_embedded(build, store, photos):
@@ -167,6 +170,6 @@ def test_numbers_out_of_range_are_refused(build):
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 20])
-def test_shares_have_every_image_once(size):
-    rows = [row for rank in range(size) for row in Share(rank, size).of(12)]
+def test_processes_share_the_images(size):
+    rows = [row for rank in range(size) for row in ProcessGroup(rank, size).strided(12)]
     assert sorted(rows) == list(range(12))

@@ -1,4 +1,4 @@
-"""LanceDB keeps the contract; and what only it does."""
+"""LanceDB satisfies the contract; and its own behaviour."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from diml.search import IndexNotFoundError, create_store, lance_store, open_store, parse_where
+from diml.search import open_store
+from diml.search.backends import lance
+from diml.search.filters import parse_where
+from diml.search.index import create_store
+from diml.search.store import IndexNotFoundError
 from unit.search.contract import CONFIG, StoreContract, make_rows
 
 
@@ -33,7 +37,7 @@ def test_a_file_is_no_place_for_an_index(tmp_path):
 def test_a_foreign_lance_folder_is_named_as_such(tmp_path):
     lancedb = pytest.importorskip("lancedb")
     lancedb.connect(tmp_path).create_table("images", data=[{"id": "a"}])
-    with pytest.raises(ValueError, match="diml did not make"):
+    with pytest.raises(ValueError, match="diml did not create"):
         open_store(tmp_path)
 
 
@@ -65,7 +69,7 @@ def test_removing_very_many_at_once(tmp_path):
 @pytest.fixture
 def indexed(tmp_path, monkeypatch):
     """A store with an index over pooled vectors, as large ones have; rows of it."""
-    monkeypatch.setattr(lance_store, "INDEX_FROM", 1000)
+    monkeypatch.setattr(lance, "INDEX_FROM", 1000)
     store = create_store(tmp_path / "index", CONFIG)
     rows = make_rows(3000)
     store.add(rows)

@@ -1,4 +1,4 @@
-"""Milvus keeps the contract: Milvus Lite always, a real server in `make test-milvus`; and what only it does."""
+"""Milvus satisfies the contract: Milvus Lite always, a real server in `make test-milvus`; and its own behaviour."""
 
 from __future__ import annotations
 
@@ -9,19 +9,12 @@ import uuid
 import numpy as np
 import pytest
 
-from diml.search import (
-    IndexConfig,
-    Rows,
-    Searcher,
-    build_index,
-    create_store,
-    list_source,
-    milvus_store,
-    open_store,
-    parse_where,
-)
-from diml.search.backends.milvus_place import Connection, read_place
-from diml.search.backends.milvus_rows import LONGEST_TEXT, region_fields
+from diml.search import Searcher, build_index, open_store
+from diml.search.backends import milvus as backend
+from diml.search.backends.milvus import LONGEST_TEXT, Connection, MilvusStore, read_place, region_fields
+from diml.search.filters import parse_where
+from diml.search.index import create_store
+from diml.search.store import IndexConfig, Rows
 from unit.search.conftest import draw
 from unit.search.contract import CONFIG, StoreContract, assert_equal_rows, make_rows, some
 from unit.search.milvus_server import running_server
@@ -38,7 +31,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def collection(server):
-    """Place of a collection that is not there yet, and is not there any more afterwards."""
+    """Place of a collection that does not exist yet, and is dropped afterwards."""
     uri = f"{server}/test_{uuid.uuid4().hex}"
     yield uri
     place = read_place(uri)
@@ -103,11 +96,11 @@ def test_search_finds_what_it_finds_in_lance(milvus, tmp_path, photos, embedder,
     hits = []
     draw(7).save(tmp_path / "query.png")
     for place in (str(tmp_path / "folder"), milvus):
-        first = build_index(list_source(photos), place, embedder, model=str(model), commit_every=5, workers=0)
-        again = build_index(list_source(photos), place, embedder, model=str(model), workers=0)
+        first = build_index(photos, place, embedder, model=str(model), commit_every=5, workers=0)
+        again = build_index(photos, place, embedder, model=str(model), workers=0)
         assert (first.embedded, again.embedded, again.unchanged, again.total) == (12, 0, 12, 12)
         with Searcher.open(place) as searcher:
-            found = searcher.search(tmp_path / "query.png", 5, where="label = 'class 1'", rerank=10)
+            found = searcher.search(tmp_path / "query.png", 5, where="label = 'class 1'", rerank_at=10)
         hits.append([(hit.id, hit.metadata, pytest.approx(hit.score, abs=1e-6), hit.pooled_rank) for hit in found.hits])
     assert hits[0] == hits[1]
     assert hits[0][0][1]["path"].endswith("7.png")
@@ -127,10 +120,10 @@ def test_regions_too_long_for_one_field_take_two(milvus):
 
 def test_what_needs_several_messages_and_pages(milvus, monkeypatch):
     """Pages are in the order of ids also where some rows are in sealed segments, and others not yet."""
-    monkeypatch.setattr(milvus_store, "_MESSAGE_BYTES", 7 * (4 * 8 + 88 + 2048))
-    monkeypatch.setattr(milvus_store, "_PAGE", 6)
-    monkeypatch.setattr(milvus_store, "_IDS", 5)
-    monkeypatch.setattr(milvus_store, "_ANSWERS", 20)
+    monkeypatch.setattr(backend, "_MESSAGE_BYTES", 7 * (4 * 8 + 88 + 2048))
+    monkeypatch.setattr(backend, "_PAGE", 6)
+    monkeypatch.setattr(backend, "_IDS", 5)
+    monkeypatch.setattr(backend, "_ANSWERS", 20)
     rows = make_rows(40)
     store = create_store(milvus, CONFIG)
     store.add(some(rows, list(range(0, 40, 2))))
@@ -187,9 +180,9 @@ def test_a_foreign_collection_is_named_as_such(milvus):
     connection = Connection(place)
     connection.call("create_collection", place.collection, dimension=4)
     connection.close()
-    with pytest.raises(ValueError, match="diml did not make"):
+    with pytest.raises(ValueError, match="diml did not create"):
         open_store(milvus)
-    with pytest.raises(ValueError, match="diml did not make"):
+    with pytest.raises(ValueError, match="diml did not create"):
         create_store(milvus, CONFIG)
 
 
@@ -234,7 +227,7 @@ def test_cells_are_only_an_approximation_unless_asked_for(collection, monkeypatc
     store = open_store(collection)
     best = [tuple(rows.ids[row] for row in np.argsort(-cosine)[:10]) for cosine in queries @ rows.pooled.T]
     assert [found.ids for found in store.nearest(queries, 10, exact=True)] == best
-    monkeypatch.setattr(milvus_store, "PROBED", 16)
+    monkeypatch.setattr(backend, "PROBED", 16)
     found = store.nearest(queries, 10)
     shared = [len(set(one.ids) & set(expected)) for one, expected in zip(found, best, strict=True)]
     assert 100 <= sum(shared) < 200  # of 200; all of them would mean that the index is not in use
@@ -256,7 +249,7 @@ def test_every_read_says_how_consistent_it_is_to_be(tmp_path, monkeypatch):
     made = create_store(tmp_path / "index.db", CONFIG)
     made.add(rows)
     for level in ("Strong", "Bounded"):
-        store = milvus_store.MilvusStore(dataclasses.replace(place, consistency=level))
+        store = MilvusStore(dataclasses.replace(place, consistency=level))
         store.nearest(rows.pooled, 2)
         store.regions(rows.ids)
         store.count()

@@ -1,4 +1,4 @@
-"""Places of Milvus: how they are read, and what happens where nobody, or somebody else, is."""
+"""Places of Milvus: how they are parsed, and what happens where no server, or something else, is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import textwrap
 
 import pytest
 
-from diml.search import IndexNotFoundError, create_store, milvus_place, open_store
-from diml.search.backends.milvus_place import read_place
+from diml.search import open_store
+from diml.search.backends import milvus
+from diml.search.backends.milvus import read_place
+from diml.search.index import create_store
+from diml.search.store import IndexNotFoundError
 from unit.search.contract import CONFIG, assert_equal_rows, make_rows, some
 
 pytest.importorskip("pymilvus")
@@ -36,8 +39,8 @@ def test_all_parts_of_a_place():
     ("uri", "told"),
     [
         ("http://", "no host"),
-        ("http://host:port", "a port that is none"),
-        ("http://host:99999", "a port that is none"),
+        ("http://host:port", "an invalid port"),
+        ("http://host:99999", "an invalid port"),
         ("http://host/two/parts", "a collection named by"),
         ("http://host/1st", "a collection named by"),
         (
@@ -58,7 +61,7 @@ def test_what_cannot_be_a_place_is_named(uri, told):
 
 
 def test_a_server_that_is_not_there_is_named_without_the_password(monkeypatch):
-    monkeypatch.setattr(milvus_place, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(milvus, "CONNECT_SECONDS", 0.3)
     with socket.socket() as taken:  # bound, and not listening: nobody else can be there
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -80,7 +83,7 @@ def test_what_is_no_folder_of_milvus_lite_is_left_alone(tmp_path):
     (tmp_path / "folder.db" / "thesis.tex").write_text("years of work")
     with pytest.raises(FileExistsError, match="is a file"):
         create_store(tmp_path / "file.db", CONFIG)
-    with pytest.raises(FileExistsError, match="something else in it"):
+    with pytest.raises(FileExistsError, match="contains something else"):
         create_store(tmp_path / "folder.db", CONFIG)
     assert [entry.name for entry in (tmp_path / "folder.db").iterdir()] == ["thesis.tex"]
     assert (tmp_path / "file.db").read_text() == "years of work"
@@ -96,7 +99,7 @@ def test_a_missing_extra_is_named_with_the_remedy(tmp_path, monkeypatch, module)
 def run(script: str, folder: object) -> subprocess.CompletedProcess[str]:
     before = """
     import sys
-    from diml.search import create_store, open_store
+    from diml.search.index import create_store, open_store
     from unit.search.contract import CONFIG, make_rows
     place = sys.argv[1]
     """

@@ -1,11 +1,11 @@
-"""Conditions in the language of Milvus."""
+"""Conditions translated to expressions of Milvus."""
 
 from __future__ import annotations
 
 import pytest
 
-from diml.search import parse_where
-from diml.search.backends.milvus_rows import quoted, to_expression
+from diml.search.backends.milvus import quoted, to_expression
+from diml.search.filters import parse_where
 from unit.search.contract import COLUMNS
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diml.matching import match
+from diml.matching import Matcher, Regions
 from diml.models import load_embedder
-from diml.search import Searcher, build_index, create_store, list_source, open_store
+from diml.search import Searcher, build_index, open_store
+from diml.search.index import create_store
+from diml.search.store import Rows, encode_regions
 from unit.search.conftest import draw
 from unit.search.contract import CONFIG, make_regions, make_rows
 
@@ -15,15 +17,15 @@ from unit.search.contract import CONFIG, make_regions, make_rows
 @pytest.fixture(params=["float16", "int8"])
 def searcher(request, photos, tmp_path, embedder, model):
     place = tmp_path / "index"
-    build_index(list_source(photos), place, embedder, model=str(model), storage=request.param)
+    build_index(photos, place, embedder, model=str(model), storage=request.param)
     with Searcher.open(place) as opened:
         yield opened
 
 
-def expected(photos, embedder, query):
+def expected(photos, embedder, query, matcher=None):
     """path -> (score, pooled) of every image, from float32."""
     files = sorted(photos.rglob("*.png"))
-    found = match(embedder.embed([query]), embedder.embed(files))
+    found = (matcher or Matcher()).match(embedder.embed([query]), embedder.embed(files))
     return {file: (float(found.score[row]), float(found.pooled[row])) for row, file in enumerate(files)}
 
 
@@ -54,7 +56,7 @@ def test_the_ledger_of_a_hit_sums_to_its_score(searcher, photos):
 def test_without_re_ranking_the_order_is_that_of_pooled_vectors(searcher, photos, embedder):
     query = draw(3).rotate(20)
     scores = expected(photos, embedder, query)
-    found = searcher.search(query, k=4, rerank=0)
+    found = searcher.search(query, k=4, rerank_at=0)
     assert [hit.file for hit in found.hits] == sorted(scores, key=lambda file: -scores[file][1])[:4]
     assert [(hit.structural, hit.pooled_rank) for hit in found.hits] == [(None, rank) for rank in (1, 2, 3, 4)]
 
@@ -64,7 +66,7 @@ def test_only_k_candidates_are_re_ranked_when_fewer_are_asked_for(searcher, phot
     query = draw(5).rotate(45)
     scores = expected(photos, embedder, query)
     two = sorted(scores, key=lambda file: -scores[file][1])[:2]
-    found = searcher.search(query, k=2, rerank=2)
+    found = searcher.search(query, k=2, rerank_at=2)
     assert [hit.file for hit in found.hits] == sorted(two, key=lambda file: -scores[file][0])
 
 
@@ -83,9 +85,8 @@ def test_conditions_choose_before_ranking(searcher):
     ("options", "told"),
     [
         ({"k": 0}, "k: need at least 1"),
-        ({"rerank": -1}, "rerank: need 0 or more"),
+        ({"rerank_at": -1}, "rerank_at: need 0 or more"),
         ({"where": "colour = 'red'"}, "no column 'colour'"),
-        ({"epsilon": -1.0}, "epsilon"),
     ],
 )
 def test_settings_out_of_range_are_refused(searcher, options, told):
@@ -101,9 +102,9 @@ def test_another_embedder_is_refused(searcher, model):
 def test_an_embedder_that_has_moved_is_named_anew(photos, tmp_path, model, embedder):
     first, second = tmp_path / "first", tmp_path / "second"
     embedder.save(first)
-    build_index(list_source(photos), tmp_path / "index", embedder, model=str(first))
+    build_index(photos, tmp_path / "index", embedder, model=str(first))
     first.rename(second)
-    with pytest.raises(FileNotFoundError, match="which is gone"):
+    with pytest.raises(FileNotFoundError, match="which is missing"):
         Searcher.open(tmp_path / "index")
     opened = Searcher.open(tmp_path / "index", model=str(second))
     assert len(opened.search(draw(0), k=3)) == 3
@@ -114,7 +115,7 @@ def test_changed_settings_of_a_model_by_its_name_are_remembered(photos, tmp_path
     from diml.data import Preprocess
 
     made = load_embedder("mobilenetv2_100", grid=2, preprocess=Preprocess(size=64, resize=None, mode="square"))
-    build_index(list_source(photos), tmp_path / "index", made, model="mobilenetv2_100", storage="int8")
+    build_index(photos, tmp_path / "index", made, model="mobilenetv2_100", storage="int8")
     opened = Searcher.open(tmp_path / "index")
     assert opened.embedder.config == made.config
     assert opened.search(photos / "class 0" / "0.png", k=1).hits[0].metadata["path"] == "class 0/0.png"
@@ -128,27 +129,79 @@ def test_pooled_vectors_alone(tmp_path):
     rows = make_rows(6)
     store.add(replace(rows, coded=rows.coded[:, :0]))
     opened = Searcher(open_store(tmp_path / "index"))
-    found = opened.search_regions(make_regions(6)[2], k=2, rerank=0)
+    found = opened.search(make_regions(6)[2], k=2, rerank_at=0)
     assert found.hits[0].id == rows.ids[2]
     with pytest.raises(ValueError, match="storage 'none'"):
         found.ledger(0)
     with pytest.raises(ValueError, match="pooled vectors only"):
-        opened.search_regions(make_regions(1))
+        opened.search(make_regions(1))
     with pytest.raises(ValueError, match="Regions of one image, got 2"):
-        opened.search_regions(make_regions(2), rerank=0)
+        opened.search(make_regions(2), rerank_at=0)
 
 
 def test_blank_images_find_and_are_found(tmp_path):
     """All vectors zero: every cosine is 0, nothing is NaN."""
-    from diml.matching import Regions
-    from diml.search import Rows
-    from diml.search.coding import encode_regions
-
     store = create_store(tmp_path / "index", CONFIG)
     blank = Regions(torch.zeros(1, 4, 8), torch.zeros(1, 8), (2, 2))
     store.add(Rows(("blank",), blank.pooled.numpy(), encode_regions(blank, CONFIG), ({},)))
     store.add(make_rows(3))
-    found = Searcher(store).search_regions(blank, k=4)
+    found = Searcher(store).search(blank, k=4)
     assert len(found) == 4
     assert [hit.score for hit in found.hits] == [0.0] * 4
     assert torch.isfinite(found.match.score).all()
+
+
+SHARP, OTHER = Matcher(epsilon=0.02), Matcher(epsilon=0.5, weights="uniform", structural_weight=2.0)
+
+
+@pytest.fixture(params=["index", "index.db"])
+def sharp(request, photos, tmp_path, model):
+    """Place of an index of an embedder that compares with epsilon 0.02."""
+    if request.param == "index.db":
+        pytest.importorskip("milvus_lite")
+    trained = load_embedder(model, matcher=SHARP)
+    trained.save(tmp_path / "trained")
+    place = tmp_path / request.param
+    build_index(photos, place, trained, model=str(tmp_path / "trained"))
+    return place
+
+
+def test_an_index_is_searched_with_the_matcher_of_its_embedder_unless_told_otherwise(sharp, photos, embedder):
+    query = draw(3).rotate(20)
+    with Searcher.open(sharp) as searcher:
+        assert searcher.matcher == searcher.store.config.matcher == SHARP
+        found = searcher.search(query, k=12)
+        told = searcher.search(query, k=12, matcher=OTHER)
+    for result, matcher in ((found, SHARP), (told, OTHER)):
+        scores = expected(photos, embedder, query, matcher)
+        assert result.matcher == matcher
+        assert result.to_dict()["matcher"] == matcher.to_dict()
+        assert [hit.file for hit in result.hits] == sorted(scores, key=lambda file: -scores[file][0])
+        for place, hit in enumerate(result.hits):
+            assert hit.score == pytest.approx(scores[hit.file][0], abs=1e-2)
+            assert hit.score == pytest.approx(matcher.combine(hit.pooled, hit.structural), abs=1e-6)
+            assert result.ledger(place).score == pytest.approx(hit.score, abs=5e-5)
+    with Searcher.open(sharp, matcher=OTHER) as searcher:
+        assert [hit.score for hit in searcher.search(query, k=12).hits] == [hit.score for hit in told.hits]
+
+
+def test_the_matcher_of_an_index_is_chosen_when_it_is_built(photos, tmp_path, embedder, model):
+    place = tmp_path / "index"
+    build_index(photos, place, embedder, model=str(model), matcher=OTHER)
+    again = build_index(photos, place, embedder, model=str(model))
+    assert again.unchanged == 12
+    assert open_store(place).config.matcher == OTHER
+    with pytest.raises(ValueError, match=r"matcher: .* was built with Matcher.*omit it and set it when searching"):
+        build_index(photos, place, embedder, model=str(model), matcher=SHARP)
+
+
+def test_an_embedder_with_another_matcher_is_still_that_of_the_index(searcher, model):
+    """Vectors do not depend on how they are compared."""
+    opened = Searcher(searcher.store, load_embedder(model, matcher=OTHER))
+    assert opened.matcher == searcher.matcher == Matcher()
+
+
+def test_results_have_short_reprs_and_a_table(searcher):
+    found = searcher.search(draw(3), k=12)
+    assert len(repr(found)) < 200
+    assert found._repr_html_().count("<tr>") == 13

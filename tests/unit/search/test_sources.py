@@ -51,11 +51,11 @@ def test_cells_take_the_type_that_the_index_has(photos):
         ("path,content\na.png,x\n", "got 'content'; rename it"),
         ("path,is query\na.png,x\n", "got 'is query'; rename it"),
         ("path,a,a\na.png,x,y\n", "distinct columns"),
-        ("path\n", "one line a image"),
-        ("path,label\na.png\n", "line 2: has another number of cells"),
-        ("path,label\na.png,x,y\n", "line 2: has another number of cells"),
+        ("path\n", "one line per image"),
+        ("path,label\na.png\n", "line 2: the number of cells differs"),
+        ("path,label\na.png,x,y\n", "line 2: the number of cells differs"),
         ("path,label\n ,x\n", "line 2: path is empty"),
-        ("path,label\na.png,x\nb.png,x\na.png,y\n", r"line 4: a\.png is in line 2 already"),
+        ("path,label\na.png,x\nb.png,x\na.png,y\n", r"line 4: a\.png is already in line 2"),
         ("path\n\xff", "UTF-8"),
     ],
 )
@@ -68,7 +68,7 @@ def test_a_bad_csv_file_is_told_by_line(tmp_path, text, told):
 def test_places_without_images_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         list_source(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="there is none in"):
+    with pytest.raises(ValueError, match="contain none"):
         list_source(tmp_path)
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(ValueError, match=r"folder or a \.csv file"):

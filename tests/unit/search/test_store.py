@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from diml.search import IndexConfig
+from diml.search.store import IndexConfig
 from unit.search.contract import CONFIG
 
 
@@ -19,10 +19,11 @@ def test_settings_survive_as_json():
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[]", "not the settings"),
-        ("{", "not the settings"),
-        (b"\xff", "not the settings"),
+        ("[]", "not those of an index"),
+        ("{", "not those of an index"),
+        (b"\xff", "not those of an index"),
         (json.dumps(json.loads(CONFIG.to_json()) | {"surprise": 1}), "surprise"),
+        (json.dumps(json.loads(CONFIG.to_json()) | {"matcher": {"epsilom": 0.1}}), "did you mean epsilon"),
         (json.dumps(json.loads(CONFIG.to_json()) | {"format": 2}), "need format 1, got 2"),
     ],
 )

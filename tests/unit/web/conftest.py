@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from served import SETTINGS, small_embedder, write_shop
+from served import MATCHER, small_embedder, write_shop
 
 pytest.importorskip("fastapi", reason="fastapi is not installed; it is in the extra `web`")
 from fastapi.testclient import TestClient
 
 from diml.models import Embedder
-from diml.web import Engine, FolderGallery, Limits, create_app
+from diml.web import Engine, create_app
+from diml.web.folder import FolderGallery
+from diml.web.limits import Limits
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +43,7 @@ def client(embedder: Embedder, gallery: FolderGallery) -> Iterator[Callable[...,
     opened = []
 
     def make(limits: Limits | None = None, keep: Path | None = None, gallery: Any = gallery) -> TestClient:
-        app = create_app(Engine(embedder, matching=SETTINGS, gallery=gallery), limits=limits, keep=keep)
+        app = create_app(Engine(embedder, matcher=MATCHER, gallery=gallery), limits=limits, keep=keep)
         opened.append(TestClient(app, base_url="http://127.0.0.1:8765", raise_server_exceptions=True))
         return opened[-1]
 

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diml.explain import describe_match, match_query, rank_hits
+from diml.explain import match_query, rank_hits
+from diml.explain.explanation import describe_match
 from diml.models import Embedder
-from diml.web import FolderGallery, Limits
-from served import SETTINGS, content_of, drawn, write_shop
+from diml.web.folder import FolderGallery
+from diml.web.limits import Limits
+from served import MATCHER, content_of, drawn, write_shop
 
 Client = Callable[..., Any]
 A, B = content_of(drawn(0)), content_of(drawn(1))
@@ -45,13 +47,13 @@ def same_numbers(pair: dict[str, Any], expected: dict[str, Any]) -> None:
 def test_match_answers_with_the_numbers_of_the_library(client: Client, embedder: Embedder) -> None:
     answer = client().post("/api/match", files={"query": ("shop/a.png", A), "gallery": ("b.png", B)})
     assert answer.status_code == 200
-    (expected,) = match_query(A, [B], embedder=embedder, **SETTINGS)
+    (expected,) = match_query(A, [B], embedder=embedder, matcher=MATCHER)
     told = answer.json()
     (pair,) = told["pairs"]
     same_numbers(pair, describe_match(expected))
     assert pair["names"] == {"query": "a.png", "gallery": "b.png"}
     assert pair["hit"] is None
-    assert told["settings"] == SETTINGS
+    assert told["settings"] == MATCHER.to_dict()
     assert told["seconds"] >= 0
     for side, view in zip(("query", "gallery"), expected.images, strict=True):
         image = told["images"][pair["images"][side]]
@@ -62,16 +64,16 @@ def test_match_answers_with_the_numbers_of_the_library(client: Client, embedder:
         assert np.abs(np.asarray(shown, dtype=float) - np.asarray(view, dtype=float)).mean() < 8
 
 
-@pytest.mark.parametrize("rerank", [0, 3, 100])
+@pytest.mark.parametrize("rerank_at", [0, 3, 100])
 def test_search_answers_with_the_gallery_and_the_numbers_of_the_library(
-    client: Client, embedder: Embedder, gallery: FolderGallery, shop: Path, rerank: int
+    client: Client, embedder: Embedder, gallery: FolderGallery, shop: Path, rerank_at: int
 ) -> None:
-    answer = client().post(f"/api/search?hits=5&rerank={rerank}", files={"query": ("q.png", B)})
+    answer = client().post(f"/api/search?hits=5&rerank_at={rerank_at}", files={"query": ("q.png", B)})
     assert answer.status_code == 200
     told = answer.json()
-    assert told["settings"] == SETTINGS | {"rerank": rerank}
-    found = gallery.search(embedder.embed([B]), hits=5, rerank=rerank, **SETTINGS)
-    matches = match_query(B, [shop / hit.item.name for hit in found], embedder=embedder, **SETTINGS)
+    assert told["settings"] == MATCHER.to_dict() | {"rerank_at": rerank_at}
+    found = gallery.search(embedder.embed([B]), hits=5, rerank_at=rerank_at, matcher=MATCHER)
+    matches = match_query(B, [shop / hit.item.name for hit in found], embedder=embedder, matcher=MATCHER)
     lifts = dict(zip((match.names[1] for match in rank_hits(matches).matches), rank_hits(matches).lift, strict=True))
     assert len(told["pairs"]) == 5
     for pair, hit, expected in zip(told["pairs"], found, matches, strict=True):
@@ -81,13 +83,13 @@ def test_search_answers_with_the_gallery_and_the_numbers_of_the_library(
         assert (facts["id"], facts["label"]) == (hit.item.id, hit.item.label)
         assert facts["metadata"] == {"bytes": (shop / hit.item.name).stat().st_size}
         assert (facts["rank"], facts["pooled_rank"]) == (hit.rank, hit.pooled_rank)
-        assert facts["reranked"] == (hit.pooled_rank <= rerank)
+        assert facts["reranked"] == (hit.pooled_rank <= rerank_at)
         assert facts["lift"] == pytest.approx(lifts[expected.names[1]].tolist(), abs=2e-5)
         assert told["images"][pair["images"]["gallery"]]["name"] == hit.item.name
         assert told["images"][pair["images"]["query"]]["name"] == "q.png"
 
 
-def test_a_image_of_the_gallery_can_be_searched_for_and_seen(
+def test_an_image_of_the_gallery_can_be_searched_for_and_seen(
     client: Client, gallery: FolderGallery, embedder: Embedder, shop: Path
 ) -> None:
     one = client()
@@ -107,7 +109,7 @@ def test_a_image_of_the_gallery_can_be_searched_for_and_seen(
     assert whole.size == (96, 96)
 
 
-def test_a_image_that_is_given_away_has_lost_its_metadata(tmp_path: Path, embedder: Embedder, client: Client) -> None:
+def test_a_served_image_has_no_metadata(tmp_path: Path, embedder: Embedder, client: Client) -> None:
     exif = Image.Exif()
     exif[0x010E] = "where I live"
     exif[0x0112] = 6
@@ -129,7 +131,8 @@ def test_status_tells_the_gallery_and_the_limits(client: Client, tmp_path: Path)
     told = client(Limits(body_bytes=5_000_000, pixels=7), keep=tmp_path).get("/api/status").json()
     assert told["keeps_uploads"] is True
     assert told["model"] == "test_resnet"
-    assert told["limits"] == {"body_bytes": 5_000_000, "pixels": 7, "requests": 4, "hits": 24, "rerank": 1000}
+    assert told["matcher"] == MATCHER.to_dict()
+    assert told["limits"] == {"body_bytes": 5_000_000, "pixels": 7, "requests": 4, "hits": 24, "rerank_at": 1000}
     gallery = told["gallery"]
     assert (gallery["phase"], gallery["done"], gallery["total"], gallery["name"]) == ("ready", 10, 10, "shop")
     assert client(gallery=None).get("/api/status").json()["gallery"] is None
@@ -162,7 +165,7 @@ def test_while_the_folder_is_embedded_pairs_are_compared_and_searches_wait(
         ("POST", "/api/search?id=../../etc/passwd", None, 404, "no_such_image"),
         ("POST", "/api/search?hits=0", {"query": ("a.png", A)}, 422, "bad_request"),
         ("POST", "/api/search?hits=many", {"query": ("a.png", A)}, 422, "bad_request"),
-        ("POST", "/api/search?rerank=-1", {"query": ("a.png", A)}, 422, "bad_request"),
+        ("POST", "/api/search?rerank_at=-1", {"query": ("a.png", A)}, 422, "bad_request"),
         ("GET", "/api/gallery/image?id=..%2F..%2Fetc%2Fpasswd", None, 404, "no_such_image"),
         ("GET", "/api/gallery/image?id=", None, 404, "no_such_image"),
         ("GET", "/api/gallery/image?id=left/01.png", None, 404, "no_such_image"),
@@ -223,7 +226,9 @@ def test_openapi_tells_the_forms_and_the_errors(client: Client) -> None:
     form = told["paths"]["/api/match"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert form["required"] == ["query", "gallery"]
     assert told["paths"]["/api/search"]["post"]["requestBody"]["required"] is False
-    assert {"Explanation", "Pair", "HitFacts", "Refusal", "Status"} <= set(told["components"]["schemas"])
+    assert {"ExplanationResponse", "PairBody", "HitBody", "ErrorResponse", "StatusResponse"} <= set(
+        told["components"]["schemas"]
+    )
     for path in told["paths"].values():
         for method in path.values():
             assert "4XX" in method["responses"]

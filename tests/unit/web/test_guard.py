@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from diml.web import Engine, Limits, create_app
+from diml.web import Engine, create_app
 from diml.web.guard import HEADERS
+from diml.web.limits import Limits
 from served import content_of, drawn
 
 Client = Callable[..., Any]

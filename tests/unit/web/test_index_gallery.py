@@ -1,4 +1,4 @@
-"""An index as a gallery: it finds what the searcher finds, and gives away no file but those that were indexed."""
+"""An index as a gallery: it finds what the searcher finds, and serves no file but the indexed images."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 pytest.importorskip("lancedb", reason="lancedb is not installed; it is in the extra `search`")
 
 from diml.models import Embedder
-from diml.search import Searcher, build_index, list_source, open_store
+from diml.search import Searcher, build_index, open_store
 from diml.web.index import IndexGallery
-from served import SETTINGS, drawn, write_shop
+from served import MATCHER, drawn, write_shop
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def searcher(images: Path, embedder: Embedder) -> Iterator[Searcher]:
     saved, place = images.parent / "model", images.parent / "shop.index"
     embedder.save(saved)
-    build_index(list_source(images), place, embedder, model=str(saved))
+    build_index(images, place, embedder, model=str(saved))
     with Searcher(open_store(place), embedder) as opened:
         yield opened
 
@@ -36,23 +36,23 @@ def index_gallery(searcher: Searcher) -> IndexGallery:
     return IndexGallery(searcher, "shop.index")
 
 
-@pytest.mark.parametrize("rerank", [0, 4, 100])
+@pytest.mark.parametrize("rerank_at", [0, 4, 100])
 def test_it_finds_what_the_searcher_finds(
-    index_gallery: IndexGallery, searcher: Searcher, embedder: Embedder, rerank: int
+    index_gallery: IndexGallery, searcher: Searcher, embedder: Embedder, rerank_at: int
 ) -> None:
     query = drawn(3).rotate(9)
-    expected = searcher.search(query, 4, rerank=rerank, **SETTINGS).hits
-    found = index_gallery.search(embedder.embed(query), hits=4, rerank=rerank, **SETTINGS)
+    expected = searcher.search(query, 4, rerank_at=rerank_at, matcher=MATCHER).hits
+    found = index_gallery.search(embedder.embed(query), hits=4, rerank_at=rerank_at, matcher=MATCHER)
     assert [(hit.item.id, hit.pooled_rank) for hit in found] == [(hit.id, hit.pooled_rank) for hit in expected]
     assert [hit.rank for hit in found] == [1, 2, 3, 4]
     assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected])
 
 
-def test_a_image_of_the_index_is_no_hit_of_itself(index_gallery: IndexGallery) -> None:
+def test_an_image_of_the_index_is_no_hit_of_itself(index_gallery: IndexGallery) -> None:
     item = index_gallery.items(4, 1)[0]
     query = index_gallery.regions([item.id])
-    assert index_gallery.search(query, hits=3, rerank=5)[0].item == item
-    found = index_gallery.search(query, hits=50, rerank=50, exclude=item.id)
+    assert index_gallery.search(query, hits=3, rerank_at=5)[0].item == item
+    found = index_gallery.search(query, hits=50, rerank_at=50, exclude=item.id)
     assert item.id not in [hit.item.id for hit in found]
     assert sorted(hit.pooled_rank for hit in found) == list(range(1, index_gallery.state().total))
 
@@ -78,7 +78,7 @@ def test_a_file_that_is_another_one_by_now_is_not_given_away(index_gallery: Inde
     place.unlink()
     try:
         place.symlink_to(secret)
-        with pytest.raises(FileNotFoundError, match="another one by now"):
+        with pytest.raises(FileNotFoundError, match="has changed since it was indexed"):
             index_gallery.image(item.id)
     finally:
         place.unlink()
@@ -98,12 +98,12 @@ def test_the_server_searches_it(client: Callable[..., Any], index_gallery: Index
 
 def test_an_index_without_regions_or_images_is_refused(images: Path, embedder: Embedder, tmp_path: Path) -> None:
     embedder.save(tmp_path / "model")
-    build_index(list_source(images), tmp_path / "bare.index", embedder, model=str(tmp_path / "model"), storage="none")
+    build_index(images, tmp_path / "bare.index", embedder, model=str(tmp_path / "model"), storage="none")
     with pytest.raises(ValueError, match="need regions"):
         IndexGallery(Searcher(open_store(tmp_path / "bare.index"), embedder), "bare.index")
     few = tmp_path / "few"
     shutil.copytree(images, few)
-    build_index(list_source(few), tmp_path / "few.index", embedder, model=str(tmp_path / "model"))
+    build_index(few, tmp_path / "few.index", embedder, model=str(tmp_path / "model"))
     store = open_store(tmp_path / "few.index")
     store.remove([name for part in store.listing() for name in part.ids])
     with pytest.raises(ValueError, match="need at least one image"):

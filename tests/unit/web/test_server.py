@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from diml.web import Limits, open_port
+from diml.web.limits import Limits
+from diml.web.server import open_port
 
 
 def test_a_free_port_of_this_machine_is_taken() -> None:

@@ -1,1 +1,1 @@
-"""Stores of an index, one file for each back end."""
+"""The stores of an index: one module per database."""

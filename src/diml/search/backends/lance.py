@@ -1,6 +1,6 @@
-"""A store in a folder: LanceDB, no server. One table holds all of a image, so a commit writes it whole or not at all.
+"""LanceDB: a store in a folder, without a server. One table holds everything, so that a commit is atomic.
 
-Legend: N rows, Q queries, D channels, B bytes of a image's coded regions.
+Legend: N rows, Q queries, D channels, B bytes of the encoded regions of one image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from diml.search.filters import Where, sql_value, to_sql
 from diml.search.store import (
     IndexConfig,
     IndexNotFoundError,
-    Listed,
+    ListedRows,
     Neighbours,
     Rows,
     StoreInfo,
@@ -33,46 +33,46 @@ if TYPE_CHECKING:
 
 _TABLE: Final = "images"
 _KEY: Final = b"diml"
-#: From so many rows on an index over the pooled vectors pays; below, comparing with all takes some milliseconds.
+#: Number of rows from which a vector index is built; below, exhaustive comparison takes a few milliseconds.
 INDEX_FROM: Final = 10_000
-#: Share of the cells of the index that a query looks into, and the least number of them.
+#: Fraction of the cells of the vector index that a query searches, and their minimum number.
 PROBED: Final = 1 / 3
 LEAST_PROBED: Final = 20
 _HINTS: Final = 100_000
-#: How long versions are kept that a reader may still be in.
+#: How long old versions are kept, which readers may still be using.
 _KEPT_VERSIONS: Final = datetime.timedelta(seconds=30)
 _PART: Final = 4096
 
 
 class LanceStore:
-    """Embedded images in a LanceDB folder; made by `diml.search.open_store` and `create_store`.
+    """Embedded images in a LanceDB folder; created by `open_store` and `create_store` of `diml.search.index`.
 
-    Writers take turns by a lock in the folder; readers never wait and see the last commit. Fetching is by id: the row
-    numbers that `nearest` saw are only a hint, and what they lead to is taken when it bears the id.
+    Writers take turns by a lock in the folder; readers never wait and see the last commit. Rows are fetched by id: the
+    row numbers seen by `nearest` are only a hint, and a row found by its number is used only if it has the right id.
 
     Args:
         folder: of the index.
 
     Raises:
         IndexNotFoundError: there is no index.
-        ValueError: the folder is something else, or damaged.
+        ValueError: the folder holds something else, or is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if not any((folder / f"{_TABLE}.lance" / "_versions").glob("*.manifest")):  # nothing was ever committed
+        if not any((folder / f"{_TABLE}.lance" / "_versions").glob("*.manifest")):  # nothing has been committed
             raise IndexNotFoundError(str(folder))
         self._table: Any = _connect(folder).open_table(_TABLE)
         about = (self._table.schema.metadata or {}).get(_KEY)
         if about is None:
-            raise ValueError(f"index: {folder} is a LanceDB folder that diml did not make; name another one")
+            raise ValueError(f"index: {folder} is a LanceDB folder that diml did not create; choose another one")
         self._config = IndexConfig.from_json(about)
         self._columns: list[str] = list(_schema(self._config).names)
         self._hints: dict[str, int] = {}
 
     @classmethod
     def create(cls, folder: Path, config: IndexConfig) -> LanceStore:
-        """Make an empty index, or open the one there; ValueError where that one is of something else."""
+        """Create an empty index, or open the existing one; FileExistsError where the folder holds something else."""
         _check_folder(folder)
         with exclusive_lock(folder / "writer.lock"):
             try:
@@ -83,11 +83,11 @@ class LanceStore:
 
     @property
     def config(self) -> IndexConfig:
-        """What the index is of."""
+        """The settings of the index."""
         return self._config
 
     def add(self, rows: Rows) -> None:
-        """Write rows in one commit; those whose id is there already are replaced."""
+        """Write rows in one commit, replacing those with the same id."""
         check_rows(rows, self._config)
         if not len(rows):
             return
@@ -99,14 +99,14 @@ class LanceStore:
     def nearest(
         self, pooled: NDArray[np.float32], k: int, *, where: Where | None = None, exact: bool = False
     ) -> list[Neighbours]:
-        """The k rows of the largest cosine to each query, best first."""
+        """Return the k rows of largest cosine to each query, best first."""
         check_queries(pooled, k, self._config)
         cells = _cells(self._table.count_rows())
         probed = None if exact else min(cells, max(LEAST_PROBED, math.ceil(cells * PROBED)))
         return [self._nearest(vector, k, where, probed) for vector in pooled]
 
     def _nearest(self, vector: NDArray[np.float32], k: int, where: Where | None, probed: int | None) -> Neighbours:
-        """`probed`: how many cells of the index are looked into; None: every row is compared."""
+        """`probed`: number of cells of the vector index to search; None: compare with every row."""
         search = self._table.search(vector, vector_column_name="pooled").distance_type("dot")
         if where is not None:
             search = search.where(to_sql(where), prefilter=True)
@@ -114,7 +114,7 @@ class LanceStore:
             search = search.bypass_vector_index()
         else:
             search = search.minimum_nprobes(probed)
-            search = search.maximum_nprobes(0)  # more of them where a condition leaves fewer than k
+            search = search.maximum_nprobes(0)  # no limit: more where a condition leaves fewer than k rows
         found = search.select(["id", "_distance"]).with_row_id(True).limit(k).to_arrow()
         ids = found["id"].to_pylist()
         self._remember(ids, found["_rowid"].to_pylist())
@@ -123,7 +123,7 @@ class LanceStore:
         return Neighbours(tuple(ids[place] for place in order), cosine[order].astype(np.float32))
 
     def regions(self, ids: Sequence[str]) -> Rows:
-        """All of these rows, in this order; ids that are not there are left out."""
+        """Return the rows of these ids, in this order; unknown ids are left out."""
         wanted = dict.fromkeys(ids)
         found: dict[str, tuple[Any, int]] = {}
         hinted = [self._hints[name] for name in wanted if name in self._hints]
@@ -136,7 +136,7 @@ class LanceStore:
         return _from_arrow([found[name] for name in wanted if name in found], self._config)
 
     def remove(self, ids: Sequence[str]) -> int:
-        """Take rows out in one commit; returns how many were there."""
+        """Remove rows in one commit; returns how many existed."""
         if not ids:
             return 0
         with self._writing():
@@ -146,11 +146,11 @@ class LanceStore:
         return there
 
     def count(self, where: Where | None = None) -> int:
-        """How many rows there are, or fit."""
+        """Return the number of rows, or of those that satisfy `where`."""
         return int(self._table.count_rows(None if where is None else to_sql(where)))
 
-    def listing(self, where: Where | None = None, *, columns: Sequence[str] | None = None) -> Iterator[Listed]:
-        """All rows of one state without their vectors, part by part, in the order of ids."""
+    def listing(self, where: Where | None = None, *, columns: Sequence[str] | None = None) -> Iterator[ListedRows]:
+        """Yield all rows of one state without their vectors, in parts, in the order of ids."""
         names = list(self._config.columns if columns is None else columns)
         search = self._table.search().select(["id", *names])
         if where is not None:
@@ -158,10 +158,10 @@ class LanceStore:
         whole = search.to_arrow().sort_by("id")
         for start in range(0, whole.num_rows, _PART):
             part = whole.slice(start, _PART)
-            yield Listed(tuple(part["id"].to_pylist()), tuple(part.select(names).to_pylist()))
+            yield ListedRows(tuple(part["id"].to_pylist()), tuple(part.select(names).to_pylist()))
 
     def optimize(self) -> None:
-        """Join small files, build or extend the indices, drop versions that nobody can be reading any more."""
+        """Merge small files, build or extend the indexes, drop versions that no reader can still be using."""
         from lancedb.index import BTree, IvfFlat
 
         with self._writing():
@@ -175,7 +175,7 @@ class LanceStore:
         self._hints.clear()
 
     def info(self) -> StoreInfo:
-        """Facts for people."""
+        """Return size and state."""
         rows = self.count()
         found = [index for index in self._table.list_indices() if index.columns[0] == "pooled"]
         covered = min(rows, found[0].num_indexed_rows) if found else 0
@@ -189,7 +189,7 @@ class LanceStore:
         )
 
     def close(self) -> None:
-        """Let go of the table."""
+        """Forget the hints; LanceDB needs no closing."""
         self._hints.clear()
 
     def _writing(self) -> Any:
@@ -206,24 +206,24 @@ def _connect(folder: Path) -> Any:
         import lancedb
     except ImportError as error:
         raise ValueError(
-            f"index: a folder needs LanceDB, which is not here ({error}); pip install 'diml[search]'"
+            f"index: a folder needs LanceDB, which is not installed ({error}); pip install 'diml[search]'"
         ) from error
-    # Without an interval a table would go on showing the state in which it was opened.
+    # Without an interval a table would keep showing the state in which it was opened.
     return lancedb.connect(folder, read_consistency_interval=datetime.timedelta(0))
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse to make an index in a folder that has something else in it."""
+    """Raise FileExistsError for a folder that holds something else than an index."""
     if folder.is_file():
-        raise FileExistsError(f"index: {folder} is a file; name a new folder")
+        raise FileExistsError(f"index: {folder} is a file; choose a new folder")
     if folder.is_dir() and not (folder / f"{_TABLE}.lance").exists():
         inside = sorted(entry.name for entry in folder.iterdir() if entry.name != "writer.lock")
         if inside:
-            raise FileExistsError(f"index: {folder} has {', '.join(inside[:3])} in it and no index; name a new folder")
+            raise FileExistsError(f"index: {folder} contains {', '.join(inside[:3])} and no index; choose a new folder")
 
 
 def _cells(rows: int) -> int:
-    """Cells of the index: about the root of the number of rows."""
+    """Number of cells of the vector index: about the square root of the number of rows."""
     return int(2 ** round(math.log2(max(1, rows)) / 2))
 
 
@@ -261,7 +261,7 @@ def _to_arrow(rows: Rows, config: IndexConfig) -> pa.Table:
 
 
 def _index_by_id(table: pa.Table, wanted: Mapping[str, None], found: dict[str, tuple[Any, int]]) -> None:
-    """Note in `found` where in the table each wanted row is."""
+    """Record in `found` where in the table each wanted row is."""
     for batch in table.to_batches():
         for row, name in enumerate(batch["id"].to_pylist()):
             if name in wanted:
@@ -269,7 +269,7 @@ def _index_by_id(table: pa.Table, wanted: Mapping[str, None], found: dict[str, t
 
 
 def _from_arrow(places: Sequence[tuple[Any, int]], config: IndexConfig) -> Rows:
-    """Rows at places (batch, row) of record batches, in this order."""
+    """Collect rows at places (batch, row) of record batches, in this order."""
     count = len(places)
     pooled, coded = np.empty((count, config.dim), np.float32), np.empty((count, config.row_bytes), np.uint8)
     ids: list[str] = [""] * count

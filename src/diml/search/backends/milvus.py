@@ -1,75 +1,279 @@
-"""A store in Milvus: a server or cluster by its address, or Milvus Lite in a `.db` folder, by the same calls.
+"""Milvus: a store in a server or cluster given by its address, or in a `.db` folder of Milvus Lite, by the same calls.
+
+    http://[user:password@]host:port[/collection][?consistency=...&index=...&shards=...]
+    images.db
+
+The regions are base64 text, in as many fields as needed: every version of Milvus has text fields, and no supported one
+has byte fields. A column of metadata is two fields, its value and whether there is one, as Milvus has missing values
+only since 2.5.
 
 Legend: N rows, Q queries, D channels.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+import logging
+import math
+import os
+import re
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diml.search.backends.milvus_place import (
-    WORK_SECONDS,
-    Connection,
-    MilvusPlace,
-    is_lite_folder,
-    read_place,
-    settings_of,
-)
-from diml.search.backends.milvus_rows import (
-    among,
-    coded_bytes,
-    column_fields,
-    from_records,
-    in_parts,
-    make_schema,
-    metadata_of,
-    region_fields,
-    to_expression,
-    to_records,
-)
-from diml.search.filters import Where
+from diml.search.filters import And, ColumnComparison, ColumnMembership, ColumnType, Constant, Operator, Or, Where
 from diml.search.store import (
     IndexConfig,
     IndexNotFoundError,
-    Listed,
+    ListedRows,
     Neighbours,
     Rows,
     StoreInfo,
+    Value,
     check_queries,
     check_rows,
 )
 
-#: Most rows that a server gives in one answer, and the bytes that we let a message grow to.
+Consistency = Literal["Strong", "Bounded", "Session", "Eventually"]
+Index = Literal["FLAT", "IVF_FLAT"]
+
+COLLECTION: Final = "images"
+CONNECT_SECONDS: Final = 5.0
+CALL_SECONDS: Final = 60.0
+#: For calls whose duration grows with the collection.
+WORK_SECONDS: Final = 900.0
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
+_GRPC_UNREACHABLE: Final = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+
+#: Maximum number of rows in one answer of a server, and the size of a message to stay below.
 MOST_ROWS: Final = 16_384
 _MESSAGE_BYTES: Final = 16 * 2**20
 _ANSWERS: Final = 100_000
 _IDS: Final = 1024
 _PAGE: Final = 4096
-#: Cells of an IVF_FLAT index in each segment of a server, and how many of them a query looks into: docs/scale.md.
+#: Cells of an IVF_FLAT index in each segment of a server, and how many of them a query searches: docs/scale.md.
 CELLS: Final = 256
 PROBED: Final = 128
 
+#: Maximum number of bytes in a text field of Milvus.
+LONGEST_TEXT: Final = 65_535
+_PIECE: Final = LONGEST_TEXT // 4 * 4
+_LARGEST: Final = 2**63 - 1
+_ABSENT: Final[Mapping[ColumnType, Value]] = {"text": "", "integer": 0, "number": 0.0, "boolean": False}
+_ESCAPES: Final = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MilvusPlace:
+    """The place of an index, parsed and validated.
+
+    Args:
+        shown: for messages, without a password.
+        address: `http://host:port`, or "" with Milvus Lite.
+        folder: of Milvus Lite, or None.
+        token: `user:password`, or "".
+        collection: name of the collection with the images.
+        consistency: of every read. "Strong" sees everything written before; the others may lag and are faster.
+        index: vector index over pooled vectors, chosen when the collection is created. "FLAT" is exhaustive and exact.
+        shards: write channels of the collection, chosen when it is created.
+    """
+
+    shown: str
+    address: str = ""
+    folder: Path | None = None
+    token: str = ""
+    collection: str = COLLECTION
+    consistency: Consistency = "Strong"
+    index: Index = "FLAT"
+    shards: int = 1
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.collection):
+            need = "at most 255 letters, digits and _, no digit first"
+            raise ValueError(f"index: {self.shown}: need a collection named by {need}, got {self.collection!r}")
+        for name, allowed in (("consistency", get_args(Consistency)), ("index", get_args(Index))):
+            if getattr(self, name) not in allowed:
+                got = getattr(self, name)
+                raise ValueError(f"index: {self.shown}: {name} needs one of {', '.join(allowed)}, got {got!r}")
+        if not 1 <= self.shards <= 16:
+            raise ValueError(f"index: {self.shown}: shards needs 1 to 16, got {self.shards}")
+
+
+def read_place(uri: str) -> MilvusPlace:
+    """Parse the place of an index.
+
+    Raises:
+        ValueError: a part of it is invalid; the message says what is needed.
+
+    Example:
+        >>> read_place("http://localhost:19530/shelves?consistency=Bounded").collection
+        'shelves'
+    """
+    if not uri.startswith(("http://", "https://", "tcp://")):
+        return MilvusPlace(shown=uri, folder=Path(uri).resolve())
+    parts = urlsplit(uri)
+    try:
+        host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 19530)
+    except ValueError as error:
+        raise ValueError(f"index: need http://host:port, got an invalid port: {error}") from None
+    if not host:
+        raise ValueError(f"index: need http://host:port, got no host in {parts.scheme}://{parts.path}")
+    host = f"[{host}]" if ":" in host else host
+    settings: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if unknown := settings.keys() - {"consistency", "index", "shards"}:
+        raise ValueError(
+            f"index: {host}: need consistency, index or shards after '?', got {', '.join(sorted(unknown))}"
+        )
+    if "shards" in settings:
+        settings["shards"] = int(settings["shards"]) if settings["shards"].isdecimal() else 0
+    address, collection = f"{parts.scheme}://{host}:{port}", parts.path.strip("/") or COLLECTION
+    user = unquote(f"{parts.username}:{parts.password or ''}") if parts.username else ""
+    return MilvusPlace(shown=f"{address}/{collection}", address=address, token=user, collection=collection, **settings)
+
+
+def is_lite_folder(folder: Path) -> bool:
+    """Whether this folder is one of Milvus Lite."""
+    return (folder / "LOCK").is_file() and (folder / "collections").is_dir()
+
+
+class Connection:
+    """A client of a server, or of Milvus Lite, which runs in threads of this process while a client is connected.
+
+    Args:
+        place: of the index.
+
+    Raises:
+        ValueError: pymilvus or milvus-lite is not installed.
+        ConnectionError: no server answers.
+        OSError: another process has the folder of Milvus Lite open.
+    """
+
+    def __init__(self, place: MilvusPlace) -> None:
+        pymilvus = _pymilvus(place)
+        self.place = place
+        address = place.address if place.folder is None else _lite_address(place.folder, self)
+        with _translated_errors(place):
+            self._client = pymilvus.MilvusClient(uri=address, token=place.token, timeout=CONNECT_SECONDS)
+
+    def call(self, method: str, *args: Any, timeout: float = CALL_SECONDS, **settings: Any) -> Any:
+        """Call a method of `MilvusClient`; errors are `ConnectionError` or `OSError`."""
+        with _translated_errors(self.place):
+            return getattr(self._client, method)(*args, timeout=timeout, **settings)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Admit one writer at a time, as Milvus Lite requires; a server orders writes itself."""
+        if self.place.folder is None:
+            yield
+        else:
+            with _writers(self.place.folder):
+                yield
+
+    def close(self) -> None:
+        """Disconnect; with the last connection of this process Milvus Lite stops and releases its folder."""
+        self._client.close()
+        if self.place.folder is not None:
+            _release(self.place.folder, self)
+
+
+@contextmanager
+def _translated_errors(place: MilvusPlace) -> Iterator[None]:
+    """Raise errors of pymilvus as `ConnectionError` or `OSError` that name the index."""
+    import grpc
+    from pymilvus.exceptions import MilvusException
+
+    try:
+        yield
+    except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as error:
+        text = str(getattr(error, "message", "")) or str(error) or type(error).__name__
+        code = getattr(error, "code", None)
+        status = str(code()) if callable(code) else str(code)
+        lost = "fail connecting" in text.lower() or any(word in status + text for word in _GRPC_UNREACHABLE)
+        if lost or isinstance(error, grpc.FutureTimeoutError):
+            remedy = "is the server running, are host and port right, does a firewall block it?"
+            raise ConnectionError(f"index: no Milvus answers at {place.shown} ({text}); {remedy}") from error
+        raise OSError(f"index: {place.shown}: Milvus reports: {text}") from error
+
+
+def _pymilvus(place: MilvusPlace) -> Any:
+    try:
+        import pymilvus
+
+        if place.folder is not None:
+            import milvus_lite.server_manager  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f"index: {place.shown} needs pymilvus and milvus-lite, not installed ({error}); pip install 'diml[milvus]'"
+        ) from error
+    for name in ("pymilvus", "milvus_lite", "grpc._server"):  # they also print the errors that they raise
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    return pymilvus
+
+
+_LOCK: Final = threading.RLock()
+_CONNECTED: Final[dict[Path, weakref.WeakSet[Connection]]] = {}
+_WRITERS: Final[dict[Path, threading.Lock]] = {}
+
+
+def _lite_address(folder: Path, connection: Connection) -> str:
+    from milvus_lite.server_manager import server_manager_instance
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _LOCK:
+        address = server_manager_instance.start_and_get_uri(os.fspath(folder))
+        if address is None:
+            remedy = "stop that one, or use a folder of LanceDB or a server, which admit several"
+            raise OSError(f"index: {folder}: another process has it open, and Milvus Lite admits one; {remedy}")
+        _CONNECTED.setdefault(folder, weakref.WeakSet()).add(connection)
+    return str(address)
+
+
+def _release(folder: Path, connection: Connection) -> None:
+    from milvus_lite.server_manager import server_manager_instance
+
+    with _LOCK:
+        connected: Any = _CONNECTED.get(folder, ())
+        if connection in connected:
+            connected.discard(connection)
+            if not connected:
+                server_manager_instance.release_server(os.fspath(folder))
+
+
+def _writers(folder: Path) -> threading.Lock:
+    with _LOCK:
+        return _WRITERS.setdefault(folder, threading.Lock())
+
+
+def settings_of(description: Mapping[str, Any]) -> str | None:
+    """Return the settings of an index from the description of its collection, or None."""
+    found = (description.get("properties") or {}).get("diml.settings")
+    return None if found is None else str(found)
+
 
 class MilvusStore:
-    """Embedded images in a collection of Milvus; made by `diml.search.open_store` and `create_store`.
+    """Embedded images in a collection of Milvus; created by `open_store` and `create_store` of `diml.search.index`.
 
-    Where Milvus promises less than the interface of a store: each row is written whole or not at all, and a call of
-    `add` with up to some thousand rows too, but larger calls are several requests; rows that others write while a
-    listing of a server goes on may be in it or not; and with IVF_FLAT, rows that the server has not indexed yet are
-    searched by an approximation of its own, even where `exact` is asked for.
+    Milvus guarantees less than the contract of a store: single rows are written atomically, and so is a call of `add`
+    with up to some thousand rows, but larger calls are several requests; a listing of a server may or may not contain
+    rows written during it; and with IVF_FLAT, rows that the server has not indexed yet are searched by an approximation
+    of its own, even with `exact`.
 
     Args:
         place: see `read_place`.
 
     Raises:
         IndexNotFoundError: there is no index.
-        ConnectionError: nobody answers there.
-        ValueError: the collection is something else, or the extra is missing.
+        ConnectionError: no server answers.
+        ValueError: the collection holds something else, or the extra is not installed.
     """
 
     def __init__(self, place: MilvusPlace) -> None:
@@ -86,13 +290,13 @@ class MilvusStore:
 
     @classmethod
     def open(cls, uri: str) -> MilvusStore:
-        """Open the index at a place."""
+        """Open the index at a place; see `read_place`."""
         return cls(read_place(uri))
 
     @classmethod
     def create(cls, uri: str, config: IndexConfig) -> MilvusStore:
-        """Make an empty index, or open the one there; what is written next must know all that is there, so "Strong"."""
-        place = dataclasses.replace(read_place(uri), consistency="Strong")
+        """Create an empty index, or open the existing one."""
+        place = dataclasses.replace(read_place(uri), consistency="Strong")  # as the writes depend on what is there
         _check_folder(place)
         connection = Connection(place)
         try:
@@ -104,11 +308,11 @@ class MilvusStore:
 
     @property
     def config(self) -> IndexConfig:
-        """What the index is of."""
+        """The settings of the index."""
         return self._config
 
     def add(self, rows: Rows) -> None:
-        """Write rows; those whose id is there already are replaced."""
+        """Write rows, replacing those with the same id."""
         check_rows(rows, self._config)
         records = to_records(rows, self._config)
         size = _rows_a_message(self._config)
@@ -119,7 +323,7 @@ class MilvusStore:
     def nearest(
         self, pooled: NDArray[np.float32], k: int, *, where: Where | None = None, exact: bool = False
     ) -> list[Neighbours]:
-        """The k rows of the largest cosine to each query, best first."""
+        """Return the k rows of largest cosine to each query, best first."""
         check_queries(pooled, k, self._config)
         if k > MOST_ROWS:
             raise ValueError(f"k: need at most {MOST_ROWS} with Milvus, got {k}; LanceDB has no such limit")
@@ -131,7 +335,7 @@ class MilvusStore:
             found += self._nearest(part, k, condition, CELLS if exact else PROBED)
         if self._index == "FLAT" or exact:
             return found
-        short = [row for row, one in enumerate(found) if len(one.ids) < k]  # the cells looked into had too few
+        short = [row for row, one in enumerate(found) if len(one.ids) < k]  # the searched cells had too few
         for row in short:
             found[row] = self._nearest(pooled[row : row + 1], k, condition, CELLS)[0]
         return found
@@ -151,7 +355,7 @@ class MilvusStore:
         return [_neighbours([(float(hit["distance"]), str(hit["id"])) for hit in hits]) for hits in answers]
 
     def regions(self, ids: Sequence[str]) -> Rows:
-        """All of these rows, in this order; ids that are not there are left out."""
+        """Return the rows of these ids, in this order; unknown ids are left out."""
         fields = ["id", "pooled", *region_fields(self._config), *column_fields(tuple(self._config.columns))]
         found: dict[str, Any] = {}
         for part in in_parts(ids, min(_IDS, _rows_a_message(self._config))):
@@ -159,7 +363,7 @@ class MilvusStore:
         return from_records([found[name] for name in dict.fromkeys(ids) if name in found], self._config)
 
     def remove(self, ids: Sequence[str]) -> int:
-        """Take rows out; returns how many were there."""
+        """Remove rows; returns how many existed."""
         count = 0
         with self._connection.writing():
             for part in in_parts(ids, _IDS):
@@ -171,20 +375,20 @@ class MilvusStore:
         return count
 
     def count(self, where: Where | None = None) -> int:
-        """How many rows there are, or fit."""
+        """Return the number of rows, or of those that satisfy `where`."""
         return int(self._query(self._expression(where), ["count(*)"])[0]["count(*)"])
 
-    def listing(self, where: Where | None = None, *, columns: Sequence[str] | None = None) -> Iterator[Listed]:
-        """All rows without their vectors, part by part, in the order of ids."""
+    def listing(self, where: Where | None = None, *, columns: Sequence[str] | None = None) -> Iterator[ListedRows]:
+        """Yield all rows without their vectors, in parts, in the order of ids."""
         names = list(self._config.columns if columns is None else columns)
         condition = self._expression(where)
         for page in self._pages(condition, ["id", *column_fields(names)]):
-            yield Listed(
+            yield ListedRows(
                 tuple(str(record["id"]) for record in page), tuple(metadata_of(record, names) for record in page)
             )
 
     def _pages(self, condition: str, fields: list[str]) -> Iterator[list[Any]]:
-        """Records in the order of ids: of Milvus Lite all at once, of one state; of a server page by page."""
+        """Records in the order of ids: of Milvus Lite in one query, of one state; of a server page by page."""
         if self.place.folder is not None:
             with self._connection.writing():
                 everyone = sorted(self._query(condition or 'id != ""', fields), key=lambda record: record["id"])
@@ -202,16 +406,16 @@ class MilvusStore:
                 return
 
     def optimize(self) -> None:
-        """Write what is in memory, so that it is indexed, and join small segments; a server takes its time for that."""
+        """Flush and index what is in memory and merge small segments; a server does so in the background."""
         with self._connection.writing():
             self._call("flush", timeout=WORK_SECONDS)
             self._call("compact", timeout=WORK_SECONDS)
 
     def info(self) -> StoreInfo:
-        """Facts for people."""
+        """Return size and state."""
         rows, folder = self.count(), self.place.folder
-        told = self._call("describe_index", "pooled")
-        covered = 0 if self._index == "FLAT" else min(rows, int(told.get("indexed_rows", 0)))
+        described = self._call("describe_index", "pooled")
+        covered = 0 if self._index == "FLAT" else min(rows, int(described.get("indexed_rows", 0)))
         files = [] if folder is None else [file for file in folder.rglob("*") if file.is_file()]
         return StoreInfo(
             kind="Milvus" if folder is None else "Milvus Lite",
@@ -223,7 +427,7 @@ class MilvusStore:
         )
 
     def close(self) -> None:
-        """Let go of the connection; Milvus Lite ends with the last one of this process."""
+        """Close the connection; Milvus Lite stops with the last one of this process."""
         self._connection.close()
 
     def _read_config(self) -> IndexConfig:
@@ -231,11 +435,11 @@ class MilvusStore:
             raise IndexNotFoundError(self.place.shown)
         about = settings_of(self._call("describe_collection"))
         if about is None:
-            raise ValueError(f"index: {self.place.shown} is a collection that diml did not make; name another one")
+            raise ValueError(f"index: {self.place.shown} is a collection that diml did not create; choose another one")
         return IndexConfig.from_json(about)
 
     def _make_ready(self) -> str:
-        """Build the index over pooled vectors, load the collection, where that has not been done; the kind of index."""
+        """Build the vector index and load the collection where that has not been done; returns the type of index."""
         if not self._call("list_indexes"):
             _create_index(self._connection)
         self._call("load_collection", timeout=WORK_SECONDS)
@@ -258,19 +462,19 @@ def _neighbours(hits: list[tuple[float, str]]) -> Neighbours:
 
 
 def _rows_a_message(config: IndexConfig) -> int:
-    """How many rows fit into one request or answer."""
+    """Number of rows that fit into one request or answer."""
     return max(1, _MESSAGE_BYTES // (4 * config.dim + coded_bytes(config) + 2048))
 
 
 def _check_folder(place: MilvusPlace) -> None:
-    """Refuse to make an index where something else is."""
+    """Raise FileExistsError where something else is."""
     folder = place.folder
     if folder is None or not folder.exists() or is_lite_folder(folder):
         return
     if folder.is_file():
-        raise FileExistsError(f"index: {folder} is a file (of an older Milvus Lite?), not a folder; name a new one")
+        raise FileExistsError(f"index: {folder} is a file (of an older Milvus Lite?), not a folder; choose a new one")
     if any(folder.iterdir()):
-        raise FileExistsError(f"index: {folder} has something else in it, and no index; name a new one")
+        raise FileExistsError(f"index: {folder} contains something else and no index; choose a new one")
 
 
 def _create_collection(connection: Connection, config: IndexConfig) -> None:
@@ -285,7 +489,7 @@ def _create_collection(connection: Connection, config: IndexConfig) -> None:
             properties={"diml.settings": config.to_json()},
         )
     except OSError:
-        if not connection.call("has_collection", place.collection):  # else another one was quicker
+        if not connection.call("has_collection", place.collection):  # otherwise another process has created it
             raise
 
 
@@ -301,3 +505,165 @@ def _create_index(connection: Connection) -> None:
     except OSError:
         if not connection.call("list_indexes", place.collection):
             raise
+
+
+def make_schema(config: IndexConfig) -> Any:
+    """Return the schema of a collection."""
+    from pymilvus import DataType, MilvusClient
+
+    types = {
+        "text": DataType.VARCHAR,
+        "integer": DataType.INT64,
+        "number": DataType.DOUBLE,
+        "boolean": DataType.BOOL,
+    }
+    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=LONGEST_TEXT)
+    schema.add_field("pooled", DataType.FLOAT_VECTOR, dim=config.dim)
+    for name in region_fields(config):
+        schema.add_field(name, DataType.VARCHAR, max_length=LONGEST_TEXT)
+    for name, kind in config.columns.items():
+        length = {"max_length": LONGEST_TEXT} if kind == "text" else {}
+        schema.add_field(f"value_{name}", types[kind], **length)
+        schema.add_field(f"has_{name}", DataType.BOOL)
+    return schema
+
+
+def region_fields(config: IndexConfig) -> list[str]:
+    """Return the names of the fields that hold the regions, in order."""
+    return [f"regions_{part}" for part in range(math.ceil(coded_bytes(config) / _PIECE))]
+
+
+def coded_bytes(config: IndexConfig) -> int:
+    """Return the number of bytes of the regions of one image in base64."""
+    return 4 * math.ceil(config.row_bytes / 3)
+
+
+def column_fields(columns: Sequence[str]) -> list[str]:
+    """Return the names of the fields of columns."""
+    return [field for name in columns for field in (f"value_{name}", f"has_{name}")]
+
+
+def to_records(rows: Rows, config: IndexConfig) -> list[dict[str, Any]]:
+    """Convert rows to records of Milvus.
+
+    Raises:
+        ValueError: an id or a text is too long for Milvus, or an integer too large.
+    """
+    records = []
+    for row, (name, entry) in enumerate(zip(rows.ids, rows.metadata, strict=True)):
+        record: dict[str, Any] = {"id": _storable("id", name), "pooled": rows.pooled[row]}
+        text = base64.b64encode(rows.coded[row].tobytes()).decode("ascii")
+        for part, field in enumerate(region_fields(config)):
+            record[field] = text[part * _PIECE : (part + 1) * _PIECE]
+        for column, kind in config.columns.items():
+            value = entry.get(column)
+            record[f"has_{column}"] = value is not None
+            stored = _ABSENT[kind] if value is None else _storable(column, value)
+            record[f"value_{column}"] = float(stored) if kind == "number" and stored is not None else stored
+        records.append(record)
+    return records
+
+
+def from_records(records: Sequence[Mapping[str, Any]], config: IndexConfig) -> Rows:
+    """Convert records of Milvus to rows, in the same order."""
+    pooled, coded = (
+        np.empty((len(records), config.dim), np.float32),
+        np.empty((len(records), config.row_bytes), np.uint8),
+    )
+    fields = region_fields(config)
+    for row, record in enumerate(records):
+        pooled[row] = record["pooled"]
+        coded[row] = np.frombuffer(base64.b64decode("".join(record[field] for field in fields)), np.uint8)
+    ids = tuple(str(record["id"]) for record in records)
+    return Rows(ids, pooled, coded, tuple(metadata_of(record, tuple(config.columns)) for record in records))
+
+
+def metadata_of(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Value]:
+    """Return some columns of a record."""
+    return {name: record[f"value_{name}"] if record[f"has_{name}"] else None for name in columns}
+
+
+def quoted(text: str) -> str:
+    """Return a text as a constant of Milvus."""
+    return f'"{text.translate(_ESCAPES)}"'
+
+
+def among(ids: Sequence[str]) -> str:
+    """Return the condition that an id is one of these."""
+    return f"id in [{', '.join(quoted(name) for name in ids)}]"
+
+
+def in_parts(ids: Sequence[str], size: int) -> Iterator[list[str]]:
+    """Yield the distinct ids in parts of at most `size`."""
+    distinct = list(dict.fromkeys(ids))
+    yield from (distinct[start : start + size] for start in range(0, len(distinct), size))
+
+
+def to_expression(where: Where, columns: Mapping[str, ColumnType]) -> str:
+    """Translate a condition to an expression of Milvus, with the meaning of `to_sql`.
+
+    Raises:
+        ValueError: a number is out of the range of that column in Milvus.
+    """
+    match where:
+        case ColumnComparison(column, operator, value):
+            return _with_value(column, _compared(column, columns[column], operator, value))
+        case ColumnMembership(column, values, negated):
+            kind = columns[column]
+            fit = [_constant(column, kind, value) for value in values if kind != "integer" or _is_whole(value)]
+            if not fit:
+                return _with_value(column, "" if negated else "never")
+            return _with_value(column, f"value_{column} {'not in' if negated else 'in'} [{', '.join(fit)}]")
+        case And(left, right):
+            return f"({to_expression(left, columns)} and {to_expression(right, columns)})"
+        case Or(left, right):
+            return f"({to_expression(left, columns)} or {to_expression(right, columns)})"
+
+
+def _with_value(column: str, term: str) -> str:
+    """The column has a value, and the term holds."""
+    if term == "never":
+        return f"(has_{column} == true and has_{column} == false)"
+    return f"(has_{column} == true and {term})" if term else f"has_{column} == true"
+
+
+def _compared(column: str, kind: ColumnType, operator: Operator, value: Constant) -> str:
+    if kind == "integer" and not _is_whole(value):  # Milvus compares integers with integers only
+        assert isinstance(value, float)
+        if operator in ("=", "!="):
+            return "never" if operator == "=" else ""
+        down = operator in ("<", "<=")
+        operator, value = ("<=", math.floor(value)) if down else (">=", math.ceil(value))
+    sign = "==" if operator == "=" else operator
+    return f"value_{column} {sign} {_constant(column, kind, value)}"
+
+
+def _is_whole(value: Constant) -> bool:
+    return not isinstance(value, float) or math.isinf(value) or value.is_integer()
+
+
+def _constant(column: str, kind: ColumnType, value: Constant) -> str:
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    try:
+        number = int(value) if kind == "integer" else float(value)
+    except OverflowError:
+        number = math.inf
+    if math.isinf(number) or (kind == "integer" and abs(number) > _LARGEST):
+        need = "a whole number of 64 bits" if kind == "integer" else "a number up to 1.8e308"
+        raise ValueError(f"where: {column} needs {need} in Milvus, got {value}")
+    return repr(number)
+
+
+def _storable(column: str, value: Value) -> Value:
+    """Return a value that Milvus can store; otherwise raise ValueError."""
+    if isinstance(value, str) and (size := len(value.encode())) > LONGEST_TEXT:
+        raise ValueError(
+            f"{column}: need at most {LONGEST_TEXT} bytes of text in Milvus, got {size} in {value[:40]!r}..."
+        )
+    if type(value) is int and abs(value) > _LARGEST:
+        raise ValueError(f"{column}: need whole numbers of 64 bits in Milvus, got {value}")
+    return value

@@ -1,5 +1,5 @@
 /**
- * The JSON API of the server, which is all that the page uses.
+ * The JSON API of the server; the page uses nothing else.
  *
  * @typedef {Object} GalleryStatus
  * @property {"folder" | "index"} kind
@@ -8,25 +8,26 @@
  * @property {number} done
  * @property {number} total
  * @property {number} count  images that can be searched
- * @property {number} seconds  since embedding began
+ * @property {number} seconds  since embedding started
  * @property {number} bad_count
  * @property {{path: string, reason: string}[]} bad
- * @property {string} trouble
+ * @property {string} error
  *
  * @typedef {Object} Status
  * @property {string} version
  * @property {string} model
+ * @property {Object<string, string | number>} matcher
  * @property {boolean} keeps_uploads
- * @property {{body_bytes: number, pixels: number, requests: number, hits: number, rerank: number}} limits
+ * @property {{body_bytes: number, pixels: number, requests: number, hits: number, rerank_at: number}} limits
  * @property {GalleryStatus | null} gallery
  *
  * @typedef {{id: string, name: string, label: string}} Item
- * @typedef {{hits: number, rerank: number}} SearchOptions
+ * @typedef {{hits: number, rerank_at: number}} SearchOptions
  */
 
-/** What the server refused, with the remedy. */
+/** A request rejected by the server, with the remedy. */
 export class ApiError extends Error {
-  /** @param {{code: string, message: string, remedy: string}} told @param {number} status */
+  /** @param {{code: string, message: string, remedy: string}} error @param {number} status */
   constructor({ code, message, remedy }, status) {
     super(message);
     Object.assign(this, { code, remedy, status });
@@ -58,15 +59,15 @@ export function postMatch(query, gallery, signal) {
 }
 
 /**
- * Search for a image that is sent, or for one of the gallery by its id.
+ * Search for an image file, or for a gallery image by its id.
  * @param {File | string} query @param {SearchOptions} options @param {AbortSignal} signal
  * @returns {Promise<import("./numbers.js").Explanation>}
  */
-export function postSearch(query, { hits, rerank }, signal) {
-  const words = new URLSearchParams({ hits: String(hits), rerank: String(rerank) });
-  if (typeof query === "string") words.set("id", query);
+export function postSearch(query, options, signal) {
+  const parameters = new URLSearchParams({ hits: String(options.hits), rerank_at: String(options.rerank_at) });
+  if (typeof query === "string") parameters.set("id", query);
   const body = typeof query === "string" ? undefined : formOf({ query });
-  return ask(`/api/search?${words}`, { method: "POST", body, signal });
+  return ask(`/api/search?${parameters}`, { method: "POST", body, signal });
 }
 
 /** @param {Object<string, File>} files */
@@ -82,9 +83,9 @@ async function ask(address, options = {}) {
     answer = await fetch(address, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError({ code: "no_answer", message: "The server does not answer.", remedy: "Is diml serve still running in its terminal? Images that changed since they were chosen have to be chosen anew." }, 0);
+    throw new ApiError({ code: "no_answer", message: "The server does not answer.", remedy: "Check that diml serve is still running. Image files that changed since they were chosen have to be chosen again." }, 0);
   }
-  const told = await answer.json().catch(() => null);
-  if (!answer.ok) throw new ApiError(told?.error ?? { code: "unreadable", message: `The server answered ${answer.status}.`, remedy: "Load the page anew." }, answer.status);
-  return told;
+  const data = await answer.json().catch(() => null);
+  if (!answer.ok) throw new ApiError(data?.error ?? { code: "unreadable", message: `The server answered with status ${answer.status}.`, remedy: "Reload the page." }, answer.status);
+  return data;
 }

@@ -1,4 +1,4 @@
-/** The page: two images are compared, one is searched for; the viewer shows why. */
+/** The page: two images are compared, one image is searched for; the viewer explains the scores. */
 
 import { ApiError, getStatus, imageAddress, postMatch, postSearch } from "./api.js";
 import { element, freshId } from "./dom.js";
@@ -6,13 +6,13 @@ import { makeSamples, paintGallery } from "./gallery.js";
 import { mountExplanation } from "./hits.js";
 import { makeTray } from "./tray.js";
 
-const POLL = 700; // milliseconds between looks at a gallery that is being embedded
+const POLL = 700; // milliseconds between requests while the gallery is being embedded
 
-const room = Object.fromEntries(["gallery", "tray", "notice", "busy", "result", "start"].map((id) => [id, document.getElementById(id)]));
+const parts = Object.fromEntries(["gallery", "tray", "notice", "busy", "result", "start"].map((id) => [id, document.getElementById(id)]));
 const state = {
   /** @type {import("./api.js").Status | null} */ status: null,
   /** @type {Object<string, import("./tray.js").Chosen | null>} */ chosen: { query: null, gallery: null },
-  options: { hits: 8, rerank: 100 },
+  options: { hits: 8, rerank_at: 100 },
   /** @type {AbortController | null} */ request: null,
   /** @type {{stop: () => void} | null} */ viewer: null,
 };
@@ -21,7 +21,7 @@ const tray = makeTray((chosen) => {
   state.chosen = chosen;
   run();
 });
-room.tray.replaceChildren(tray.root);
+parts.tray.replaceChildren(tray.root);
 
 async function watch() {
   try {
@@ -31,14 +31,14 @@ async function watch() {
     return;
   }
   const { gallery } = state.status;
-  paintGallery(room.gallery, gallery);
+  paintGallery(parts.gallery, gallery);
   if (gallery?.phase === "embedding") setTimeout(watch, POLL);
   const waits = state.chosen.query && !state.chosen.gallery && !state.viewer && !state.request;
   if (waits && gallery?.phase !== "embedding") run();
   else if (!state.chosen.query) welcome();
 }
 
-/** Do what the chosen images ask for. */
+/** Compare two chosen images, or search for one. */
 async function run() {
   const { query, gallery } = state.chosen;
   state.request?.abort();
@@ -48,10 +48,10 @@ async function run() {
     welcome();
     return;
   }
-  room.start.replaceChildren();
+  parts.start.replaceChildren();
   const ready = state.status?.gallery?.phase === "ready";
   if (!gallery && !ready) {
-    busy(waitingWords(state.status?.gallery ?? null), state.status?.gallery?.phase === "embedding");
+    busy(waitingText(state.status?.gallery ?? null), state.status?.gallery?.phase === "embedding");
     return;
   }
   const request = new AbortController();
@@ -73,22 +73,22 @@ async function run() {
 }
 
 /** @param {import("./api.js").GalleryStatus | null} gallery */
-function waitingWords(gallery) {
-  if (gallery?.phase === "embedding") return "The search begins when the folder is embedded. A second image can be compared now.";
+function waitingText(gallery) {
+  if (gallery?.phase === "embedding") return "The search starts when the folder is embedded. A second image can be compared now.";
   return "Add a second image to compare it with.";
 }
 
-/** Refuse what the server would refuse after a long upload. */
+/** Reject what the server would reject after a long upload. */
 function check(chosen) {
   const files = chosen.flatMap((one) => (one?.file ? [one.file] : []));
   const size = files.reduce((sum, file) => sum + file.size, 0);
   const most = state.status?.limits.body_bytes ?? Infinity;
-  if (size > most) throw new ApiError({ code: "too_large", message: `The images have ${megabytes(size)}, and the server takes ${megabytes(most)}.`, remedy: "Scale them down, or start diml with a larger --max-megabytes." }, 413);
+  if (size > most) throw new ApiError({ code: "too_large", message: `The images have ${megabytes(size)}; the server accepts ${megabytes(most)}.`, remedy: "Scale them down, or start diml with a larger --max-megabytes." }, 413);
 }
 
 const megabytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)}\u202fMB`;
 
-/** The file of a chosen image; one of the gallery's is fetched. @param {import("./tray.js").Chosen} chosen */
+/** The file of a chosen image; that of a gallery image is fetched. @param {import("./tray.js").Chosen} chosen */
 async function fileOf(chosen) {
   if (chosen.file) return chosen.file;
   const answer = await fetch(imageAddress(chosen.id, "whole"));
@@ -103,7 +103,7 @@ function show(data, search) {
   }
   const root = element("div");
   const actions = element("p", { class: "actions" });
-  room.result.replaceChildren(element("div", { class: "toolbar" }, search ? optionsOf() : "", actions), root);
+  parts.result.replaceChildren(element("div", { class: "toolbar" }, search ? optionsOf() : "", actions), root);
   const painted = (index) => actions.replaceChildren(...actionsOf(data, search ? index : null));
   state.viewer = mountExplanation(root, data, 0, painted);
   if (!search) painted(0);
@@ -112,9 +112,9 @@ function show(data, search) {
 /** How many hits, and how many candidates are re-ranked. */
 function optionsOf() {
   const { limits } = state.status;
-  const choice = (title, name, values, words) => {
+  const choice = (title, name, values, text) => {
     const id = freshId(name);
-    const select = element("select", { id, "data-option": name }, ...values.map((value) => element("option", { value, selected: value === state.options[name] }, words(value))));
+    const select = element("select", { id, "data-option": name }, ...values.map((value) => element("option", { value, selected: value === state.options[name] }, text(value))));
     select.addEventListener("change", () => {
       state.options[name] = Number(select.value);
       run().then(() => document.querySelector(`[data-option=${name}]`)?.focus());
@@ -122,10 +122,10 @@ function optionsOf() {
     return element("span", {}, element("label", { for: id }, title), " ", select);
   };
   const counts = [4, 8, 16, 24].filter((value) => value <= limits.hits || value === state.options.hits);
-  return element("p", { class: "choices" }, choice("Hits", "hits", counts, String), choice("Re-rank", "rerank", [0, 20, 100, 500], (value) => (value ? `the best ${value}` : "nothing: pooled cosine alone")));
+  return element("p", { class: "choices" }, choice("Hits", "hits", counts, String), choice("Re-rank", "rerank_at", [0, 20, 100, 500], (value) => (value ? `the best ${value}` : "none: pooled cosine alone")));
 }
 
-/** What can be done with the hit that is shown, and with all numbers. */
+/** Actions on the displayed hit, and on all numbers. */
 function actionsOf(data, index) {
   const save = element("button", { type: "button" }, "Save the numbers (JSON)");
   save.addEventListener("click", () => download(data));
@@ -144,43 +144,43 @@ function download(data) {
   setTimeout(() => URL.revokeObjectURL(address), 1000);
 }
 
-/** What to do here, and images to begin with. */
+/** Instructions, and images to start with. */
 async function welcome() {
   const gallery = state.status?.gallery;
   const ready = gallery?.phase === "ready";
-  if (room.start.dataset.ready === String(ready) && room.start.childElementCount) return;
-  room.start.dataset.ready = String(ready);
-  const cases = [
-    ["Two images", "Which part of the one matches which part of the other, and what each match adds to the score."],
-    ["One image", `The most alike in ${gallery?.name}, re-ranked part by part, and why one stands above another.`],
+  if (parts.start.dataset.ready === String(ready) && parts.start.childElementCount) return;
+  parts.start.dataset.ready = String(ready);
+  const uses = [
+    ["Two images", "Which regions match, and how much each match contributes to the score."],
+    ["One image", `The most similar images of ${gallery?.name}, re-ranked region by region, and why one ranks above another.`],
   ];
-  const kept = state.status?.keeps_uploads ? "Images that are sent are kept by this server." : "Images go to this machine\u2019s own server and are not kept.";
-  const told = cases.slice(0, gallery ? 2 : 1).map(([title, words]) => element("p", {}, element("b", {}, title), element("br"), words));
-  const intro = element("section", { class: "intro" }, element("div", {}, ...told), element("p", { class: "hint" }, `${kept} The same by JSON: `, element("a", { href: "/api/openapi.json" }, "/api/openapi.json")));
-  room.start.replaceChildren(intro);
+  const kept = state.status?.keeps_uploads ? "Uploaded images are saved by this server." : "Images are sent to the server on this machine and are not saved.";
+  const paragraphs = uses.slice(0, gallery ? 2 : 1).map(([title, text]) => element("p", {}, element("b", {}, title), element("br"), text));
+  const intro = element("section", { class: "intro" }, element("div", {}, ...paragraphs), element("p", { class: "hint" }, `${kept} JSON API: `, element("a", { href: "/api/openapi.json" }, "/api/openapi.json")));
+  parts.start.replaceChildren(intro);
   if (!ready) return;
   const choose = (item) => tray.set({ query: { id: item.id, name: item.name, src: imageAddress(item.id) }, gallery: null });
   const samples = await makeSamples(gallery.count, choose).catch(() => null);
-  if (samples && room.start.contains(intro)) intro.after(samples);
+  if (samples && parts.start.contains(intro)) intro.after(samples);
 }
 
 function clear() {
   state.viewer?.stop();
   state.viewer = null;
-  for (const name of ["notice", "busy", "result"]) room[name].replaceChildren();
-  room.result.removeAttribute("aria-busy");
+  for (const name of ["notice", "busy", "result"]) parts[name].replaceChildren();
+  parts.result.removeAttribute("aria-busy");
 }
 
-/** @param {string} words @param {boolean} turning */
-function busy(words, turning) {
-  room.result.toggleAttribute("aria-busy", turning);
-  room.busy.replaceChildren(...(turning ? [element("i", { class: "turning", "aria-hidden": "true" })] : []), words);
+/** @param {string} text @param {boolean} turning */
+function busy(text, turning) {
+  parts.result.toggleAttribute("aria-busy", turning);
+  parts.busy.replaceChildren(...(turning ? [element("i", { class: "turning", "aria-hidden": "true" })] : []), text);
 }
 
 /** @param {{message: string, remedy?: string}} error */
 function tell(error) {
-  room.notice.replaceChildren(element("b", {}, error.message), ...(error.remedy ? [element("span", {}, error.remedy)] : []));
+  parts.notice.replaceChildren(element("b", {}, error.message), ...(error.remedy ? [element("span", {}, error.remedy)] : []));
 }
 
-window.addEventListener("unhandledrejection", (event) => tell({ message: `The page has a defect: ${event.reason}`, remedy: "Load it anew." }));
+window.addEventListener("unhandledrejection", (event) => tell({ message: `Error in the page: ${event.reason}`, remedy: "Reload it." }));
 watch();

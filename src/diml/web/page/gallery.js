@@ -1,4 +1,4 @@
-/** What is known of the gallery: how far it is, and some of its images to begin with. */
+/** The gallery: its progress, and some of its images to start with. */
 
 import { getItems, imageAddress } from "./api.js";
 import { element } from "./dom.js";
@@ -13,15 +13,15 @@ const SAMPLES = 12;
 export function paintGallery(root, gallery) {
   root.dataset.phase = gallery?.phase ?? "none";
   if (!gallery) {
-    root.replaceChildren(element("span", { class: "quiet" }, "no folder to search: start ", element("code", {}, "diml serve --folder DIR")));
+    root.replaceChildren(element("span", { class: "quiet" }, "no gallery to search: start ", element("code", {}, "diml serve --folder DIR")));
     return;
   }
   const name = element("b", {}, gallery.name);
   if (gallery.phase === "failed") {
-    root.replaceChildren(name, " ", element("span", { class: "trouble" }, `cannot be searched: ${gallery.trouble}`));
+    root.replaceChildren(name, " ", element("span", { class: "error" }, `cannot be searched: ${gallery.error}`));
   } else if (gallery.phase === "embedding") {
-    const words = `embedding ${count(gallery.done)} of ${count(gallery.total)}${leftOf(gallery)}`;
-    root.replaceChildren(name, " ", element("span", {}, words), element("progress", { value: gallery.done, max: gallery.total, "aria-label": "Images embedded" }));
+    const text = `embedding ${count(gallery.done)} of ${count(gallery.total)}${leftOf(gallery)}`;
+    root.replaceChildren(name, " ", element("span", {}, text), element("progress", { value: gallery.done, max: gallery.total, "aria-label": "Images embedded" }));
   } else {
     root.replaceChildren(name, ` ${count(gallery.count)} images`, ...leftOut(gallery));
   }
@@ -32,7 +32,7 @@ function count(number) {
   return number.toLocaleString("en");
 }
 
-/** How long it will still take, once that can be said. */
+/** The estimated remaining time, once there is an estimate. */
 function leftOf({ done, total, seconds }) {
   if (!done || done === total || seconds < 2) return "";
   const left = (seconds / done) * (total - done);
@@ -47,7 +47,7 @@ function leftOut({ bad, bad_count: many }) {
 }
 
 /**
- * Some images of the gallery to search with, spread over its whole length.
+ * Some images of the gallery to search with, evenly spaced.
  * @param {number} total @param {(item: import("./api.js").Item) => void} onChoose
  */
 export async function makeSamples(total, onChoose) {
@@ -60,5 +60,5 @@ export async function makeSamples(total, onChoose) {
     button.addEventListener("click", () => onChoose(item));
     return button;
   });
-  return element("section", { class: "samples" }, element("h2", {}, "Or begin with one of these"), element("div", {}, ...buttons));
+  return element("section", { class: "samples" }, element("h2", {}, "Or start with one of these"), element("div", {}, ...buttons));
 }

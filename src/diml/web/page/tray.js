@@ -1,16 +1,16 @@
-/** Where images are put: two places, filled by dropping, pasting or choosing files. */
+/** The input: two places for images, filled by dropping, pasting or choosing files. */
 
 import { element, freshId } from "./dom.js";
 
 /**
  * @typedef {{file: File, name: string, src: string} | {id: string, name: string, src: string}} Chosen
- *   a file of the user's, or a image of the gallery
+ *   a file of the user, or an image of the gallery
  * @typedef {"query" | "gallery"} Place
  */
 
 const WORDS = {
-  query: { title: "Image", empty: "Drop a image here, paste it, or" },
-  gallery: { title: "Compare with", empty: "A second image, to compare with, or" },
+  query: { title: "Image", empty: "Drop an image here, paste it, or" },
+  gallery: { title: "Compare with", empty: "Drop a second image here to compare, or" },
 };
 
 /**
