@@ -1,4 +1,4 @@
-"""Small images in a CSV data set, and settings with which a run on them takes seconds."""
+"""Small images in a CSV data set, and settings for training runs that take seconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diml.training import TrainConfig
 
-#: Every run of the tests: a network of some hundred thousand weights on images of 64 pixels.
+#: Settings of all test runs: a network with some hundred thousand weights on images of 64 pixels.
 SMALL: dict[str, Any] = {
     "dataset": "csv",
     "model": "test_resnet",
@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {
     "batch_size": 8,
     "epochs": 2,
     "lr": 1e-3,
-    "rerank": 5,
+    "rerank_at": 5,
     "validation_fraction": 0.3,
     "sampler_options": ("batches_per_epoch=4",),
     "checkpoint_every": 2,
@@ -54,12 +54,12 @@ def make_images(folder: Path, *, train: int = 10, test: int = 4, each: int = 4) 
 
 
 def small_config(images: Path, output: Path, **changes: Any) -> TrainConfig:
-    """Settings of a run of seconds."""
+    """Settings of a run that takes seconds."""
     return TrainConfig(**(SMALL | {"data": images, "output": output} | changes))
 
 
 def start(code: str, *arguments: object, processes: int = 1, threads: int = 1) -> subprocess.Popen[str]:
-    """Start Python on `code`, under torchrun when there are several processes; all on this machine's loopback."""
+    """Run `code` in Python, under torchrun if there are several processes; all on the loopback interface."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
     script = [sys.executable]
     if processes > 1:

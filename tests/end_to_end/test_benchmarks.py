@@ -1,4 +1,4 @@
-"""Every benchmark is a command that runs at tiny sizes and writes what it measured; how fast it is, is not asserted."""
+"""Every benchmark runs as a command at tiny sizes and writes what it measured; speed is not asserted."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from PIL import Image
 
 from tiny_model import save_tiny_model
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "benchmarks"
 
 TINY = ["--images", "60", "--classes", "6", "--regions", "4", "--dim", "8"]
 RUNS = ["--runs", "2", "--threads", "1"]
 COMMANDS = {
-    "regimes": [*TINY, "--queries", "2", "--rerank", "5"],
-    "rerank": [*TINY, *RUNS, "--queries", "3", "--rerank", "5", "--pairs", "4"],
-    "evaluate": [*TINY, *RUNS, "--rerank", "5", "--plain-queries", "20"],
-    "memory": [*TINY, "--queries", "5", "--rerank", "0", "5", "--limit-gb", "0"],
-    "peers": [*TINY, *RUNS, "--pairs", "20", "--rerank", "5", "--peers", "pot_batch", "torch_batch"],
-    "iterations": [*TINY, "--embeddings", "hard", "--queries", "2", "--rerank", "10"],
+    "regimes": [*TINY, "--queries", "2", "--rerank-at", "5"],
+    "rerank": [*TINY, *RUNS, "--queries", "3", "--rerank-at", "5", "--pairs", "4"],
+    "evaluate": [*TINY, *RUNS, "--rerank-at", "5", "--plain-queries", "20"],
+    "memory": [*TINY, "--queries", "5", "--rerank-at", "0", "5", "--limit-gb", "0"],
+    "peers": [*TINY, *RUNS, "--pairs", "20", "--rerank-at", "5", "--peers", "pot_batch", "torch_batch"],
+    "iterations": [*TINY, "--embeddings", "hard", "--queries", "2", "--rerank-at", "10"],
     "startup": ["--runs", "1", "--warmup", "0"],
     "limit": [*RUNS, "--size", "64"],
-    "storage": [*TINY, "--embeddings", "hard", "--rerank", "5"],
+    "storage": [*TINY, "--embeddings", "hard", "--rerank-at", "5"],
     "search": [
         *TINY,
         *RUNS,
@@ -43,10 +44,10 @@ COMMANDS = {
         "0",
     ],
     "loss": [*RUNS, "--batch", "8", "--regions", "4", "--dim", "8", "--embeddings", "easy"],
-    "scaling": [*TINY, *RUNS, "--queries", "2", "--plain-queries", "1", "--rerank", "5"],
+    "scaling": [*TINY, *RUNS, "--queries", "2", "--plain-queries", "1", "--rerank-at", "5"],
 }
-GRIDS = {"images": (50, 60), "rerank": (2, 5), "regions": (4, 9), "dim": (4, 8)}
-COMMANDS["scaling"] += [word for flag, grid in GRIDS.items() for word in (f"--{flag}-grid", *map(str, grid))]
+SIZES = {"images": (50, 60), "rerank-at": (2, 5), "regions": (4, 9), "dim": (4, 8)}
+COMMANDS["scaling"] += [word for flag, sizes in SIZES.items() for word in (f"--vary-{flag}", *map(str, sizes))]
 
 
 def run(name: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -88,24 +89,24 @@ def test_a_benchmark_writes_what_it_measured(name, document):
     assert all(math.isfinite(number) for number in numbers(found["results"]))
 
 
-def test_a_scaled_time_says_so(document):
+def test_a_scaled_time_is_marked(document):
     for result in document("evaluate", "--embeddings", "easy")["results"]:
         assert result["plain_scaled"]
         assert result["plain_queries"] == 20
-        plain = [row for row in result["metrics"] if row["rerank"] == 0]
+        plain = [row for row in result["metrics"] if row["rerank_at"] == 0]
         assert plain
         assert all(row["queries_that_differ"] == 0 for row in plain)
 
 
 @pytest.mark.parametrize("axes", ["K", "KRD"])
-def test_scaling_draws_a_panel_an_axis(document, tmp_path, axes):
+def test_scaling_draws_one_panel_per_axis(document, tmp_path, axes):
     document("scaling", "--axes", *axes, "--plot", str(tmp_path / "new" / "scaling.png"))
     with Image.open(tmp_path / "new" / "scaling.png") as image:
         assert image.width > 300 * min(2, len(axes))
         assert image.height > 250 * -(-len(axes) // 2)
 
 
-def test_sharper_plans_are_compared_on_images_of_ones_own(tmp_path):
+def test_sharper_plans_are_compared_on_ones_own_images(tmp_path):
     generator = np.random.default_rng(0)
     for number in range(8):
         coarse = generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -113,7 +114,7 @@ def test_sharper_plans_are_compared_on_images_of_ones_own(tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC).save(file)
     words = ["--datasets", "folder", "--data", str(tmp_path / "shop"), "--protocol", "all", "--grid", "3"]
-    words += ["--model", str(save_tiny_model(tmp_path / "tiny")), "--pairs", "3", "--queries", "3", "--rerank", "4"]
+    words += ["--model", str(save_tiny_model(tmp_path / "tiny")), "--pairs", "3", "--queries", "3", "--rerank-at", "4"]
     words += ["--ways", "plan that scores", "sharpened 10", "epsilon 0.02", "annealed to 0.0125", "exact"]
     done = run("sharpening", *words, "--json", str(tmp_path / "found.json"))
     assert done.returncode == 0, done.stderr
@@ -126,19 +127,48 @@ def test_sharper_plans_are_compared_on_images_of_ones_own(tmp_path):
     assert "as scored" in done.stdout
 
 
-def test_help_shows_the_text_of_the_module():
+AGAINST = ["--images", "60", "--queries", "3", "--rerank-at", "5", "--evaluation-images", "60", "--classes", "6"]
+AGAINST += ["--batch", "8", "--regions", "4", "--dim", "8", "--runs", "1", "--threads", "1"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="needs a checkout with .venv (make venv)")
+def test_a_checkout_against_itself_gives_equal_results(tmp_path):
+    done = run("against_commit", "--other", str(ROOT), *AGAINST, "--json", str(tmp_path / "found.json"))
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert len(results) == 5
+    assert all(result["equal"] and result["ratio"]["median"] > 0 for result in results)
+
+
+def test_another_checkout_needs_its_own_environment(tmp_path):
+    done = run("against_commit", "--other", str(tmp_path), *AGAINST)
+    assert done.returncode == 2
+    assert "need a checkout with a virtual environment" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="needs a checkout with .venv (make venv)")
+def test_another_checkout_needs_its_own_source(tmp_path):
+    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
+    done = run("against_commit", "--other", str(tmp_path), *AGAINST)
+    assert done.returncode == 1
+    assert f"need diml of {tmp_path}" in done.stderr
+
+
+def test_help_shows_the_docstring_of_the_module():
     done = run("evaluate", "--help")
     assert done.returncode == 0, done.stderr
     assert "python benchmarks/evaluate.py --size sop" in done.stdout
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "embedding", "sharpening"])
-def test_that_text_has_an_example(name):
+@pytest.mark.parametrize("name", [*COMMANDS, "against_commit", "embedding", "sharpening"])
+def test_that_docstring_has_an_example(name):
     source = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
     assert f"\n    python benchmarks/{name}.py" in ast.get_docstring(ast.parse(source))
 
 
-def test_a_wrong_number_of_runs_is_refused():
+def test_a_wrong_number_of_runs_is_rejected():
     done = run("rerank", "--runs", "0")
     assert done.returncode == 2
     assert "--runs: need 1 or more, got 0" in done.stderr

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: help, tables, JSON, and errors that tell the remedy."""
+"""The command line as a user sees it: help, tables, JSON, and errors that name the remedy."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from diml.explain import drawn_pair
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    """A folder data set: two classes, the drawn pair and mirror images of it."""
+    """A folder data set of two classes: the images of the drawn pair, each at three rotations."""
     for name, image in zip(("left", "right"), drawn_pair(160), strict=True):
         (tmp_path / "shop" / name).mkdir(parents=True)
         for number, angle in enumerate((0, 4, 8)):
@@ -20,7 +20,7 @@ def shop(tmp_path: Path) -> Path:
     return tmp_path / "shop"
 
 
-def test_help_lists_every_verb_and_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_command_and_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     assert all(command in out for command in COMMANDS)
@@ -28,14 +28,14 @@ def test_help_lists_every_verb_and_is_no_error(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_verb_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
     assert stopped.value.code == 0
     assert f"\ndiml {command}" in capsys.readouterr().out
 
 
-def test_a_mistyped_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_about_a_mistyped_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evlauate"]) == 2
     assert "did you mean 'evaluate'" in capsys.readouterr().err
 
@@ -45,30 +45,30 @@ def test_evaluate_folder_prints_and_writes(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     output = tmp_path / "out"
-    words = ["evaluate", "folder", "--data", str(shop), "--rerank", "0", "3", "--output", str(output), "--no-cache"]
+    words = ["evaluate", "folder", "--data", str(shop), "--rerank-at", "0", "3", "--output", str(output), "--no-cache"]
     assert main([*words, "--workers", "0"]) == 0
     shown = capsys.readouterr().out
     assert "mobilenetv2_100" in shown
     assert "100.00" in shown
     table = (output / "evaluation.csv").read_text().splitlines()
-    assert table[0].startswith("method,rerank,queries,recall@1,recall@1_low,recall@1_high")
+    assert table[0].startswith("method,rerank_at,queries,recall@1,recall@1_low,recall@1_high")
     assert [line.split(",")[:3] for line in table[1:]] == [["mobilenetv2_100", "0", "6"], ["mobilenetv2_100", "3", "6"]]
     document = json.loads((output / "evaluation.json").read_text())
     assert document["unit"] == "fraction"
-    assert document["config"]["rerank"] == [0, 3]
+    assert document["config"]["rerank_at"] == [0, 3]
     assert {"diml", "torch", "python"} <= set(document["versions"])
     assert document["methods"]["mobilenetv2_100"]["rows"][0]["recall@1"] == 1.0
 
 
-def test_evaluate_prints_json_for_machines(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["evaluate", "folder", "--data", str(shop), "--rerank", "0", "--json", "--no-cache", "--workers", "0"]
+def test_evaluate_prints_json(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "folder", "--data", str(shop), "--rerank-at", "0", "--json", "--no-cache", "--workers", "0"]
     assert main(words) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["methods"]["mobilenetv2_100"]["queries"] == 6
 
 
-def test_evaluate_from_integers_finds_the_same(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["evaluate", "folder", "--data", str(shop), "--rerank", "3", "--json", "--no-cache", "--workers", "0"]
+def test_evaluate_gives_the_same_from_integer_storage(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "folder", "--data", str(shop), "--rerank-at", "3", "--json", "--no-cache", "--workers", "0"]
     found = {}
     for storage in ("float32", "int16"):
         assert main([*words, "--storage", storage]) == 0
@@ -78,9 +78,9 @@ def test_evaluate_from_integers_finds_the_same(shop: Path, capsys: pytest.Captur
     assert found["int16"] == found["float32"]
 
 
-def test_a_bad_image_stops_or_is_left_out_by_name(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_image_is_an_error_or_is_left_out_and_named(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (shop / "left" / "torn.png").write_bytes((shop / "left" / "0.png").read_bytes()[:500])
-    words = ["evaluate", "folder", "--data", str(shop), "--rerank", "0", "2", "--no-cache", "--workers", "0"]
+    words = ["evaluate", "folder", "--data", str(shop), "--rerank-at", "0", "2", "--no-cache", "--workers", "0"]
     assert main(words) == 2
     assert "torn.png" in capsys.readouterr().err
     assert main([*words, "--on-bad-image", "skip"]) == 0
@@ -88,7 +88,7 @@ def test_a_bad_image_stops_or_is_left_out_by_name(shop: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["evaluate", "nonsense"], "nonsense"),
         (["evaluate", "cub200", "--data", "nowhere"], "CUB_200_2011"),
@@ -97,21 +97,23 @@ def test_a_bad_image_stops_or_is_left_out_by_name(shop: Path, capsys: pytest.Cap
         (["evaluate", "orl", "--head", "whiten"], "--fit-on test"),
         (["report", "mobilenetv2_100"], "need the name of a data set"),
         (["report", "mobilenetv2_100", "orl", "--html", "report.txt"], "ending in .html"),
-        (["report", "mobilenetv2_100", "orl", "--rerank", "0"], "rerank: need at least 1"),
+        (["report", "mobilenetv2_100", "orl", "--rerank-at", "0"], "rerank_at: need at least 1"),
         (["explain", "--query", "missing.jpg", "--hits", "other.jpg"], "missing.jpg"),
         (["faithfulness", "orl", "--pairs", "0", "--no-grad-cam"], "pairs: need at least 1"),
         (["faithfulness", "orl", "--sharpen", "0.5", "--no-grad-cam"], "sharpen: need a finite number"),
         (["faithfulness", "cub200", "--data", "nowhere", "--no-grad-cam"], "CUB_200_2011"),
     ],
 )
-def test_errors_name_the_trouble_and_exit_2(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_use_name_the_cause_and_exit_with_2(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert expected in error
     assert "Traceback" not in error
 
 
-def test_an_empty_folder_and_a_lone_image_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_folder_and_a_single_image_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     assert main(["evaluate", "folder", "--data", str(tmp_path / "empty")]) == 2
     assert "empty" in capsys.readouterr().err
@@ -136,23 +138,25 @@ def test_faithfulness_prints_and_writes(
     assert {path.name for path in output.iterdir()} == names
     document = json.loads((output / "faithfulness.json").read_text())
     assert (document["unit"], document["config"]["grid"], document["config"]["pairs"]) == ("fraction", 4, 2)
-    findings = document["studies"]["model"]["findings"]
-    errors = [f["value"] for f in findings if (f["measure"], f["method"]) == ("additivity", "ledger")]
+    estimates = document["networks"]["model"]["estimates"]
+    errors = [e["value"] for e in estimates if (e["measure"], e["method"]) == ("additivity", "ledger")]
     assert 0 <= errors[0] <= 1e-6
-    flipped = {f["method"]: f["value"] for f in findings if (f["case"], f["quantity"]) == ("flip", "mass")}
+    flipped = {e["method"]: e["value"] for e in estimates if (e["case"], e["quantity"]) == ("flip", "mass")}
     assert flipped["uniform"] == pytest.approx(1 / 16)
     assert flipped["uniform"] < flipped["plan"] < flipped["sharpened"] <= 1
-    assert flipped["strangers"] < flipped["plan"]
+    assert flipped["random_gallery"] < flipped["plan"]
 
 
-def test_faithfulness_prints_json_for_machines(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faithfulness_prints_json(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["faithfulness", "folder", "--data", str(shop), "--pairs", "1", "--steps", "1", "--warps", "identity"]
     assert main([*words, "--no-grad-cam", "--no-sanity", "--json", "-"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert set(document["studies"]) == {"model"}
+    assert set(document["networks"]) == {"model"}
 
 
-def test_a_sharper_plan_is_told_apart_from_the_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sharpened_plan_is_labelled_and_leaves_the_score_unchanged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, image in zip("ab", drawn_pair(160), strict=True):
         image.save(tmp_path / f"{name}.png")
     words = ["explain", str(tmp_path / "a.png"), str(tmp_path / "b.png")]
@@ -161,7 +165,7 @@ def test_a_sharper_plan_is_told_apart_from_the_score(tmp_path: Path, capsys: pyt
     page = tmp_path / "why.html"
     assert main([*words, "--sharpen", "10", "--html", str(page)]) == 0
     shown = capsys.readouterr().out
-    assert f"sharper (10 times) than the one that scored: the score is {score} =" in shown
-    assert "sharper (10 times)" in page.read_text()
+    assert f"Sharpened plan (factor 10), for display only: score {score} = pooled" in shown
+    assert "Sharpened plan (factor 10)" in page.read_text()
     assert main(["explain", "--query", words[1], "--hits", words[2], "--sharpen", "10"]) == 2
     assert "hits are compared by the plans that scored" in capsys.readouterr().err

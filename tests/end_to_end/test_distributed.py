@@ -1,8 +1,8 @@
-"""Two processes do what one does: real processes under torchrun, on this machine's loopback.
+"""Two processes do what one does: real processes under torchrun, on the loopback interface.
 
-Tolerances: sums of gradients are added up in another order, so losses and weights agree to rounding of float32, which
-some steps of training enlarge: losses to 1e-4 of their size, weights to 2e-4 absolute after 8 steps of Adam at 1e-3.
-Embeddings and metrics of one and the same network are equal.
+Tolerances: gradients are summed in another order, so losses and weights agree up to float32 rounding, which training
+amplifies: losses to 1e-4 relative, weights to 2e-4 absolute after 8 steps of Adam at 1e-3. Embeddings and metrics of
+the same network are equal.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import torch
 
 from diml.data import Preprocess
 from diml.models import load_embedder
-from diml.training import read_records
 from diml.training.config import write_config
+from diml.training.logs import read_records
 from end_to_end.small_runs import make_images, small_config, start, tensors_of
 
 TESTS = str(Path(__file__).resolve().parents[1])
 
 CASES = {
-    # learnable beta per class and random mining, which has to be the same in both processes; shares of unequal size
+    # learnable beta per class; random mining, which has to be the same in both processes; shares of unequal size
     "margin": {"objective": "margin", "miner": "distance", "batch_size": 9, "per_class": 3, "clip_norm": 1.0},
-    # regions of both processes compared with each other, and mined
-    "margin_diml": {"objective": "margin_diml"},
+    # regions of both processes, matched and mined, with another epsilon than the default
+    "margin_diml": {"objective": "margin_diml", "matcher": {"epsilon": 0.02}},
     # proxies
     "proxyanchor": {"objective": "proxyanchor", "weight_decay": 0.0},
-    # a sampler that looks at the embeddings of all processes
+    # a sampler that depends on the embeddings of all processes
     "sampler": {"objective": "multisimilarity", "sampler": "greedy_coreset"},
 }
 
@@ -41,9 +41,12 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from diml.data import load_dataset
+from diml.distributed import process_group
+from diml.evaluation import evaluate_regions
+from diml.matching import Matcher
 from diml.models import load_embedder
 from diml.training import train
-from diml.training.shared import embed_shared, evaluate_shared, join_team
+from diml.training.embedding import embed_shared
 from end_to_end.small_runs import small_config
 
 several = os.environ.get("WORLD_SIZE", "1") != "1"
@@ -52,23 +55,30 @@ if several:  # one group for several trainings
 
 folder, prefix, cases = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 for name, changes in cases.items():
-    train(small_config(folder / "images.csv", folder / (prefix + name), **changes))
+    matcher = Matcher(**changes.pop("matcher", {{}}))
+    train(small_config(folder / "images.csv", folder / (prefix + name), matcher=matcher, **changes))
 
 images = load_dataset("csv", folder / "images.csv").test
-images = images.subset(list(range(len(images) - 3)))  # the last is alone in its class: nothing to be found
-with join_team("cpu") as team:
-    found = embed_shared(load_embedder(folder / "model"), images, team, batch_size=5)
-    report = evaluate_shared(found.regions, found.images, team, rerank=(0, 5), seed=0)
+images = images.subset(list(range(len(images) - 3)))  # the last one is alone in its class: it has no relevant image
+with process_group("cpu") as processes:
+    found = embed_shared(load_embedder(folder / "model"), images, processes, batch_size=5)
+    report = evaluate_regions(
+        found.regions,
+        found.images.labels,
+        rerank_at=(0, 5),
+        matcher=Matcher(epsilon=0.02),
+        processes=processes,
+    )
     result = report.to_dict() | {{"dense": found.regions.dense.tolist(), "queries": report.queries.tolist()}}
     result["hits"] = {{k: [row[:8] for row in rows.tolist()] for k, rows in report.hits.items()}}
     result["per_query"] = {{k: {{m: v.tolist() for m, v in ms.items()}} for k, ms in report.per_query.items()}}
-    (folder / f"evaluated-{{team.size}}-{{team.rank}}.json").write_text(json.dumps(result))
-if several:  # its threads, alive when Python ends, would now and then abort the process
+    (folder / f"evaluated-{{processes.size}}-{{processes.rank}}.json").write_text(json.dumps(result))
+if several:  # threads that are alive when Python exits can abort the process
     torch.distributed.destroy_process_group()
 """
 
-#: The command, as a user starts it: nobody has made a process group.
-VERB = """
+#: The command as a user starts it, without an existing process group.
+COMMAND = """
 import sys
 
 import torch
@@ -88,7 +98,7 @@ def finish(process) -> str:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """Every case trained by one process and by two."""
+    """Every case trained in one process and in two."""
     folder = tmp_path_factory.mktemp("distributed")
     make_images(folder)
     load_embedder("test_resnet", pretrained=False, preprocess=Preprocess(size=64, resize=72)).save(folder / "model")
@@ -128,10 +138,10 @@ def test_a_sharded_evaluation_is_equal_to_that_of_one_process(place):
     assert results[2] == results[0]
 
 
-def test_the_verb_under_torchrun_prints_once_and_writes_one_run(place):
+def test_the_command_under_torchrun_prints_once_and_writes_one_run(place):
     settings = small_config(place / "images.csv", place / "command", epochs=1, objective="multisimilarity")
     write_config(place / "command.yaml", settings)
-    process = start(VERB, place / "command-start", "csv", "--config", place / "command.yaml", processes=2)
+    process = start(COMMAND, place / "command-start", "csv", "--config", place / "command.yaml", processes=2)
     out = finish(process)
     assert out.count("Best epoch: 1") == 1
     assert read_records(place / "command" / "metrics.jsonl")[0]["processes"] == 2

@@ -10,8 +10,9 @@ import yaml
 
 from diml.cli import main
 from diml.data import load_dataset
-from diml.evaluation import METRICS
 from diml.evaluation.extra import EXTRA_METRICS, extra_metrics
+from diml.evaluation.metrics import METRICS
+from diml.matching import Matcher
 from diml.models import load_embedder
 from diml.training import train
 from diml.training.runs import read_run, run_names
@@ -22,11 +23,15 @@ QUIET = ["--no-cache", "--workers", "0"]
 
 @pytest.fixture(scope="module")
 def runs(images, tmp_path_factory):
-    """Two finished runs that differ in objective, grid and image size."""
+    """Two finished runs that differ in objective, grid, image size and matcher."""
     folder = tmp_path_factory.mktemp("runs")
     short = {"epochs": 1, "sampler_options": ("batches_per_epoch=2",)}
     train(small_config(images, folder / "plain", **short))
-    train(small_config(images, folder / "wide", objective="margin_diml", grid=3, size=96, **short))
+    train(
+        small_config(
+            images, folder / "wide", objective="margin_diml", grid=3, size=96, matcher=Matcher(epsilon=0.02), **short
+        )
+    )
     return folder
 
 
@@ -36,7 +41,7 @@ def test_runs_make_one_table_with_the_numbers_of_their_own_tests(runs, tmp_path,
         "evaluate",
         str(runs / "plain"),
         str(runs / "wide"),
-        "--rerank",
+        "--rerank-at",
         "0",
         "5",
         "--output",
@@ -51,7 +56,8 @@ def test_runs_make_one_table_with_the_numbers_of_their_own_tests(runs, tmp_path,
         own = json.loads((runs / name / "evaluation.json").read_text())["methods"][name]
         for ours, theirs in zip(document["methods"][name]["rows"], own["rows"], strict=True):
             assert ours == pytest.approx(theirs)
-        assert {comparison["rerank"] for comparison in document["methods"][name]["comparisons"]} == {5}
+        assert document["methods"][name]["settings"]["matcher"] == own["settings"]["matcher"]
+        assert {comparison["rerank_at"] for comparison in document["methods"][name]["comparisons"]} == {5}
     assert document["config"]["dataset"] == "csv"
     assert document["config"]["runs"] == [str(runs / "plain"), str(runs / "wide")]
     lines = (tmp_path / "out" / "evaluation.csv").read_text().splitlines()
@@ -61,7 +67,7 @@ def test_runs_make_one_table_with_the_numbers_of_their_own_tests(runs, tmp_path,
 
 
 def test_all_metrics_are_shown_and_written(runs, images, tmp_path, capsys):
-    words = ["evaluate", str(runs / "plain"), "--rerank", "0", "--metrics", "all", "--output", str(tmp_path), *QUIET]
+    words = ["evaluate", str(runs / "plain"), "--rerank-at", "0", "--metrics", "all", "--output", str(tmp_path), *QUIET]
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("R@8", *EXTRA_METRICS))
@@ -71,13 +77,13 @@ def test_all_metrics_are_shown_and_written(runs, images, tmp_path, capsys):
     assert {name: float(line[name]) for name in EXTRA_METRICS} == pytest.approx(expected, abs=2e-6)
     assert json.loads((tmp_path / "evaluation.json").read_text())["metrics"]["plain"] == pytest.approx(expected)
     header = (tmp_path / "evaluation.csv").read_text().splitlines()[0].split(",")
-    assert header == ["method", "rerank", "queries", *(n for m in METRICS for n in (m, f"{m}_low", f"{m}_high"))]
+    assert header == ["method", "rerank_at", "queries", *(n for m in METRICS for n in (m, f"{m}_low", f"{m}_high"))]
     assert main([*words[: -len(QUIET)], *QUIET, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["metrics"]["plain"]["nmi"] == pytest.approx(expected["nmi"])
 
 
-def test_a_data_set_by_name_stays_as_it_was(runs, images, capsys):
-    words = ["evaluate", "csv", "--data", str(images), "--model", str(runs / "plain"), "--rerank", "0", "--json"]
+def test_a_data_set_by_name_with_a_run_as_model(runs, images, capsys):
+    words = ["evaluate", "csv", "--data", str(images), "--model", str(runs / "plain"), "--rerank-at", "0", "--json"]
     assert main([*words, *QUIET]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["config"]["dataset"] == "csv"
@@ -97,41 +103,41 @@ def copy_of(runs, folder, **changes):
     return folder
 
 
-def test_data_says_where_the_images_are_now(runs, images, tmp_path, capsys):
+def test_data_gives_the_present_location_of_the_images(runs, images, tmp_path, capsys):
     moved = copy_of(runs, tmp_path / "plain", data=str(tmp_path / "gone.csv"))
-    assert main(["evaluate", str(moved), "--rerank", "0", *QUIET]) == 2
+    assert main(["evaluate", str(moved), "--rerank-at", "0", *QUIET]) == 2
     error = capsys.readouterr().err
     assert "gone.csv" in error
-    assert "by --data" in error
-    assert main(["evaluate", str(moved), "--rerank", "0", "--data", str(images), *QUIET]) == 0
-    # two runs called the same are told apart by their paths
+    assert "use --data" in error
+    assert main(["evaluate", str(moved), "--rerank-at", "0", "--data", str(images), *QUIET]) == 0
+    # two runs of one name are distinguished by their paths
     assert run_names([read_run(moved), read_run(runs / "plain")]) == (str(moved), str(runs / "plain"))
 
 
-def test_what_cannot_be_compared_is_refused(runs, tmp_path, capsys):
+def test_incomparable_runs_are_an_error(runs, tmp_path, capsys):
     plain = str(runs / "plain")
     faces = copy_of(runs, tmp_path / "faces", dataset="orl")
     others = copy_of(runs, tmp_path / "others", data=str(make_images(tmp_path / "other", train=3, test=2)))
     empty = tmp_path / "empty"
     empty.mkdir()
-    for words, told in (
+    for words, message in (
         ([plain, str(faces)], "one data set, got csv"),
         ([plain, str(others)], "different test images"),
         ([plain, str(empty)], f"no run in {empty}"),
         ([plain, "csv"], "--model RUN"),
         ([], "need the name"),
-        ([plain, "--head", "whiten"], "leave --head away"),
-        ([plain, "--model", "mobilenetv2_100"], "leave --model away"),
+        ([plain, "--head", "whiten"], "omit --head"),
+        ([plain, "--model", "mobilenetv2_100"], "omit --model"),
     ):
         assert main(["evaluate", *words]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
-def test_a_run_that_is_not_finished_is_told(runs, tmp_path):
+def test_an_unfinished_run_is_reported(runs, tmp_path):
     begun = copy_of(runs, tmp_path / "begun")
     (begun / "evaluation.json").unlink()
     with pytest.warns(UserWarning, match="begun is not finished"):
-        assert main(["evaluate", str(begun), "--rerank", "0", *QUIET]) == 0
+        assert main(["evaluate", str(begun), "--rerank-at", "0", *QUIET]) == 0
     (begun / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=f"diml train --resume --output {begun}"):
         read_run(begun)

@@ -1,4 +1,4 @@
-"""Whole runs with what the released code cannot run: `parametric`, `adversarial_separation`, `fid` batches."""
+"""Complete runs with parts that fail in the released code: `parametric`, `adversarial_separation`, `fid` batches."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from diml.data.batch_choices import Frechet
-from diml.training import TrainingStopped, read_records, train
+from diml.data.batch_selection import FrechetDistance
+from diml.training import TrainingStopped, train
+from diml.training.logs import read_records
 from diml.training.steps import Stepper
 from end_to_end.small_runs import small_config, tensors_of
 
@@ -21,7 +22,7 @@ RUNS = {
 
 
 def stop_in_step(monkeypatch, number: int) -> None:
-    """Ctrl-C comes before that step, counted from 1."""
+    """Interrupt before that step, from 1."""
     whole = Stepper.step
 
     def step(self, images, labels, done):
@@ -33,7 +34,7 @@ def stop_in_step(monkeypatch, number: int) -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_it_trains_is_tested_and_resumes_to_the_bit(name, images, tmp_path, monkeypatch):
+def test_it_trains_is_tested_and_resumes_bit_identically(name, images, tmp_path, monkeypatch):
     whole = train(small_config(images, tmp_path / "whole", **RUNS[name]))
     for row in whole.test.rows:
         assert all(0 <= row[metric] <= 1 for metric in ("recall@1", "r_precision", "map@r"))
@@ -43,7 +44,7 @@ def test_it_trains_is_tested_and_resumes_to_the_bit(name, images, tmp_path, monk
 
     config = small_config(images, tmp_path / "stopped", **RUNS[name])
     with monkeypatch.context() as patched:
-        stop_in_step(patched, 7)  # in the second epoch, whose batches `fid` has chosen by what it stored in the first
+        stop_in_step(patched, 7)  # in the second epoch, whose batches `fid` selects by embeddings of the first
         with pytest.raises(TrainingStopped, match="stopped after step 6"):
             train(config)
     resumed = train(config, resume=True)
@@ -53,15 +54,15 @@ def test_it_trains_is_tested_and_resumes_to_the_bit(name, images, tmp_path, monk
     assert resumed.test.rows == whole.test.rows
 
 
-def test_every_batch_of_fid_is_chosen_from_what_is_stored(images, tmp_path, monkeypatch):
-    """From the first epoch on, as all training images are embedded before it; none is drawn by chance instead."""
-    chosen, choose = [], Frechet.batch
+def test_every_batch_of_fid_is_selected_by_stored_embeddings(images, tmp_path, monkeypatch):
+    """From the first epoch on, as all training images are embedded before it; no batch is drawn randomly instead."""
+    chosen, choose = [], FrechetDistance.batch
 
     def batch(self, pools, generator):
         chosen.append((choose(self, pools, generator), sum(len(member) for member in pools.known.members)))
         return chosen[-1][0]
 
-    monkeypatch.setattr(Frechet, "batch", batch)
+    monkeypatch.setattr(FrechetDistance, "batch", batch)
     train(small_config(images, tmp_path / "run", **RUNS["fid"]))
     assert [known for _, known in chosen] == [28] * 8
     assert all(len(set(indices.tolist())) == 8 for indices, _ in chosen)

@@ -1,4 +1,4 @@
-"""A run that is killed with SIGKILL, wherever that is, and resumed ends with the weights of one that was not."""
+"""A run that is killed with SIGKILL at any point and resumed ends with the weights of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from diml.models import load_embedder
-from diml.training import read_records
+from diml.training.logs import read_records
 from end_to_end.small_runs import make_images, start, tensors_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
 
-#: A process that has imported everything forks one child a run; a child kills itself before its n-th operation on a
-#: file of the run (opening, making, renaming, removing), or is killed from outside after some seconds.
+#: A process that has imported everything forks one child per run; a child kills itself before its n-th operation on a
+#: file of the run (open, create, rename, remove), or is killed from outside after some seconds.
 RUNNER = """
 import json, os, shutil, signal, sys, time, traceback
 from pathlib import Path
@@ -26,7 +26,7 @@ import torch
 
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
-import matplotlib.backends.backend_agg  # what the children need, so that each does not import it anew
+import matplotlib.backends.backend_agg  # imported once for all children
 
 from end_to_end.small_runs import small_config
 from diml.models import load_embedder
@@ -36,7 +36,7 @@ load_embedder("test_resnet", pretrained=False)
 folder, jobs = Path(sys.argv[1]), json.loads(sys.argv[2])
 SETTINGS = dict(
     objective="margin", miner="distance", sampler="greedy_coreset", schedule="cosine", warmup_steps=3, clip_norm=2.0,
-    freeze_batch_norm=False, validation_rerank=3,
+    freeze_batch_norm=False, validation_rerank_at=3,
 )
 EVENTS = {{"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "shutil.copyfile"}}
 
@@ -76,7 +76,7 @@ for name, kills in jobs:
     output, killed, started = folder / name, 0, time.perf_counter()
     for kill in kills:
         status = run(output, (output / "config.yaml").exists(), **kill)
-        while status == 0 and "kill_after" in kill:  # done before the kill, on a machine faster than when timed: sooner
+        while status == 0 and "kill_after" in kill:  # finished before the kill: kill earlier
             shutil.rmtree(output)
             kill = {{"kill_after": kill["kill_after"] / 2}}
             status = run(output, **kill)
@@ -107,7 +107,7 @@ def runs(place: Path, jobs) -> dict:
 
 @pytest.fixture(scope="module")
 def whole(place):
-    """A run that nobody disturbs: its folder, how many operations on files it takes and how many seconds."""
+    """An uninterrupted run: its folder, its number of file operations and its duration in seconds."""
     found = runs(place, [["whole", []]])
     return place / "whole", found["operations"], found["done"][0][3]
 
@@ -140,7 +140,7 @@ def check(place, whole, jobs) -> None:
 
 
 def test_killed_before_any_operation_on_files_and_resumed(place, whole):
-    """Random operations, most of which write checkpoints; and one before there is anything, one in the tables."""
+    """At random operations, most of which write checkpoints; at the very beginning, and while tables are written."""
     _, operations, _ = whole
     points = [2, *random.Random(5).sample(range(1, operations + 1), 4), operations - 5]
     check(place, whole, [[f"operation-{point}", [{"kill_before": point}]] for point in sorted(points)])

@@ -1,4 +1,4 @@
-"""`diml sweep`: runs x seeds from a file, resumed, reported, in one table."""
+"""`diml sweep`: combinations of settings x seeds from a file, resumed, and tabulated."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import pytest
 import yaml
 
 from diml.cli import main
+from diml.matching import Matcher
 from diml.training.steps import Stepper
-from diml.training.sweep import read_sweep
-from diml.training.sweep_table import collect_results
+from diml.training.sweep import collect_results, read_sweep
 from end_to_end.small_runs import SMALL
 
-SHORT = {"epochs": 1, "sampler_options": {"batches_per_epoch": 2}, "rerank": 4}
+SHORT = {"epochs": 1, "sampler_options": {"batches_per_epoch": 2}, "rerank_at": 4}
 
 
 @pytest.fixture
 def write(images, tmp_path):
-    """Write a sweep file; parts of it may be given."""
+    """Write a sweep file, with some keys replaced."""
 
     def written(**parts):
         base = {name: list(v) if isinstance(v, tuple) else v for name, v in SMALL.items()}
-        values = {"output": str(tmp_path / "grid"), "base": base | SHORT | {"data": str(images)}, "seeds": [0, 1]}
-        path = tmp_path / "grid.yaml"
+        values = {"output": str(tmp_path / "sweep"), "base": base | SHORT | {"data": str(images)}, "seeds": [0, 1]}
+        path = tmp_path / "sweep.yaml"
         path.write_text(yaml.safe_dump(values | parts))
         return path
 
@@ -39,7 +39,7 @@ RUNS = {"margin": {"miner": "distance"}, "broken": {"batch_size": 400}}
 BASELINE = {"frozen": {"head": "identity", "pretrained": False}, "white": {"head": "whiten", "dim": 8}}
 
 
-def test_a_grid_becomes_one_table_and_a_failed_run_stops_nothing(write, tmp_path, capsys, monkeypatch):
+def test_a_sweep_gives_one_table_and_a_failed_run_does_not_stop_the_others(write, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     path = write(runs=RUNS, baseline=BASELINE)
     assert main(["sweep", str(path), "--no-progress"]) == 1
@@ -47,15 +47,15 @@ def test_a_grid_becomes_one_table_and_a_failed_run_stops_nothing(write, tmp_path
     assert "Missing: broken, seed 1: ValueError: " in printed.out
     for name in ("frozen", "white + DIML (4)", "margin", "margin + DIML (4)"):
         assert name in printed.out
-    grid = tmp_path / "grid"
+    folder = tmp_path / "sweep"
     folders = {"frozen", "white", "margin-0", "margin-1", "broken-0", "broken-1"}
-    assert {place.name for place in grid.iterdir()} == folders | {"results.csv", "results.json", "results.md"}
-    document = json.loads((grid / "results.json").read_text())
+    assert {place.name for place in folder.iterdir()} == folders | {"results.csv", "results.json", "results.md"}
+    document = json.loads((folder / "results.json").read_text())
     assert document["missing"] == ["broken, seed 0", "broken, seed 1"]
-    rows = {(row["method"], row["rerank"]): row for row in document["rows"]}
+    rows = {(row["method"], row["rerank_at"]): row for row in document["rows"]}
     assert list(rows) == [(name, k) for name in ("frozen", "white", "margin") for k in (0, 4)]
-    # against the tests of the runs themselves
-    tests = [json.loads((grid / f"margin-{seed}" / "evaluation.json").read_text()) for seed in (0, 1)]
+    # compared with the tests of the runs themselves
+    tests = [json.loads((folder / f"margin-{seed}" / "evaluation.json").read_text()) for seed in (0, 1)]
     plain, refined = ([test["methods"][f"margin-{s}"]["rows"][i] for s, test in enumerate(tests)] for i in (0, 1))
     for metric in ("recall@1", "r_precision", "map@r"):
         values = [row[metric] for row in refined]
@@ -66,20 +66,20 @@ def test_a_grid_becomes_one_table_and_a_failed_run_stops_nothing(write, tmp_path
         assert rows["margin", 4]["gains"][metric]["values"] == pytest.approx(gains)
     assert rows["margin", 0]["gains"] is None
     assert rows["margin", 0]["best_epochs"] == [1, 1]
-    lines = list(csv.DictReader((grid / "results.csv").read_text().splitlines()))
+    lines = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
     assert [line["seeds"] for line in lines] == [""] * 4 + ["0 1"] * 2
     assert float(lines[-1]["map@r_gain"]) == pytest.approx(rows["margin", 4]["gains"]["map@r"]["mean"], abs=1e-6)
-    text = (grid / "results.md").read_text()
+    text = (folder / "results.md").read_text()
     assert "| margin + DIML (4) | 2 | " in text
     assert "Not finished: broken, seed 0; broken, seed 1." in text
-    # again: what is done is skipped
-    before = {file: file.stat().st_mtime_ns for file in grid.glob("*/evaluation.json")}
+    # again: finished runs are skipped
+    before = {file: file.stat().st_mtime_ns for file in folder.glob("*/evaluation.json")}
     assert main(["sweep", str(write(runs={"margin": RUNS["margin"]}, baseline=BASELINE)), "--no-progress"]) == 0
-    assert capsys.readouterr().err.count("done already") == 4
+    assert capsys.readouterr().err.count("already finished") == 4
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
-def test_ctrl_c_stops_the_sweep_and_the_same_command_goes_on(write, tmp_path, capsys, monkeypatch):
+def test_ctrl_c_stops_the_sweep_and_the_same_command_resumes(write, tmp_path, capsys, monkeypatch):
     path = write(runs={"first": {}, "second": {}}, seeds=[3])
     whole = Stepper.step
 
@@ -91,44 +91,75 @@ def test_ctrl_c_stops_the_sweep_and_the_same_command_goes_on(write, tmp_path, ca
     with monkeypatch.context() as patched:
         patched.setattr(Stepper, "step", step)
         assert main(["sweep", str(path), "--no-progress"]) == 130
-    assert f"go on with: diml sweep {path}" in capsys.readouterr().err
+    assert f"Resume with: diml sweep {path}" in capsys.readouterr().err
     assert main(["sweep", str(path), "--table-only"]) == 0
     assert "Missing: second, seed 3: not finished" in capsys.readouterr().out
     assert main(["sweep", str(path), "--no-progress"]) == 0
     error = capsys.readouterr().err
-    assert "first, seed 3: done already" in error
-    assert "second, seed 3: going on" in error
-    # the interrupted run has the numbers of the one that was not, as their settings are the same
+    assert "first, seed 3: already finished" in error
+    assert "second, seed 3: resuming" in error
+    # the interrupted run has the results of the other one, as their settings are the same
     first, second = collect_results(read_sweep(path)).rows[1::2]
     assert first.metrics == second.metrics
 
 
-def test_other_settings_are_not_taken_for_finished(write, tmp_path, capsys):
+def test_matching_settings_are_combined_key_by_key(write, tmp_path):
+    """Matching settings of `base` hold for all runs and baselines, and each of them can change single ones."""
+    settings = {"base": {"dataset": "orl", "matcher": {"epsilon": 0.02}}}
+    settings |= {"runs": {"same": {}, "uniform": {"matcher": {"weights": "uniform"}}}, "seeds": [0]}
+    settings |= {"baseline": {"frozen": {"matcher": {"epsilon": 0.1}}}}
+    path = write(**settings)
+    jobs = {job.name: job for job in read_sweep(path).jobs}
+    assert jobs["same"].config.matcher == Matcher(epsilon=0.02)
+    assert jobs["uniform"].config.matcher == Matcher(epsilon=0.02, weights="uniform")
+    assert jobs["frozen"].config.matcher == Matcher(epsilon=0.1)
+    assert jobs["frozen"].settings["matcher"] == Matcher(epsilon=0.1).to_dict()
+
+
+def test_the_matcher_is_that_of_training_and_of_the_results(write, tmp_path):
+    base = yaml.safe_load(write().read_text())["base"] | {"objective": "margin_diml", "matcher": {"epsilon": 0.02}}
+    path = write(base=base, runs={"one": {}}, seeds=[0], baseline={"frozen": {"pretrained": False}})
+    assert main(["sweep", str(path), "--no-progress"]) == 0
+    for name in ("one-0", "frozen"):
+        document = json.loads((tmp_path / "sweep" / name / "evaluation.json").read_text())
+        (report,) = document["methods"].values()
+        assert report["settings"]["matcher"] == document["config"]["matcher"] == Matcher(epsilon=0.02).to_dict()
+    other = write(base=base | {"matcher": {"epsilon": 0.05}}, runs={"one": {}}, seeds=[0])
+    assert collect_results(read_sweep(other)).missing == ("one, seed 0",)
+
+
+def test_runs_with_other_settings_do_not_count_as_finished(write, tmp_path, capsys):
     assert main(["sweep", str(write(runs={"one": {}}, seeds=[0])), "--no-progress"]) == 0
     other = write(runs={"one": {"lr": 0.5}}, seeds=[0])
     capsys.readouterr()
     assert main(["sweep", str(other), "--table-only"]) == 2
-    assert "nothing is finished yet" in capsys.readouterr().err
+    assert "is finished yet; omit --table-only to train" in capsys.readouterr().err
     assert main(["sweep", str(other), "--no-progress"]) == 1
     shown = capsys.readouterr().out
     assert "lr (0.001 to 0.5)" in shown
-    assert f"remove {tmp_path / 'grid' / 'one-0'}" in shown
+    assert f"remove {tmp_path / 'sweep' / 'one-0'}" in shown
 
 
 @pytest.mark.parametrize(
-    ("parts", "told"),
+    ("parts", "message"),
     [
         ({"runs": {"a": {"learningrate": 1}}}, r"runs: a: unknown key 'learningrate'"),
-        ({"runs": {"a": {"seed": 1}}}, r"runs: a: seed does not belong here, each run has every seed of `seeds`"),
-        ({"base": {"dataset": "orl", "output": "x"}}, r"base: output does not belong here, .*`output`, at the top"),
+        (
+            {"runs": {"a": {"seed": 1}}},
+            r"runs: a: seed is not allowed here; each combination is trained with all `seeds`",
+        ),
+        ({"base": {"dataset": "orl", "output": "x"}}, r"base: output is not allowed here; .*`output`, at the top"),
         ({"base": {"dataset": "orll"}}, r"base: dataset: .*'orll'; did you mean 'orl'"),
         ({"runs": {"a": {"sampler": "fidd"}}}, r"runs: a: .*'fidd'; did you mean 'fid'"),
         ({"runs": {"a": {"sampler_options": {"pool": "x"}}}}, r"runs: a: sampler class_balanced: no option 'pool'"),
         ({"runs": {"a": {"objective_options": {"beta": "x"}}}}, r"runs: a: objective_options: beta: need a number"),
-        ({"runs": {"a": {"data": "x"}}}, r"runs: a: data does not belong here, .* see `base`"),
+        ({"runs": {"a": {"data": "x"}}}, r"runs: a: data is not allowed here; .* see `base`"),
         ({"runs": {"a": {"objective": "margn"}}}, r"runs: a: .*'margn'.*margin"),
         ({"runs": {"a": {"objective_options": {"bta": 1}}}}, r"runs: a: .*bta"),
         ({"runs": {"a": {"objective": "proxyanchor", "miner": "distance"}}}, r"runs: a: .*miner"),
+        ({"runs": {"a": {"matcher": {"epsilom": 1}}}}, r"runs: a: matcher: unknown setting 'epsilom'"),
+        ({"runs": {"a": {"matcher": {"epsilon": 0}}}}, r"runs: a: matcher: epsilon: need a positive"),
+        ({"runs": {"a": {"objective_options": {"epsilon": 0.1}}}}, r"runs: a: .*epsilon is a matching setting"),
         ({"runs": {"a": {"epochs": 0}}}, r"runs: a: epochs: need a number of at least 1"),
         ({"runs": {"a b": {}}}, r"need a name of letters"),
         ({"runs": ["a"]}, r"runs: need lines"),
@@ -136,24 +167,24 @@ def test_other_settings_are_not_taken_for_finished(write, tmp_path, capsys):
         ({"runs": {"a": {}}, "seeds": [1, 1]}, r"seeds: need a list of distinct"),
         ({"runs": {"a": {}}, "seeds": 3}, r"seeds: need a list of distinct"),
         ({"runs": {"a": {}}, "baseline": {"a-0": {}}}, r"two runs would be written to"),
-        ({"baseline": {"b": {"head": "linear"}}}, r"baseline: b: head: a frozen baseline has"),
+        ({"baseline": {"b": {"head": "linear"}}}, r"baseline: b: head: need identity or whiten for a frozen baseline"),
         ({"baseline": {"b": {"epochs": 2}}}, r"baseline: b: unknown key 'epochs'"),
         ({"base": {"epochs": 2}, "runs": {"a": {}}}, r"base: need the name of a data set"),
         ({"rnus": {}}, r"unknown key 'rnus'; did you mean 'runs'"),
     ],
 )
-def test_a_wrong_file_is_told_before_anything_is_trained(parts, told, write):
-    with pytest.raises(ValueError, match=told):
+def test_errors_in_the_file_are_found_before_anything_is_trained(parts, message, write):
+    with pytest.raises(ValueError, match=message):
         read_sweep(write(**parts))
 
 
-def test_several_processes_are_refused(write, capsys, monkeypatch):
+def test_several_processes_raise(write, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["sweep", str(write(runs={"a": {}}))]) == 2
     assert "torchrun" in capsys.readouterr().err
 
 
-def test_a_missing_file_is_told(capsys):
+def test_a_missing_file_is_an_error(capsys):
     assert main(["sweep", "nowhere.yaml"]) == 2
     assert "no file nowhere.yaml" in capsys.readouterr().err
 

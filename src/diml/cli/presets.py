@@ -1,4 +1,4 @@
-"""`diml presets`: the runs of the authors by name, or all settings of one."""
+"""`diml presets`: list the authors' training runs, or print the settings of one."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import tyro
 
 
 @dataclass(frozen=True, kw_only=True)
-class Presets:
-    """List the runs of the authors, or show the settings of one as YAML.
+class PresetsCommand:
+    """List the authors' training runs, or print the settings of one as YAML.
 
-    For instance:
+    Examples:
 
     diml presets
 
     diml presets cub200/margin_b12_distance
 
-    diml presets cub200/margin_b12_distance > margin.yaml, to change it and then: diml train --config margin.yaml
+    diml presets cub200/margin_b12_distance > margin.yaml, to edit it and run: diml train --config margin.yaml
 
     diml train --preset cub200/margin_b12_distance --data data
     """
 
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None
-    """The preset to show; all are listed when omitted."""
+    """Preset to print; by default all are listed."""
 
     json: bool = False
     """Print JSON instead of a table or YAML."""
@@ -49,6 +49,9 @@ class Presets:
         return 0
 
 
+COMMAND = PresetsCommand
+
+
 def _as_yaml(settings: dict[str, Any], note: str | None) -> str:
     import textwrap
 
@@ -59,7 +62,7 @@ def _as_yaml(settings: dict[str, Any], note: str | None) -> str:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    """One row a run, as the data sets differ little; what differs is in the notes."""
+    """One row per run, as the data sets differ little; the notes have the differences."""
     from rich.console import Console
     from rich.table import Table
 
@@ -75,13 +78,13 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         table.add_row(run + " *" * noted, row["objective"], row["miner"])
     console = Console()
     epochs = ", ".join(f"{dataset} ({count} epochs)" for dataset, count in EPOCHS.items())
-    console.print(f"The authors' runs, by the name DATASET/RUN. DATASET: {epochs}.")
+    console.print(f"The authors' runs, named DATASET/RUN. DATASET: {epochs}.")
     console.print(table)
     for note in dict.fromkeys(NOTES.values()):
         names = ", ".join(name for name, its in NOTES.items() if its == note)
         console.print(f"* {names}: {note}", highlight=False)
     console.print(
         f"All others: {COMMON['model']}, D = {COMMON['dim']}, batches of {COMMON['batch_size']} with "
-        f"{COMMON['per_class']} a class, {COMMON['optimizer']}, lr {COMMON['lr']:g}. All settings of one: "
-        "diml presets DATASET/RUN. To train: diml train --preset DATASET/RUN --data FOLDER"
+        f"{COMMON['per_class']} images per class, {COMMON['optimizer']}, lr {COMMON['lr']:g}. Settings of a run: "
+        "diml presets DATASET/RUN. Training: diml train --preset DATASET/RUN --data FOLDER"
     )

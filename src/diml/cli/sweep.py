@@ -1,4 +1,4 @@
-"""`diml sweep`: a grid of trainings over seeds from one file, and one table of results."""
+"""`diml sweep`: train several combinations of settings, each with several seeds, and tabulate the results."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import tyro
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """Train every run of a file with every seed, one after the other, and write one table over seeds.
+class SweepCommand:
+    """Train every combination of settings in a file with every seed, one after the other, and tabulate the results.
 
-    What is finished is skipped, and what was begun goes on, so that the same command resumes after Ctrl-C or a crash.
+    Finished runs are skipped and unfinished ones resumed, so the same command continues after Ctrl-C or a crash.
 
-    For instance:
+    Examples:
 
     diml sweep benchmarks/grocery_training.yaml
 
@@ -24,33 +24,30 @@ class Sweep:
     """
 
     file: Annotated[Path, tyro.conf.Positional]
-    """YAML file with `base`, `runs`, `seeds`, `output` and perhaps `baseline`; docs/training.md has an example."""
+    """YAML file with `base`, `runs`, `seeds`, `output` and optionally `baseline`; docs/training.md has an example."""
 
     table_only: bool = False
-    """Train nothing; make the table of what is finished."""
+    """Only tabulate the finished runs."""
 
     progress: bool = True
-    """Show progress bars and a line an epoch."""
+    """Show progress bars and one line per epoch."""
 
     def run(self) -> int:
-        """Train what is left, then print and write the table."""
+        """Train the remaining runs, then print and write the table."""
         from rich.console import Console
 
-        from diml.training.sweep import read_sweep, run_sweep
-        from diml.training.sweep_table import collect_results, results_tables, write_results
+        from diml.training.sweep import collect_results, read_sweep, results_tables, run_sweep, write_results
 
         sweep, failed = read_sweep(self.file), {}
         if not self.table_only:
             try:
                 failed = run_sweep(sweep, say=_say, progress=self.progress)
             except KeyboardInterrupt:
-                _say(f"diml sweep: stopped, and saved; go on with: diml sweep {self.file}")
+                _say(f"diml sweep: stopped; the current run is saved. Resume with: diml sweep {self.file}")
                 return 130
         results, console = collect_results(sweep), Console()
         if not results.rows and not failed:
-            raise ValueError(
-                f"{self.file}: nothing is finished yet in {sweep.output}; leave --table-only away to train"
-            )
+            raise ValueError(f"{self.file}: no run in {sweep.output} is finished yet; omit --table-only to train")
         for table in results_tables(results):
             console.print(table)
         for title in results.missing:
@@ -59,6 +56,9 @@ class Sweep:
         if results.rows:
             print("Written: " + ", ".join(str(path) for path in write_results(sweep.output, results, sweep.seeds)))
         return 1 if failed else 0
+
+
+COMMAND = SweepCommand
 
 
 def _say(line: str) -> None:

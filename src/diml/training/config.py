@@ -1,4 +1,4 @@
-"""What a training is told: one frozen dataclass, from flags, a preset or a YAML file, and back to YAML."""
+"""The configuration of a training: one frozen dataclass, built from flags, a preset or a YAML file."""
 
 from __future__ import annotations
 
@@ -12,173 +12,182 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 
 import yaml
 
-from diml.data.registry import nearest
-from diml.evaluation import METRICS
+from diml.evaluation.metrics import METRICS
 from diml.files import write_text
+from diml.matching import Matcher
+from diml.spelling import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How one training is done; saved with the run as `config.yaml`.
+    """Settings of one training; saved with the run as `config.yaml`.
 
-    Raises ValueError where a value is out of its range or two do not fit together.
+    Raises ValueError where a value is out of range or two values are incompatible.
+
+    Example:
+        >>> TrainConfig(dataset="orl", objective="margin_diml", matcher=Matcher(epsilon=0.02)).folder
+        PosixPath('runs/orl-margin_diml-0')
     """
 
     dataset: str
     """Name of the data set; `diml datasets` lists them."""
 
     data: Path = Path("data")
-    """Folder that has the data set inside; for `folder` and `csv`, that folder or file itself."""
+    """Folder that contains the data set; for `folder` and `csv`, that folder or file itself."""
 
     protocol: str | None = None
-    """Which of the data set's protocols; `class_disjoint` where it has one, else its first one."""
+    """Protocol of the data set; by default `class_disjoint` if the data set has it, else its first one."""
 
     output: Path | None = None
-    """Folder of the run; runs/DATASET-OBJECTIVE-SEED when omitted."""
+    """Folder of the run; default runs/DATASET-OBJECTIVE-SEED."""
 
     objective: str = "margin"
-    """What to minimise: margin, multisimilarity, triplet, contrastive, quadruplet, npair, lifted, angular, histogram,
-    snr, proxynca, proxyanchor, softtriple, arcface, softmax, adversarial_separation, margin_diml or
+    """Training objective: margin, multisimilarity, triplet, contrastive, quadruplet, npair, lifted, angular,
+    histogram, snr, proxynca, proxyanchor, softtriple, arcface, softmax, adversarial_separation, margin_diml or
     multisimilarity_diml."""
 
     similarity: Literal["pooled", "structural"] | None = None
-    """What the objective compares: whole images, or images part by part. The objective's own choice when omitted:
+    """Similarity used by the objective: cosine of pooled vectors, or structural matching of regions. Default:
     `structural` for margin_diml and multisimilarity_diml, else `pooled`."""
 
+    matcher: Matcher = Matcher()
+    """Matching settings of structural objectives, validation and test; saved with the embedder."""
+
     miner: str | None = None
-    """Which pairs or triplets count: distance, semihard, softhard, random, intra_random, random_distance,
-    rho_distance, parametric, multisimilarity, or none, which takes all. The objective's own choice when omitted."""
+    """Selection of pairs or triplets: distance, semihard, softhard, random, intra_random, random_distance,
+    rho_distance, parametric, multisimilarity, or none, which uses all. The default depends on the objective."""
 
     objective_options: tuple[str, ...] = ()
-    """Settings of the objective and, with the prefix miner_, of its miner: NAME=VALUE, for instance beta=0.6; a list
-    has commas, parts=discriminative,shared."""
+    """Hyperparameters of the objective and, with the prefix miner_, of its miner, as NAME=VALUE, for instance
+    beta=0.6; lists are separated by commas, parts=discriminative,shared."""
 
     sampler: str = "class_balanced"
-    """How batches are drawn: class_balanced, random, or by stored embeddings d2_coreset, greedy_coreset, disthist,
+    """Batch sampler: class_balanced, random, or, based on stored embeddings, d2_coreset, greedy_coreset, disthist,
     fid."""
 
     sampler_options: tuple[str, ...] = ()
-    """Settings of the sampler, NAME=VALUE, for instance batches_per_epoch=100."""
+    """Settings of the sampler as NAME=VALUE, for instance batches_per_epoch=100."""
 
     batch_size: int = 112
-    """Images in one batch, all processes together."""
+    """Images per batch, over all processes."""
 
     per_class: int = 2
-    """Images of each class in a batch."""
+    """Images per class in a batch."""
 
     model: str = "mobilenetv2_100"
-    """Backbone to start from: a timm name, or the folder of a saved embedder."""
+    """Initial network: name of a timm backbone, or the folder of a saved embedder."""
 
     pretrained: bool = True
-    """Start from ImageNet weights."""
+    """Initialize the backbone with ImageNet weights."""
 
     head: Literal["linear", "identity"] = "linear"
-    """What turns backbone features into embeddings."""
+    """Layer that maps backbone features to embeddings."""
 
     dim: int = 128
-    """D, the length of the embedding of a `linear` head."""
+    """Embedding dimension D of the `linear` head."""
 
     grid: int = 4
-    """Regions a side: G x G."""
+    """Regions per side: G x G."""
 
     pooled: Literal["backbone", "grid_mean"] | None = None
-    """Vector of the whole image: the head of the backbone's pooled features, or the mean of the regions. `grid_mean`
-    when omitted and the similarity is structural, else `backbone`."""
+    """Pooled vector: the head applied to the backbone's pooled features, or the mean of the regions. Default:
+    `grid_mean` with structural similarity, else `backbone`."""
 
     size: int | None = None
-    """Side of the network's input, pixels; the model's own when omitted."""
+    """Side of the network input in pixels; default that of the model."""
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Least and greatest share of a training image that is cut out by chance."""
+    """Range of the area fraction of random crops."""
 
     flip: float = 0.5
-    """Probability to mirror a training image."""
+    """Probability of a horizontal flip."""
 
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    """Greatest chance change of brightness, contrast, saturation (shares) and hue (turns)."""
+    """Maximum random change of brightness, contrast, saturation (fractions) and hue (turns)."""
 
     grayscale: float = 0.0
-    """Probability to take the colours of a training image away."""
+    """Probability of conversion to grayscale."""
 
     epochs: int = 150
-    """Passes over the training images."""
+    """Training epochs."""
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    """Optimizer; `sgd` has momentum 0.9."""
+    """Optimizer; `sgd` uses momentum 0.9."""
 
     lr: float = 1e-5
     """Learning rate of the backbone."""
 
     head_lr: float | None = None
-    """Learning rate of the head; that of the backbone when omitted."""
+    """Learning rate of the head; default that of the backbone."""
 
     loss_lr: float | None = None
-    """Learning rate of the objective's parameters, such as proxies; the objective's own choice when omitted."""
+    """Learning rate of the objective's parameters, such as proxies; the default depends on the objective."""
 
     weight_decay: float = 4e-4
-    """Weight decay of the network; the objective's parameters have none unless the objective says so."""
+    """Weight decay of the network; the objective's parameters have none."""
 
     schedule: Literal["constant", "step", "cosine"] = "constant"
-    """How learning rates change: not, times --gamma at --milestones, or down to 0 along a cosine."""
+    """Learning rate schedule: constant, multiplied by --gamma at each of --milestones, or cosine decay to 0."""
 
     milestones: tuple[int, ...] = ()
-    """Epochs after which the schedule `step` lowers the learning rates."""
+    """Epochs after which the `step` schedule reduces the learning rates."""
 
     gamma: float = 0.3
-    """By what the schedule `step` multiplies them."""
+    """Factor of the `step` schedule."""
 
     warmup_steps: int = 0
-    """Steps over which learning rates rise from near 0."""
+    """Steps of linear warm-up."""
 
     clip_norm: float | None = None
-    """Longest gradient of all parameters together; longer ones are scaled down."""
+    """Maximum norm of the gradient over all parameters; no clipping by default."""
 
     freeze_batch_norm: bool = True
-    """Batch norm keeps its statistics, as the authors train; its weight and bias are trained all the same."""
+    """Keep the running statistics of batch norm fixed, as in the authors' code; its weight and bias are trained."""
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the network in training; `auto` is float32 on the CPU. Objectives compute in float32 always."""
+    """Precision of the network in training; `auto` is float32 on the CPU. Objectives are computed in float32."""
 
     skip_non_finite: bool = False
-    """Leave out steps whose loss or gradient is not finite, and count them, rather than stop."""
+    """Skip and count steps whose embeddings, loss or gradient are not finite, instead of stopping."""
 
     select_on: Literal["validation", "test"] = "validation"
-    """Images that choose the best epoch. `test` is the authors' way: its results are too good."""
+    """Images on which the best epoch is selected. `test` reproduces the authors' protocol; its results are biased
+    upwards."""
 
     validation_fraction: float = 0.2
-    """Share of the training classes held out to choose the best epoch; 0 keeps the last epoch."""
+    """Fraction of the training classes held out to select the best epoch; 0 keeps the last epoch."""
 
     validate_every: int = 1
-    """Epochs between validations; the last epoch always has one."""
+    """Epochs between validations; the last epoch is always validated."""
 
     metric: str = "map@r"
-    """Metric that chooses the best epoch: recall@1, recall@2, recall@4, recall@8, r_precision or map@r; the last two
-    also with _self_counted, as the authors count."""
+    """Metric that selects the best epoch: recall@1, recall@2, recall@4, recall@8, r_precision or map@r; the last two
+    also with the suffix _self_counted, as computed in the authors' code."""
 
-    rerank: int = 100
-    """K of the structural re-ranking in the test at the end, beside the plain ranking."""
+    rerank_at: int = 100
+    """K of the structural re-ranking in the final test, in addition to the plain ranking."""
 
-    validation_rerank: int | None = None
-    """K of the re-ranking in validation, which then chooses the best epoch; when omitted that of --rerank for
-    structural similarity, else 0: the plain ranking alone."""
+    validation_rerank_at: int | None = None
+    """K of the re-ranking in validation, which then selects the best epoch; default --rerank-at with structural
+    similarity, else 0, the plain ranking."""
 
     checkpoint_every: int = 500
-    """Steps between checkpoints; there is one after each epoch besides."""
+    """Steps between checkpoints; another one is written after each epoch."""
 
     evaluation_batch_size: int = 64
-    """Images embedded at a time in validation and test."""
+    """Batch size in validation and test."""
 
     on_bad_image: Literal["fail", "skip"] = "fail"
-    """Unreadable images: stop and name the first, or leave them out and name them all."""
+    """Unreadable images: stop and name the first one, or skip and list them."""
 
     workers: int = 0
-    """Loader processes; 0 decodes in the training process."""
+    """Data loader processes; 0 decodes in the training process."""
 
     device: str = "auto"
-    """Where to compute, for instance cuda; `auto` takes an accelerator where there is one."""
+    """Device, for instance cuda; `auto` uses an accelerator if there is one."""
 
     seed: int = 0
-    """Of everything random: first weights, batches, augmentation, mining, division of classes."""
+    """Random seed of initial weights, batches, augmentation, mining and the validation split."""
 
     def __post_init__(self) -> None:
         for name, low in _AT_LEAST.items():
@@ -190,23 +199,26 @@ class TrainConfig:
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name}: need a number above 0, got {value}")
         if not 0 <= self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction: need a share in [0, 1), got {self.validation_fraction}")
+            raise ValueError(f"validation_fraction: need a fraction in [0, 1), got {self.validation_fraction}")
         if self.metric not in METRICS:
-            raise ValueError(f"metric: no {self.metric!r}; {nearest(self.metric, METRICS)}")
+            raise ValueError(f"metric: no {self.metric!r}; {did_you_mean(self.metric, METRICS)}")
         if self.schedule == "step" and not self.milestones:
-            raise ValueError("milestones: schedule 'step' needs at least one epoch, got none; say --milestones 60 120")
-        for name in _OPTIONS:  # in one spelling
+            raise ValueError("milestones: schedule 'step' needs at least one epoch, got none; use --milestones 60 120")
+        if not isinstance(self.matcher, Matcher):
+            got = type(self.matcher).__name__
+            raise TypeError(f"matcher: need a Matcher, got {got}; TrainConfig.from_dict takes plain values")
+        for name in _OPTIONS:  # normalized, so that equal options compare equal
             options = parse_options(getattr(self, name), name)
             object.__setattr__(self, name, _written(options))
 
     @property
     def structural(self) -> bool:
-        """Whether the objective compares images part by part."""
+        """Whether the objective matches regions."""
         return self.similarity == "structural" or self.objective.endswith("_diml")
 
     @property
     def folder(self) -> Path:
-        """Where the run is written."""
+        """Folder of the run."""
         if self.output is not None:
             return self.output
         return (
@@ -215,30 +227,38 @@ class TrainConfig:
         )
 
     @property
-    def select_rerank(self) -> int:
-        """K of the ranking that chooses the best epoch."""
-        if self.validation_rerank is not None:
-            return self.validation_rerank
-        return self.rerank if self.structural else 0
+    def select_rerank_at(self) -> int:
+        """K of the ranking that selects the best epoch; 0 is the plain ranking."""
+        if self.validation_rerank_at is not None:
+            return self.validation_rerank_at
+        return self.rerank_at if self.structural else 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for YAML and JSON; `from_dict` takes them back."""
+        """Plain values for YAML and JSON, the matcher as a nested mapping; `from_dict` reads them."""
         values = {name: _plain(getattr(self, name)) for name in FIELDS}
         return values | {name: parse_options(getattr(self, name), name) for name in _OPTIONS}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Build from plain values; missing ones take their defaults.
+    def from_dict(cls, *settings: Mapping[str, Any]) -> TrainConfig:
+        """Build from plain values; what is missing has its default.
+
+        Args:
+            settings: one or more mappings; later ones override earlier ones, under `matcher` key by key.
 
         Raises:
-            ValueError: an unknown key (the nearest known one is named), a value of another type or out of its range.
+            ValueError: an unknown key (the nearest known one is named), or a value of another type or out of range.
+
+        Example:
+            >>> TrainConfig.from_dict({"dataset": "orl"}, {"matcher": {"epsilon": 0.02}}).matcher.epsilon
+            0.02
         """
-        return cls(**checked_values(values))
+        return cls(**field_values(merge_settings(*(checked_settings(values) for values in settings))))
 
 
 #: Names of the settings, in order.
 FIELDS: Final = tuple(field.name for field in dataclasses.fields(TrainConfig))
 _HINTS: Final = get_type_hints(TrainConfig)
+_MATCHER_HINTS: Final = get_type_hints(Matcher)
 _OPTIONS: Final = ("objective_options", "sampler_options")
 _AT_LEAST: Final = {
     "epochs": 1,
@@ -249,8 +269,8 @@ _AT_LEAST: Final = {
     "size": 1,
     "weight_decay": 0,
     "warmup_steps": 0,
-    "rerank": 0,
-    "validation_rerank": 0,
+    "rerank_at": 0,
+    "validation_rerank_at": 0,
     "validate_every": 1,
     "checkpoint_every": 1,
     "evaluation_batch_size": 1,
@@ -259,28 +279,52 @@ _AT_LEAST: Final = {
 }
 
 
-def checked_values(values: Mapping[str, Any], source: str = "config") -> dict[str, Any]:
-    """Settings, perhaps not all of them, each brought to its own type.
+def checked_settings(values: Mapping[str, Any], source: str = "config") -> dict[str, Any]:
+    """Convert some or all settings to their types; `matcher` stays a mapping, for it may hold only some of its keys.
 
     Args:
-        values: plain values, as YAML or a preset gives them.
-        source: what errors call them.
+        values: plain values, as in YAML or a preset.
+        source: name of their origin in errors.
 
     Raises:
         ValueError: an unknown key (the nearest known one is named), or a value of another type.
     """
     for key in values:
         if key not in FIELDS:
-            raise ValueError(f"{source}: unknown key {key!r}; {nearest(str(key), FIELDS)}")
+            raise ValueError(f"{source}: unknown key {key!r}; {did_you_mean(str(key), FIELDS)}")
     return {key: converted(value, _HINTS[key], f"{source}: {key}") for key, value in values.items()}
 
 
+def merge_settings(*settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Combine settings; later ones override earlier ones, under `matcher` key by key."""
+    merged: dict[str, Any] = {}
+    for values in settings:
+        matcher = merged.get("matcher", {}) | values.get("matcher", {})
+        merged |= values
+        if matcher:
+            merged["matcher"] = matcher
+    return merged
+
+
+def field_values(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `TrainConfig` for checked settings: the mapping under `matcher` becomes a Matcher."""
+    if "matcher" not in settings:
+        return dict(settings)
+    return {**settings, "matcher": Matcher.from_dict(settings["matcher"])}
+
+
 def read_config(path: str | Path) -> dict[str, Any]:
-    """Read settings, perhaps not all of them, from a YAML file.
+    """Read some or all settings from a YAML file.
+
+    Returns:
+        Settings for `TrainConfig.from_dict`, which may be combined with others.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: no YAML, no mapping, an unknown key (the nearest known one is named), or a value of another type.
+
+    Example:
+        >>> TrainConfig.from_dict(read_config("mine.yaml"), {"dataset": "orl"})  # doctest: +SKIP
     """
     path = Path(path)
     if not path.is_file():
@@ -292,22 +336,24 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         kind = type(values).__name__
         raise ValueError(f"config: need lines `name: value` in {path}, got {kind}")  # noqa: TRY004
-    return checked_values(values, str(path))
+    return checked_settings(values, str(path))
 
 
 def write_config(path: str | Path, config: TrainConfig) -> Path:
-    """Write all settings as YAML, whole or not at all; returns the path."""
+    """Write all settings as YAML, atomically; returns the path."""
     return write_text(path, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Matcher):
+        return value.to_dict()
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
 
 
 def converted(value: Any, wanted: Any, what: str) -> Any:
-    """Bring a plain value to the type of its field; ValueError when it is of another kind."""
+    """Convert a plain value to the type of its field; ValueError, with `what` in it, if it is of another kind."""
     origin, inner = get_origin(wanted), get_args(wanted)
     if origin in (Union, types.UnionType):
         if value is None:
@@ -315,7 +361,7 @@ def converted(value: Any, wanted: Any, what: str) -> Any:
         return converted(value, next(kind for kind in inner if kind is not type(None)), what)
     if origin is Literal:
         if value not in inner:
-            raise ValueError(f"{what}: no {value!r}; {nearest(str(value), inner)}")
+            raise ValueError(f"{what}: no {value!r}; {did_you_mean(str(value), inner)}")
         return value
     if origin is tuple:
         if isinstance(value, Mapping) and inner[0] is str:
@@ -323,9 +369,11 @@ def converted(value: Any, wanted: Any, what: str) -> Any:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{what}: need a list, got {value!r}")
         return tuple(converted(item, inner[0], what) for item in value)
+    if wanted is Matcher:
+        return _matcher_settings(value, what)
     if wanted is float and not isinstance(value, bool):
         try:
-            return float(value)  # YAML takes 1e-5, without a point, for text
+            return float(value)  # YAML reads 1e-5, without a point, as text
         except (TypeError, ValueError):
             pass
     elif wanted is Path and isinstance(value, str | Path):
@@ -335,7 +383,24 @@ def converted(value: Any, wanted: Any, what: str) -> Any:
     raise ValueError(f"{what}: need {_KINDS[wanted]}, got {value!r}")
 
 
-_KINDS: Final = {float: "a number", int: "a whole number", bool: "true or false", str: "a text", Path: "a path"}
+_KINDS: Final = {float: "a number", int: "an integer", bool: "true or false", str: "a string", Path: "a path"}
+
+
+def _matcher_settings(value: Any, what: str) -> dict[str, Any]:
+    """Some or all settings of a Matcher, checked by building one; still a mapping."""
+    if isinstance(value, Matcher):
+        return value.to_dict()
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{what}: need a mapping, for instance {{epsilon: 0.02}}, got {value!r}")  # noqa: TRY004
+    settings = {
+        key: converted(item, _MATCHER_HINTS[key], f"{what}: {key}") if key in _MATCHER_HINTS else item
+        for key, item in value.items()
+    }
+    try:
+        Matcher.from_dict(settings)
+    except ValueError as error:
+        raise ValueError(f"{what}: {str(error).removeprefix('matcher: ')}") from error
+    return settings
 
 
 def _written(options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -344,16 +409,16 @@ def _written(options: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, list | tuple):  # the last comma tells a list of one from its item
+    if isinstance(value, list | tuple):  # a trailing comma distinguishes a list of one from its item
         return ",".join(_text(item) for item in value) + "," * (len(value) < 2)
     words = {True: "true", False: "false", None: "none"}
     return words[value] if isinstance(value, bool) or value is None else str(value)
 
 
 def parse_options(pairs: Iterable[str], what: str) -> dict[str, Any]:
-    """Read NAME=VALUE pairs into a dict of numbers, truth values, None, texts, and lists of these, with commas.
+    """Parse NAME=VALUE pairs into a dict of numbers, booleans, None, strings, and lists of these.
 
-    `what` is their name in errors.
+    Lists are separated by commas. `what` is the name of the pairs in errors.
     """
     options: dict[str, Any] = {}
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""A run as a image: the loss of every step, and the validation of every epoch."""
+"""The curves of a run: the loss of every step, and the validation of every epoch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from diml.files import whole_file
-
-CURVES: Final = "curves.png"
+from diml.files import atomic_file
 
 _LOSS: Final = "#b9c6d6"
 _MEAN: Final = "#1f4e79"
@@ -24,9 +22,9 @@ def draw_curves(records: Sequence[dict[str, Any]], *, metric: str = "map@r", bes
     """Draw loss and validation over epochs.
 
     Args:
-        records: lines of `metrics.jsonl`, see `read_records`.
-        metric: of the validation that is drawn.
-        best_epoch: counted from 1; marked with a line.
+        records: records of `metrics.jsonl`, see `read_records`.
+        metric: the validation metric to draw.
+        best_epoch: from 1; marked by a dotted line.
 
     Returns:
         A matplotlib figure, 9 x 4 inches.
@@ -38,9 +36,9 @@ def draw_curves(records: Sequence[dict[str, Any]], *, metric: str = "map@r", bes
     left, right = figure.subplots(1, 2)
     _draw_loss(left, [record for record in records if record["kind"] == "train"])
     validations = [record for record in records if record["kind"] == "validation"]
-    for colour, rerank in zip(_LINES, dict.fromkeys(record["rerank"] for record in validations), strict=False):
-        points = [(record["epoch"], 100 * record[metric]) for record in validations if record["rerank"] == rerank]
-        name = f"re-ranked, K = {rerank}" if rerank else "plain, K = 0"
+    for colour, rerank_at in zip(_LINES, dict.fromkeys(r["rerank_at"] for r in validations), strict=False):
+        points = [(record["epoch"], 100 * record[metric]) for record in validations if record["rerank_at"] == rerank_at]
+        name = f"re-ranked, K = {rerank_at}" if rerank_at else "plain, K = 0"
         right.plot(*zip(*points, strict=True), color=colour, marker=".", label=name)
     right.set(title=f"Validation, {metric} in percent", xlabel="epoch")
     if validations:
@@ -60,14 +58,14 @@ def write_curves(
     metric: str = "map@r",
     best_epoch: int | None = None,
 ) -> Path:
-    """Write `draw_curves` as a PNG, whole or not at all; returns the path."""
-    with whole_file(path) as temporary:
+    """Write `draw_curves` as a PNG, atomically; returns the path."""
+    with atomic_file(path) as temporary:
         draw_curves(records, metric=metric, best_epoch=best_epoch).savefig(temporary, format="png", dpi=120)
     return Path(path)
 
 
 def _draw_loss(axes: Axes, steps: list[dict[str, Any]]) -> None:
-    """Every step in pale, the mean of each epoch in dark; the axis counts epochs."""
+    """The loss of every step, and the mean of each epoch; the axis counts epochs."""
     axes.set(title="Loss", xlabel="epoch")
     taken = [record for record in steps if record["loss"] is not None]
     if not taken:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while training: the step under way is finished, a checkpoint written, and then it stops."""
+"""Ctrl-C and SIGTERM during training: the current step is finished and a checkpoint is written before the run stops."""
 
 from __future__ import annotations
 
@@ -8,41 +8,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
-_IMPATIENT = 3
+#: From this signal on, the current step is no longer finished.
+_FORCED_AT: Final = 3
 
 
 class TrainingStopped(KeyboardInterrupt):
-    """Training was stopped by hand after `step` steps; the run in `folder` can be resumed."""
+    """Training was interrupted after `step` steps; the run in `folder` can be resumed."""
 
     def __init__(self, folder: Path, step: int) -> None:
         super().__init__(folder, step)
         self.folder, self.step = folder, step
 
     def __str__(self) -> str:
-        return f"stopped after step {self.step}, and saved; go on with: diml train --resume --output {self.folder}"
+        return (
+            f"stopped after step {self.step}; the checkpoint is saved. Resume with: "
+            f"diml train --resume --output {self.folder}"
+        )
 
 
-class Stop:
-    """Turns signals into a wish to stop, `asked`, or into KeyboardInterrupt where nothing is under way.
+class InterruptHandler:
+    """Turns signals into the flag `requested`, or into KeyboardInterrupt outside of protected blocks.
 
     Args:
-        at_once: raise outside of `later`. Processes that work together may not: they leave after the same step.
+        immediate: raise outside of `protected`. Not for several processes, which must leave after the same step.
     """
 
-    def __init__(self, *, at_once: bool) -> None:
-        self.asked = False
-        self._at_once, self._busy, self._times = at_once, False, 0
+    def __init__(self, *, immediate: bool) -> None:
+        self.requested = False
+        self._immediate, self._protected, self._signals = immediate, False, 0
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take over the signals within the block; only the main thread can, elsewhere nothing changes."""
+    def installed(self) -> Iterator[None]:
+        """Handle signals within the block; without effect outside of the main thread, which alone can."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before: dict[int, Any] = {
-            number: signal.signal(number, self._heard) for number in (signal.SIGINT, signal.SIGTERM)
+            number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)
         }
         try:
             yield
@@ -51,16 +55,16 @@ class Stop:
                 signal.signal(number, handler)
 
     @contextmanager
-    def later(self) -> Iterator[None]:
-        """Hold a stop back until the block is done; the third signal is not held back."""
-        self._busy = True
+    def protected(self) -> Iterator[None]:
+        """Postpone an interrupt until the block is done, except for the third signal."""
+        self._protected = True
         try:
             yield
         finally:
-            self._busy = False
+            self._protected = False
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        self._times += 1
-        if self._times >= _IMPATIENT or (self._at_once and not self._busy):
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        self._signals += 1
+        if self._signals >= _FORCED_AT or (self._immediate and not self._protected):
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""What a run writes down while it goes on: metrics.jsonl, metrics.csv, TensorBoard events, and a line on screen."""
+"""Logs of a run: metrics.jsonl, metrics.csv, TensorBoard events, and the progress display."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from diml.evaluation import METRICS
+from diml.evaluation.metrics import METRICS
 from diml.files import write_text
 
-LINES: Final = "metrics.jsonl"
+RECORDS: Final = "metrics.jsonl"
 TABLE: Final = "metrics.csv"
 _EVENTS: Final = "tensorboard"
 
@@ -25,14 +25,14 @@ Record = dict[str, Any]
 
 
 class MetricLog:
-    """The numbers of a run: one JSON object a line in `metrics.jsonl`, of `kind` start, train, validation or test.
+    """The records of a run: one JSON object per line of `metrics.jsonl`, of `kind` start, train, validation or test.
 
-    `epoch` and `step` count from 1, those of a train line name what was just done. Metrics are fractions.
+    `epoch` and `step` count from 1. Metrics are fractions.
 
     Args:
         folder: of the run; None writes nothing (processes other than the first).
-        epochs: epochs whose validation is done; later lines of the file are dropped, for they come again.
-        steps: steps done, likewise.
+        epochs: validated epochs; later records of the file are dropped, as they will be written again.
+        steps: finished steps, likewise.
     """
 
     def __init__(self, folder: Path | None, *, epochs: int = 0, steps: int = 0) -> None:
@@ -42,36 +42,36 @@ class MetricLog:
         if folder is None:
             return
         done = {"start": ("step", steps), "train": ("step", steps), "validation": ("epoch", epochs)}
-        for record in read_records(folder / LINES):
+        for record in read_records(folder / RECORDS):
             key, most = done.get(record["kind"], ("step", -1))
             if record[key] <= most:
                 self.records.append(record)
-        write_text(folder / LINES, "".join(f"{json.dumps(record)}\n" for record in self.records))
+        write_text(folder / RECORDS, "".join(f"{json.dumps(record)}\n" for record in self.records))
         self._events = _tensorboard(folder / _EVENTS, steps)
 
     def add(self, kind: str, **values: Any) -> None:
-        """Write down a record; it is on its way to the disk when this returns."""
+        """Append a record to the file."""
         if self.folder is None:
             return
         record = {"kind": kind} | values
         self.records.append(record)
-        with (self.folder / LINES).open("a", encoding="utf-8") as lines:
+        with (self.folder / RECORDS).open("a", encoding="utf-8") as lines:
             lines.write(f"{json.dumps(record)}\n")
         if self._events is not None:
-            prefix = f"{kind}/k{record['rerank']}" if "rerank" in record else kind
+            prefix = f"{kind}/k{record['rerank_at']}" if "rerank_at" in record else kind
             for name, value in values.items():
-                if name not in ("step", "epoch", "rerank") and isinstance(value, int | float):
+                if name not in ("step", "epoch", "rerank_at") and isinstance(value, int | float):
                     self._events.add_scalar(f"{prefix}/{name}", value, values["step"])
 
     def mean_loss(self, epoch: int) -> float | None:
-        """Mean loss of the steps of an epoch that were taken; None when there were none."""
+        """Mean loss of the steps of an epoch that were taken; None if there were none."""
         losses = [
             r["loss"] for r in self.records if r["kind"] == "train" and r["epoch"] == epoch and r["loss"] is not None
         ]
         return sum(losses) / len(losses) if losses else None
 
     def write_table(self) -> None:
-        """Write `metrics.csv`: a line an epoch with its mean loss, last learning rate, speed and validation."""
+        """Write `metrics.csv`: one line per epoch with mean loss, last learning rate, speed and validation."""
         if self.folder is None:
             return
         rows: dict[int, Record] = {}
@@ -89,7 +89,7 @@ class MetricLog:
             row["images_per_second"] = sum(row["images_per_second"]) / len(row["images_per_second"])
         for record in self.records:
             if record["kind"] == "validation" and record["epoch"] in rows:
-                named = {f"validation_{metric}_k{record['rerank']}": record[metric] for metric in METRICS}
+                named = {f"validation_{metric}_k{record['rerank_at']}": record[metric] for metric in METRICS}
                 rows[record["epoch"]] |= named
         header = list(dict.fromkeys(name for row in rows.values() for name in row))
         text = io.StringIO()
@@ -106,7 +106,7 @@ class MetricLog:
 
 
 def read_records(path: str | Path) -> list[Record]:
-    """Read `metrics.jsonl`; a last line that was cut off is left out; no file gives no records."""
+    """Read `metrics.jsonl`; an incomplete last line is ignored, and a missing file gives no records."""
     path = Path(path)
     if not path.is_file():
         return []
@@ -120,7 +120,7 @@ def read_records(path: str | Path) -> list[Record]:
 
 
 class Display:
-    """A progress bar with loss, learning rate and images/s, and lines above it; all on standard error.
+    """A progress bar with loss, learning rate and images/s, and lines of text above it, on standard error.
 
     Args:
         show: whether to print anything.
@@ -138,7 +138,7 @@ class Display:
 
     @contextmanager
     def epoch(self, title: str, total: int, done: int) -> Iterator[None]:
-        """Show a bar for the steps of an epoch, `done` of which are behind us."""
+        """Show a bar for the steps of an epoch, the first `done` of which are finished."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -156,14 +156,14 @@ class Display:
                 self._bar = None
 
     def step(self, loss: float, lr: float, speed: float) -> None:
-        """Move the bar by one step."""
+        """Advance the bar by one step."""
         if self._bar is not None:
             numbers = f"loss {loss:.4f}  lr {lr:.2g}  {speed:.0f} images/s"
             self._bar.update(self._bar.task_ids[0], advance=1, numbers=numbers)
 
 
 def _tensorboard(folder: Path, steps: int) -> Any:
-    """A writer of TensorBoard events where tensorboard is installed, else None; events after `steps` are void."""
+    """A writer of TensorBoard events if tensorboard is installed, else None; events after `steps` are discarded."""
     if importlib.util.find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter

@@ -1,9 +1,8 @@
-"""Which parameters learn how fast: groups, optimizers, and learning rates as a function of the step."""
+"""Parameter groups, optimizers, and learning rates as a function of the step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,21 +18,21 @@ _MOMENTUM = 0.9
 
 
 def build_optimizer(config: TrainConfig, embedder: Embedder, objective: Objective) -> Optimizer:
-    """Make the optimizer: backbone, head and objective each with their own learning rates.
+    """Build the optimizer, with separate learning rates for backbone, head and objective.
 
-    The objective's parameters do not decay, as the authors train. A group's first learning rate is kept in it as
-    `initial_lr`; `set_learning_rates` starts from there.
+    The objective's parameters have no weight decay, as in the authors' code. The base learning rate of a group is
+    stored in it as `initial_lr`, for `set_learning_rates`.
 
     Raises:
         ValueError: there is nothing to train.
     """
-    head = {"params": _trained(embedder.head), "lr": config.head_lr or config.lr}
-    groups: list[dict[str, Any]] = [{"params": _trained(embedder.backbone), "lr": config.lr}, head]
+    head = {"params": _trainable(embedder.head), "lr": config.head_lr or config.lr}
+    groups: list[dict[str, Any]] = [{"params": _trainable(embedder.backbone), "lr": config.lr}, head]
     own = {} if config.loss_lr is None else {"lr": config.loss_lr}
     groups += [group | own for group in objective.parameter_groups(config.lr)]
     groups = [group for group in groups if group["params"]]
     if not groups:
-        raise ValueError("head: nothing to train; take head 'linear', or a backbone with parameters")
+        raise ValueError("head: nothing to train; use head 'linear', or a backbone with trainable parameters")
     settings: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     optimizer: Optimizer
     if config.optimizer == "sgd":
@@ -47,11 +46,11 @@ def build_optimizer(config: TrainConfig, embedder: Embedder, objective: Objectiv
 
 @dataclass(frozen=True)
 class Schedule:
-    """By what the first learning rates are multiplied in each step; nothing to save but the step.
+    """Factor of the base learning rates at each step; a function of the step alone, so nothing of it is saved.
 
     Args:
         config: `schedule`, `warmup_steps`, `milestones`, `gamma`, `epochs`.
-        steps_per_epoch: batches of an epoch.
+        steps_per_epoch: batches per epoch.
 
     Example:
         >>> Schedule(TrainConfig(dataset="orl", schedule="cosine", epochs=2), steps_per_epoch=5).factor(5)
@@ -62,7 +61,7 @@ class Schedule:
     steps_per_epoch: int
 
     def factor(self, step: int) -> float:
-        """Return the factor of a step, counted from 0; warm-up rises to 1 in `warmup_steps` equal strides."""
+        """Return the factor of a step, from 0; warm-up rises linearly to 1 in `warmup_steps` steps."""
         config = self.config
         warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
         if config.schedule == "step":
@@ -75,27 +74,23 @@ class Schedule:
 
 
 def set_learning_rates(optimizer: Optimizer, factor: float) -> float:
-    """Give each group its first learning rate times `factor`; returns that of the first group."""
+    """Set each group's learning rate to its base times `factor`; returns that of the first group."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
     return float(optimizer.param_groups[0]["lr"])
 
 
 def freeze_batch_norm(module: nn.Module) -> None:
-    """Put batch norm into evaluation mode: its statistics stay, its weight and bias are trained all the same."""
+    """Put batch norm into evaluation mode: its statistics are fixed, its weight and bias are still trained."""
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.eval()
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
-    """All parameters that an optimizer changes, in order."""
+    """All parameters of an optimizer, in order."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _trained(module: nn.Module) -> list[nn.Parameter]:
-    return _requiring_gradient(module.parameters())
-
-
-def _requiring_gradient(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    return [parameter for parameter in parameters if parameter.requires_grad]
+def _trainable(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]

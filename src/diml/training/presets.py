@@ -1,9 +1,10 @@
-"""Every run of the authors, as plain data by name: `DATASET/RUN`, such as `cub200/margin_b12_distance`.
+"""The training runs of the authors as plain data, by name: `DATASET/RUN`, such as `cub200/margin_b12_distance`.
 
-Keys are those of `TrainConfig`. Values are from the authors' scripts and the defaults of their options; where those
-differ from what was published, the published definition is trained with the authors' numbers (docs/deviations.md,
-row 9). Left to `TrainConfig` is what is no part of a recipe: folders, processes, and how the best epoch is chosen (the
-authors chose it on the test images; `select_on: test` does).
+Keys are those of `TrainConfig`. Values are from the authors' scripts and the defaults of their options; where these
+differ from the publication, the published definition is trained with the authors' numbers (docs/deviations.md, row 9).
+The defaults of `TrainConfig` apply to everything that is not part of a recipe: folders, processes, and the selection of
+the best epoch (the authors used the test images: `select_on: test`). They also apply to the matcher, whose defaults are
+the authors' settings.
 
 Sources: github.com/wl-zhao/DIML, scripts/baselines/{cub,cars,sop}_runs.sh, scripts/diml/train_diml.sh, parameters.py.
 """
@@ -14,9 +15,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from diml.data.registry import nearest
+from diml.spelling import did_you_mean
 
-#: What all runs share. The authors' ImageNet weights are torchvision's first ones, `tv_in1k` by timm's name.
+#: Settings common to all runs. The authors' ImageNet weights are torchvision's first version, `tv_in1k` in timm.
 COMMON: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "model": "resnet50.tv_in1k",
@@ -44,10 +45,9 @@ EPOCHS: Final[Mapping[str, int]] = MappingProxyType({"cub200": 150, "cars196": 1
 
 _MARGIN: Final = {"margin": 0.2, "beta_lr": 5e-4}
 _MULTISIMILARITY: Final = {"alpha": 2.0, "beta": 40.0, "base": 0.5, "miner_epsilon": 0.1}
-_MATCHING: Final = {"marginals": "cross_correlation", "epsilon": 0.05}
 _DIML: Final = {"pooled": "grid_mean"}
 
-#: Run -> objective, miner, options of both, and other settings that differ from `COMMON`.
+#: Run -> objective, miner, options of both, and settings that differ from `COMMON`.
 _RUNS: Final[Mapping[str, tuple[str, str, Mapping[str, Any], Mapping[str, Any]]]] = MappingProxyType(
     {
         "npair": ("npair", "none", {"l2_weight": 0.005}, {}),
@@ -85,13 +85,13 @@ _RUNS: Final[Mapping[str, tuple[str, str, Mapping[str, Any], Mapping[str, Any]]]
         "snr_distance": ("snr", "distance", {"margin": 0.2}, {}),
         "multisimilarity": ("multisimilarity", "multisimilarity", _MULTISIMILARITY, {}),
         "softmax": ("softmax", "none", {"temperature": 0.05, "weight_lr": 1e-5}, {}),
-        "margin_diml": ("margin_diml", "distance", {"beta": 1.2} | _MARGIN | _MATCHING, _DIML),
-        "multisimilarity_diml": ("multisimilarity_diml", "multisimilarity", _MULTISIMILARITY | _MATCHING, _DIML),
+        "margin_diml": ("margin_diml", "distance", {"beta": 1.2} | _MARGIN, _DIML),
+        "multisimilarity_diml": ("multisimilarity_diml", "multisimilarity", _MULTISIMILARITY, _DIML),
     }
 )
 
-#: What the authors set otherwise for one run on one data set: options of the objective, and other settings.
-_OTHERWISE: Final[Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]] = MappingProxyType(
+#: Settings that the authors changed for one run on one data set: options of the objective, and others.
+_CHANGES: Final[Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]] = MappingProxyType(
     {
         "cars196/multisimilarity": ({}, {"seed": 2}),
         "online_products/histogram": ({"nodes": 11}, {}),
@@ -104,29 +104,31 @@ _OTHERWISE: Final[Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]] = M
 )
 
 _SOFTTRIPLE_NOTE: Final = (
-    "The authors' code multiplies by gamma where the paper divides; their numbers (0.1, and 10 for online_products) "
-    "are taken as 0.1 in the paper's sense."
+    "The authors' code multiplies by gamma where the paper divides; their values (0.1, and 10 for online_products) "
+    "correspond to 0.1 in the paper."
 )
 
-#: What to know before a run is repeated.
+#: Remarks on single runs, to read before reproducing them.
 NOTES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "cub200/softtriple": _SOFTTRIPLE_NOTE,
         "cars196/softtriple": _SOFTTRIPLE_NOTE,
         "online_products/softtriple": (
-            f"{_SOFTTRIPLE_NOTE} Scale 20, batches of 32, learning rate 0.1 for the network and 1 for the centres as "
-            "in the authors' script, far above all their other runs."
+            f"{_SOFTTRIPLE_NOTE} Scale 20, batches of 32, learning rate 0.1 for the network and 1 for the centers, as "
+            "in the authors' script; these rates are far above those of all other runs."
         ),
-        "online_products/histogram": "11 nodes in the authors' script, 65 on the other data.",
-        "cars196/multisimilarity": "Seed 2 in the authors' script; all other runs have seed 0.",
-        "online_products/softmax": "Class weights learn at 2e-3 in the authors' script, at 1e-5 on the other data.",
+        "online_products/histogram": "11 nodes in the authors' script, 65 on the other data sets.",
+        "cars196/multisimilarity": "Seed 2 in the authors' script; all other runs use seed 0.",
+        "online_products/softmax": (
+            "Learning rate of the class weights 2e-3 in the authors' script, 1e-5 on the other data sets."
+        ),
     }
 )
 
 
 def _built(dataset: str, run: str) -> Mapping[str, Any]:
     objective, miner, options, other = _RUNS[run]
-    more_options, more = _OTHERWISE.get(f"{dataset}/{run}", ({}, {}))
+    more_options, more = _CHANGES.get(f"{dataset}/{run}", ({}, {}))
     own: dict[str, Any] = {"dataset": dataset, "objective": objective, "miner": miner}
     own["objective_options"] = MappingProxyType({**options, **more_options})
     return MappingProxyType({**own, "epochs": EPOCHS[dataset], **COMMON, **other, **more})
@@ -139,21 +141,21 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
 
 
 def preset_names() -> tuple[str, ...]:
-    """Return the names that `preset` knows, data set by data set."""
+    """Return the names of all presets, grouped by data set."""
     return tuple(PRESETS)
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Return the settings of one of the authors' runs, as plain values that may be changed.
+    """Return a copy of the settings of one of the authors' runs.
 
     Args:
-        name: One of `preset_names()`.
+        name: one of `preset_names()`.
 
     Returns:
-        Settings by the names of `TrainConfig`; `TrainConfig.from_dict` takes them.
+        Plain values for `TrainConfig.from_dict`.
 
     Raises:
-        ValueError: Unknown name; the message has the nearest ones.
+        ValueError: unknown name; the message has the nearest ones.
 
     Example:
         >>> preset("cub200/margin_b12_distance")["objective_options"]["beta"]
@@ -165,13 +167,13 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def _hint(name: str) -> str:
-    """The nearest names: of the runs of the data set when that is known, or of the data sets."""
+    """The nearest names: among the runs of the data set if it is known, otherwise among the data sets."""
     dataset, _, run = name.partition("/")
     if dataset in EPOCHS:
         known = [other for other in PRESETS if other.startswith(f"{dataset}/")]
     else:
         known = [other for other in PRESETS if other.endswith(f"/{run or dataset}")] or list(PRESETS)
-    return nearest(name, [other for other in known if other.startswith(name)] or known)
+    return did_you_mean(name, [other for other in known if other.startswith(name)] or known)
 
 
 def _plain(value: Any) -> Any:

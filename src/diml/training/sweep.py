@@ -1,43 +1,54 @@
-"""A grid of runs: every set of settings with every seed, one after the other, each in a folder of its own.
+"""Sweeps: every combination of settings in a file trained with every seed, and one table of their results.
 
-What is done is known by the folders alone: a sweep that was stopped, or killed, goes on where it was.
+Each run has a folder of its own, and the folders alone tell what is finished: a sweep that was stopped or killed
+continues where it was.
 """
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import yaml
+from rich.table import Table
+from rich.text import Text
 
-from diml.data.registry import dataset_info, nearest
-from diml.training.config import TrainConfig, checked_values
+from diml.data.registry import dataset_info
+from diml.evaluation.tables import SHOWN, row_name
+from diml.files import write_text
+from diml.spelling import did_you_mean
+from diml.training.config import TrainConfig, checked_settings
+
+CAPTION: Final = "Percent, mean over seeds; second line: minimum..maximum."
+GAINS: Final = "Re-ranked minus plain, percentage points, paired by seed"
 
 _KEYS: Final = ("output", "base", "runs", "seeds", "baseline")
-_BASELINE_KEYS: Final = ("model", "head", "dim", "size", "grid", "pretrained")
+_BASELINE_KEYS: Final = ("model", "head", "dim", "size", "grid", "pretrained", "matcher")
 
-#: Settings that every run shares, as the results stand in one table, and where they belong.
-_SHARED: Final = dict.fromkeys(("dataset", "data", "protocol"), "it is the same for all runs: see `base`")
+#: Settings that are common to all runs, as their results are in one table, and where they belong.
+_SHARED: Final = dict.fromkeys(("dataset", "data", "protocol"), "it is common to all runs: see `base`")
 
-#: Settings that a sweep gives each run, and from what.
+#: Settings that the sweep determines for each run.
 _OWN: Final = {
-    "seed": "each run has every seed of `seeds`, at the top of the file",
-    "output": "each run is in a folder of its own in `output`, at the top of the file",
+    "seed": "each combination is trained with all `seeds`, at the top of the file",
+    "output": "each run has its own folder in `output`, at the top of the file",
 }
 
-#: Settings that may differ between a finished run and the file: no number depends on them.
+#: Settings that may differ between a finished run and the file, as the results do not depend on them.
 _FREE: Final = {"output", "data", "workers", "device", "checkpoint_every", "on_bad_image"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """A frozen backbone: evaluated as it is, or with a head that needs no labels."""
+    """A frozen backbone, evaluated without a head or with one that is fitted without labels."""
 
     model: str
     head: Literal["identity", "whiten"]
@@ -48,17 +59,17 @@ class Baseline:
 
     def __post_init__(self) -> None:
         if self.head not in ("identity", "whiten"):
-            raise ValueError(f"head: a frozen baseline has head identity or whiten, got {self.head!r}")
+            raise ValueError(f"head: need identity or whiten for a frozen baseline, got {self.head!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One thing to do: a training with one seed, or the evaluation of a baseline.
+    """One unit of work: a training with one seed, or the evaluation of a baseline.
 
     Args:
-        name: row of the table.
-        config: of the training; for a baseline, where its images and K come from.
-        baseline: what is evaluated without training; None for a training.
+        name: name of the combination of settings or of the baseline; its row in the table.
+        config: of the training; for a baseline, the source of its images, K and matcher.
+        baseline: the model to evaluate without training; None for a training.
     """
 
     name: str
@@ -67,21 +78,21 @@ class Job:
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return f"{self.name}, seed {self.config.seed}" if self.baseline is None else f"baseline {self.name}"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What its numbers depend on, as its `evaluation.json` has it."""
+        """The settings that its results depend on, as in its `evaluation.json`."""
         values = {name: value for name, value in self.config.to_dict().items() if name not in _FREE}
         if self.baseline is not None:
-            values = {name: values[name] for name in ("dataset", "protocol", "rerank")}
+            values = {name: values[name] for name in ("dataset", "protocol", "rerank_at", "matcher")}
             values |= dataclasses.asdict(self.baseline)
         plain: dict[str, Any] = json.loads(json.dumps(values))
         return plain
 
     def report(self) -> dict[str, Any] | None:
-        """Its finished `evaluation.json`; None when it is not finished, or was made with other settings."""
+        """Its `evaluation.json`; None if it is not finished, or was made with other settings."""
         path = self.config.folder / "evaluation.json"
         if not path.is_file():
             return None
@@ -93,7 +104,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What a sweep file says: everything to do, in order, and the folder that all of it is in."""
+    """The content of a sweep file: all jobs, in order, and their common folder."""
 
     output: Path
     jobs: tuple[Job, ...]
@@ -101,16 +112,16 @@ class Sweep:
 
 
 def read_sweep(path: str | Path) -> Sweep:
-    """Read and check a sweep file, every run of it, before anything is trained.
+    """Read a sweep file and check all of its runs before anything is trained.
 
     Args:
-        path: YAML with `base` (settings of all runs, the data set among them), `runs` (name -> further settings),
-            `seeds`, `output`, and perhaps `baseline` (name -> model, head, dim, size, grid, pretrained). Paths are
-            relative to the working folder.
+        path: YAML with `base` (settings of all runs, including the data set), `runs` (name -> further settings, which
+            override those of `base`, under `matcher` key by key), `seeds`, `output`, and optionally `baseline` (name ->
+            model, head, dim, size, grid, pretrained, matcher). Paths are relative to the working folder.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no YAML, an unknown key (the nearest known one is named), a value of another type or range.
+        ValueError: no YAML, an unknown key (the nearest known one is named), or a value of another type or range.
     """
     path = Path(path)
     if not path.is_file():
@@ -120,7 +131,7 @@ def read_sweep(path: str | Path) -> Sweep:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"sweep: {path} is not YAML ({error})") from error
     _known(values, _KEYS, str(path))
-    base = _settings(values.get("base"), f"{path}: base", refused=_OWN)
+    base = _settings(values.get("base"), f"{path}: base", disallowed=_OWN)
     if "dataset" not in base:
         raise ValueError(f"{path}: base: need the name of a data set, for instance `dataset: orl`")
     try:
@@ -138,41 +149,41 @@ def read_sweep(path: str | Path) -> Sweep:
     if not jobs:
         raise ValueError(f"{path}: need at least one run or baseline, for instance `runs: {{margin: {{}}}}`")
     folders = [job.config.folder for job in jobs]
-    doubled = next((folder for folder in folders if folders.count(folder) > 1), None)
-    if doubled is not None:
-        raise ValueError(f"{path}: two runs would be written to {doubled}; give them other names")
+    repeated = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if repeated is not None:
+        raise ValueError(f"{path}: two runs would be written to {repeated}; rename one of them")
     return Sweep(output=output, jobs=jobs, seeds=seeds)
 
 
 def run_sweep(sweep: Sweep, *, say: Callable[[str], None], progress: bool = False) -> dict[str, str]:
-    """Do what is not done yet, one after the other; what was begun goes on from its last checkpoint.
+    """Do the unfinished jobs one after the other; runs that were begun continue from their last checkpoint.
 
     Args:
-        sweep: what to do.
-        say: gets a line before each.
-        progress: show the progress of each.
+        sweep: the jobs.
+        say: called with one line of text before each job.
+        progress: show the progress of each job.
 
     Returns:
-        Title -> error, of those that failed; they do not stop the others.
+        Title -> error, for the jobs that failed; the others are done nevertheless.
 
     Raises:
         ValueError: started by torchrun with several processes.
-        KeyboardInterrupt: Ctrl-C; the run under way is saved, as `train` does it.
+        KeyboardInterrupt: on Ctrl-C; the current run is saved by `train`.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("sweep: runs in one process; with several, start each run by: torchrun ... -m diml train ...")
+        raise ValueError("sweep: uses one process; for several, start each run with: torchrun ... -m diml train ...")
     failed: dict[str, str] = {}
     for number, job in enumerate(sweep.jobs, 1):
         head = f"[{number}/{len(sweep.jobs)}] {job.title}"
         if job.report() is not None:
-            say(f"{head}: done already, in {job.config.folder}")
+            say(f"{head}: already finished, in {job.config.folder}")
             continue
         begun = job.baseline is None and (job.config.folder / "config.yaml").is_file()
-        say(f"{head}: {'going on' if begun else 'begins'}, in {job.config.folder}")
+        say(f"{head}: {'resuming' if begun else 'starting'}, in {job.config.folder}")
         try:
             _do(job, resume=begun, progress=progress)
-        except Exception as error:  # whatever it is, it is told, and the other runs are as good as before
-            hint = f" (to train it anew, remove {job.config.folder})" if begun else ""
+        except Exception as error:  # reported; the other runs do not depend on this one
+            hint = f" (to start it again, remove {job.config.folder})" if begun else ""
             failed[job.title] = f"{type(error).__name__}: {error}{hint}"
             say(f"{head}: FAILED: {failed[job.title]}")
     return failed
@@ -188,17 +199,19 @@ def _do(job: Job, *, resume: bool, progress: bool) -> None:
 
 
 def _evaluate_baseline(job: Job, baseline: Baseline, progress: bool) -> None:
-    """Evaluate a frozen backbone on the test images of the runs, as a run ends."""
+    """Evaluate a frozen backbone on the test images of the runs, like the final test of a run."""
+    from diml.distributed import process_group
     from diml.evaluation import evaluate_dataset
     from diml.evaluation.tables import write_reports
-    from diml.models import default_preprocess, load_embedder
-    from diml.training.parts import open_training_data, resized
-    from diml.training.shared import join_team
+    from diml.models import load_embedder
+    from diml.models.zoo import default_preprocess
+    from diml.training.components import resized
+    from diml.training.split import load_training_data
 
     config = job.config
     loading: dict[str, Any] = {"batch_size": config.evaluation_batch_size, "workers": config.workers}
     loading |= {"on_bad_image": config.on_bad_image, "progress": progress}
-    data = open_training_data(config)
+    data = load_training_data(config)
     preprocess = default_preprocess(baseline.model)
     embedder = load_embedder(
         baseline.model,
@@ -207,14 +220,15 @@ def _evaluate_baseline(job: Job, baseline: Baseline, progress: bool) -> None:
         dim=baseline.dim,
         pretrained=baseline.pretrained,
         preprocess=preprocess if baseline.size is None else resized(preprocess, baseline.size),
+        matcher=config.matcher,
     )
-    with join_team(config.device) as team:
-        embedder = embedder.to(team.device)
+    with process_group(config.device) as processes:
+        embedder = embedder.to(processes.device)
         if baseline.head == "whiten":
             if data.train is None:
                 raise ValueError(f"head: whiten is fitted on training images, and {data.name} has none")
-            embedder.fit_head(data.train.paths, **loading)
-        found = evaluate_dataset(embedder, data.test, rerank=sorted({0, config.rerank}), **loading)
+            embedder.fit_head(data.train.images, **loading)
+        found = evaluate_dataset(embedder, data.test, rerank_at=sorted({0, config.rerank_at}), **loading)
     write_reports(config.folder, {job.name: found.report}, job.settings)
 
 
@@ -224,7 +238,7 @@ def _baseline_jobs(baselines: Mapping[str, Any], base: dict[str, Any], output: P
         _known(values, _BASELINE_KEYS, f"{what}: {name}")
         plain = {key: value for key, value in values.items() if key != "head"}
         try:
-            config = TrainConfig(**(base | checked_values(plain) | {"output": output / _name(name)}))
+            config = TrainConfig.from_dict(base, plain, {"output": output / _name(name)})
             baseline = Baseline(
                 model=config.model,
                 head=values.get("head", "identity"),
@@ -242,10 +256,11 @@ def _training_jobs(
     runs: Mapping[str, Any], base: dict[str, Any], output: Path, seeds: tuple[int, ...], what: str
 ) -> Iterator[Job]:
     for name, given in runs.items():
-        own = _settings(given, f"{what}: {name}", refused=_OWN | _SHARED)
+        own = _settings(given, f"{what}: {name}", disallowed=_OWN | _SHARED)
         for seed in seeds:
             try:
-                config = TrainConfig(**(base | own | {"seed": seed, "output": output / f"{_name(name)}-{seed}"}))
+                folder = output / f"{_name(name)}-{seed}"
+                config = TrainConfig.from_dict(base, own, {"seed": seed, "output": folder})
                 _check(config)
             except ValueError as error:
                 raise ValueError(f"{what}: {name}: {error}") from error
@@ -253,21 +268,21 @@ def _training_jobs(
 
 
 def _check(config: TrainConfig) -> None:
-    """Tell a wrong name, option or combination before hours of other runs."""
+    """Report a wrong name, option or combination before hours of other runs."""
     import torch
 
-    from diml.training.named import check_names
+    from diml.training.components import check_names
 
     with torch.random.fork_rng():
         check_names(config)
 
 
-def _settings(values: Any, what: str, *, refused: Mapping[str, str]) -> dict[str, Any]:
+def _settings(values: Any, what: str, *, disallowed: Mapping[str, str]) -> dict[str, Any]:
     values = _mapping(values or {}, what)
-    for key, why in refused.items():
+    for key, why in disallowed.items():
         if key in values:
-            raise ValueError(f"{what}: {key} does not belong here, {why}")
-    return checked_values(values, what)
+            raise ValueError(f"{what}: {key} is not allowed here; {why}")
+    return checked_settings(values, what)
 
 
 def _mapping(values: Any, what: str) -> dict[str, Any]:
@@ -279,13 +294,13 @@ def _mapping(values: Any, what: str) -> dict[str, Any]:
 def _known(values: Mapping[str, Any], keys: tuple[str, ...], what: str) -> None:
     for key in values:
         if key not in keys:
-            raise ValueError(f"{what}: unknown key {key!r}; {nearest(str(key), keys)}")
+            raise ValueError(f"{what}: unknown key {key!r}; {did_you_mean(str(key), keys)}")
 
 
 def _seeds(values: Any, what: str) -> tuple[int, ...]:
     good = isinstance(values, list) and values and all(type(seed) is int and seed >= 0 for seed in values)
     if not good or len(set(values)) < len(values):
-        raise ValueError(f"{what}: need a list of distinct whole numbers from 0, for instance [0, 1], got {values!r}")
+        raise ValueError(f"{what}: need a list of distinct integers >= 0, for instance [0, 1], got {values!r}")
     return tuple(values)
 
 
@@ -296,7 +311,188 @@ def _text(value: Any, what: str) -> str:
 
 
 def _name(name: Any) -> str:
-    """A name that is part of a folder's."""
+    """A name that is part of the name of a folder."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ValueError(f"need a name of letters, digits, `.`, `_` and `-`, as folders are called by it; got {name!r}")
+        raise ValueError(f"need a name of letters, digits, `.`, `_` and `-`, as it names a folder; got {name!r}")
     return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """The values of one metric over seeds, fractions, in the order of the seeds."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds."""
+        return sum(self.values) / len(self.values)
+
+    def text(self, sign: str = "") -> str:
+        """In percent: the mean, and minimum..maximum if there are several seeds."""
+        mean = f"{100 * self.mean:{sign}.2f}"
+        return mean if len(self.values) == 1 else f"{mean} ({self.range(sign)})"
+
+    def range(self, sign: str = "") -> str:
+        """Minimum..maximum, in percent."""
+        return f"{100 * min(self.values):{sign}.2f}..{100 * max(self.values):{sign}.2f}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"mean": self.mean, "min": min(self.values), "max": max(self.values), "values": list(self.values)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow:
+    """Results of one method with one K, over seeds.
+
+    Args:
+        method: name of the combination of settings or of the baseline.
+        rerank_at: K; 0 is the plain ranking.
+        seeds: the finished ones, in order; None for a baseline, which has no seed.
+        metrics: metric -> values.
+        gains: metric -> difference to the plain ranking, seed by seed; None in the plain row.
+        best_epochs: the epoch that was tested, for each seed; None where the last one was kept.
+    """
+
+    method: str
+    rerank_at: int
+    seeds: tuple[int, ...] | None
+    metrics: dict[str, Spread]
+    gains: dict[str, Spread] | None
+    best_epochs: tuple[int | None, ...]
+
+    @property
+    def name(self) -> str:
+        """Its name in tables."""
+        return row_name(self.method, self.rerank_at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResults:
+    """The results of the finished runs of a sweep, and the titles of the missing ones."""
+
+    title: str
+    rows: tuple[ResultRow, ...]
+    missing: tuple[str, ...]
+
+
+def collect_results(sweep: Sweep) -> SweepResults:
+    """Read the reports of the finished runs of a sweep."""
+    found = [(job, job.report()) for job in sweep.jobs]
+    missing = tuple(job.title for job, document in found if document is None)
+    done = [(job, document) for job, document in found if document is not None]
+    rows: list[ResultRow] = []
+    for name in dict.fromkeys(job.name for job, _ in done):
+        rows += _rows_of(name, [(job, document) for job, document in done if job.name == name])
+    config = sweep.jobs[0].config
+    title = config.dataset + (f", {config.protocol}" if config.protocol else "")
+    if done:
+        measured = next(iter(done[0][1]["methods"].values()))
+        title += f": {measured['queries']} queries, {measured['gallery']} gallery images"
+    return SweepResults(title=title, rows=tuple(rows), missing=missing)
+
+
+def _rows_of(name: str, done: Sequence[tuple[Job, dict[str, Any]]]) -> list[ResultRow]:
+    """The rows of one method: the plain one, and the re-ranked one."""
+    reports = [next(iter(document["methods"].values())) for _, document in done]
+    by_k = [{int(row["rerank_at"]): row for row in report["rows"]} for report in reports]
+    frozen = done[0][0].baseline is not None
+    rows = []
+    for k in by_k[0]:
+        gains = {m: Spread(values=tuple(rows_[k][m] - rows_[0][m] for rows_ in by_k)) for m in SHOWN}
+        rows.append(
+            ResultRow(
+                method=name,
+                rerank_at=k,
+                seeds=None if frozen else tuple(job.config.seed for job, _ in done),
+                metrics={m: Spread(values=tuple(rows_[k][m] for rows_ in by_k)) for m in SHOWN},
+                gains=gains if k else None,
+                best_epochs=tuple(document["config"].get("best_epoch") for _, document in done),
+            )
+        )
+    return rows
+
+
+def results_tables(results: SweepResults) -> list[Table]:
+    """Tables to print: the metrics, and the gains of re-ranking."""
+    metrics, gains = _table(results.title, CAPTION), _table(GAINS, None)
+    for row in results.rows:
+        count = "-" if row.seeds is None else str(len(row.seeds))
+        metrics.add_row(row.name, count, *(_cell(row.metrics[m]) for m in SHOWN))
+        if row.gains is not None:
+            gains.add_row(row.name, count, *(_cell(row.gains[m], "+") for m in SHOWN))
+    return [table for table in (metrics, gains) if table.row_count]
+
+
+def write_results(folder: Path, results: SweepResults, seeds: Sequence[int]) -> tuple[Path, Path, Path]:
+    """Write `results.csv` and `results.json` (fractions) and `results.md` (percent), each atomically."""
+    document = {
+        "unit": "fraction",
+        "title": results.title,
+        "seeds": list(seeds),
+        "rows": [_plain(row) for row in results.rows],
+        "missing": list(results.missing),
+    }
+    return (
+        write_text(folder / "results.csv", _csv(results)),
+        write_text(folder / "results.json", json.dumps(document, indent=1)),
+        write_text(folder / "results.md", markdown(results)),
+    )
+
+
+def markdown(results: SweepResults) -> str:
+    """Both tables as Markdown."""
+    head = f"| method | seeds | {' | '.join(SHOWN.values())} |\n|---|---|{'---|' * len(SHOWN)}\n"
+    lines, gains = [], []
+    for row in results.rows:
+        start = f"| {row.name} | {'-' if row.seeds is None else len(row.seeds)} | "
+        lines.append(start + " | ".join(row.metrics[m].text() for m in SHOWN) + " |\n")
+        if row.gains is not None:
+            gains.append(start + " | ".join(row.gains[m].text("+") for m in SHOWN) + " |\n")
+    text = f"{results.title}. Percent, mean over seeds (minimum..maximum).\n\n{head}{''.join(lines)}"
+    if gains:
+        text += f"\n{GAINS}, mean (minimum..maximum).\n\n{head}{''.join(gains)}"
+    if results.missing:
+        text += f"\nNot finished: {'; '.join(results.missing)}.\n"
+    return text
+
+
+def _csv(results: SweepResults) -> str:
+    names = [name for m in SHOWN for kind in (m, f"{m}_gain") for name in (kind, f"{kind}_min", f"{kind}_max")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", "rerank_at", "seeds", *names])
+    for row in results.rows:
+        line = [row.method, str(row.rerank_at), "" if row.seeds is None else " ".join(map(str, row.seeds))]
+        for m in SHOWN:
+            for spread in (row.metrics[m], None if row.gains is None else row.gains[m]):
+                numbers = () if spread is None else (spread.mean, min(spread.values), max(spread.values))
+                line += [f"{value:.6f}" for value in numbers] or ["", "", ""]
+        writer.writerow(line)
+    return text.getvalue()
+
+
+def _plain(row: ResultRow) -> dict[str, Any]:
+    return {
+        "method": row.method,
+        "rerank_at": row.rerank_at,
+        "seeds": None if row.seeds is None else list(row.seeds),
+        "best_epochs": list(row.best_epochs),
+        "metrics": {m: spread.to_dict() for m, spread in row.metrics.items()},
+        "gains": None if row.gains is None else {m: spread.to_dict() for m, spread in row.gains.items()},
+    }
+
+
+def _table(title: str, caption: str | None) -> Table:
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table.add_column("method", min_width=15, overflow="fold")
+    for column in ("seeds", *SHOWN.values()):
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _cell(spread: Spread, sign: str = "") -> Text:
+    """The mean, with the range on a second line so that tables fit 80 columns."""
+    mean = f"{100 * spread.mean:{sign}.2f}"
+    return Text(mean) if len(spread.values) == 1 else Text.assemble(mean, "\n", (spread.range(sign), "dim"))

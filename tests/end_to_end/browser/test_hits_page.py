@@ -1,7 +1,8 @@
-"""The page of a query's hits: choosing one, and why one stands above another."""
+"""The interactive page of a query's hits: selecting one, and why one ranks above another."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 from diml.explain import Explanation, RankedHits, drawn_pair, explanation_page, rank_hits
+from diml.explain.formatting import TIMES
 from diml.files import write_text
-from diml.matching import Regions, match
+from diml.matching import Matcher, Regions, match
 
 OpenPage = Callable[..., Any]
 
@@ -38,7 +40,7 @@ def number(text: str) -> float:
     return float(text.replace("\N{MINUS SIGN}", "-"))
 
 
-def test_hits_stand_in_order_and_each_can_be_chosen(open_page: OpenPage, path: Path, hits: RankedHits) -> None:
+def test_hits_are_in_order_and_each_can_be_selected(open_page: OpenPage, path: Path, hits: RankedHits) -> None:
     page = open_page(path)
     buttons = page.locator(".hit")
     for place, found in enumerate(hits.matches):
@@ -86,6 +88,22 @@ def test_a_contrast_is_the_ledger_of_the_difference(
         assert number(shown.inner_text()) == pytest.approx(float(contrast.regions[region]), abs=5.1e-5)
 
 
+def test_a_weighted_contrast_sums_to_the_difference(open_page: OpenPage, hits: RankedHits, tmp_path: Path) -> None:
+    matches = [dataclasses.replace(match, matcher=Matcher(structural_weight=4)) for match in hits.matches]
+    weighted = rank_hits(matches)
+    page = open_page(write_text(tmp_path / "hits.html", explanation_page(weighted)))
+    contrast = weighted.contrast(0, 1)
+    assert f"4 {TIMES} structural" in page.locator(".contrast .sum").inner_text()
+    rows = page.locator(".contrast tfoot tr").all()
+    values = [number(row.locator("td").last.inner_text()) for row in rows[-4:]]
+    expected = [contrast.structural, 4 * contrast.structural, contrast.pooled, contrast.score]
+    assert values == pytest.approx(expected, abs=5.1e-5)
+    assert (
+        f"by score (pooled + 4 {TIMES} structural)" in page.locator("section", has=page.locator(".moves")).inner_text()
+    )
+    assert f"score {weighted.matches[0].ledger().score:.3f}" in page.locator(".hit").first.inner_text()
+
+
 def test_a_region_of_the_contrast_points_at_its_row(open_page: OpenPage, path: Path, hits: RankedHits) -> None:
     page = open_page(path)
     region = hits.contrast(0, 1).top(1)[0]
@@ -96,7 +114,7 @@ def test_a_region_of_the_contrast_points_at_its_row(open_page: OpenPage, path: P
     assert pointed.get_attribute("data-region") == str(hits.contrast(0, 1).top(2)[1])
 
 
-def test_what_reranking_did_names_the_regions(open_page: OpenPage, path: Path, hits: RankedHits) -> None:
+def test_the_regions_behind_the_re_ranking_are_named(open_page: OpenPage, path: Path, hits: RankedHits) -> None:
     page = open_page(path)
     for place, row in enumerate(page.locator(".moves tbody tr").all()):
         texts = row.locator("td").all_inner_texts()
@@ -105,7 +123,7 @@ def test_what_reranking_did_names_the_regions(open_page: OpenPage, path: Path, h
         assert texts[4].startswith(f"{'ABCD'[region % 4]}{region // 4 + 1} +{float(hits.lift[place][region]):.3f}")
 
 
-def test_a_hit_that_is_left_leaves_no_listener_behind(open_page: OpenPage, path: Path) -> None:
+def test_no_listener_of_a_deselected_hit_remains(open_page: OpenPage, path: Path) -> None:
     count = """
         window.listening = 0;
         const [add, remove] = [document.addEventListener, document.removeEventListener];
@@ -118,7 +136,7 @@ def test_a_hit_that_is_left_leaves_no_listener_behind(open_page: OpenPage, path:
     assert page.evaluate("window.listening") == 1
 
 
-def test_escape_after_a_change_of_hits_lets_the_pin_go_once(open_page: OpenPage, path: Path) -> None:
+def test_escape_after_a_change_of_hits_unpins_once(open_page: OpenPage, path: Path) -> None:
     page = open_page(path)
     page.locator(".hit").nth(1).click()
     page.click(".stage .cell[data-side=q][data-region='3']")

@@ -1,4 +1,4 @@
-"""`diml report` on a run: the page shows the run's own metrics, marks hits, and explains the one that is chosen."""
+"""`diml report` on a run: the page shows the run's own metrics, marks hits, and explains the selected one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def path(run: Path) -> Path:
     page = run.parent / "out" / "report.html"
-    words = ["report", str(run), "--html", str(page), "--queries", "5", "--hits", "3", "--rerank", "5"]
+    words = ["report", str(run), "--html", str(page), "--queries", "5", "--hits", "3", "--rerank-at", "5"]
     assert main([*words, "--no-cache", "--workers", "0"]) == 0
     return page
 
@@ -61,7 +61,7 @@ def test_hits_are_marked_before_and_after(open_page: OpenPage, path: Path, told:
             assert strip.locator(".hit").count() == 3
 
 
-def test_a_hit_is_explained_where_it_is_chosen(open_page: OpenPage, path: Path, told: dict[str, Any]) -> None:
+def test_a_hit_is_explained_where_it_is_selected(open_page: OpenPage, path: Path, told: dict[str, Any]) -> None:
     page = open_page(path)
     card, query = page.locator(".query-card").nth(1), told["queries"][1]
     button = card.locator(".hits").nth(1).locator(".hit").nth(2)
@@ -69,9 +69,9 @@ def test_a_hit_is_explained_where_it_is_chosen(open_page: OpenPage, path: Path, 
     pair = query["pairs"][query["after"][2]]
     assert f"score {pair['score']:.3f}" in card.locator(".score .sum").inner_text()
     assert button.get_attribute("aria-expanded") == "true"
-    assert card.locator(".room .hits .hit").count() == len(query["pairs"])
-    card.locator(".room .cell[data-side=q][data-region='1']").first.hover()
-    assert card.locator(".room .cell.lit").count() > 0
+    assert card.locator(".opened .hits .hit").count() == len(query["pairs"])
+    card.locator(".opened .cell[data-side=q][data-region='1']").first.hover()
+    assert card.locator(".opened .cell.lit").count() > 0
     other = card.locator(".hits").nth(0).locator(".hit").nth(0)
     other.click()
     assert button.get_attribute("aria-expanded") == "false"

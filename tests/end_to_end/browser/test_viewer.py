@@ -1,7 +1,8 @@
-"""The page of a pair, touched: what it shows are the numbers of its JSON."""
+"""The interactive page of a pair: it shows the numbers of its JSON."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from diml.explain import Explanation, describe_match, drawn_pair, explanation_page
+from diml.explain import Explanation, drawn_pair, explanation_page
+from diml.explain.explanation import describe_match
+from diml.explain.formatting import TIMES
 from diml.files import write_text
-from diml.matching import Regions, match
+from diml.matching import Matcher, Regions, match
 
 OpenPage = Callable[..., Any]
 NAMES = "ABCD"
@@ -31,7 +34,7 @@ def found() -> Explanation:
 
 @pytest.fixture(scope="module")
 def path(found: Explanation, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_text(tmp_path_factory.mktemp("page") / "why.html", explanation_page(found, settings={"epsilon": 0.05}))
+    return write_text(tmp_path_factory.mktemp("page") / "why.html", explanation_page(found, settings={"model": "mine"}))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def numbers(text: str) -> list[float]:
 
 
 def lit(page: Any, side: str) -> dict[int, list[float]]:
-    """Region -> the numbers written in it, of the regions that are lit on a side."""
+    """Region -> the numbers written in it, for the highlighted regions of a side."""
     found = page.locator(f".cell.lit[data-side={side}]").all()
     return {
         int(one.get_attribute("data-region")): numbers(" ".join(one.locator("span").all_inner_texts())) for one in found
@@ -67,8 +70,30 @@ def test_the_score_is_broken_down(open_page: OpenPage, path: Path, told: dict[st
         assert page.locator(f".{role} img").evaluate("image => image.complete && image.naturalWidth") == 448
 
 
+@pytest.mark.parametrize("weight", [0.0, 4.0, float("inf")])
+def test_the_weight_of_the_structural_score_is_shown(
+    open_page: OpenPage, found: Explanation, tmp_path: Path, weight: float
+) -> None:
+    weighted = dataclasses.replace(found, matcher=Matcher(structural_weight=weight))
+    page = open_page(write_text(tmp_path / "why.html", explanation_page(weighted)))
+    ledger = weighted.ledger()
+    pooled, structural = f"pooled {ledger.pooled:.3f}", f"structural {ledger.structural:.3f}"
+    sum_ = f"{pooled} + {weight:g} {TIMES} {structural}"
+    if weight == float("inf"):
+        sum_ = f"{structural} ({pooled} not counted)"
+    assert page.locator(".score .sum").inner_text() == f"score {ledger.score:.3f} = {sum_}"
+    assert page.locator(".bar .pooled").count() == (0 if weight == float("inf") else 1)
+    if weight == 4:
+        widths = [page.locator(f".bar .{name}").bounding_box()["width"] for name in ("pooled", "structural")]
+        assert widths[1] / widths[0] == pytest.approx(4 * ledger.structural / ledger.pooled, rel=0.03)
+    page.locator(".about summary").click()
+    about = page.locator(".about").inner_text()
+    assert ("4 times a sum" in about) == (weight == 4)
+    assert f"structural weight {'inf' if weight == float('inf') else f'{weight:g}'}" in about
+
+
 @pytest.mark.parametrize(("side", "region"), [("q", 5), ("g", 11)])
-def test_pointing_at_a_region_lights_what_it_has_to_do_with(
+def test_pointing_at_a_region_highlights_its_counterparts(
     open_page: OpenPage, path: Path, told: dict[str, Any], side: str, region: int
 ) -> None:
     page = open_page(path)
@@ -121,7 +146,7 @@ def test_a_click_pins_and_escape_unpins(open_page: OpenPage, path: Path, told: d
     assert page.locator("[aria-selected=true].cell").count() == 0
     assert "All 192 pairs" in page.locator(".ledger caption").inner_text()
     page.click(cell("q", 2))
-    page.click(cell("q", 2))  # a second click lets it go as well
+    page.click(cell("q", 2))  # a second click unpins it as well
     page.mouse.move(5, 5)
     assert page.locator(".details .pin").count() == 0
 

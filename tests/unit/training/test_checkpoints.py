@@ -12,9 +12,7 @@ from diml.models import load_embedder
 from diml.training.checkpoints import (
     load_optimizer,
     publish_model,
-    random_states,
     read_checkpoint,
-    set_random_states,
     settle,
     write_checkpoint,
 )
@@ -56,7 +54,7 @@ def test_a_checkpoint_is_safetensors_and_json_only(tiny, tmp_path):
     json.loads((tmp_path / "last.ckpt" / "state.json").read_text())
 
 
-def test_what_neither_can_hold_is_refused(tiny, tmp_path):
+def test_values_that_neither_format_can_hold_raise(tiny, tmp_path):
     with pytest.raises(TypeError, match=r"state.a.b: a checkpoint holds tensors.*got set"):
         write_checkpoint(tmp_path / "last.ckpt", tiny(), {"a": {"b": {1, 2}}})
 
@@ -77,11 +75,11 @@ def _hook(event, arguments):
             raise Killed
 
 
-sys.addaudithook(_hook)  # hooks cannot be taken away; this one sleeps outside of the test below
+sys.addaudithook(_hook)  # hooks cannot be removed; this one does nothing outside of the test below
 
 
-def test_cut_off_before_any_operation_it_is_the_old_or_the_new_one(tiny, tmp_path):
-    """From the first operation on files that fails on, all fail: as after a kill. One operation later each time."""
+def test_killed_before_any_operation_it_is_the_old_or_the_new_one(tiny, tmp_path):
+    """Every file operation from the n-th on fails, as after a kill, for n = 0, 1, ..."""
     embedder = tiny()
     write_checkpoint(tmp_path / "start", embedder, {"number": 1})
     seen = []
@@ -122,7 +120,7 @@ def test_cut_off_before_any_operation_it_is_the_old_or_the_new_one(tiny, tmp_pat
         ((".last.ckpt.new",), ".last.ckpt.new"),
     ],
 )
-def test_settling_takes_the_newest_that_is_whole(tmp_path, there, left):
+def test_settling_keeps_the_newest_complete_one(tmp_path, there, left):
     for name in there:
         (tmp_path / name).mkdir()
         (tmp_path / name / "who").write_text(name)
@@ -146,7 +144,7 @@ def test_a_damaged_checkpoint_says_so(tiny, tmp_path):
         read_checkpoint(tmp_path / "last.ckpt")
 
 
-def test_another_format_is_refused(tiny, tmp_path):
+def test_another_format_raises(tiny, tmp_path):
     write_checkpoint(tmp_path / "last.ckpt", tiny(), {"number": 1})
     (tmp_path / "last.ckpt" / "state.json").write_text('{"format": 2, "state": 1}')
     with pytest.raises(ValueError, match=r"need format 1 .* got 2"):
@@ -162,8 +160,8 @@ def test_publishing_gives_an_embedder(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["Adam", "SGD"])
-def test_a_reloaded_optimizer_goes_on_to_the_bit(tiny, tmp_path, kind):
-    """Also in memory layout, on which the last bit depends."""
+def test_a_reloaded_optimizer_continues_bit_identically(tiny, tmp_path, kind):
+    """Including the memory layout, on which the last bit depends."""
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
     def steps(embedder, optimizer, number):
@@ -192,12 +190,3 @@ def test_a_reloaded_optimizer_goes_on_to_the_bit(tiny, tmp_path, kind):
     steps(again, reloaded, 2)
     for parameter, other in zip(embedder.parameters(), again.parameters(), strict=True):
         assert torch.equal(parameter, other)
-
-
-def test_random_streams_go_on_where_they_were():
-    import random
-
-    before = random_states()
-    first = [torch.rand(1).item(), np.random.rand(), random.random()]  # noqa: NPY002
-    set_random_states(before)
-    assert [torch.rand(1).item(), np.random.rand(), random.random()] == first  # noqa: NPY002

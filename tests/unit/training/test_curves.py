@@ -14,9 +14,9 @@ def records() -> list[dict]:
         epoch = (step + 1) // 2
         lines.append({"kind": "train", "epoch": epoch, "step": step, "loss": None if step == 4 else 6.0 - step})
         if step % 2 == 0:
-            for rerank in (0, 100):
-                value = 0.1 * epoch + 0.01 * (rerank > 0)
-                lines.append({"kind": "validation", "epoch": epoch, "rerank": rerank, "map@r": value})
+            for k in (0, 100):
+                value = 0.1 * epoch + 0.01 * (k > 0)
+                lines.append({"kind": "validation", "epoch": epoch, "rerank_at": k, "map@r": value})
     return lines
 
 
@@ -33,12 +33,12 @@ def test_loss_and_validation_are_drawn():
     assert [text.get_text() for text in right.get_legend().get_texts()] == ["plain, K = 0", "re-ranked, K = 100"]
 
 
-def test_a_image_is_written_without_pyplot(tmp_path, monkeypatch):
-    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)  # another test may have wanted it
+def test_a_png_is_written_without_pyplot(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)  # another test may have imported it
     with Image.open(write_curves(tmp_path / "curves.png", records())) as image:
         assert image.size == (1080, 480)
     assert "matplotlib.pyplot" not in sys.modules
 
 
-def test_a_run_without_steps_gives_an_empty_image(tmp_path):
+def test_a_run_without_steps_gives_empty_axes(tmp_path):
     assert write_curves(tmp_path / "curves.png", []).is_file()

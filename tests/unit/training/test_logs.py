@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from diml.evaluation import METRICS
+from diml.evaluation.metrics import METRICS
 from diml.training.logs import Display, MetricLog, read_records
 
 
@@ -18,12 +18,12 @@ def fill(log: MetricLog) -> None:
         loss = None if step == 3 else float(step)
         log.add("train", epoch=epoch, step=step, loss=loss, lr=0.1, images_per_second=10.0 * step)
         if step % 2 == 0:
-            for rerank in (0, 5):
-                log.add("validation", epoch=epoch, step=step, rerank=rerank, **dict.fromkeys(METRICS, 0.1 * epoch))
-    log.add("test", step=4, rerank=0, **dict.fromkeys(METRICS, 0.5))
+            for k in (0, 5):
+                log.add("validation", epoch=epoch, step=step, rerank_at=k, **dict.fromkeys(METRICS, 0.1 * epoch))
+    log.add("test", step=4, rerank_at=0, **dict.fromkeys(METRICS, 0.5))
 
 
-def test_a_line_each(tmp_path):
+def test_one_line_per_record(tmp_path):
     log = MetricLog(tmp_path)
     fill(log)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -31,19 +31,19 @@ def test_a_line_each(tmp_path):
     assert len(lines) == 10
 
 
-def test_the_table_has_a_line_an_epoch(tmp_path):
+def test_the_table_has_one_line_per_epoch(tmp_path):
     log = MetricLog(tmp_path)
     fill(log)
     log.write_table()
     rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
     assert [(row["epoch"], row["step"], float(row["loss"]), float(row["images_per_second"])) for row in rows] == [
         ("1", "2", 1.5, 15.0),
-        ("2", "4", 4.0, 35.0),  # the step that was left out has no loss
+        ("2", "4", 4.0, 35.0),  # the skipped step has no loss
     ]
     assert float(rows[1]["validation_map@r_k5"]) == pytest.approx(0.2)
 
 
-def test_going_on_drops_what_comes_again_and_a_line_cut_off(tmp_path):
+def test_resuming_drops_records_that_will_be_repeated_and_an_incomplete_line(tmp_path):
     fill(MetricLog(tmp_path))
     with (tmp_path / "metrics.jsonl").open("a") as lines:
         lines.write('{"kind": "tra')
@@ -53,7 +53,7 @@ def test_going_on_drops_what_comes_again_and_a_line_cut_off(tmp_path):
     assert read_records(tmp_path / "metrics.jsonl") == log.records
 
 
-def test_validation_that_was_not_saved_comes_again(tmp_path):
+def test_an_unsaved_validation_is_repeated(tmp_path):
     fill(MetricLog(tmp_path))
     log = MetricLog(tmp_path, epochs=1, steps=4)
     assert [record["step"] for record in log.records if record["kind"] == "validation"] == [2, 2]
@@ -69,7 +69,7 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
     assert log.mean_loss(1) is None
 
 
-def test_tensorboard_gets_the_same_numbers_when_it_is_there(tmp_path, monkeypatch):
+def test_tensorboard_gets_the_same_numbers_if_installed(tmp_path, monkeypatch):
     written = []
 
     class Writer:
@@ -87,7 +87,7 @@ def test_tensorboard_gets_the_same_numbers_when_it_is_there(tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     log = MetricLog(tmp_path, steps=6)
     log.add("train", epoch=1, step=7, loss=0.5, lr=0.1, fault="words are no number")
-    log.add("validation", epoch=1, step=7, rerank=5, **{"map@r": 0.25})
+    log.add("validation", epoch=1, step=7, rerank_at=5, **{"map@r": 0.25})
     log.close()
     assert written == [
         (str(tmp_path / "tensorboard"), 7),
@@ -111,7 +111,7 @@ def test_the_bar_shows_loss_rate_and_speed(capsys):
     assert "epoch 1/3 [done]" in error
 
 
-def test_nothing_is_shown_when_nobody_looks(capsys):
+def test_nothing_is_shown_if_not_wanted(capsys):
     display = Display(False)
     with display.epoch("epoch", 4, 0):
         display.step(1.0, 1.0, 1.0)

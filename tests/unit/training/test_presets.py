@@ -1,4 +1,4 @@
-"""Every run of the authors is there, can be built, takes a step, and holds the numbers of the recipe."""
+"""Every run of the authors is a preset, can be built, takes a step, and has the numbers of the recipe."""
 
 import warnings
 from types import MappingProxyType
@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from diml.data.samplers import build_sampler
-from diml.matching import Regions
+from diml.matching import Matcher, Regions
 from diml.objectives import build_objective
+from diml.training.components import check_names
 from diml.training.config import TrainConfig
-from diml.training.named import check_names
 from diml.training.presets import EPOCHS, NOTES, PRESETS, preset, preset_names
 
 RUNS = {name.partition("/")[2] for name in PRESETS}
@@ -54,8 +54,9 @@ def test_every_run_on_every_data_set() -> None:
 def test_each_is_a_training_configuration(name) -> None:
     config = TrainConfig.from_dict(preset(name))
     assert config.dataset == name.partition("/")[0]
-    check_names(config)  # its options have the types that are wanted
-    assert config.select_on == "validation"  # not the authors' way: defect 8
+    check_names(config)  # its options have the right types
+    assert config.select_on == "validation"  # unlike the authors: defect 8
+    assert config.matcher == Matcher()  # the authors' settings
     back = config.to_dict()
     assert {key: back[key] for key in preset(name)} == preset(name)
 

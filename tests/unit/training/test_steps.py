@@ -1,20 +1,18 @@
 from __future__ import annotations
 
-import random
-
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from diml.distributed import ProcessGroup
 from diml.matching import Regions
 from diml.objectives import build_objective
 from diml.training.config import TrainConfig
 from diml.training.optim import build_optimizer
-from diml.training.shared import Team
-from diml.training.steps import NonFiniteError, Stepper, own_random_streams, repeatable, reseed
+from diml.training.randomness import deterministic
+from diml.training.steps import NonFiniteError, Stepper
 
-ALONE = Team(0, 1, torch.device("cpu"))
+ALONE = ProcessGroup()
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 
 
@@ -33,7 +31,7 @@ def stepper(tiny, name="multisimilarity", *, pooled=None, options=None, **change
 
 @pytest.mark.parametrize("name", ["multisimilarity", "proxyanchor", "multisimilarity_diml"])
 def test_steps_against_a_plain_loop(tiny, name):
-    """What any tutorial would write, with Regions made here, gives the same losses and weights."""
+    """A plain training loop, with its own Regions, gives the same losses and weights."""
     ours = stepper(tiny, name, clip_norm=0.7)
     plain = stepper(tiny, name)
     embedder, objective = plain.embedder.eval(), plain.objective
@@ -65,7 +63,7 @@ def test_steps_against_a_plain_loop(tiny, name):
 
 
 def test_objectives_for_embeddings_of_any_length_get_those(tiny):
-    """N-pair sees the head's output as it is; with unit vectors its loss is another."""
+    """N-pair gets the output of the head before normalization; with unit vectors its loss differs."""
     ours = stepper(tiny, "npair")
     ours.embedder.eval()
     ours.embedder.head.weight.data.mul_(30)
@@ -76,17 +74,17 @@ def test_objectives_for_embeddings_of_any_length_get_those(tiny):
         other = ours.objective(F.normalize(raw, dim=1), LABELS).item()
     assert ours.step(images(), LABELS, 0).loss == pytest.approx(wanted, rel=1e-4)
     assert wanted != pytest.approx(other, rel=1e-2)
-    with pytest.raises(ValueError, match=r"pooled: 'npair' is for embeddings that are not normalised"):
+    with pytest.raises(ValueError, match=r"pooled: 'npair' needs embeddings before normalization"):
         stepper(tiny, "npair", pooled="grid_mean")
 
 
 def test_the_same_step_gives_the_same_bits_whatever_was_drawn_before(tiny):
-    """Mining is random here; its randomness follows from seed and step alone."""
+    """Mining is random; its randomness depends on seed and step alone."""
     found = []
     for seed in (3, 4):
         ours = stepper(tiny, "margin", options={"miner": "distance"})
         torch.manual_seed(seed)
-        with repeatable(ALONE.device):
+        with deterministic(ALONE.device):
             found.append([ours.step(images(), LABELS, number).loss for number in range(2)])
     assert found[0] == found[1]
     other = stepper(tiny, "margin", options={"miner": "distance"}, seed=9)
@@ -94,7 +92,7 @@ def test_the_same_step_gives_the_same_bits_whatever_was_drawn_before(tiny):
 
 
 def poison(ours: Stepper, how: str):
-    """Make the next step not finite, in one of the places where that happens."""
+    """Make the next step not finite, at one of the places where that happens."""
     if how == "loss":
         whole = ours.objective.loss.forward
         ours.objective.loss.forward = lambda *arguments: whole(*arguments) * float("nan")
@@ -115,7 +113,7 @@ def poison(ours: Stepper, how: str):
     ("how", "fault"),
     [
         ("loss", "the loss is nan"),
-        ("gradient", "the gradient has length (nan|inf)"),
+        ("gradient", "the gradient has norm (nan|inf)"),
         ("weight", "embeddings are not finite"),
     ],
 )
@@ -124,14 +122,14 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny, name, how, fault):
 
     ours = stepper(tiny, name, freeze_batch_norm=False, skip_non_finite=True)
     ours.step(images(), LABELS, 0)
-    mend = poison(ours, how)
+    repair = poison(ours, how)
     before = {key: value.clone() for key, value in ours.embedder.state_dict().items()}
     found = ours.step(images(1), LABELS, 1)
     assert re.fullmatch(fault, found.fault)
     assert found.pooled is None
     after = ours.embedder.state_dict()
     assert [key for key in before if not torch.equal(before[key], after[key])] == []
-    mend()
+    repair()
     assert ours.step(images(2), LABELS, 2).fault is None
 
 
@@ -174,41 +172,8 @@ def test_batch_norm_is_trained_when_wanted(tiny):
 
 
 def test_the_error_names_step_and_images():
-    from pathlib import Path
-
-    error = NonFiniteError("the loss is nan", 12, (Path("a/1.jpg"), Path("b/2.jpg")))
+    error = NonFiniteError("the loss is nan", 12, ("a/1.jpg", "b/2.jpg"))
     assert "in step 12" in str(error)
     assert "a/1.jpg" in str(error)
     assert "b/2.jpg" in str(error)
     assert isinstance(error, ValueError)
-
-
-def test_random_streams_are_lent_and_given_back():
-    torch.manual_seed(5)
-    np.random.seed(5)  # noqa: NPY002
-    random.seed(5)
-    wanted = [torch.rand(1).item(), np.random.rand(), random.random()]  # noqa: NPY002
-    torch.manual_seed(5)
-    np.random.seed(5)  # noqa: NPY002
-    random.seed(5)
-    with own_random_streams(0):
-        torch.rand(100)
-        np.random.rand(100)  # noqa: NPY002
-        random.random()
-    assert [torch.rand(1).item(), np.random.rand(), random.random()] == wanted  # noqa: NPY002
-
-
-def test_streams_differ_by_step_and_process():
-    drawn = []
-    for numbers in [(0, 0), (0, 1), (1, 0), (0, 0, 1), (0, 0, 2)]:
-        reseed(*numbers)
-        drawn.append(torch.rand(1).item())
-    assert len(set(drawn)) == 5
-
-
-def test_repeatable_gives_back_the_settings_of_torch():
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    with repeatable(torch.device("cpu")):
-        assert torch.are_deterministic_algorithms_enabled()
-    after = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    assert after == before

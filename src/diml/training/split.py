@@ -1,0 +1,80 @@
+"""The images of a training: the data set of a configuration, split into training, validation and test."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from diml.data.datasets import load_dataset, locate_dataset
+from diml.data.image_sets import DataSet, ImageSet
+from diml.data.registry import dataset_info
+from diml.training.config import TrainConfig
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSplit:
+    """Images to train on, to select the best epoch on (None: the last one is kept), and for the final test."""
+
+    train: ImageSet
+    validation: ImageSet | None
+    test: ImageSet
+
+
+def load_training_data(config: TrainConfig) -> DataSet:
+    """Load the data set of a configuration; the default protocol is the class-disjoint one if there is one."""
+    info = dataset_info(config.dataset)
+    protocol = config.protocol
+    if protocol is None and "class_disjoint" in info.protocols:
+        protocol = "class_disjoint"
+    fetched = config.dataset == "orl" and locate_dataset("orl", config.data) is None
+    return load_dataset(config.dataset, None if fetched else config.data, protocol=protocol)
+
+
+def split_for_training(data: DataSet, config: TrainConfig, *, warn: bool = True) -> TrainingSplit:
+    """Hold out some training classes for validation, or validate on the test images, as configured.
+
+    Args:
+        data: the data set.
+        config: `select_on`, `validation_fraction`, `seed`.
+        warn: whether to warn where test images select the best epoch.
+
+    Raises:
+        ValueError: there are no training images, or too few classes to split.
+
+    Warns:
+        UserWarning: test images select the best epoch.
+    """
+    if data.train is None:
+        raise ValueError(
+            f"dataset: {data.name} has no training images under protocol {data.protocol!r}; use another --protocol, "
+            "or list your images in a CSV file with columns path,label,split and run: diml train csv --data FILE"
+        )
+    if config.select_on == "test":
+        if warn:
+            warnings.warn(
+                "select_on: test images select the best epoch, as in the authors' code; the results are biased "
+                "upwards and not comparable with those of select_on 'validation'",
+                stacklevel=3,
+            )
+        return TrainingSplit(data.train, data.test, data.test)
+    if config.validation_fraction == 0:
+        return TrainingSplit(data.train, None, data.test)
+    try:
+        train, validation = data.train.split_classes(config.validation_fraction, config.seed)
+    except ValueError as error:
+        raise ValueError(f"validation_{error}; --validation-fraction 0 disables validation") from error
+    return TrainingSplit(train, validation, data.test)
+
+
+def fingerprint(images: ImageSet) -> str:
+    """Identify images by their classes and the names of their files and folders, wherever the folders are.
+
+    Images that are not files are identified by their position.
+    """
+    digest = hashlib.sha256()
+    for index, label in enumerate(images.labels.tolist()):
+        path = Path(images.image_name(index))
+        digest.update(f"{path.parent.name}/{path.name} {label}\n".encode())
+    return digest.hexdigest()
