@@ -8,7 +8,7 @@ import torch
 import plain
 from diml.matching import Regions
 
-MARGINALS = {"cc": "cross_correlation", "uniform": "uniform"}
+WEIGHTS = {"cc": "cross_correlation", "uniform": "uniform"}
 
 
 def recorded(oracle, name):
@@ -20,25 +20,24 @@ def maps_of(oracle):
 
 
 @pytest.mark.parametrize("case", ["small", "paper", "fine"])
-@pytest.mark.parametrize("marginals", MARGINALS)
-def test_structural_similarities_are_the_recorded_ones(oracle, case, marginals):
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_structural_similarities_are_the_recorded_ones(oracle, case, weights):
     """To rounding: same rule of stopping, same batch."""
     dense, pooled = (recorded(oracle, f"match_{case}_{part}") for part in ("regions", "global"))
-    found, _ = plain.structural(dense[0], pooled[0], dense[1:], pooled[1:], MARGINALS[marginals])
-    batched = recorded(oracle, f"match_{case}_structural_{marginals}_batched")
+    found, _ = plain.structural(dense[0], pooled[0], dense[1:], pooled[1:], WEIGHTS[weights])
+    batched = recorded(oracle, f"match_{case}_structural_{weights}_batched")
     torch.testing.assert_close(found, batched, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("case", ["small", "paper", "fine"])
-@pytest.mark.parametrize("marginals", MARGINALS)
-def test_one_candidate_at_a_time_too(oracle, case, marginals):
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_one_candidate_at_a_time_too(oracle, case, weights):
     dense, pooled = (recorded(oracle, f"match_{case}_{part}") for part in ("regions", "global"))
     others = range(1, len(dense))
     found = [
-        plain.structural(dense[0], pooled[0], dense[i : i + 1], pooled[i : i + 1], MARGINALS[marginals])[0]
-        for i in others
+        plain.structural(dense[0], pooled[0], dense[i : i + 1], pooled[i : i + 1], WEIGHTS[weights])[0] for i in others
     ]
-    pairwise = recorded(oracle, f"match_{case}_structural_{marginals}_pairwise")
+    pairwise = recorded(oracle, f"match_{case}_structural_{weights}_pairwise")
     torch.testing.assert_close(torch.cat(found), pairwise, rtol=0, atol=2e-6)
 
 

@@ -35,7 +35,7 @@ def test_noisy_copies_are_matched_to_their_originals(seed):
     order = torch.randperm(9, generator=generator)
     noise = torch.randn(dense.shape, generator=generator, dtype=torch.float64)
     query, gallery = (Regions.normalized(d, d.mean(dim=1)) for d in (dense, dense[:, order] + 0.1 * noise))
-    found = match(query, gallery, marginals="uniform", epsilon=0.02)
+    found = match(query, gallery, weights="uniform", epsilon=0.02)
     _, columns = linear_sum_assignment(1 - found.cosine[0].numpy())
     assert torch.equal(order[columns], torch.arange(9))
     assert found.plan[0].argmax(dim=1).tolist() == columns.tolist()
