@@ -2,7 +2,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-KERNEL := CMakeLists.txt $(wildcard csrc/*.[chi]*)
+KERNEL := CMakeLists.txt $(wildcard csrc/*.cpp csrc/*.hpp)
 
 .PHONY: demo test test-milvus check bench sanitize docs venv clean
 
@@ -22,6 +22,7 @@ check: .venv/.complete   ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python docs/check_wording.py
 
 bench: .venv/.complete   ## small sizes of all benchmarks, into runs/bench/
 	$(BIN)/python benchmarks/regimes.py --images 3000 --queries 20 --json runs/bench/regimes.json
@@ -34,15 +35,15 @@ bench: .venv/.complete   ## small sizes of all benchmarks, into runs/bench/
 		"epsilon 0.02" "quadratic 1" exact --json runs/bench/sharpening.json
 	$(BIN)/python benchmarks/storage.py --embeddings orl orl-whitened --json runs/bench/storage.json
 	$(BIN)/python benchmarks/memory.py --images 5000 --queries 500 --classes 1000 --json runs/bench/memory.json
-	$(BIN)/python benchmarks/scaling.py --embeddings hard --queries 20 --plain-queries 5 --runs 1 --images-grid 1000 4000 \
-		--rerank-grid 10 100 --regions-grid 4 16 49 --dim-grid 64 256 --plot runs/bench/scaling.png --json runs/bench/scaling.json
+	$(BIN)/python benchmarks/scaling.py --embeddings hard --queries 20 --plain-queries 5 --runs 1 --vary-images 1000 4000 \
+		--vary-rerank-at 10 100 --vary-regions 4 16 49 --vary-dim 64 256 --plot runs/bench/scaling.png --json runs/bench/scaling.json
 	$(BIN)/python benchmarks/search.py --images 10000 --queries 50 --json runs/bench/search.json
 	$(BIN)/python benchmarks/startup.py --runs 3 --json runs/bench/startup.json
 	$(BIN)/python benchmarks/limit.py --json runs/bench/limit.json
-	$(BIN)/python benchmarks/embedding.py --images 128 --runs 3
+	$(BIN)/python benchmarks/embedding.py --images 128 --runs 3 --json runs/bench/embedding.json
 
-# The kernel is built anew with the sanitizers, into build/sanitized, and taken from there: the finder of the editable
-# installation would otherwise come first.
+# The kernel is built again with the sanitizers, into build/sanitized, and imported from there: the import hook of the
+# editable installation, which would come first, is removed.
 sanitize: .venv/.complete   ## the tests of the kernel under AddressSanitizer and UndefinedBehaviorSanitizer
 	rm -rf build/sanitized
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target build/sanitized \
@@ -67,11 +68,11 @@ clean:                   ## remove .venv and what tools left behind
 
 # A stamp is written only when its installation ended well, so an interrupted one is taken up again.
 .venv/.installed: pyproject.toml $(KERNEL) | .venv/bin/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable .
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[train,plot]'
 	touch $@
 
 .venv/.complete: pyproject.toml $(KERNEL) | .venv/bin/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[bninception,hub,milvus,search,track,web,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[all,bninception,dev]'
 	touch .venv/.installed $@
 
 # Apart from .venv: the wheel is a server with libraries of its own, and nothing of ours imports it.

@@ -1,6 +1,6 @@
-"""Draw the images of the README, `explain.md` and `serve.md` from images of our own: `make docs`.
+"""Draw the figures of the README, `explain.md` and `serve.md` from the drawn sample images: `make docs`.
 
-Those of `faithfulness.md` are the plots of two runs of some minutes, and come from their folders:
+The figures of `faithfulness.md` are the plots of two runs of several minutes and are copied from their folders:
 
     diml faithfulness grocery --data GROCERY --protocol class_disjoint --grid 7 --model RUN --output runs/grocery
     diml faithfulness orl --protocol class_disjoint --grid 7 --model RUN --output runs/orl
@@ -18,29 +18,29 @@ from typing import Any
 from PIL import Image
 
 import diml
-from diml.explain import drawn_pair, explanation_page, match_images
-from diml.files import whole_file
+from diml.explain import drawn_pair, explanation_page
+from diml.files import atomic_file
 
 HERE = Path(__file__).parent
 CHROMIUM = Path("/usr/bin/chromium")
 
-#: Data set -> the plots of it that faithfulness.md shows.
+#: Data set -> its plots in faithfulness.md.
 PLOTS = {"grocery": ("correspondence", "deletion"), "orl": ("deletion",)}
 
 
 def main() -> None:
-    """Draw what is asked for."""
+    """Draw the figures, or copy the plots of runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faithfulness", type=Path, nargs="+", help="folders of runs: take over their plots, no more")
+    parser.add_argument("--faithfulness", type=Path, nargs="+", help="folders of runs: only copy their plots")
     folders = parser.parse_args().faithfulness
     if folders:
         for folder in folders:
-            take_over(folder)
+            copy_plots(folder)
     else:
         draw()
 
 
-def take_over(folder: Path) -> None:
+def copy_plots(folder: Path) -> None:
     """Write docs/faithfulness-DATASET-MEASURE.png from the plots of a run."""
     dataset = json.loads((folder / "faithfulness.json").read_text(encoding="utf-8"))["config"]["dataset"]
     for measure in PLOTS[dataset]:
@@ -48,7 +48,7 @@ def take_over(folder: Path) -> None:
 
 
 def draw() -> None:
-    """Write docs/why.png and, where Chromium and Playwright are, docs/explain-page.png and docs/serve-page.png."""
+    """Write docs/why.png and, if Chromium and Playwright are there, docs/explain-page.png and docs/serve-page.png."""
     match = diml.match(*drawn_pair())
     drawn = io.BytesIO()
     match.draw(top=5).savefig(drawn)
@@ -56,10 +56,10 @@ def draw() -> None:
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        print("the pages stay as they are: playwright is not installed")
+        print("the pages are not drawn: playwright is missing")
         return
     if not CHROMIUM.exists():
-        print(f"the pages stay as they are: there is no {CHROMIUM}")
+        print(f"the pages are not drawn: {CHROMIUM} is missing")
         return
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
@@ -69,13 +69,13 @@ def draw() -> None:
 
 
 def explained(browser: Any, folder: Path) -> io.BytesIO:
-    """The page of a pair, a region of it pinned."""
+    """The page of a pair with a pinned region."""
     page_file = folder / "why.html"
     paths = [folder / "drawn" / name for name in ("a.png", "b.png")]
     paths[0].parent.mkdir()
     for path, image in zip(paths, drawn_pair(448), strict=True):
         image.save(path)
-    page_file.write_text(explanation_page(match_images(*paths)), encoding="utf-8")
+    page_file.write_text(explanation_page(diml.match(*paths)), encoding="utf-8")
     page = browser.new_page(viewport={"width": 1100, "height": 900})
     page.goto(page_file.as_uri())
     page.click(".cell[data-side=q][data-region='13']")  # on the fish
@@ -84,10 +84,12 @@ def explained(browser: Any, folder: Path) -> io.BytesIO:
 
 
 def served(browser: Any, folder: Path) -> io.BytesIO:
-    """The page of `diml serve` with the hits of one image among turned and cut ones."""
+    """The page of `diml serve` with the hits of an image among rotated and cropped ones."""
     import uvicorn
 
-    from diml.web import Engine, FolderGallery, create_app, open_port
+    from diml.web import Engine, create_app
+    from diml.web.folder import FolderGallery
+    from diml.web.server import open_port
 
     a, b = drawn_pair(448)
     query, shop = folder / "query.png", folder / "shop"
@@ -118,8 +120,8 @@ def served(browser: Any, folder: Path) -> io.BytesIO:
 
 
 def save(drawn: io.BytesIO, name: str, colours: int = 192) -> None:
-    """Write a image with few colours: a third of the size, to the eye the same."""
-    with whole_file(HERE / name) as temporary, Image.open(drawn) as image:
+    """Write an image with few colours: a third of the size, visually the same."""
+    with atomic_file(HERE / name) as temporary, Image.open(drawn) as image:
         image.convert("RGB").quantize(colours).save(temporary, optimize=True)
     print(HERE / name)
 

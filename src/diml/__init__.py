@@ -1,12 +1,15 @@
-"""Image similarity that can be read: two images compared part by part, by optimal transport.
+"""Explainable image similarity: images are compared region by region, by optimal transport (DIML, ICCV 2021).
 
-The score of a pair is a sum of part-to-part matches, and `Match.ledger()` is that sum, entry by entry.
+The score of a pair is a sum over pairs of regions, and `match.ledger()` is that sum, term by term.
 
     import diml
 
     match = diml.match("a.jpg", "b.jpg")
-    print(match.score, match.ledger().top(3))
+    print(match, match.ledger().top(3))
     match.draw().savefig("why.png")
+
+Packages: `diml.matching` (the method), `diml.data`, `diml.models`, `diml.objectives`, `diml.evaluation`,
+`diml.explain`, `diml.faithfulness`, `diml.search`, `diml.training`, `diml.web`.
 """
 
 from __future__ import annotations
@@ -15,82 +18,86 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diml.allocator import keep_freed_memory
     from diml.data import DataSet, ImageSet, Preprocess, load_dataset
+    from diml.data.images import ImageLike
     from diml.evaluation import Report, evaluate_dataset, evaluate_regions
     from diml.explain import Explanation
-    from diml.matching import Ledger, Match, Regions, rerank
+    from diml.matching import Matcher, Ranking, Regions, nearest, rerank
     from diml.models import Embedder, load_embedder
 
 __version__ = "0.1.0"
+
+#: Public name -> its package, imported when first used: torch, timm, torchvision and matplotlib take seconds.
+_PACKAGE_OF = {
+    "DataSet": "data",
+    "Embedder": "models",
+    "Explanation": "explain",
+    "ImageSet": "data",
+    "Matcher": "matching",
+    "Preprocess": "data",
+    "Ranking": "matching",
+    "Regions": "matching",
+    "Report": "evaluation",
+    "evaluate_dataset": "evaluation",
+    "evaluate_regions": "evaluation",
+    "load_dataset": "data",
+    "load_embedder": "models",
+    "nearest": "matching",
+    "rerank": "matching",
+}
 
 __all__ = [
     "DataSet",
     "Embedder",
     "Explanation",
     "ImageSet",
-    "Ledger",
-    "Match",
+    "Matcher",
     "Preprocess",
+    "Ranking",
     "Regions",
     "Report",
     "evaluate_dataset",
     "evaluate_regions",
-    "keep_freed_memory",
     "load_dataset",
     "load_embedder",
     "match",
+    "nearest",
     "rerank",
 ]
 
-#: Where each name lives. Rooms are opened when first used: torch, timm, torchvision and matplotlib take seconds.
-_PACKAGE_OF = {
-    "DataSet": "data",
-    "Embedder": "models",
-    "Ledger": "matching",
-    "Match": "matching",
-    "Explanation": "explain",
-    "ImageSet": "data",
-    "Preprocess": "data",
-    "Regions": "matching",
-    "Report": "evaluation",
-    "evaluate_dataset": "evaluation",
-    "evaluate_regions": "evaluation",
-    "keep_freed_memory": "allocator",
-    "load_dataset": "data",
-    "load_embedder": "models",
-    "rerank": "matching",
-}
 
-
-def match(a: Any, b: Any, *, embedder: Embedder | None = None, **settings: Any) -> Match:
-    """Compare two images, or two `Regions` row by row.
+def match(
+    a: ImageLike | Regions,
+    b: ImageLike | Regions,
+    *,
+    embedder: Embedder | None = None,
+    matcher: Matcher | None = None,
+    **settings: Any,
+) -> Explanation:
+    """Compare two images region by region, or row i of some `Regions` with row i of others.
 
     Args:
-        a: the query: path, PIL image, image tensor (3, H, W) uint8 or float in [0, 1]; or Regions.
+        a: the query: path, PIL image, tensor (3, H, W) or array (H, W, 3), uint8 or float in [0, 1]; or Regions.
         b: the gallery image, likewise.
-        embedder: what turns images into regions; MobileNetV2 when omitted. Not for Regions.
-        settings: marginals, epsilon, tolerance, max_iterations as in `diml.matching.match`.
+        embedder: turns images into regions; MobileNetV2 when omitted. Not for Regions.
+        matcher: settings of the method; by default the embedder's own, for Regions `Matcher()`.
+        settings: single settings in place of a matcher, which replace those of the default one: weights, epsilon,
+            tolerance, max_iterations, structural_weight (see `Matcher`).
 
     Returns:
-        Explanation, which remembers its images and can `draw()`; a plain Match for Regions.
+        Explanation, a Match: one pair with its images; of Regions B pairs, whose images `draw(images=...)` takes.
 
     Raises:
-        TypeError: one side is Regions and the other a image, or Regions came with an embedder.
-        ValueError, FileNotFoundError: a image cannot be read, or a setting is out of range.
+        TypeError: one side is Regions and the other an image, Regions came with an embedder, or a matcher with single
+            settings.
+        ValueError, FileNotFoundError: an image cannot be read, or a setting is out of range.
 
     Example:
-        >>> diml.match("a.jpg", "b.jpg").ledger().top(3)
+        >>> diml.match("a.jpg", "b.jpg", epsilon=0.02).ledger().top(3)
     """
-    from diml import matching
+    from diml.explain.explanation import configured_matcher, match_pair
 
-    if isinstance(a, matching.Regions) and isinstance(b, matching.Regions):
-        if embedder is not None:
-            raise TypeError("embedder: Regions are embedded already; leave it out, or give images")
-        return matching.match(a, b, **settings)
-    from diml.explain import match_images
-
-    return match_images(a, b, embedder=embedder, **settings)
+    return match_pair(a, b, embedder=embedder, matcher=configured_matcher(embedder, matcher, settings))
 
 
 def __getattr__(name: str) -> Any:

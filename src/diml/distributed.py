@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+__all__ = ["ProcessGroup", "process_group"]
+
 
 @dataclass(frozen=True)
 class ProcessGroup:

@@ -20,8 +20,9 @@ import pytest
 from PIL import Image
 
 from diml.models import load_embedder
-from diml.search import Searcher, build_index, list_source, open_store
+from diml.search import Searcher, build_index, open_store
 from diml.search.index import content_of, create_store, verify_index
+from diml.search.sources import list_source
 from diml.search.store import IndexNotFoundError
 from end_to_end.small_runs import start
 from tiny_model import save_tiny_model
@@ -34,7 +35,8 @@ import numpy, pyarrow, timm, torch, torchvision
 
 torch.set_num_threads(1)
 from diml.models import load_embedder
-from diml.search import build_index, list_source
+from diml.search import build_index
+from diml.search.sources import list_source
 
 model = sys.argv[1]
 embedder = load_embedder(model)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from diml.data.batch_selection import FrechetDistance
-from diml.training import TrainingStopped, train
+from diml.training import train
+from diml.training.interrupts import TrainingStopped
 from diml.training.logs import read_records
 from diml.training.steps import Stepper
 from end_to_end.small_runs import small_config, tensors_of

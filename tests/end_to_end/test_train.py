@@ -29,11 +29,12 @@ from diml.matching import Matcher
 from diml.models import load_embedder
 from diml.objectives import objective_names
 from diml.objectives.objective import MINERS
-from diml.training import NonFiniteError, TrainConfig, TrainingStopped, read_config, train
+from diml.training import TrainConfig, read_config, train
 from diml.training.config import write_config
+from diml.training.interrupts import TrainingStopped
 from diml.training.logs import read_records
 from diml.training.split import split_for_training
-from diml.training.steps import Stepper
+from diml.training.steps import NonFiniteError, Stepper
 from end_to_end.small_runs import make_images, small_config, tensors_of
 
 

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "objectives": {"matching", "extras", "spelling"},
     "evaluation": BASE,
     "search": BASE,
+    "calibration": BASE | {"evaluation"},
     "explain": BASE | {"evaluation"},
     "faithfulness": BASE | {"evaluation", "explain"},
     "training": BASE | {"objectives", "evaluation"},

@@ -1,4 +1,4 @@
-"""The regimes of generated embeddings are what the benchmarks say they are."""
+"""The regimes of generated embeddings have the properties that the benchmarks state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import regimes
 
 @pytest.mark.parametrize(("name", "least", "most"), [("easy", 4, 7), ("hard", 100, 100)])
 @pytest.mark.parametrize("classes", [12, 120])
-def test_the_released_rule_stops_where_the_regime_says(name, least, most, classes):
+def test_the_released_rule_stops_where_the_regime_states(name, least, most, classes):
     found = regimes.generate(name, images=600, classes=classes)
     queries = regimes.drawn_queries(6, 600, seed=1)
     used = [
@@ -26,7 +26,7 @@ def test_generated_embeddings_are_valid_and_repeatable(name, monkeypatch):
     monkeypatch.setattr(regimes, "CHUNK", 7)
     one, other = (regimes.generate(name, images=20, classes=3, regions=4, dim=8, seed=5) for _ in range(2))
     assert torch.equal(one.regions.dense, other.regions.dense)
-    type(one.regions)(one.regions.dense, one.regions.pooled)  # refuses what is not of unit length
+    type(one.regions)(one.regions.dense, one.regions.pooled)  # rejects vectors that do not have unit length
     assert one.labels.tolist() == [i % 3 for i in range(20)]
     assert one.regions.grid == (2, 2)
 

@@ -1,4 +1,4 @@
-"""What benchmarks/loss.py times as "the loss alone" is the loss that it times with everything around it."""
+"""The loss that benchmarks/loss.py times alone is the loss that it times with mining and normalisation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPTIONS = argparse.Namespace(per_class=2, regions=4, dim=8, seed=0, tolerance=4e
 def test_the_loss_alone_is_the_same_number(objective, side):
     whole = loss.step(side, objective, "easy", 8, OPTIONS)
     alone = loss.step(side, objective, "easy", 8, OPTIONS, alone=True)
-    for _ in range(2):  # no run leaves anything behind for the next
+    for _ in range(2):  # runs do not affect each other
         value, gradient = alone()
         assert value == pytest.approx(whole()[0], rel=1e-6)
         assert value > 0
@@ -30,7 +30,7 @@ def test_the_loss_alone_is_the_same_number(objective, side):
 
 
 @pytest.mark.parametrize("objective", loss.OBJECTIVES)
-def test_the_reference_is_near(objective):
+def test_the_reference_is_close(objective):
     value, gradient = loss.step("diml", objective, "hard", 8, OPTIONS)()
     exact, exact_gradient = loss.step("diml", objective, "hard", 8, OPTIONS, exact=True)()
     assert exact_gradient.dtype == torch.float64
@@ -42,7 +42,7 @@ def test_the_reference_is_near(objective):
 @pytest.mark.parametrize("upper_cutoff", [1.4, 0.6])
 def test_the_plain_side_mines_the_triplets_of_our_miner(kind, upper_cutoff):
     made = regimes.generate(kind, images=40, classes=13, regions=2, dim=16, seed=1)
-    labels = torch.where(made.labels == 3, torch.arange(40) + 100, made.labels)  # of a class of one, no anchor
+    labels = torch.where(made.labels == 3, torch.arange(40) + 100, made.labels)  # classes of one image have no anchor
     ours = DistanceWeightedMiner(upper_cutoff=upper_cutoff, generator=torch.Generator().manual_seed(5))
     expected = ours(made.regions.pooled, labels)
     generator = torch.Generator().manual_seed(5)

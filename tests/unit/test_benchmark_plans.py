@@ -1,4 +1,4 @@
-"""The plans that benchmarks/sharpening.py compares are what they are called."""
+"""The plans that benchmarks/sharpening.py compares have the properties of their names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 import plans
 import regimes
 import sharpening
-from diml.matching import match
+from diml.matching import Matcher
 
 PAIRS = 6
 
@@ -26,10 +26,10 @@ def compared():
 
 
 @pytest.fixture(scope="module")
-def even():
-    """The same with even weights, where the exact plan is an assignment."""
+def uniform():
+    """The same with uniform weights, where the exact plan is an assignment."""
     regions = regimes.generate("hard", images=2 * PAIRS, classes=2, regions=9, dim=8, seed=1).regions
-    return match(regions[:PAIRS], regions[PAIRS:], marginals="uniform", max_iterations=1)
+    return Matcher(weights="uniform", max_iterations=1).match(regions[:PAIRS], regions[PAIRS:])
 
 
 def cost(plan, found):
@@ -37,7 +37,7 @@ def cost(plan, found):
 
 
 @pytest.mark.parametrize("epsilon", [0.05, 0.02, 0.005])
-def test_annealed_or_not_the_plan_is_that_of_the_method(epsilon, compared):
+def test_annealed_or_direct_the_plan_is_that_of_the_method(epsilon, compared):
     wanted = plans.entropic(compared, epsilon).double()
     for epsilons in ((epsilon,), plans.halved(epsilon)):
         made = plans.annealed(compared, epsilons)
@@ -57,15 +57,15 @@ def test_regions_without_mass_send_and_receive_nothing(compared):
     assert not made[:, :, 2].any()
 
 
-def test_stations_halve_from_the_epsilon_of_the_score_to_the_last():
+def test_epsilons_halve_from_that_of_the_score_to_the_last():
     assert plans.halved(0.0125) == (0.05, 0.025, 0.0125)
     assert plans.halved(0.02) == (0.05, 0.025, 0.02)
 
 
-def test_without_regularisation_even_weights_give_the_best_assignment(even):
+def test_without_regularisation_uniform_weights_give_the_best_assignment(uniform):
     pytest.importorskip("ot")
-    made = plans.by_pot(plans.exact, even)
-    for plan, cosine in zip(made, even.cosine.numpy(), strict=True):
+    made = plans.by_pot(plans.exact, uniform)
+    for plan, cosine in zip(made, uniform.cosine.numpy(), strict=True):
         rows, columns = linear_sum_assignment(-cosine)
         assert (plan * 9).round().long().argmax(dim=1)[rows].tolist() == columns.tolist()
     assert (made > 1e-9).sum(dim=2).max() == 1
@@ -74,7 +74,7 @@ def test_without_regularisation_even_weights_give_the_best_assignment(even):
 def test_quadratic_plans_are_sparse_and_cost_more_the_stronger(compared):
     pytest.importorskip("ot")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of an option that POT hands to SciPy
+        warnings.simplefilter("ignore", DeprecationWarning)  # of an option that POT passes to SciPy
         weak, strong = (plans.by_pot(partial(plans.smooth, strength=s), compared) for s in (0.3, 3.0))
     for made in (weak, strong):
         assert made.sum(dim=2) == pytest.approx(compared.weight_q.double(), abs=1e-3)
@@ -92,12 +92,12 @@ def test_map_at_r_of_the_plan_that_scores_is_that_of_an_evaluation():
     queries = torch.tensor([3, 11, 20, 25])
     order, pooled = regimes.candidates(found.regions, queries, 29)
     search = sharpening.Search(found.regions, found.labels, queries, order, pooled)
-    report = evaluate_regions(found.regions, found.labels, rerank=(0, 12), queries=queries)
+    report = evaluate_regions(found.regions, found.labels, rerank_at=(0, 12), queries=queries)
     usual = sharpening.map_at_r(search, plans.WAYS["plan that scores"], 4, 12)
     assert usual.tolist() == pytest.approx(report.per_query[12]["map@r"].tolist())
     assert sharpening.of_ranking(search, order).tolist() == pytest.approx(report.per_query[0]["map@r"].tolist())
 
 
-def test_a_way_that_is_not_installed_says_so():
+def test_a_way_whose_package_is_missing_names_it():
     assert plans.Way(plans.annealed, "no_such_solver").missing() == "no_such_solver is not installed"
     assert plans.Way(plans.annealed).missing() is None

@@ -8,12 +8,88 @@ import inspect
 import pytest
 
 #: package -> its `__all__`. A change here is a change of the public interface: say so in CHANGELOG.md.
-PUBLIC: dict[str, list[str]] = {}
+PUBLIC: dict[str, list[str]] = {
+    "diml": [
+        "DataSet",
+        "Embedder",
+        "Explanation",
+        "ImageSet",
+        "Matcher",
+        "Preprocess",
+        "Ranking",
+        "Regions",
+        "Report",
+        "evaluate_dataset",
+        "evaluate_regions",
+        "load_dataset",
+        "load_embedder",
+        "match",
+        "nearest",
+        "rerank",
+    ],
+    "diml.distributed": ["ProcessGroup", "process_group"],
+    "diml.matching": [
+        "Contrast",
+        "ConvergenceWarning",
+        "Ledger",
+        "Match",
+        "Matcher",
+        "QuantizedRegions",
+        "Ranking",
+        "Regions",
+        "TransportPlan",
+        "match",
+        "nearest",
+        "rerank",
+        "sinkhorn",
+    ],
+    "diml.data": [
+        "BadImageError",
+        "DataSet",
+        "ImageLike",
+        "ImageSet",
+        "Preprocess",
+        "dataset_names",
+        "load_dataset",
+        "load_image",
+    ],
+    "diml.models": ["Backbone", "Embedder", "EmbedderConfig", "load_embedder"],
+    "diml.objectives": [
+        "Objective",
+        "StructuralDistance",
+        "StructuralSimilarity",
+        "build_objective",
+        "objective_names",
+        "pack_regions",
+    ],
+    "diml.evaluation": [
+        "DatasetEvaluation",
+        "QueryGallerySplit",
+        "Report",
+        "evaluate_dataset",
+        "evaluate_regions",
+        "extra_metrics",
+    ],
+    "diml.explain": [
+        "Explanation",
+        "RankedHits",
+        "draw_match",
+        "drawn_pair",
+        "evaluation_page",
+        "explanation_page",
+        "rank_hits",
+    ],
+    "diml.faithfulness": ["FaithfulnessReport", "Measures", "faithfulness"],
+    "diml.search": ["SearchHit", "SearchResult", "Searcher", "alike_pairs", "build_index", "open_store"],
+    "diml.training": ["TrainConfig", "TrainResult", "read_config", "train"],
+    "diml.web": ["Engine", "create_app", "serve"],
+}
 
 
 @pytest.mark.parametrize("package", PUBLIC)
 def test_the_public_names_are_those_of_the_snapshot(package):
-    assert sorted(importlib.import_module(package).__all__) == sorted(PUBLIC[package])
+    module = importlib.import_module(package)
+    assert sorted(module.__all__) == sorted(PUBLIC[package])
 
 
 def test_there_are_about_sixty():

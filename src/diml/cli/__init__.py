@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "explain": "compare two images and show which parts match: figure, interactive page, JSON",
     "evaluate": "retrieval metrics on a data set: plain ranking against structural re-ranking",
     "report": "an evaluation as an interactive page: metrics, queries with their hits, worst first",
+    "calibrate": "what a score means: a probability, and thresholds for a named false-accept rate",
     "faithfulness": "measure how faithful explanations are: additivity, deletion, correspondence, stability",
     "index": "build and maintain a searchable index of images",
     "search": "find the most similar images of an index, with explanations; or near-duplicates",
@@ -80,6 +81,7 @@ def _run(name: str, words: list[str]) -> int:
     import tyro
 
     from diml.allocator import keep_freed_memory
+    from diml.extras import missing_extra
 
     warnings.formatwarning = lambda message, *_, **__: f"diml {name}: warning: {message}\n"
     try:
@@ -97,6 +99,12 @@ def _run(name: str, words: list[str]) -> int:
         return 0
     except (ValueError, OSError) as error:
         print(f"diml {name}: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        print(f"diml {name}: {missing}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"diml {name}: interrupted; every file that was finished is complete", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`diml datasets`: which data sets are known, which are here, and whether they are whole."""
+"""`diml datasets`: list the known data sets and check local copies."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from diml.data import DataSetCheck, DataSetInfo
+    from diml.data.datasets import DataSetCheck
+    from diml.data.registry import DataSetInfo
 
 
 @dataclass(frozen=True, kw_only=True)
-class Datasets:
-    """List the known data sets and what is found of them, or check one against its known totals.
+class DatasetsCommand:
+    """List the known data sets and the local copies found, or compare a copy with the known totals.
 
-    For instance:
+    Examples:
 
     diml datasets --data /mnt/images
 
@@ -29,30 +30,30 @@ class Datasets:
     """
 
     action: Annotated[Literal["list", "check"], tyro.conf.Positional] = "list"
-    """`list` all data sets, or `check` one: count its images and classes."""
+    """`list` all data sets, or `check` one by counting its images and classes."""
 
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None
-    """The data set to check."""
+    """Data set to check."""
 
     data: Path = Path("data")
-    """Folder that has the data sets inside; to check `folder` or `csv`, that folder or file itself."""
+    """Folder that contains the data sets; to check `folder` or `csv`, that folder or file itself."""
 
     json: bool = False
     """Print JSON instead of a table."""
 
     def run(self) -> int:
-        """Print the list or the check; 0 when all is well, 1 when the checked data set differs from what is known."""
+        """Print the list or the check; returns 1 if the checked data set differs from the known totals, else 0."""
         if self.action == "check":
             return self._check()
         if self.name is not None:
             raise ValueError(
-                f"name: only `check` takes a data set, got {self.name!r}; type `diml datasets check {self.name}`"
+                f"name: only `check` takes a data set, got {self.name!r}; use `diml datasets check {self.name}`"
             )
         self._list()
         return 0
 
     def _list(self) -> None:
-        from diml.data import dataset_info, dataset_names
+        from diml.data.registry import dataset_info, dataset_names
 
         rows = [_row(dataset_info(name), self.data) for name in dataset_names()]
         if self.json:
@@ -61,11 +62,12 @@ class Datasets:
         _print_list(rows, self.data)
 
     def _check(self) -> int:
-        from diml.data import check_dataset, dataset_names, locate_dataset
+        from diml.data.datasets import check_dataset, locate_dataset
+        from diml.data.registry import dataset_names
 
         if self.name is None:
-            raise ValueError(f"name: check which data set? One of {', '.join(dataset_names())}")
-        # The faces need no folder: they are fetched, unless the user has them.
+            raise ValueError(f"name: `check` needs a data set, one of {', '.join(dataset_names())}")
+        # The faces need no folder: they are fetched, unless there is a local copy.
         fetched = self.name == "orl" and locate_dataset("orl", self.data) is None
         check = check_dataset(self.name, None if fetched else self.data)
         if self.json:
@@ -75,10 +77,13 @@ class Datasets:
         return 0 if check.ok else 1
 
 
+COMMAND = DatasetsCommand
+
+
 def _row(info: DataSetInfo, data: Path) -> dict[str, Any]:
-    """Return what is known and what is found of one data set, without fetching anything."""
+    """Return the known facts of one data set and what is found of it, without fetching anything."""
     from diml.assets import asset_status
-    from diml.data import check_dataset, locate_dataset
+    from diml.data.datasets import check_dataset, locate_dataset
 
     place = locate_dataset(info.name, data)
     cached = info.name == "orl" and any(s.cached for s in asset_status() if s.asset.name == "orl_faces")
@@ -87,13 +92,13 @@ def _row(info: DataSetInfo, data: Path) -> dict[str, Any]:
     if place is not None or cached:
         try:
             check = check_dataset(info.name, None if place is None else data)
-            found = "whole" if check.ok else "; ".join(check.differences)
+            found = "complete" if check.ok else "; ".join(check.differences)
         except (ValueError, FileNotFoundError) as error:
             found = str(error)
     elif info.name == "orl":
-        found = "not here yet; fetched on first use"
+        found = "not fetched yet; fetched on first use"
     elif not info.folders:
-        found = "your own"
+        found = "your own images"
     return {
         "name": info.name,
         "description": info.description,
@@ -121,7 +126,7 @@ def _print_list(rows: list[dict[str, Any]], data: Path) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"Data sets; looked for below {escape(str(data))}")
+    table = Table(title=f"Data sets, local copies searched in {escape(str(data))}")
     table.add_column("name", no_wrap=True)
     table.add_column("protocols")
     table.add_column("images", justify="right", no_wrap=True)
@@ -132,7 +137,7 @@ def _print_list(rows: list[dict[str, Any]], data: Path) -> None:
         table.add_row(row["name"], escape("\n".join(row["protocols"])), *known, escape(row["found"]))
     console = Console()
     console.print(table)
-    console.print("First protocol: the default. More on each (layout, how to get it, credit): diml datasets --json")
+    console.print("The first protocol is the default. Layout, source and credit of each: diml datasets --json")
     console.print("Count the images of one: diml datasets check NAME --data ROOT")
 
 
@@ -148,16 +153,16 @@ def _print_check(check: DataSetCheck) -> None:
     table = Table()
     table.add_column(check.name)
     table.add_column("found", justify="right")
-    table.add_column("known", justify="right")
-    for what, found, known in (
+    table.add_column("expected", justify="right")
+    for what, found, expected in (
         ("images", check.images, check.expected_images),
         ("classes", check.classes, check.expected_classes),
     ):
-        table.add_row(what, _count(found), _count(known))
+        table.add_row(what, _count(found), _count(expected))
     console = Console()
-    console.print(f"Looked in {escape(str(check.place))}", soft_wrap=True)
+    console.print(f"Checked {escape(str(check.place))}", soft_wrap=True)
     console.print(table)
     for difference in check.differences:
         console.print(f"[red]differs:[/red] {escape(difference)}", soft_wrap=True)
     if check.ok:
-        console.print("[green]whole[/green]" if check.expected_images is not None else "[green]readable[/green]")
+        console.print("[green]complete[/green]" if check.expected_images is not None else "[green]readable[/green]")

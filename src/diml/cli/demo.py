@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from diml.evaluation import DatasetEvaluation
-    from diml.explain import Hit
+    from diml.explain.drawn_hits import DrawnHit
     from diml.models import Embedder
 
 #: Re-ranked candidates, explained queries, hits drawn of each.
@@ -131,7 +131,7 @@ class DemoCommand:
 
     def _draw(self, embedder: Embedder, found: DatasetEvaluation) -> list[Path]:
         """Three queries with their best hits, and one wrong best hit beside the best right one."""
-        from diml.explain import hits_figure
+        from diml.explain.drawn_hits import hits_figure
 
         written = []
         for number, query in enumerate(_good_queries(found), start=1):
@@ -186,18 +186,19 @@ def _first_right(found: DatasetEvaluation, query: int) -> int | None:
     return int(right[0]) + 1 if len(right) else None
 
 
-def _hit(embedder: Embedder, found: DatasetEvaluation, query: int, rank: int) -> Hit:
+def _hit(embedder: Embedder, found: DatasetEvaluation, query: int, rank: int) -> DrawnHit:
     """One hit of a query, matched and with its images."""
     from diml.data import load_image
-    from diml.explain import Explanation, Hit
+    from diml.explain import Explanation
+    from diml.explain.drawn_hits import DrawnHit
     from diml.matching import match
 
     report, images = found.report, found.images
     rows = (int(report.queries[query]), int(report.hits[RERANK][query, rank - 1]))
-    views = tuple(embedder.preprocess.view(load_image(images.paths[row]), 2) for row in rows)
-    names = tuple("/".join(images.paths[row].parts[-2:]) for row in rows)
+    views = tuple(embedder.preprocess.view(load_image(images.images[row]), 2) for row in rows)
+    names = tuple("/".join(Path(images.image_name(row)).parts[-2:]) for row in rows)
     matched = match(found.regions[rows[0]], found.regions[rows[1]])
-    return Hit(
+    return DrawnHit(
         Explanation.of(matched, (views[0], views[1]), (names[0], names[1])),
         correct=bool(images.labels[rows[0]] == images.labels[rows[1]]),
         rank=rank,
@@ -207,7 +208,7 @@ def _hit(embedder: Embedder, found: DatasetEvaluation, query: int, rank: int) ->
 
 def _label(found: DatasetEvaluation, query: int) -> str:
     row = found.report.queries[query]
-    return f"Query {'/'.join(found.images.paths[row].parts[-2:])}"
+    return f"Query {'/'.join(Path(found.images.image_name(row)).parts[-2:])}"
 
 
 COMMAND = DemoCommand

@@ -10,18 +10,8 @@ import platform
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: Optional packages, and the extra that installs each.
-EXTRAS: Final = {
-    "pretrainedmodels": "bninception",
-    "pytorch_grad_cam": "faithfulness",
-    "huggingface_hub": "hub",
-    "tensorboard": "track",
-    "lancedb": "search",
-    "pymilvus": "milvus",
-    "milvus_lite": "milvus",
-    "fastapi": "web",
-}
-NEEDED: Final = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "pillow", "safetensors")
+#: Packages that every installation has.
+NEEDED: Final = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +62,14 @@ def examine() -> dict[str, dict[str, Any]]:
     import torch
 
     from diml.assets import asset_status, cache_folder
+    from diml.extras import EXTRAS
     from diml.matching import native
 
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     mps = ["mps"] if torch.backends.mps.is_available() else []
-    extras = {name: importlib.util.find_spec(name) is not None for name in EXTRAS}
+    extras = {
+        extra: [name for name in modules if importlib.util.find_spec(name) is None] for extra, modules in EXTRAS.items()
+    }
     assets = {status.asset.name: status.cached for status in asset_status()}
     return {
         "versions": {
@@ -86,7 +79,10 @@ def examine() -> dict[str, dict[str, Any]]:
         },
         "kernel": native.info() | {"switch": os.environ.get("DIML_NATIVE", "not set")},
         "machine": {"system": platform.platform(), "cores": os.cpu_count(), "devices": ["cpu", *mps, *cuda]},
-        "extras": {name: "installed" if there else f"missing (diml[{EXTRAS[name]}])" for name, there in extras.items()},
+        "extras": {
+            extra: f"missing {', '.join(missing)}: pip install 'diml[{extra}]'" if missing else "installed"
+            for extra, missing in extras.items()
+        },
         "assets": {"folder": str(cache_folder())}
         | {name: "in the cache" if cached else "fetched when needed" for name, cached in assets.items()},
     }

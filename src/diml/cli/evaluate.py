@@ -197,7 +197,7 @@ class EvaluateCommand:
                     "use --fit-on test, or another --protocol"
                 )
             loading: dict[str, Any] = {"batch_size": self.loading.batch_size, "workers": self.loading.workers}
-            embedder.fit_head(images.paths, progress=True, **loading)
+            embedder.fit_head(images, progress=True, **loading)
         return embedder
 
 

@@ -1,4 +1,4 @@
-"""`diml explain`: which part of one image matched which part of another, as a table, a page, a image and JSON."""
+"""`diml explain`: which region of one image matches which region of another, as table, figure, page and JSON."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import json as json_format
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from diml.cli.evaluate import open_embedder
+from diml.cli.options import MatcherFlags, MatcherOptions, ModelFlags, ModelOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from diml.explain import Explanation, RankedHits
 
@@ -21,9 +22,9 @@ _STDOUT = Path("-")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explain:
-    """Explain how alike two images are: score = pooled + structural, and the part-to-part matches behind it; or why
-    one hit of a query stands above another.
+class ExplainCommand:
+    """Explain the similarity of two images: the score as a sum, and the matches of regions that it consists of; or why
+    one hit of a query ranks above another.
 
     For instance:
 
@@ -47,53 +48,30 @@ class Explain:
     """The image that it is compared with."""
 
     query: Path | None = None
-    """In place of A and B: a query whose hits are put in order and compared with each other."""
+    """Instead of A and B: a query whose hits are ranked and compared with each other."""
 
     hits: tuple[Path, ...] = ()
     """The images that the query is compared with, in any order."""
 
     output: Path | None = None
-    """Draw the explanation here; the ending chooses the format (png, pdf, svg, jpg)."""
+    """Write the figure here; the ending determines the format (png, pdf, svg, jpg)."""
 
     html: Path | None = None
-    """Write a page for the browser here, in one file: regions, lines and ledger to touch, sort and read."""
+    """Write an interactive page here, in one file: regions, lines and a sortable ledger."""
 
     json: Path | None = None
     """Write all numbers here, as fractions; `-` prints them to standard output instead."""
 
-    model: str = "mobilenetv2_100"
-    """A timm name, the folder of a saved embedder, or a checkpoint file of the released code."""
+    model: ModelFlags = ModelOptions()
 
-    architecture: str | None = None
-    """Backbone of a checkpoint file, for instance resnet50."""
-
-    grid: int | None = None
-    """Regions a side: G x G. By default 4, or what the model was saved with."""
-
-    resize: Literal["crop", "square"] | None = None
-    """`crop`: short side to 256, centre 224; `square`: all of it to 224 x 224. By default the model's own."""
-
-    marginals: Literal["cross_correlation", "uniform"] = "cross_correlation"
-    """Mass of each region: by its agreement with the other image, or the same for all."""
-
-    epsilon: float = 0.05
-    """Entropy of the transport plan, in units of cosine; smaller is sharper and takes more iterations."""
-
-    tolerance: float = 4e-6
-    """Marginal error at which the plan is done."""
-
-    max_iterations: int = 1000
-    """Iterations after which an unfinished plan is taken as it is, and flagged."""
+    matcher: MatcherFlags = MatcherOptions()
 
     sharpen: float = 1.0
-    """Show a plan that is so many times sharper than the one that scored, and say so; 10 puts most of the mass on the
-    strongest matches. Scores stay; for a pair only."""
+    """Show a plan that is sharpened by this factor, labelled as such; 10 puts most of the mass on the strongest
+    matches. Scores do not change; for a pair only."""
 
     top: int = 8
-    """Part-to-part matches to print and to draw, largest first."""
-
-    device: str = "cpu"
-    """Where to compute, for instance cuda."""
+    """Number of largest matches of regions to print and to draw."""
 
     def run(self) -> int:
         """Match, print, draw, write."""
@@ -101,66 +79,71 @@ class Explain:
         for image in (query, *gallery):  # before a model is loaded
             if not image.exists():
                 raise FileNotFoundError(f"image {image}: no such file")
-        self._check_names()
+        self._check_options()
         found = self._match(query, gallery)
         written = self._write(found)
         self._print(found, written)
         return 0
 
     def _images(self) -> tuple[Path, tuple[Path, ...]]:
-        """The query and what it is compared with."""
+        """The query and the images that it is compared with."""
         if self.a is not None and self.b is not None and self.query is None and not self.hits:
             return self.a, (self.b,)
         if self.a is None and self.query is not None and self.hits:
             return self.query, self.hits
         raise ValueError("images: need A and B, or --query Q with --hits A B ..., and not both; see --help")
 
-    def _check_names(self) -> None:
-        """Refuse wrong names of files, and more lines than can be drawn, before a model is loaded."""
-        from diml.explain import check_format, check_lines, check_page_name, check_sharpening
+    def _check_options(self) -> None:
+        """Raise for wrong file names and too many lines before a model is loaded."""
+        from diml.explain.html import check_page_name
+        from diml.explain.sharpening import check_sharpening
 
         if self.output is not None:
+            from diml.explain.canvas import check_format
+            from diml.explain.flows import check_lines
+
             check_format(self.output)
             check_lines(self.top)
         if self.html is not None:
             check_page_name(self.html)
         check_sharpening(self.sharpen)
         if self.sharpen > 1 and self.query is not None:
-            raise ValueError("sharpen: shows a pair, A and B; hits are compared by the plans that scored")
+            raise ValueError("sharpen: need a pair, A and B; hits are compared by the plans that scored")
 
     def _match(self, query: Path, gallery: tuple[Path, ...]) -> Explanation | RankedHits:
-        from diml.explain import match_query, rank_hits, sharpened
+        from diml.explain import rank_hits
+        from diml.explain.explanation import match_query
+        from diml.explain.sharpening import sharpened
 
-        embedder = open_embedder(self.model, self.grid, self.resize, architecture=self.architecture)
-        found = match_query(
-            query,
-            gallery,
-            embedder=embedder.to(self.device),
-            marginals=self.marginals,
-            epsilon=self.epsilon,
-            tolerance=self.tolerance,
-            max_iterations=self.max_iterations,
-        )
+        embedder = self.model.open()
+        notice = self.matcher.notice(embedder.matcher)
+        if notice is not None:
+            print(notice, file=sys.stderr)
+        matcher = self.matcher.applied_to(embedder.matcher)
+        found = match_query(query, gallery, embedder=embedder, matcher=matcher)
         return sharpened(found[0], self.sharpen) if self.query is None else rank_hits(found)
 
     def _write(self, found: Explanation | RankedHits) -> list[Path]:
-        """Write what was asked for; JSON may go to standard output."""
-        from diml.explain import RankedHits, describe_hits, describe_match, explanation_page, save_figure
+        """Write the files that were asked for; JSON may go to standard output."""
+        from diml.explain import RankedHits, explanation_page
+        from diml.explain.explanation import describe_match
+        from diml.explain.hits import describe_hits
         from diml.files import write_text
 
         settings, several = self._settings(), isinstance(found, RankedHits)
         written = []
         if self.output is not None:
-            figure = found.draw(min(self.top, 8)) if several else found.draw(self.top)
-            written.append(save_figure(figure, self.output))
+            from diml.explain.canvas import save_figure
+
+            written.append(save_figure(found.draw(top=min(self.top, 8) if several else self.top), self.output))
         if self.html is not None:
             written.append(write_text(self.html, explanation_page(found, settings=settings)))
         if self.json is not None:
             if isinstance(found, RankedHits):
-                told = describe_hits(found, top=self.top, settings=settings)
+                numbers = describe_hits(found, top=self.top, settings=settings)
             else:
-                told = describe_match(found, top=self.top, names=found.names, settings=settings)
-            text = json_format.dumps(told, indent=1, allow_nan=False) + "\n"
+                numbers = describe_match(found, top=self.top, names=found.names, settings=settings)
+            text = json_format.dumps(numbers, indent=1, allow_nan=False) + "\n"
             if self.json == _STDOUT:
                 sys.stdout.write(text)
             else:
@@ -168,13 +151,11 @@ class Explain:
         return written
 
     def _settings(self) -> dict[str, Any]:
-        """The options that the numbers depend on; None where the model's own was taken."""
-        names = ("model", "architecture", "grid", "resize", "marginals", "epsilon", "tolerance", "max_iterations")
-        sharper = {"sharpen": self.sharpen} if self.sharpen > 1 else {}
-        return {name: getattr(self, name) for name in names} | sharper
+        """How the images became regions; None where the model's own setting applies."""
+        return self.model.settings() | ({"sharpen": self.sharpen} if self.sharpen > 1 else {})
 
     def _print(self, found: Explanation | RankedHits, written: list[Path]) -> None:
-        """The scores, what makes them and where files went; to standard error when JSON goes to output."""
+        """The scores, the matches behind them and the files written; to standard error when JSON is printed."""
         from rich.console import Console
 
         from diml.explain import RankedHits
@@ -190,14 +171,16 @@ class Explain:
         if written:
             console.print("Written: " + ", ".join(str(path) for path in written), markup=False, soft_wrap=True)
         elif self.json is None:
-            console.print("Add --html why.html to see and touch it, --output why.png for a image.", markup=False)
+            console.print("Add --html why.html for an interactive page, --output why.png for a figure.", markup=False)
+
+
+COMMAND = ExplainCommand
 
 
 def _score_lines(found: Explanation) -> list[str]:
-    ledger = found.ledger()
-    lines = [f"score {ledger.score:.3f} = pooled {ledger.pooled:.3f} + structural {ledger.structural:.3f}"]
-    if found.note:
-        lines = [found.note]
+    from diml.explain.formatting import ledger_text
+
+    lines = [found.note() or ledger_text(found.ledger())]
     if not bool(found.converged[0]):
         error, steps = float(found.marginal_error[0]), int(found.iterations[0])
         lines.append(
@@ -206,15 +189,15 @@ def _score_lines(found: Explanation) -> list[str]:
     return lines
 
 
-def _table(found: Explanation, top: int) -> Any:
-    """The largest contributions, the rest, and their sum, as a rich table."""
+def _table(found: Explanation, top: int) -> Table:
+    """The largest contributions, the rest, and their sum."""
     from rich.table import Table
 
-    from diml.explain import cell_name
+    from diml.explain.formatting import cell_name
 
     ledger = found.ledger()
     flows = ledger.top(top)
-    table = Table(title="Part by part", caption="Cells by column and row: A1 is the top left")
+    table = Table(title="Matches of regions", caption="Regions by column and row: A1 is the top left")
     for column in ("query", "gallery", "mass", "cosine", "contribution"):
         table.add_column(column, justify="right")
     for flow in flows:
@@ -224,16 +207,16 @@ def _table(found: Explanation, top: int) -> Any:
     others = ledger.plan.numel() - len(flows)
     rest = ledger.structural - sum(flow.contribution for flow in flows)
     table.add_row(f"{others} others", "", "", "", f"{rest:.5f}")
-    table.add_row("sum" if found.note else "structural", "", "", "", f"{ledger.structural:.5f}")
+    table.add_row("sum" if found.note() else "structural", "", "", "", f"{ledger.structural:.5f}")
     return table
 
 
 def _print_hits(console: Console, hits: RankedHits, top: int) -> None:
-    """The hits in order, and why each stands below the first."""
+    """The ranked hits, and why each is below the first."""
     from rich.table import Table
     from rich.text import Text
 
-    from diml.explain import cell_name
+    from diml.explain.formatting import contrast_text, short_path
 
     table = Table(title="Hits, best first")
     for column in ("hit", "score", "pooled", "structural", "rank by pooled", "image"):
@@ -241,14 +224,8 @@ def _print_hits(console: Console, hits: RankedHits, top: int) -> None:
     for place, match in enumerate(hits.matches):
         ledger = match.ledger()
         numbers = (f"{value:.3f}" for value in (ledger.score, ledger.pooled, ledger.structural))
-        table.add_row(
-            str(place + 1), *numbers, str(hits.pooled_rank[place]), Text("/".join(Path(match.names[1]).parts[-2:]))
-        )
+        table.add_row(str(place + 1), *numbers, str(hits.pooled_rank[place]), Text(short_path(match.names[1])))
     console.print(table)
-    grid = hits.matches[0].grid_q
     for place in range(1, len(hits)):
-        contrast = hits.contrast(0, place)
-        parts = ", ".join(f"{cell_name(at, grid)} {float(contrast.regions[at]):+.4f}" for at in contrast.top(top))
-        line = f"hit 1 over hit {place + 1}: {contrast.score:+.4f} = pooled {contrast.pooled:+.4f}"
-        line += f" + structural {contrast.structural:+.4f}" + (f", most by {parts}" if parts else "")
+        line = f"hit 1 over hit {place + 1}: {contrast_text(hits.contrast(0, place), top)}"
         console.print(line, markup=False, soft_wrap=True)

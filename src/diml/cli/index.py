@@ -99,7 +99,8 @@ class BuildCommand:
         return 1 if report.bad else 0
 
     def _build(self, processes: ProcessGroup) -> BuildReport:
-        from diml.search import build_index, list_source
+        from diml.search import build_index
+        from diml.search.sources import list_source
 
         listing = list_source(self.images)
         with processes.first_goes_ahead():  # it downloads weights, which the others then find

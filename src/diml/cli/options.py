@@ -101,13 +101,12 @@ class EmbedderOptions:
 
     def load(self, model: str | Path, **options: Any) -> Embedder:
         """Load a model with the grid and the way of resizing that were given, else its own."""
-        from diml.models import Embedder, load_embedder
+        from diml.models import load_embedder
 
         grid: Any = "default" if self.grid is None else self.grid
         embedder = load_embedder(model, grid=grid, architecture=self.architecture, **options)
         if self.resize is not None:
-            config = replace(embedder.config, preprocess=replace(embedder.preprocess, mode=self.resize))
-            embedder = Embedder(embedder.backbone, embedder.head, config).eval()
+            embedder = embedder.with_settings(preprocess=replace(embedder.preprocess, mode=self.resize))
         return embedder.to(self.device)
 
     def settings(self) -> dict[str, Any]:

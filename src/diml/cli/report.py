@@ -1,23 +1,34 @@
-"""`diml report`: an evaluation as a page that can be looked into, query by query."""
+"""`diml report`: an evaluation as an interactive page, query by query."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from diml.cli.evaluate import embedding_cache, open_dataset, open_embedder, print_evaluation
+from diml.cli.options import (
+    DataFlags,
+    DataOptions,
+    EmbedderFlags,
+    EmbedderOptions,
+    LoadingFlags,
+    LoadingOptions,
+    MatcherFlags,
+    MatcherOptions,
+)
+from diml.cli.output import print_evaluation
 
 if TYPE_CHECKING:
     from diml.data import DataSet
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """Evaluate a model on a data set and write a page: metrics with intervals, then queries with their hits before and
-    after re-ranking, right and wrong marked, each with its explanation; worst failures first.
+class ReportCommand:
+    """Evaluate a model on a data set and write an interactive page: metrics with intervals, then queries with their
+    hits before and after re-ranking, marked right or wrong and explained; worst failures first.
 
     For instance:
 
@@ -32,120 +43,92 @@ class Report:
     """Folder of a run or of a saved embedder, a timm name, or a checkpoint file of the released code."""
 
     dataset: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")] = None
-    """Name of the data set (`diml datasets` lists them); of a run its own when omitted."""
+    """Name of the data set (`diml datasets` lists them); for a run its own when omitted."""
 
-    data: Path | None = None
-    """Folder that has the data set inside; for `folder` and `csv`, that folder or file itself. By default `data`, or
-    where the run had it."""
+    data: DataFlags = DataOptions()
 
-    protocol: str | None = None
-    """Which of the data set's protocols; its first one when omitted."""
-
-    architecture: str | None = None
-    """Backbone of a checkpoint file, for instance resnet50."""
+    embedder: EmbedderFlags = EmbedderOptions()
 
     html: Path = Path("report.html")
     """Where to write the page."""
 
     queries: int = 20
-    """How many queries to show."""
+    """Number of queries to display."""
 
     hits: int = 4
-    """Best hits of each to show, before and after re-ranking; 1 to 10."""
+    """Number of best hits of each to display, before and after re-ranking; 1 to 10."""
 
     choose: Literal["worst", "changed", "random"] = "worst"
-    """Which queries: the worst after re-ranking, those that it changed most, or by chance."""
+    """Which queries: the worst after re-ranking, those that it changed most, or a random sample."""
 
-    rerank: int = 100
-    """K: how many candidates to re-rank."""
+    rerank_at: int = 100
+    """K: the number of candidates to re-rank."""
 
-    grid: int | None = None
-    """Regions a side: G x G, 1 to 14; by default as the model was saved, else 4."""
+    matcher: MatcherFlags = MatcherOptions()
 
-    resize: Literal["crop", "square"] | None = None
-    """`crop`: short side to 256, centre 224; `square`: all of it to 224 x 224. By default the model's own."""
-
-    marginals: Literal["cross_correlation", "uniform"] = "cross_correlation"
-    """Mass of each region: by its agreement with the other image, or the same for all."""
-
-    epsilon: float = 0.05
-    """Entropy of the transport plan, in units of cosine."""
-
-    on_bad_image: Literal["fail", "skip"] = "fail"
-    """Unreadable images: stop and name the first, or leave them out and name them all."""
-
-    cache: bool = True
-    """Keep embeddings by content in the cache folder, so that the same images are embedded once."""
-
-    batch_size: int = 64
-    """Images in one batch."""
-
-    workers: int | None = None
-    """Loader processes; chosen by the machine when omitted."""
-
-    device: str = "cpu"
-    """Where to compute, for instance cuda."""
+    loading: LoadingFlags = LoadingOptions()
 
     seed: int = 0
-    """Of the bootstrap, and of queries by chance."""
+    """Of the bootstrap, and of random queries."""
 
     def run(self) -> int:
         """Evaluate, print, write the page."""
         from diml.evaluation import evaluate_dataset
-        from diml.explain import check_page_name, gallery_report
+        from diml.explain import evaluation_page
+        from diml.explain.html import check_page_name
         from diml.files import write_text
 
         check_page_name(self.html)
-        if self.rerank < 1:
-            raise ValueError(f"rerank: need at least 1, got {self.rerank}; the plain ranking is shown beside it anyway")
+        if self.rerank_at < 1:
+            raise ValueError(f"rerank_at: need at least 1, got {self.rerank_at}; the plain ranking is always included")
         dataset = self._dataset()
-        embedder = open_embedder(self.model, self.grid, self.resize, architecture=self.architecture).to(self.device)
+        embedder = self.embedder.load(self.model)
+        notice = self.matcher.notice(embedder.matcher)
+        if notice is not None:
+            print(notice, file=sys.stderr)
         found = evaluate_dataset(
             embedder,
             dataset.test,
-            rerank=(0, self.rerank),
+            matcher=self.matcher.applied_to(embedder.matcher),
+            rerank_at=(0, self.rerank_at),
             seed=self.seed,
-            cache=embedding_cache() if self.cache else None,
-            batch_size=self.batch_size,
-            workers=self.workers,
-            on_bad_image=self.on_bad_image,
             progress=True,
-            marginals=self.marginals,
-            epsilon=self.epsilon,
+            **self.loading.arguments(),
         )
-        page = gallery_report(
+        method = Path(self.model).name
+        page = evaluation_page(
             found,
             embedder,
-            method=Path(self.model).name,
-            rerank=self.rerank,
+            method=method,
+            rerank_at=self.rerank_at,
             queries=self.queries,
             hits=self.hits,
             choose=self.choose,
             seed=self.seed,
             settings=self._settings(dataset),
-            marginals=self.marginals,
-            epsilon=self.epsilon,
         )
-        print_evaluation(f"{dataset.name}, {dataset.protocol}", {Path(self.model).name: found})
+        print_evaluation(f"{dataset.name}, {dataset.protocol}", {method: found})
         print(f"Written: {write_text(self.html, page)}")
         return 0
 
     def _dataset(self) -> DataSet:
-        """The data set by name, or that of the run."""
+        """The data set that was named, or that of the run."""
         if self.dataset is not None:
-            return open_dataset(self.dataset, self.data or Path("data"), self.protocol)
+            return self.data.open(self.dataset)
         from diml.training.runs import read_run, shared_data
 
         if not Path(self.model).is_dir():
             raise ValueError(
                 f"dataset: need the name of a data set for the model {self.model!r}; only runs know theirs"
             )
-        if self.protocol:
-            raise ValueError("protocol: the run tells it; leave --protocol away, or name the data set")
-        return shared_data([read_run(self.model)], self.data)
+        if self.data.protocol:
+            raise ValueError("protocol: set by the run; omit --protocol, or name the data set")
+        return shared_data([read_run(self.model)], self.data.data)
 
     def _settings(self, dataset: DataSet) -> dict[str, Any]:
-        """What the numbers depend on; None where the model's own was taken."""
-        names = ("model", "architecture", "grid", "resize", "rerank", "marginals", "epsilon", "seed")
-        told = {"dataset": dataset.name, "protocol": dataset.protocol}
-        return told | {name: getattr(self, name) for name in names}
+        """What the numbers depend on besides the matcher; None where the model's own setting applies."""
+        own = {name: getattr(self, name) for name in ("model", "rerank_at", "seed")}
+        return {"dataset": dataset.name, "protocol": dataset.protocol} | own | self.embedder.settings()
+
+
+COMMAND = ReportCommand

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 import webbrowser
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diml.cli.options import MatcherFlags, MatcherOptions, ModelFlags, ModelOptions, embedding_cache
+from diml.extras import require
 from diml.matching import Matcher
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class ServeCommand:
 
     def run(self) -> int:
         """Open the port, load the model, start embedding, serve until Ctrl-C."""
-        check_packages()
+        require("web", "diml serve")
         from diml.web import create_app, serve
         from diml.web.folder import checked_folder
         from diml.web.server import open_port
@@ -189,13 +189,6 @@ def _report_embedding(gallery: FolderGallery) -> None:
         print(f"  left out: {bad.path}: {bad.reason}", flush=True)
     if len(state.bad) > 10:
         print(f"  and {len(state.bad) - 10} more; /api/status lists them", flush=True)
-
-
-def check_packages() -> None:
-    """Raise ValueError without the extra `web`."""
-    missing = [name for name in ("fastapi", "uvicorn", "python_multipart") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(f"diml serve needs {', '.join(missing)}, part of the extra `web`: pip install 'diml[web]'")
 
 
 COMMAND = ServeCommand

@@ -64,7 +64,8 @@ class TrainCommand(TrainConfig):
 
     def run(self) -> int:
         """Train, then print the test results."""
-        from diml.training import TrainingStopped, train
+        from diml.training import train
+        from diml.training.interrupts import TrainingStopped
 
         assert isinstance(self, _WithDefaults) or not (self.preset or self.config), "parse() handles these"
         settings = TrainConfig(**{name: getattr(self, name) for name in FIELDS})

@@ -2,12 +2,11 @@
 
 from diml.data.datasets import load_dataset
 from diml.data.image_sets import DataSet, ImageSet
-from diml.data.images import BadImage, BadImageError, ImageLike, load_image
+from diml.data.images import BadImageError, ImageLike, load_image
 from diml.data.registry import dataset_names
 from diml.data.transforms import Preprocess
 
 __all__ = [
-    "BadImage",
     "BadImageError",
     "DataSet",
     "ImageLike",

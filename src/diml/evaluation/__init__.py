@@ -6,17 +6,14 @@ metrics.
 
 from diml.evaluation.evaluate import DatasetEvaluation, evaluate_dataset, evaluate_regions
 from diml.evaluation.extra import extra_metrics
-from diml.evaluation.report import Comparison, Report
+from diml.evaluation.report import Report
 from diml.evaluation.split import QueryGallerySplit
-from diml.evaluation.tables import write_reports
 
 __all__ = [
-    "Comparison",
     "DatasetEvaluation",
     "QueryGallerySplit",
     "Report",
     "evaluate_dataset",
     "evaluate_regions",
     "extra_metrics",
-    "write_reports",
 ]

@@ -27,7 +27,8 @@ from diml.matching.retrieval import QUERIES_AT_ONCE
 from diml.progress import ShowProgress, progress_bar
 
 if TYPE_CHECKING:
-    from diml.data import BadImage, ImageSet
+    from diml.data import ImageSet
+    from diml.data.images import BadImage
     from diml.models import Embedder
 
 WithoutRelevant = Literal["exclude", "miss", "fail"]
@@ -107,7 +108,7 @@ def evaluate_regions(
     if not alone:
         parts = processes.gather_objects(Report.concat(parts))
     report = replace(Report.concat(parts), without_relevant=split.queries[split.relevant_count == 0].cpu().numpy())
-    if report.unconverged_pairs:
+    if report.unconverged_pairs and processes.is_first:
         warnings.warn(ConvergenceWarning(report.unconverged_pairs), stacklevel=2)
     return report
 
@@ -229,7 +230,7 @@ def evaluate_dataset(
     if cache is None:
         embedded = embedder.embed_checked(images, progress=progress, **loading)
     else:
-        embedded = embed_cached(embedder, images.paths, cache_dir=cache, progress=progress, **loading)
+        embedded = embed_cached(embedder, images, cache_dir=cache, progress=progress, **loading)
     if embedded.bad:
         images = images.subset(embedded.kept.numpy())
     report = evaluate_regions(

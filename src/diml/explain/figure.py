@@ -1,4 +1,4 @@
-"""The explanation image of one pair: parts, lines, plan, cosines and the score as a sum.
+"""The figure of one pair: images, lines between regions, plan, cosines and the score as a sum.
 
 Legend: Rq, Rg regions of the two sides.
 """
@@ -6,7 +6,7 @@ Legend: Rq, Rg regions of the two sides.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,15 +16,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from diml.explain.canvas import ALARM, FAINT, FONT, INK, QUIET, TIMES, Canvas, ink_on
-from diml.explain.cells import Grid, cell_name
-from diml.explain.flows import SLOT, colour_of, decimals, draw_flows, drawn_flows
+from diml.explain.canvas import ALARM, FAINT, FONT, INK, QUIET, Canvas, ink_on
+from diml.explain.flows import SLOT, colour_of, draw_flows, drawn_flows
+from diml.explain.formatting import MINUS, TIMES, Grid, cell_name, decimals, ledger_text, share_text, signed
 from diml.explain.panels import HEAT, Array, Panel, heat_scale, sides_of
-from diml.matching import Flow, Ledger, Match
+from diml.matching import Ledger, Match
+from diml.matching.ledger import Flow
 
-WIDTH: Final = 1200  # pixels at matplotlib's own resolution of the figure
+WIDTH: Final = 1200  # pixels at 100 dpi
 _EDGE: Final = 28.0
-_SIDE: Final = 440.0  # of a image
+_SIDE: Final = 440.0  # of an image
 _QUERY: Final = 46.0  # left edges
 _GALLERY: Final = 624.0
 _TOP: Final = 142.0  # of the images
@@ -41,19 +42,19 @@ def draw_match(
     top: int = 8,
     note: str = "",
 ) -> Figure:
-    """Draw which part of one image matched which part of the other, and how that adds up to the score.
+    """Draw which region of one image matched which region of the other, and how that adds up to the score.
 
     Args:
-        match: of B pairs.
-        pair: which of them.
+        match: B pairs.
+        pair: which of them, -B..B-1.
         images: RGB, showing exactly what the regions cover; without them the weights are drawn on blank tiles.
-        names: what to call the two images.
-        top: lines to draw, 0 to 20: the largest contributions that are positive.
+        names: of the two images.
+        top: number of lines, 0 to 20: the largest positive contributions.
         note: a line below the title, in the colour of warnings.
 
     Returns:
         A matplotlib figure, 12 inches wide (1200 px at its own 100 dpi); save it with `figure.savefig("why.png")`.
-        Cells are named as on a map: columns by letter, rows by number, A1 at the top left.
+        Cells are named by column (letter) and row (number), A1 at the top left.
 
     Raises:
         IndexError: there is no such pair.
@@ -69,12 +70,12 @@ def draw_match(
     flows = drawn_flows(ledger, top)
     needed = max(SLOT * len(flows), 120.0)
     band = max(needed, *(min(_SIDE, _SIDE / side.aspect) for side in (query, gallery)))
-    trouble = " ".join(filter(None, (note, _trouble(match, pair))))
-    start = _TOP + (14 if trouble else 0)
+    warnings = {name: text for name, text in (("note", note), ("warning", _warning(match, pair))) if text}
+    start = _TOP + (14 + 20 * (len(warnings) - 1) if warnings else 0)
     lower = start + band + 78
     height = lower + max(_MATRIX + 66, (len(flows) + 4) * _ROW + 20)
     canvas = Canvas(WIDTH, height)
-    _draw_head(canvas, ledger, flows, trouble)
+    _draw_head(canvas, ledger, flows, warnings)
 
     panels = []
     scale = heat_scale((query, gallery))
@@ -83,7 +84,7 @@ def draw_match(
         panel.draw(canvas, scale, rows_at=rows_at)
         caption = canvas.text(left, start - 36, side.role, size=11.5, weight="bold")
         used = canvas.text_width(side.role, 11.5, "bold") + 12
-        canvas.text(left + used, start - 36, side.name, size=10.5, color=QUIET, room=_SIDE - used)
+        canvas.text(left + used, start - 36, side.name, size=10.5, color=QUIET, space=_SIDE - used)
         caption.set_gid(f"caption-{side.role}")
         if side.grid is None:
             canvas.text(left, start + band + 16, "no known grid: regions in their order", size=9.5, color=QUIET)
@@ -95,36 +96,8 @@ def draw_match(
     return canvas.figure
 
 
-def share_text(ledger: Ledger, flows: Sequence[Flow]) -> str:
-    """What the drawn lines account for, in words."""
-    carried = sum(flow.contribution for flow in flows)
-    if not flows:
-        return "No lines drawn" if float(ledger.contributions.max()) > 0 else "No pair of regions adds to the score"
-    lines = "The line accounts" if len(flows) == 1 else f"The {len(flows)} lines account"
-    whole = ledger.structural >= carried * (1 - 1e-6)  # beyond rounding, other lines take away
-    share = f" ({percent(min(1.0, carried / ledger.structural))})" if whole else ""
-    return f"{lines} for {carried:.{decimals(carried)}f} of structural {signed(ledger.structural)}{share}"
-
-
-def score_text(ledger: Ledger) -> str:
-    """`score 1.234 = pooled 0.700 + structural 0.534`."""
-    pooled, structural = signed(ledger.pooled), signed(ledger.structural)
-    return f"score {signed(ledger.score)} = pooled {pooled} + structural {structural}"
-
-
-def percent(fraction: float) -> str:
-    """A share in percent, with a digit after the point where it is below ten."""
-    return f"{fraction:.0%}" if fraction >= 0.0995 else f"{fraction:.1%}"
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """A number with a true minus sign, and none before zero."""
-    text = f"{value:.{digits}f}"
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
-
-
-def _trouble(match: Match, pair: int) -> str:
-    """A note when the plan is not exact, else nothing."""
+def _warning(match: Match, pair: int) -> str:
+    """A sentence where the plan has not converged, else nothing."""
     if bool(match.converged[pair]):
         return ""
     error, steps = float(match.marginal_error[pair]), int(match.iterations[pair])
@@ -134,17 +107,18 @@ def _trouble(match: Match, pair: int) -> str:
     )
 
 
-def _draw_head(canvas: Canvas, ledger: Ledger, flows: Sequence[Flow], trouble: str) -> None:
-    canvas.text(_EDGE, 30, score_text(ledger), size=17, weight="bold").set_gid("title")
+def _draw_head(canvas: Canvas, ledger: Ledger, flows: Sequence[Flow], warnings: Mapping[str, str]) -> None:
+    canvas.text(_EDGE, 30, ledger_text(ledger), size=17, weight="bold").set_gid("title")
     legend = f" Boxes: rank · contribution (mass {TIMES} cosine)." if flows else ""
     about = f"{share_text(ledger, flows)}.{legend}"
     canvas.text(_EDGE, 60, about, size=10.5, color=QUIET).set_gid("share")
-    if trouble:
-        canvas.text(_EDGE, 82, trouble, size=10.5, color=ALARM, weight="bold").set_gid("trouble")
+    for row, (name, text) in enumerate(warnings.items()):
+        size = canvas.fitting_size([text], 10.5, WIDTH - 2 * _EDGE)
+        canvas.text(_EDGE, 82 + 20 * row, text, size=size, color=ALARM, weight="bold").set_gid(name)
 
 
 def _draw_scale(canvas: Canvas, scale: Normalize, top: float, band: float) -> None:
-    """The heat maps' common scale, at the right of the gallery image."""
+    """The common scale of the heat maps, to the right of the gallery image."""
     height = min(band, 300.0)
     axes = canvas.axes(_GALLERY + _SIDE + 28, top + (band - height) / 2, 14, height)
     axes.set_gid("scale-weights")
@@ -170,7 +144,7 @@ def _draw_matrices(canvas: Canvas, ledger: Ledger, flows: Sequence[Flow], top: f
 def _draw_matrix(
     canvas: Canvas, what: str, title: str, values: Array, ledger: Ledger, flows: Sequence[Flow], left: float, top: float
 ) -> None:
-    """One (Rq, Rg) matrix as an image, the drawn flows ringed in their colours, with its scale."""
+    """One (Rq, Rg) matrix with its scale, the drawn flows marked in their colours."""
     canvas.text(left, top - 16, title, size=11, weight="bold")
     unit, power = _unit(float(values.max())) if what == "plan" else ("", 0)
     start = left + canvas.text_width(title, 11, "bold") + 10
@@ -199,11 +173,11 @@ def _draw_matrix(
         spine.set_edgecolor(FAINT)
     bar = canvas.figure.colorbar(image, cax=canvas.axes(left + _MATRIX + 10, top, 11, _MATRIX))
     _style_scale(bar, "")
-    bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value / 10.0**power:.3g}".replace("-", "\N{MINUS SIGN}"))
+    bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value / 10.0**power:.3g}".replace("-", MINUS))
 
 
 def _unit(largest: float) -> tuple[str, int]:
-    """How to write shares of mass with few digits: in words, and the power of ten."""
+    """The unit in which shares of mass are written with few digits, in words, and its power of ten."""
     if largest >= 0.001 or largest <= 0:
         return "share of mass", 0
     power = math.floor(math.log10(largest))
@@ -211,7 +185,7 @@ def _unit(largest: float) -> tuple[str, int]:
 
 
 def _name_axis(axis: Any, grid: Grid | None, regions: int) -> None:
-    """At most seven names of regions: where the grid's rows begin, else evenly."""
+    """At most seven names of regions: at the beginnings of the grid's rows, else evenly spaced."""
     step = grid[1] if grid is not None and grid[0] > 1 else 1
     starts = np.arange(0, regions, step)
     starts = starts[:: int(np.ceil(len(starts) / 7))]
@@ -220,9 +194,9 @@ def _name_axis(axis: Any, grid: Grid | None, regions: int) -> None:
 
 
 def _draw_ledger(canvas: Canvas, ledger: Ledger, flows: Sequence[Flow], left: float, top: float) -> None:
-    """The contributions as a bill: each line, the rest, and the sum."""
+    """The contributions of the drawn flows, the rest, and the sum."""
     right = WIDTH - _EDGE
-    canvas.text(left, top - 16, "What the structural score is made of", size=11, weight="bold")
+    canvas.text(left, top - 16, "Contributions to the structural score", size=11, weight="bold")
     columns = (left + 68, left + 128, left + 204, left + 266, right)
     y = top + 10
     for x, name in zip(columns, ("query", "gallery", "mass", "cosine", "contribution"), strict=True):

@@ -1,8 +1,7 @@
-"""Lines between the parts that matched, and the small boxes with their values, placed so that none covers another."""
+"""Lines between regions that matched, and small boxes with their contributions, placed so that none covers another."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,44 +10,41 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 
 from diml.explain.canvas import PALETTE, Canvas, ink_on
+from diml.explain.formatting import decimals
 from diml.explain.panels import Array, Panel
-from diml.matching import Flow, Ledger
+from diml.matching import Ledger
+from diml.matching.ledger import Flow
 
 MOST_LINES: Final = 20
-SLOT: Final = 23.0  # pixels from one value box to the next, at least
-_CASING: Final = 2.6  # points of white at both sides of a line together, against a busy photo
+SLOT: Final = 23.0  # minimal distance of two value boxes in pixels
+_CASING: Final = 2.6  # white outline of a line in points, both sides together: visible on any photo
 
 
 def check_lines(top: int) -> None:
-    """Refuse a number of lines that a image has no room for."""
+    """Raise ValueError for more lines than fit into a figure."""
     if not 0 <= top <= MOST_LINES:
         raise ValueError(f"top: need 0 to {MOST_LINES} lines, got {top}; `Ledger.top` lists any number")
 
 
 def drawn_flows(ledger: Ledger, top: int) -> list[Flow]:
-    """The `top` largest contributions that are positive: a line must mean that something was added to the score."""
+    """The `top` largest positive contributions: a line always means that something was added to the score."""
     check_lines(top)
     return [flow for flow in ledger.top(top) if flow.contribution > 0]
 
 
 def colour_of(rank: int) -> str:
-    """The colour of the line of a rank counted from 0; it comes back after 8, so the boxes also carry numbers."""
+    """The colour of the line of a rank counted from 0; colours repeat after 8, so boxes also carry the rank."""
     return PALETTE[rank % len(PALETTE)]
 
 
-def decimals(largest: float) -> int:
-    """Digits after the point that show two significant ones of the largest value, 3 to 6."""
-    return 3 if largest <= 0 else min(6, max(3, 1 - math.floor(math.log10(largest))))
-
-
 def draw_flows(canvas: Canvas, query: Panel, gallery: Panel, flows: Sequence[Flow], top: float, bottom: float) -> None:
-    """Draw the flows of a pair, thickest first in rank, with their values in a column between the images.
+    """Draw the flows of a pair, the first as the thickest line, with their values in a column between the images.
 
     Args:
-        canvas: where.
-        query, gallery: panels left and right.
+        canvas: to draw on.
+        query, gallery: the left and the right panel.
         flows: as of `drawn_flows`, largest first.
-        top, bottom: pixels between which the values must stay.
+        top, bottom: vertical range of the values in pixels.
     """
     if not flows:
         return
@@ -67,9 +63,9 @@ def draw_flows(canvas: Canvas, query: Panel, gallery: Panel, flows: Sequence[Flo
 
 
 def spread(wanted: Array, gap: float, low: float, high: float) -> Array:
-    """Places nearest to the wanted ones (least squares), in their order, `gap` apart, between low and high.
+    """Positions nearest to the wanted ones (least squares), in the same order, `gap` apart, between low and high.
 
-    Where there is not enough room the gap shrinks. Pool-adjacent-violators on the places less their gaps.
+    Where the range is too small the gap shrinks. Pool-adjacent-violators on the positions minus their gaps.
     """
     count = len(wanted)
     gap = min(gap, (high - low) / max(1, count - 1))
@@ -88,7 +84,7 @@ def spread(wanted: Array, gap: float, low: float, high: float) -> Array:
 
 
 def _slots(query: Panel, gallery: Panel, flows: Sequence[Flow], middle: float, top: float, bottom: float) -> Array:
-    """Height of each value box: where the straight line passes the middle, moved apart."""
+    """Vertical position of each value box: where the straight line crosses the middle, moved apart."""
     wanted = []
     for flow in flows:
         (x0, y0), (x1, y1) = _centre(query, flow.region_q), _centre(gallery, flow.region_g)
@@ -103,7 +99,7 @@ def _centre(panel: Panel, region: int) -> tuple[float, float]:
 
 
 def _ends(panel: Panel, regions: Sequence[int], slots: Array) -> list[tuple[float, float]]:
-    """An end point inside each flow's cell; flows that share a cell stand below each other as their values do."""
+    """An end point inside the cell of each flow; flows that share a cell end below each other, as their values are."""
     ends = [_centre(panel, region) for region in regions]
     high = panel.cell_size[1]
     for region in set(regions):
@@ -132,7 +128,7 @@ def _line(
     value: tuple[float, float],
     end: tuple[float, float],
 ) -> None:
-    """A smooth line from cell to value box to cell, level where it passes the box, cased in white, dots at its ends."""
+    """A smooth line from cell to value box to cell, horizontal at the box, outlined in white, with dots at its ends."""
     points = [start]
     for (x0, y0), (x1, y1) in ((start, value), (value, end)):
         reach = 0.42 * (x1 - x0)

@@ -1,6 +1,6 @@
-"""An explanation as a page in one file: images, numbers and viewer inside, nothing fetched from anywhere.
+"""Explanations as interactive HTML pages in one file, which contains images, numbers and viewer and fetches nothing.
 
-The viewer is plain JavaScript in `page/`, modules that a web application can serve as they are.
+The viewer is plain JavaScript in `page/`: modules that a web application can serve unchanged.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from typing import Any, Final
 from PIL import Image
 
 from diml.explain.explanation import Explanation, describe_match
+from diml.explain.formatting import short_path
 from diml.explain.hits import RankedHits
 from diml.matching import Match
 
-#: In the order in which they need each other; joined into one script, as a file cannot import from itself.
+#: In the order of their imports; joined into one script, as a page in one file cannot import modules.
 MODULES: Final = (
     "numbers.js",
     "dom.js",
@@ -38,7 +39,7 @@ MODULES: Final = (
     "contrast.js",
     "hits.js",
 )
-#: Of the report of an evaluation.
+#: Of the page of an evaluation.
 REPORT_MODULES: Final = (*MODULES, "report.js")
 _IMPORT: Final = re.compile(r'^import \{[^}]*\} from "\./[a-z]+\.js";\n', re.MULTILINE)
 
@@ -46,35 +47,37 @@ _IMPORT: Final = re.compile(r'^import \{[^}]*\} from "\./[a-z]+\.js";\n', re.MUL
 def explanation_page(
     found: Explanation | RankedHits, *, settings: Mapping[str, Any] | None = None, side: int = 512
 ) -> str:
-    """Write the explanation of a pair, or of a query's hits, as an HTML document that needs no other file or network.
+    """The explanation of a pair, or of the hits of a query, as an HTML document that needs no other file or network.
 
     Args:
-        found: the pair with its images; or hits, which can be compared with each other on the page.
-        settings: how the match was made; shown at the end.
-        side: longest side of the images inside, in pixels; larger ones are scaled down.
+        found: one pair with its images; or hits, which can be compared with each other on the page.
+        settings: how the images became regions; shown at the end, with the settings of the matcher.
+        side: longest side of the images on the page in pixels; larger ones are scaled down.
 
     Returns:
-        The document; for a pair under 1 MB at grids up to 14 x 14.
+        The document; for a pair less than 1 MB at grids up to 14 x 14.
 
     Raises:
-        ValueError: `side` is below 16.
+        ValueError: images are unknown, there are several pairs, or `side` is below 16.
 
     Example:
-        >>> write_text("why.html", explanation_page(match_images("a.jpg", "b.jpg")))  # doctest: +SKIP
+        >>> write_text("why.html", explanation_page(diml.match("a.jpg", "b.jpg")))  # doctest: +SKIP
     """
     shelf = ImageShelf(side)
+    first = found if isinstance(found, Explanation) else found.matches[0]
     pairs = [pair_data(found, shelf)] if isinstance(found, Explanation) else hits_data(found, shelf)
-    names = found.names if isinstance(found, Explanation) else (found.matches[0].names[0], "its hits")
-    data = {"images": shelf.images, "pairs": pairs, "settings": dict(settings or {})}
-    return page_text(" and ".join(_short(name) for name in names), data, MODULES, "mountExplanation")
+    names = found.names if isinstance(found, Explanation) else (first.names[0], "its hits")
+    made_with = dict(settings or {}) | first.matcher.to_dict()
+    data = {"images": shelf.images, "pairs": pairs, "settings": made_with}
+    return page_text(" and ".join(short_path(name) for name in names), data, MODULES, "mountExplanation")
 
 
 class ImageShelf:
-    """Images of a page, each kept once: `{src, name, width, height}`, `src` a JPEG as a data URL.
+    """The images of a page, each stored once: `{src, name, width, height}`, `src` a JPEG as a data URL.
 
     Args:
         side: longest side in pixels; larger images are scaled down.
-        limit: bytes of a JPEG to stay below, where a lower quality can do it.
+        limit: bytes that a JPEG should not exceed; its quality is reduced down to 45 for that.
     """
 
     def __init__(self, side: int = 512, limit: int = 75_000) -> None:
@@ -85,7 +88,7 @@ class ImageShelf:
         self._places: dict[tuple[str, tuple[int, int], bytes], int] = {}
 
     def place(self, image: Image.Image, name: str) -> int:
-        """Row of a image in `images`, where it is put unless it is there."""
+        """Row of an image in `images`, to which it is added if it is new."""
         small = image.convert("RGB")
         content = (name, image.size, hashlib.sha256(small.tobytes()).digest())
         if content not in self._places:
@@ -97,20 +100,29 @@ class ImageShelf:
 
 
 def pair_data(found: Explanation, shelf: ImageShelf, digits: int = 5) -> dict[str, Any]:
-    """A pair as the viewer takes it: its `pair_numbers` and the rows of its two images."""
+    """One pair in the viewer's format: its `pair_numbers` and the rows of its two images.
+
+    Raises:
+        ValueError: images are unknown, or there are several pairs.
+    """
+    if found.images is None:
+        raise ValueError(
+            f"found: need one pair with its images, got {found!r}; add them: Explanation.of(match, images, pair=...)"
+        )
     query, gallery = (shelf.place(*side) for side in zip(found.images, found.names, strict=True))
     return {**pair_numbers(found, found.names, digits=digits), "images": {"query": query, "gallery": gallery}}
 
 
 def pair_numbers(found: Match, names: tuple[str, str], pair: int = 0, digits: int = 5) -> dict[str, Any]:
-    """The numbers of `describe_match` without the list of the largest flows, which the viewer finds by itself.
+    """The numbers of `describe_match` without settings and the largest flows, which the viewer finds itself.
 
-    Plan and cosines are rounded to so many significant digits (5 are finer than what is shown, and half the size of
-    all); scores, weights and totals are not.
+    Plan and cosines are rounded to this number of significant digits (5 are more than is displayed, and halve the
+    size); scores, weights and totals are not.
     """
-    told = describe_match(found, pair, top=0, names=names)
-    matrices = {name: [[_rounded(value, digits) for value in row] for row in told[name]] for name in ("plan", "cosine")}
-    return {**{name: value for name, value in told.items() if name not in ("top", "settings")}, **matrices}
+    numbers = describe_match(found, pair, top=0, names=names)
+    left_out = ("top", "settings", "matcher")
+    matrices = {name: [[_rounded(x, digits) for x in row] for row in numbers[name]] for name in ("plan", "cosine")}
+    return {**{name: value for name, value in numbers.items() if name not in left_out}, **matrices}
 
 
 def hits_data(
@@ -120,14 +132,14 @@ def hits_data(
     notes: Sequence[str] = (),
     digits: int = 5,
 ) -> list[dict[str, Any]]:
-    """The hits of a query as the viewer takes them: pairs, best first, each with its place among the others.
+    """The hits of a query in the viewer's format: pairs, best first, each with its ranks.
 
     Args:
         hits: H hits.
-        shelf: where their images go.
-        correct: (H,) whether each is of the query's class, where that is known.
+        shelf: to which their images are added.
+        correct: (H,) whether each has the query's class, where this is known.
         notes: (H,) a few words for each, such as its class.
-        digits: as of `pair_data`.
+        digits: as of `pair_numbers`.
     """
     pairs = []
     for place, match in enumerate(hits.matches):
@@ -143,15 +155,15 @@ def hits_data(
 
 
 def page_text(title: str, data: Mapping[str, Any], modules: Sequence[str], mount: str) -> str:
-    """The document: template, style, modules and data in one.
+    """The document: template, style, modules and data in one file.
 
     Args:
         title: of the document.
-        data: plain values; no NaN.
-        modules: files of `page/`, each after those that it imports.
-        mount: the function of the modules that shows the data in an element.
+        data: plain values without NaN.
+        modules: files of `page/`, each after its imports.
+        mount: name of the function of the modules that displays the data in an element.
     """
-    # `<` cannot end the element or open a comment in it when it is written as an escape, which JSON allows anywhere
+    # with `<` escaped, as JSON allows anywhere, no string can end the script element or open a comment in it
     numbers = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     script = "\n".join(_IMPORT.sub("", page_asset(name)) for name in modules)
     return Template(page_asset("page.html")).substitute(
@@ -166,18 +178,18 @@ def page_text(title: str, data: Mapping[str, Any], modules: Sequence[str], mount
 
 @cache
 def page_asset(name: str) -> str:
-    """The text of a file in `page/`, which is part of the package."""
+    """The text of a file of `page/`, which is part of the package."""
     return resources.files("diml.explain").joinpath("page", name).read_text(encoding="utf-8")
 
 
 def check_page_name(path: str | os.PathLike[str]) -> None:
-    """Refuse a file name that browsers would not open as a page."""
+    """Raise ValueError for a file name that browsers would not open as a page."""
     if PurePath(path).suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"html: need a file name ending in .html or .htm, got {os.fspath(path)!r}")
 
 
 def _jpeg(image: Image.Image, limit: int) -> bytes:
-    """The best of some qualities that stays within the limit of bytes, or the least of them."""
+    """The image at the highest quality within the limit of bytes, or at the lowest quality."""
     stream = io.BytesIO()
     for quality in (90, 82, 72, 60, 45):
         stream = io.BytesIO()
@@ -189,8 +201,3 @@ def _jpeg(image: Image.Image, limit: int) -> bytes:
 
 def _rounded(value: float, digits: int) -> float:
     return float(f"{value:.{digits}g}")
-
-
-def _short(path: str) -> str:
-    """The end of a path that tells one image from another."""
-    return "/".join(path.replace("\\", "/").split("/")[-2:])

@@ -1,4 +1,4 @@
-"""One side of a match on a canvas: its image, the weights of its regions as a heat map, and names of the cells.
+"""One side of a match on a canvas: its image, the weights of its regions as a heat map, and the names of the cells.
 
 Legend: R regions.
 """
@@ -15,12 +15,12 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from PIL import Image
 
 from diml.explain.canvas import FAINT, INK, QUIET, Canvas
-from diml.explain.cells import Grid, cell_name, column_letters
+from diml.explain.formatting import Grid, cell_name, column_letters
 from diml.matching import Match
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-#: Light cells lie in a dark blue shade, heavy ones stand in a warm light; the photo is never lost.
+#: Cells of low weight are shaded dark blue, cells of high weight are tinted in warm colours; the photo stays visible.
 HEAT: Final = LinearSegmentedColormap.from_list(
     "diml.heat",
     [
@@ -38,7 +38,7 @@ class Side:
 
     Args:
         role: "query" or "gallery".
-        name: what to call the image, may be empty.
+        name: of the image, may be empty.
         weights: (R,) share of the mass of each region, summing to 1.
         grid: (rows, columns) of the regions, or None.
         image: RGB, exactly what the regions cover, or None.
@@ -52,7 +52,7 @@ class Side:
 
     @property
     def layout(self) -> Grid:
-        """(rows, columns) as drawn: the grid, or for regions without one the squarest table, in their order."""
+        """(rows, columns) as drawn: the grid, or for regions without one the squarest layout, in their order."""
         if self.grid is not None:
             return self.grid
         columns = math.ceil(math.sqrt(len(self.weights)))
@@ -60,7 +60,7 @@ class Side:
 
     @property
     def aspect(self) -> float:
-        """Width over height, of the image where there is one and its cells are known, else of square cells."""
+        """Width / height of the image where there is one and its cells are known, else of a layout of square cells."""
         if self.image is not None and self.grid is not None:
             return self.image.width / self.image.height
         rows, columns = self.layout
@@ -89,7 +89,7 @@ def sides_of(
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """A side's place on the canvas, in pixels from the top left."""
+    """The rectangle of a side on the canvas, in pixels from the top left."""
 
     side: Side
     left: float
@@ -99,9 +99,9 @@ class Panel:
 
     @classmethod
     def fit(cls, side: Side, left: float, top: float, width: float, height: float) -> Panel:
-        """The largest panel of the side's proportions in a box, centred."""
+        """The largest panel with the side's aspect ratio in a box, centred."""
         wide, high = (width, width / side.aspect) if side.aspect * height > width else (side.aspect * height, height)
-        wide, high = max(wide, 24.0), max(high, 24.0)  # a strip of 1 x 100 stays visible
+        wide, high = max(wide, 24.0), max(high, 24.0)  # a strip of 1 x 100 cells stays visible
         return cls(side, left + (width - wide) / 2, top + (height - high) / 2, wide, high)
 
     @property
@@ -117,7 +117,7 @@ class Panel:
         return self.left + column * wide, self.top + row * high
 
     def draw(self, canvas: Canvas, scale: Normalize, *, rows_at: str = "left") -> None:
-        """Draw the image, its heat map, the grid, and the names of rows and columns."""
+        """Draw the image, its heat map, the lines of the grid, and the names of rows and columns."""
         rows, columns = self.side.layout
         axes = canvas.axes(self.left, self.top, self.width, self.height)
         axes.set_gid(f"panel-{self.side.role}")
@@ -173,12 +173,12 @@ class Panel:
 
 
 def every(needed: float, given: float) -> int:
-    """Label each n-th cell, so that labels of `needed` pixels have room in cells of `given` pixels."""
+    """The n for which labels of `needed` pixels fit when every n-th cell of `given` pixels has one."""
     return max(1, math.ceil(needed / given))
 
 
 def heat_scale(sides: Sequence[Side]) -> Normalize:
-    """The common scale of heat maps: from the smallest to the largest weight, or over a tenth where they are alike."""
+    """The common scale of heat maps: smallest to largest weight, but at least a tenth of the largest wide."""
     low = min(float(side.weights.min()) for side in sides)
     high = max(float(side.weights.max()) for side in sides)
     return Normalize(min(low, 0.9 * high), high)

@@ -1,4 +1,4 @@
-"""A plan for the eye: sharper than the one that scored, and told apart from it.
+"""A sharpened plan for display, which is always labelled as other than the plan that scored.
 
 Legend: B pairs, Rq and Rg regions of the two sides.
 """
@@ -14,36 +14,37 @@ import torch
 from diml.explain.explanation import Explanation
 from diml.matching import Match
 
-M = TypeVar("M", bound=Match)
+AnyMatch = TypeVar("AnyMatch", bound=Match)
 
 
 def check_sharpening(factor: float) -> None:
-    """Refuse a factor of `sharpened` that is less than 1 or not finite."""
+    """Raise ValueError where a factor of `sharpened` is less than 1 or not finite."""
     if not (math.isfinite(factor) and factor >= 1):
         raise ValueError(f"sharpen: need a finite number of at least 1, got {factor}; 1 shows the plan that scored")
 
 
-def sharpened(match: M, factor: float) -> M:
-    """The same pairs with a plan that follows the strongest matches, for showing; scores of it are not the pairs' own.
+def sharpened(match: AnyMatch, factor: float) -> AnyMatch:
+    """The same pairs with a plan that is concentrated on the strongest matches, for display only.
 
-    The entropy of the plan spreads the mass of a region over all that resemble its counterpart. Within each row of the
-    plan, entries are raised to a power and scaled so that the region sends the same mass as before: the order of its
-    matches stays, the share of the strongest grows. Columns no longer receive their weights, and the structural score,
-    again the sum of all contributions, is that of the shown plan. A `Explanation` keeps the score that it had and
-    says so on images and pages.
+    The entropy of the plan spreads the mass of a region over all regions that resemble its counterpart. Within each
+    row of the plan, entries are raised to a power and scaled so that the region sends the same mass as before: the
+    order of its matches stays, the share of the strongest grows. Columns no longer receive their weights, and the
+    structural score, again the sum of all contributions, is that of the plan shown. An `Explanation` keeps the score
+    that it had and states it in figures and pages.
 
     Args:
-        match: of B pairs.
-        factor: the power; 1 leaves the plan as it is, at infinity a region sends all to its strongest match.
+        match: B pairs.
+        factor: the power, at least 1; 1 leaves the plan unchanged, in the limit a region sends all its mass to its
+            strongest match.
 
     Returns:
-        A match of the same kind, B pairs; with factor 1 the match itself.
+        A match of the same type, B pairs; with factor 1 the match itself.
 
     Raises:
         ValueError: `factor` is less than 1 or not finite.
 
     Example:
-        >>> sharpened(match(a, b), 8).ledger().top(3)  # doctest: +SKIP
+        >>> sharpened(diml.match("a.jpg", "b.jpg"), 8).draw()  # doctest: +SKIP
     """
     check_sharpening(factor)
     if factor == 1:
@@ -54,6 +55,6 @@ def sharpened(match: M, factor: float) -> M:
     plan = (powers / rows * mass.sum(dim=2, keepdim=True)).to(match.plan)
     changed: dict[str, Any] = {"plan": plan, "structural": (plan * match.cosine).sum(dim=(1, 2))}
     if isinstance(match, Explanation):
-        before = float(match.structural[0]) if match.scored is None else match.scored
+        before = match.structural if match.scored is None else match.scored
         changed |= {"scored": before, "sharpen": factor * match.sharpen}
     return dataclasses.replace(match, **changed)

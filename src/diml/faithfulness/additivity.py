@@ -1,17 +1,18 @@
-"""Additivity: the entries of the ledger sum to the score that ranks.
+"""Additivity: the entries of the ledger sum to the structural score that ranks.
 
 Legend: B pairs.
 """
 
 from __future__ import annotations
 
-from typing import Unpack
+import dataclasses
+import math
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diml.matching import Match, MatchSettings, Regions, rerank
+from diml.matching import Match, Regions
 
 Floats = NDArray[np.float64]
 
@@ -24,16 +25,16 @@ def additivity_errors(match: Match) -> Floats:
     return errors
 
 
-def ranking_errors(match: Match, query: Regions, gallery: Regions, **settings: Unpack[MatchSettings]) -> Floats:
-    """(B,) |sum of all contributions - structural score of `rerank`|, which on the CPU is the compiled kernel's.
+def ranking_errors(match: Match, query: Regions, gallery: Regions) -> Floats:
+    """(B,) |sum of all contributions - structural score used for ranking|, by the compiled kernel on the CPU.
 
     Args:
-        match: of row i of `query` with row i of `gallery`, made with the same settings.
+        match: row i of `query` with row i of `gallery`; its matcher ranks.
         query, gallery: B images each.
-        settings: as of `diml.matching.match`.
     """
     candidates = torch.arange(len(query), device=query.pooled.device).unsqueeze(1)
-    scores = rerank(query, gallery, candidates, score="structural", **settings).squeeze(1).double().cpu().numpy()
+    structural_only = dataclasses.replace(match.matcher, structural_weight=math.inf)
+    scores = structural_only.score(query, gallery, candidates).squeeze(1).double().cpu().numpy()
     ledgers = (match.ledger(pair) for pair in range(len(match)))
     errors: Floats = np.abs(np.array([ledger.structural for ledger in ledgers]) - scores)
     return errors

@@ -1,4 +1,4 @@
-"""Grad-CAM on the pooled cosine, by the library grad-cam: which regions of the query the whole-image cosine rests on.
+"""Grad-CAM of the pooled cosine, by the library grad-cam: the importance of the query's regions for that cosine.
 
 Legend: B pairs, S pixels of a side, R regions.
 """
@@ -19,31 +19,30 @@ from diml.models import Embedder
 
 Floats = NDArray[np.float64]
 
-#: Images that go through the network at once; what backward needs of them is a hundred times what forward needs.
-AT_ONCE = 4
+#: Images per batch; the backward pass needs a hundred times the memory of the forward pass.
+BATCH = 4
 
 
 def check_grad_cam() -> None:
-    """Refuse, with the remedy, where the library is not installed."""
+    """Raise ValueError where the library is missing."""
     if importlib.util.find_spec("pytorch_grad_cam") is None:
         raise ValueError(
-            "grad_cam: need the package grad-cam, which is not installed; pip install 'diml[faithfulness]', or leave "
-            "this order out with --no-grad-cam"
+            "grad_cam: need the package grad-cam, which is missing; pip install 'diml[faithfulness]', or omit this "
+            "order with --no-grad-cam"
         )
 
 
 def grad_cam_credit(embedder: Embedder, images: Tensor, gallery: Regions, grid: tuple[int, int]) -> Floats:
-    """(B, R) mean heat of each region of the query under Grad-CAM of the pooled cosine of each pair.
+    """(B, R) mean Grad-CAM value of each region of the query for the pooled cosine of each pair.
 
     Args:
         embedder: the network.
-        images: (B, 3, S, S), normalised, the queries.
-        gallery: B images, what they are compared with.
+        images: (B, 3, S, S) the queries, normalised.
+        gallery: B images that they are compared with.
         grid: (rows, columns) of the query's regions.
 
     Raises:
-        ValueError: the library is missing, or no layer of the network gives the feature map as its output (plain
-            transformers).
+        ValueError: the library is missing, or no layer of the network outputs the feature map (plain transformers).
 
     Source: Selvaraju et al., "Grad-CAM", ICCV 2017.
     """
@@ -53,9 +52,9 @@ def grad_cam_credit(embedder: Embedder, images: Tensor, gallery: Regions, grid: 
     layer = _map_layer(embedder, images[:1])
     parts = []
     with GradCAM(model=_Pooled(embedder), target_layers=[layer]) as cam, torch.enable_grad():
-        for start in range(0, len(images), AT_ONCE):
-            given = images[start : start + AT_ONCE].detach().clone().requires_grad_(True)
-            targets = [_PooledCosine(vector) for vector in gallery.pooled[start : start + AT_ONCE].detach()]
+        for start in range(0, len(images), BATCH):
+            given = images[start : start + BATCH].detach().clone().requires_grad_(True)
+            targets = [_PooledCosine(vector) for vector in gallery.pooled[start : start + BATCH].detach()]
             heat = cam(input_tensor=given, targets=targets)
             parts.append(torch.from_numpy(np.asarray(heat, dtype=np.float64)))
     embedder.zero_grad(set_to_none=True)
@@ -64,7 +63,7 @@ def grad_cam_credit(embedder: Embedder, images: Tensor, gallery: Regions, grid: 
 
 
 class _Pooled(nn.Module):
-    """The embedder as a network that gives the pooled vectors."""
+    """The embedder as a network that outputs the pooled vectors."""
 
     def __init__(self, embedder: Embedder) -> None:
         super().__init__()
@@ -76,7 +75,7 @@ class _Pooled(nn.Module):
 
 
 class _PooledCosine:
-    """What is explained: the cosine with one gallery image."""
+    """The explained quantity: the cosine with one gallery image."""
 
     def __init__(self, pooled: Tensor) -> None:
         self.pooled = pooled
@@ -86,7 +85,7 @@ class _PooledCosine:
 
 
 def _map_layer(embedder: Embedder, image: Tensor) -> nn.Module:
-    """The layer whose output is the backbone's feature map: the last of those, as it runs."""
+    """The last layer executed whose output is the backbone's feature map."""
     outputs: list[tuple[nn.Module, Any]] = []
     net: nn.Module = embedder.backbone.net
     layers: list[nn.Module] = [module for module in net.modules() if module is not net]
@@ -102,6 +101,6 @@ def _map_layer(embedder: Embedder, image: Tensor) -> nn.Module:
             found: nn.Module = layer
             return found
     raise ValueError(
-        f"grad_cam: no layer of {embedder.config.backbone!r} gives the feature map as its output; leave this order out "
-        "with --no-grad-cam"
+        f"grad_cam: no layer of {embedder.config.backbone!r} outputs the feature map; omit this order with "
+        "--no-grad-cam"
     )

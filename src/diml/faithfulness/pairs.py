@@ -1,4 +1,4 @@
-"""Which pairs of a data set are looked at, and how their images become regions.
+"""Which pairs of a data set are measured, and how their images become regions.
 
 Legend: B pairs, N images, S pixels of a side.
 """
@@ -15,19 +15,19 @@ from torch import Tensor
 from diml.data import ImageSet
 from diml.matching import Regions
 from diml.models import Embedder
-from diml.models.inference import inference
+from diml.models.backbones import inference
 
-#: Images that go through the network at once.
+#: Images per batch.
 BATCH = 64
 
 
 def choose_pairs(images: ImageSet, count: int, seed: int) -> list[tuple[int, int]]:
-    """Pairs (query, gallery image) of one class by chance, each query once.
+    """Random pairs (query, gallery image) of one class, each query once.
 
     Args:
-        images: labelled; their queries and gallery, where they have them, else all.
-        count: pairs wanted; fewer where there are not as many queries with a companion.
-        seed: of the choice.
+        images: labelled; their queries and gallery if they have them, else all.
+        count: number of pairs; fewer if there are fewer queries with another image of their class.
+        seed: of the random choice.
 
     Raises:
         ValueError: `count` is below 1, or no query has another image of its class in the gallery.
@@ -40,9 +40,9 @@ def choose_pairs(images: ImageSet, count: int, seed: int) -> list[tuple[int, int
     generator = np.random.default_rng(seed)
     chosen: list[tuple[int, int]] = []
     for query in generator.permutation(queries):
-        companions = gallery[(images.labels[gallery] == images.labels[query]) & (gallery != query)]
-        if len(companions):
-            chosen.append((int(query), int(generator.choice(companions))))
+        others = gallery[(images.labels[gallery] == images.labels[query]) & (gallery != query)]
+        if len(others):
+            chosen.append((int(query), int(generator.choice(others))))
         if len(chosen) == count:
             break
     if not chosen:
@@ -51,18 +51,25 @@ def choose_pairs(images: ImageSet, count: int, seed: int) -> list[tuple[int, int
 
 
 def to_input(embedder: Embedder, views: Sequence[Image.Image]) -> Tensor:
-    """(N, 3, S, S) network input of images that are already what the network sees."""
+    """(N, 3, S, S) network input from images that are cropped and scaled already."""
     return torch.stack([embedder.preprocess.normalize(view) for view in views]).to(embedder.device)
 
 
 def embed_views(
-    embedder: Embedder, views: Sequence[Image.Image], advance: Callable[[int], None] = lambda _: None
+    embedder: Embedder,
+    views: Sequence[Image.Image],
+    advance: Callable[[int], None] = lambda _: None,
+    *,
+    shares: bool = False,
 ) -> Regions:
-    """Regions of N images that are already what the network sees; `advance` is told how many are done."""
+    """Regions of N images that are cropped and scaled already; `advance` is called with the number embedded.
+
+    With `shares`, also the shares of the pooled vector, which the ledger of the whole score needs.
+    """
     parts = []
     for start in range(0, len(views), BATCH):
         some = views[start : start + BATCH]
         with inference(embedder, embedder.device, embedder.autocast_type()):
-            parts.append(embedder(to_input(embedder, some)))
+            parts.append(embedder(to_input(embedder, some), **({"shares": True} if shares else {})))
         advance(len(some))
     return Regions.cat(parts)

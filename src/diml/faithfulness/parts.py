@@ -1,6 +1,6 @@
-"""Named parts of birds (CUB-200-2011) as a truth between two photos: where a part of the query is in the gallery photo.
+"""Named parts of birds (CUB-200-2011) as known correspondences between two photos.
 
-Legend: P parts, n parts that are seen on both sides.
+Legend: P parts, n parts visible on both sides.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from PIL import Image
 from torch import Tensor
 
 from diml.data import Preprocess
-from diml.faithfulness.correspondence import Landing, landing
+from diml.faithfulness.correspondence import PlanAccuracy, plan_accuracy
 from diml.faithfulness.warps import Truth
 from diml.matching import Match
 
 Parts = dict[int, tuple[float, float]]
 
-#: Below the folder of the data set: lines `image part x y visible`, and lines `image path`.
+#: In the folder of the data set: lines `image part x y visible`, and lines `image path`.
 LOCATIONS, IMAGES = Path("parts/part_locs.txt"), Path("images.txt")
 
 
 def part_folder(path: Path) -> Path | None:
-    """The folder of a data set that has part locations, from the path of one of its images; None without."""
+    """The folder of a data set with part locations, found from the path of one of its images; None without."""
     return next((parent for parent in path.parents if (parent / LOCATIONS).is_file()), None)
 
 
@@ -32,7 +32,7 @@ def read_parts(folder: Path) -> Mapping[str, Parts]:
     """Visible parts by the path of their image below `images`: number of the part -> (x, y) in pixels.
 
     Raises:
-        ValueError: a line is not of the form that the data set has.
+        ValueError: a line has another format than the data set.
         FileNotFoundError: `images.txt` is missing.
     """
     names: dict[str, str] = {}
@@ -41,7 +41,9 @@ def read_parts(folder: Path) -> Mapping[str, Parts]:
     found: dict[str, Parts] = {name: {} for name in names.values()}
     for words in _lines(folder / LOCATIONS, 5):
         if words[0] not in names:
-            raise ValueError(f"{folder / LOCATIONS}: image number {words[0]} is not in {IMAGES}; fetch the set anew")
+            raise ValueError(
+                f"{folder / LOCATIONS}: image number {words[0]} is not in {IMAGES}; download the data set again"
+            )
         if words[4] == "1":
             found[names[words[0]]][int(words[1])] = (float(words[2]), float(words[3]))
     return found
@@ -51,14 +53,16 @@ def _lines(path: Path, count: int) -> list[list[str]]:
     lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     for number, words in enumerate(lines, start=1):
         if len(words) != count:
-            raise ValueError(f"{path}, line {number}: need {count} words, got {' '.join(words)!r}; fetch the set anew")
+            raise ValueError(
+                f"{path}, line {number}: need {count} words, got {' '.join(words)!r}; download the data set again"
+            )
     return lines
 
 
 def in_view(preprocess: Preprocess, size: tuple[int, int], place: tuple[float, float]) -> tuple[float, float] | None:
-    """Where a pixel of a image of this (width, height) is in what the network sees, x and y in units of its side.
+    """Position of a pixel of an image of (width, height) `size` in the network's input, x and y in units of its side.
 
-    None where the crop leaves it out.
+    None where the pixel is outside the crop.
     """
     x, y = place[0] / size[0], place[1] / size[1]
     if preprocess.mode == "crop":
@@ -70,7 +74,7 @@ def in_view(preprocess: Preprocess, size: tuple[int, int], place: tuple[float, f
 
 
 def parts_in_view(known: Mapping[str, Parts], path: Path, folder: Path, preprocess: Preprocess) -> Parts:
-    """Parts of one image that the network sees, part -> (x, y) in units of the side of what it sees."""
+    """Parts of one image inside the network's input, part -> (x, y) in units of its side."""
     name = path.relative_to(folder / "images").as_posix()
     with Image.open(path) as image:
         size = image.size
@@ -78,16 +82,16 @@ def parts_in_view(known: Mapping[str, Parts], path: Path, folder: Path, preproce
     return {part: place for part, place in places.items() if place is not None}
 
 
-def part_landing(plan: Tensor, match: Match, pair: int, parts_q: Parts, parts_g: Parts) -> Landing | None:
-    """Where the mass of regions with a named part lands; the true cell is the one that has the part in the gallery.
+def part_accuracy(plan: Tensor, match: Match, pair: int, parts_q: Parts, parts_g: Parts) -> PlanAccuracy | None:
+    """Accuracy of a plan on regions with a named part; the true cell is that of the part in the gallery image.
 
     Args:
-        plan: (Rq, Rg), rows in proportion to mass.
-        match, pair: whose grids and weights are taken; a part counts in proportion to the mass of its region.
+        plan: (Rq, Rg), rows proportional to mass.
+        match, pair: grids and weights of the pair; a part counts in proportion to the mass of its region.
         parts_q, parts_g: part -> (x, y) in units of the side.
 
     Returns:
-        Landing; None where no part is seen on both sides, or none of their regions has any mass.
+        PlanAccuracy; None where no part is visible on both sides, or no region with a part has any mass.
     """
     common = sorted(set(parts_q) & set(parts_g))
     if match.grid_q is None or match.grid_g is None or not common:
@@ -97,7 +101,7 @@ def part_landing(plan: Tensor, match: Match, pair: int, parts_q: Parts, parts_g:
         for parts, grid in ((parts_q, match.grid_q), (parts_g, match.grid_g))
     )
     truth = Truth(cells_g, np.ones(len(common), dtype=bool), np.array([parts_g[p] for p in common]), match.grid_g)
-    return landing(plan[cells_q], match.weight_q[pair][cells_q], truth)
+    return plan_accuracy(plan[cells_q], match.weight_q[pair][cells_q], truth)
 
 
 def _cell(place: tuple[float, float], grid: tuple[int, int]) -> int:

@@ -1,4 +1,4 @@
-"""One image a measure: additivity, deletion and insertion, correspondence, stability."""
+"""A figure for each measure: additivity, deletion and insertion, correspondence, stability."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from diml.explain.canvas import INK, PALETTE, QUIET, save_figure
-from diml.faithfulness.findings import MODEL, RANDOM, Finding, Judgement
+from diml.faithfulness.report import MODEL, RANDOM, Estimate, FaithfulnessReport
 from diml.faithfulness.tables import NAMES
 
-#: The methods' colours, the same on every image.
+#: The colours of the methods, the same in every figure.
 _COLOURS: Final = {
     "credit": PALETTE[0],
     "plan": PALETTE[0],
@@ -29,12 +29,12 @@ _COLOURS: Final = {
     "chance": INK,
     "overlap": PALETTE[2],
     "ceiling": QUIET,
-    "strangers": PALETTE[3],
+    "random_gallery": PALETTE[3],
 }
 
 
-def write_plots(found: Judgement, folder: Path) -> list[Path]:
-    """Draw additivity.png, deletion.png, correspondence.png and stability.png; returns their paths."""
+def write_plots(found: FaithfulnessReport, folder: Path) -> list[Path]:
+    """Write additivity.png, deletion.png, correspondence.png and stability.png to a folder; returns their paths."""
     drawn = {
         "additivity": additivity_plot(found),
         "deletion": deletion_plot(found),
@@ -44,8 +44,8 @@ def write_plots(found: Judgement, folder: Path) -> list[Path]:
     return [save_figure(figure, folder / f"{name}.png") for name, figure in drawn.items()]
 
 
-def additivity_plot(found: Judgement) -> Figure:
-    """How large the errors of the sum are, as shares of pairs on a scale of powers of ten."""
+def additivity_plot(found: FaithfulnessReport) -> Figure:
+    """Histogram of the errors of the sum of contributions, on a logarithmic scale."""
     figure, (axes,) = _figure(1)
     edges = np.arange(-12.0, -3.5, 0.5)
     lines = {
@@ -53,10 +53,10 @@ def additivity_plot(found: Judgement) -> Figure:
         "ranking": ("against the structural score of rerank", PALETTE[1]),
     }
     for method, (label, colour) in lines.items():
-        errors = found.studies[MODEL].values["additivity", "", method, "error"]
+        errors = found.measurements[MODEL].values["additivity", "", method, "error"]
         counts, _ = np.histogram(np.log10(np.clip(errors, 1e-12, 1e-4)), edges)
         axes.stairs(counts / len(errors), edges, color=colour, label=label, linewidth=2)
-    axes.axvline(-6, color=QUIET, linewidth=1, linestyle="--", label="what is allowed")
+    axes.axvline(-6, color=QUIET, linewidth=1, linestyle="--", label="tolerance")
     axes.set_xlim(edges[0], edges[-1])
     axes.set_xticks(range(-12, -3, 2), ["-12 or less", "-10", "-8", "-6", "-4 or more"])
     axes.set_xlabel("error of the sum of contributions, power of ten")
@@ -66,23 +66,23 @@ def additivity_plot(found: Judgement) -> Figure:
     return figure
 
 
-def deletion_plot(found: Judgement) -> Figure:
-    """Mean score while regions go, and while they come back, in the order of each method."""
+def deletion_plot(found: FaithfulnessReport) -> Figure:
+    """Mean score while regions are blurred, and while they are restored, in the order of each method."""
     figure, axes = _figure(2)
-    study = found.studies[MODEL]
-    for (kind, method), rows in study.curves.items():
+    measured = found.measurements[MODEL]
+    for (kind, method), rows in measured.curves.items():
         at = axes[0] if kind == "deletion" else axes[1]
         style = "--" if method in ("random", "randomised") else "-"
-        at.plot(study.shares, rows.mean(0), style, color=_COLOURS[method], label=NAMES[method], linewidth=1.8)
+        at.plot(measured.shares, rows.mean(0), style, color=_COLOURS[method], label=NAMES[method], linewidth=1.8)
     for at, title, label in zip(
         axes,
         ("Deletion: lower is better", "Insertion: higher is better"),
-        ("share of regions blurred", "share of regions put back"),
+        ("share of regions blurred", "share of regions restored"),
         strict=True,
     ):
         at.set_title(title, loc="left")
         at.set_xlabel(label)
-        at.set_ylabel("mean score of the pair, embedded again")
+        at.set_ylabel("mean score of the pair")
     lines, words = axes[0].get_legend_handles_labels()
     figure.legend(
         lines, words, frameon=False, fontsize=8, ncols=3, loc="outside lower center"
@@ -90,66 +90,70 @@ def deletion_plot(found: Judgement) -> Figure:
     return figure
 
 
-def correspondence_plot(found: Judgement) -> Figure:
-    """Mass on the true cell by warp and method; triangles are the share of mass whose strongest match is right."""
-    findings = _of(found, MODEL)
+def correspondence_plot(found: FaithfulnessReport) -> Figure:
+    """Mass on the true cell by warp and method; triangles: share of mass whose strongest match is correct."""
+    estimates = _correspondence(found, MODEL)
     methods = [
-        m for m in ("plan", "sharpened", "argmax", "identity", "strangers", "overlap", "ceiling") if _has(findings, m)
+        m
+        for m in ("plan", "sharpened", "argmax", "identity", "random_gallery", "overlap", "ceiling")
+        if _has(estimates, m)
     ]
-    cases = list(dict.fromkeys(f.case for f in findings))
+    cases = list(dict.fromkeys(f.case for f in estimates))
     figure, (axes,) = _figure(1)
-    masses = [f for f in findings if f.quantity == "mass"]
+    masses = [f for f in estimates if f.quantity == "mass"]
     _bars(axes, masses, cases, methods)
     at = _offset(methods, "plan")
-    for study, fill, label in (
+    for network, fill, label in (
         (MODEL, INK, "strongest match of the plan"),
         (RANDOM, "none", "the same, random weights"),
     ):
-        strongest = {f.case: f.value for f in _of(found, study) if (f.quantity, f.method) == ("strongest", "plan")}
+        strongest = {
+            f.case: f.value for f in _correspondence(found, network) if (f.quantity, f.method) == ("strongest", "plan")
+        }
         places = [cases.index(case) + at for case in strongest]
         if places:
             axes.plot(places, list(strongest.values()), "v", color=INK, mfc=fill, ms=5, label=label)
     _draw_chance(axes, [f.value for f in masses if f.method == "uniform"])
-    _label_shares(axes, "Correspondence: one photo under a known warp", "share of mass on the true cell", top=1.35)
+    _label_shares(axes, "Correspondence: a photo under a known warp", "share of mass on the true cell", top=1.35)
     return figure
 
 
-def stability_plot(found: Judgement) -> Figure:
-    """Share of the largest pairs that stay, by disturbance."""
-    findings = [f for f in found.findings[MODEL] if f.measure == "stability"]
+def stability_plot(found: FaithfulnessReport) -> Figure:
+    """Share of the largest pairs that stay, by perturbation."""
+    estimates = [f for f in found.estimates[MODEL] if f.measure == "stability"]
     figure, (axes,) = _figure(1)
-    _bars(axes, findings, list(dict.fromkeys(f.case for f in findings)), ["ledger", "argmax"])
-    _draw_chance(axes, [f.value for f in findings if f.method == "chance"])
-    _label_shares(axes, "Stability: the query disturbed", "share of top pairs unchanged", top=1.2)
+    _bars(axes, estimates, list(dict.fromkeys(f.case for f in estimates)), ["ledger", "argmax"])
+    _draw_chance(axes, [f.value for f in estimates if f.method == "chance"])
+    _label_shares(axes, "Stability: the query perturbed", "share of top pairs unchanged", top=1.2)
     return figure
 
 
-def _of(found: Judgement, study: str) -> list[Finding]:
-    """Findings of the correspondence of one study; none where it was not made."""
-    return [f for f in found.findings.get(study, ()) if f.measure == "correspondence"]
+def _correspondence(found: FaithfulnessReport, network: str) -> list[Estimate]:
+    """Estimates of the correspondence for one network; none where it was not measured."""
+    return [f for f in found.estimates.get(network, ()) if f.measure == "correspondence"]
 
 
 def _draw_chance(axes: Any, values: list[float]) -> None:
-    """A line where chance is: a bar of that height could not be seen."""
+    """A line at chance level, where a bar would be invisible."""
     axes.axhline(float(np.mean(values)), color=_COLOURS["chance"], linewidth=1, linestyle="--", label="chance")
 
 
-def _has(findings: Iterable[Finding], method: str) -> bool:
-    return any(finding.method == method for finding in findings)
+def _has(estimates: Iterable[Estimate], method: str) -> bool:
+    return any(estimate.method == method for estimate in estimates)
 
 
 def _offset(methods: list[str], method: str) -> float:
     return 0.8 * ((methods.index(method) + 0.5) / len(methods) - 0.5)
 
 
-def _bars(axes: Any, findings: Iterable[Finding], cases: list[str], methods: list[str]) -> None:
-    """Groups of bars with intervals: a group a case, a bar a method."""
-    by_name = {(f.case, f.method): f for f in findings}
+def _bars(axes: Any, estimates: Iterable[Estimate], cases: list[str], methods: list[str]) -> None:
+    """Bars with intervals: a group for each case, a bar for each method."""
+    by_name = {(f.case, f.method): f for f in estimates}
     for method in methods:
-        there = [case for case in cases if (case, method) in by_name]
-        at = [cases.index(case) + _offset(methods, method) for case in there]
-        values = np.array([by_name[case, method].value for case in there])
-        low, high = (np.array([getattr(by_name[case, method], end) for case in there]) for end in ("low", "high"))
+        measured = [case for case in cases if (case, method) in by_name]
+        at = [cases.index(case) + _offset(methods, method) for case in measured]
+        values = np.array([by_name[case, method].value for case in measured])
+        low, high = (np.array([getattr(by_name[case, method], end) for case in measured]) for end in ("low", "high"))
         spread = np.clip(np.stack([values - low, high - values]), 0, None)
         axes.bar(
             at,
@@ -166,7 +170,7 @@ def _bars(axes: Any, findings: Iterable[Finding], cases: list[str], methods: lis
 
 
 def _label_shares(axes: Any, title: str, what: str, top: float) -> None:
-    """An axis of shares, with room for the legend above 1."""
+    """An axis of shares, with space for the legend above 1."""
     axes.set_ylabel(what)
     axes.set_ylim(0, top)
     axes.set_yticks(np.arange(0, 1.01, 0.2))
@@ -179,7 +183,7 @@ def _label_shares(axes: Any, title: str, what: str, top: float) -> None:
 
 def _figure(panels: int) -> tuple[Figure, list[Any]]:
     figure = Figure(figsize=(9, 4), dpi=100, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)  # without it the layout is made only when the figure is saved
+    FigureCanvasAgg(figure)  # without a canvas, constrained layout runs only when the figure is saved
     axes = list(np.atleast_1d(np.asarray(figure.subplots(1, panels), dtype=object)))
     for at in axes:
         at.spines[["top", "right"]].set_visible(False)

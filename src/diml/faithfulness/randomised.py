@@ -1,4 +1,4 @@
-"""The same network with its weights drawn anew: what an explanation says of it should be worth nothing."""
+"""The control of every measure: the same network with random weights, whose explanations should be worthless."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import nn
 
 from diml.models import Embedder
 
-#: Standard deviation of weights that belong to no layer with a way of its own to draw them (tokens of transformers).
-_LOOSE = 0.02
+#: Standard deviation of weights outside layers that can initialise themselves (tokens of transformers).
+_TOKEN_STD = 0.02
 
 
 def randomised(embedder: Embedder, seed: int) -> Embedder:
-    """A copy of an embedder with fresh random weights in every layer, and batch norm as before any training.
+    """A copy of an embedder with new random weights in every layer, and batch norm as initialised.
 
     Args:
-        embedder: is left as it is.
-        seed: of the weights; the global generator is not moved.
+        embedder: stays unchanged.
+        seed: of the weights; the state of the global generator is kept.
 
     Source: Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018 (all layers at once).
     """
@@ -32,7 +32,7 @@ def randomised(embedder: Embedder, seed: int) -> Embedder:
                 reset()
             else:
                 for weight in layer.parameters(recurse=False):
-                    nn.init.normal_(weight, std=_LOOSE)
+                    nn.init.normal_(weight, std=_TOKEN_STD)
             fitted = getattr(layer, "weight", None)  # of head "whiten": a buffer
             if isinstance(fitted, torch.Tensor) and not isinstance(fitted, nn.Parameter):
                 nn.init.normal_(fitted, std=fitted.shape[-1] ** -0.5)

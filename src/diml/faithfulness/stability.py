@@ -1,6 +1,6 @@
-"""Stability: do the largest entries of the ledger stay the same when the query is disturbed?
+"""Stability: do the largest entries of the ledger stay the same when the query is perturbed?
 
-Legend: B pairs, n entries that are compared, S pixels of a side.
+Legend: B pairs, n entries compared, S pixels of a side.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from diml.matching import Match
 
 Floats = NDArray[np.float64]
 
-#: Noise, evenly distributed within plus and minus this share of the range of values, and the quality of JPEG.
+#: Amplitude of the uniform noise as a fraction of the range of values, and the JPEG quality.
 NOISE, QUALITY = 0.2, 50
 
 
 def noisy(view: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """The image with even noise of +- `NOISE` of the range on every value; what leaves the range is cut."""
+    """The image with uniform noise of +- `NOISE` of the range on every value, clipped to the range."""
     values = np.asarray(view, dtype=np.float64)
     moved = values + generator.uniform(-NOISE, NOISE, values.shape) * 255
     return Image.fromarray(np.rint(np.clip(moved, 0, 255)).astype(np.uint8))
 
 
 def as_jpeg(view: Image.Image, _: np.random.Generator) -> Image.Image:
-    """The image after saving it as JPEG of `QUALITY`."""
+    """The image after JPEG compression at `QUALITY`."""
     file = io.BytesIO()
     view.save(file, format="JPEG", quality=QUALITY)
     file.seek(0)
@@ -39,28 +39,28 @@ def as_jpeg(view: Image.Image, _: np.random.Generator) -> Image.Image:
         return image.convert("RGB")
 
 
-#: Name -> what is done to the query as the network sees it.
-DISTURBANCES: Final[Mapping[str, Callable[[Image.Image, np.random.Generator], Image.Image]]] = {
+#: Name -> perturbation of the query as the network sees it.
+PERTURBATIONS: Final[Mapping[str, Callable[[Image.Image, np.random.Generator], Image.Image]]] = {
     "noise": noisy,
     "jpeg": as_jpeg,
 }
 
 
 def top_pairs(values: Tensor, count: int) -> Tensor:
-    """(B, n) int64 places in the flattened matrices (B, Rq, Rg) of their largest entries, ties in row-major order."""
+    """(B, n) int64 positions of the largest entries in the flattened (B, Rq, Rg), ties in row-major order."""
     flat = values.flatten(1)
     return torch.argsort(flat, dim=1, descending=True, stable=True)[:, :count]
 
 
 def share_unchanged(before: Tensor, after: Tensor, count: int) -> Floats:
-    """(B,) share of the `count` largest entries of matrices (B, Rq, Rg) that are among the largest afterwards too."""
+    """(B,) fraction of the `count` largest entries of matrices (B, Rq, Rg) that are still among the largest."""
     first, second = top_pairs(before, count), top_pairs(after, count)
     shares: Floats = (first.unsqueeze(2) == second.unsqueeze(1)).any(dim=2).double().mean(dim=1).cpu().numpy()
     return shares
 
 
 def stability(before: Match, after: Match, count: int) -> dict[str, Floats]:
-    """Method -> (B,) share of top pairs unchanged: of contributions ("ledger"), and of cosines alone ("argmax")."""
+    """Method -> (B,) fraction of top pairs unchanged: of contributions ("ledger") and of cosines ("argmax")."""
     contributions = [match.plan.double() * match.cosine.double() for match in (before, after)]
     return {
         "ledger": share_unchanged(contributions[0], contributions[1], count),
@@ -69,6 +69,6 @@ def stability(before: Match, after: Match, count: int) -> dict[str, Floats]:
 
 
 def chance(match: Match, count: int) -> float:
-    """The share that would be unchanged if both sets were drawn by chance."""
+    """The expected fraction unchanged if both sets were random."""
     entries = match.plan.shape[1] * match.plan.shape[2]
     return min(count, entries) / entries

@@ -1,4 +1,4 @@
-"""The findings as tables for the screen: shares in percent, scores as they are, 95 % intervals beside them."""
+"""The estimates as tables for the terminal: shares in percent, scores as fractions, with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Final
 
 from rich.table import Table
 
-from diml.faithfulness.findings import MODEL, Finding, Judgement
+from diml.faithfulness.report import MODEL, Estimate, FaithfulnessReport
 
-#: What the methods are called.
+#: Displayed names of the methods.
 NAMES: Final = {
     "ledger": "the ledger",
     "ranking": "score that ranks",
@@ -23,36 +23,36 @@ NAMES: Final = {
     "sharpened": "plan, sharpened",
     "identity": "same place",
     "uniform": "uniform",
-    "strangers": "gallery by random weights",
+    "random_gallery": "gallery by random weights",
     "overlap": "knows the warp: overlap",
     "ceiling": "knows the warp: ceiling",
     "chance": "chance",
 }
 
 
-def tables(found: Judgement, study: str = MODEL) -> list[Table]:
-    """One table a measure of one study of a judgement."""
-    findings = found.findings[study]
-    made = [_additivity(findings), _deletion(findings), _correspondence(findings), _stability(findings)]
+def tables(found: FaithfulnessReport, network: str = MODEL) -> list[Table]:
+    """One table for each measure of one network."""
+    estimates = found.estimates[network]
+    made = [_additivity(estimates), _deletion(estimates), _correspondence(estimates), _stability(estimates)]
     for table in made:
-        table.title = f"{table.title}, {study}"
+        table.title = f"{table.title}, {network}"
     return made
 
 
-def _additivity(findings: Iterable[Finding]) -> Table:
+def _additivity(estimates: Iterable[Estimate]) -> Table:
     table = _table("Additivity", "Largest error over the pairs", ("sum of the contributions against", "error"))
-    for finding in findings:
-        if finding.measure == "additivity":
-            against = "structural score of match" if finding.method == "ledger" else "structural score of rerank"
-            table.add_row(against, f"{finding.value:.1e}")
+    for estimate in estimates:
+        if estimate.measure == "additivity":
+            against = "structural score of match" if estimate.method == "ledger" else "structural score of rerank"
+            table.add_row(against, f"{estimate.value:.1e}")
     return table
 
 
-def _deletion(findings: tuple[Finding, ...]) -> Table:
-    caption = "Area under the curve of the score; good: deletion low, insertion high. Less random: paired by pair."
+def _deletion(estimates: tuple[Estimate, ...]) -> Table:
+    caption = "Area under the curve of the score; better: deletion low, insertion high. Less random: paired difference."
     columns = ("order", "deletion", "less random", "insertion", "less random")
     table = _table("Deletion and insertion", caption, columns)
-    numbers = {(f.measure, f.method, f.quantity): f for f in findings if f.measure in ("deletion", "insertion")}
+    numbers = {(f.measure, f.method, f.quantity): f for f in estimates if f.measure in ("deletion", "insertion")}
     for method in dict.fromkeys(method for _, method, _ in numbers):
         cells = []
         for measure in ("deletion", "insertion"):
@@ -63,11 +63,11 @@ def _deletion(findings: tuple[Finding, ...]) -> Table:
     return table
 
 
-def _correspondence(findings: tuple[Finding, ...]) -> Table:
-    caption = "Percent of the mass of regions with a counterpart; strongest: whose strongest match is the true cell."
+def _correspondence(estimates: tuple[Estimate, ...]) -> Table:
+    caption = "Percent of the mass of regions with a counterpart; strongest: their strongest match is the true cell."
     columns = ("warp", "method", "mass on true cell", "within one", "strongest", "of regions")
     table = _table("Correspondence", caption, columns)
-    numbers = {(f.case, f.method, f.quantity): f for f in findings if f.measure == "correspondence"}
+    numbers = {(f.case, f.method, f.quantity): f for f in estimates if f.measure == "correspondence"}
     last = ""
     for case, method in dict.fromkeys((case, method) for case, method, _ in numbers):
         if case != last and last:
@@ -75,16 +75,16 @@ def _correspondence(findings: tuple[Finding, ...]) -> Table:
         mass = numbers[case, method, "mass"]
         cells = [f"{_percent(mass.value)} ({_percent(mass.low)}..{_percent(mass.high)})"]
         for quantity in ("near", "strongest", "regions"):
-            finding = numbers.get((case, method, quantity))
-            cells.append("" if finding is None else _percent(finding.value))
+            estimate = numbers.get((case, method, quantity))
+            cells.append("" if estimate is None else _percent(estimate.value))
         table.add_row(case if case != last else "", NAMES[method], *cells)
         last = case
     return table
 
 
-def _stability(findings: Iterable[Finding]) -> Table:
+def _stability(estimates: Iterable[Estimate]) -> Table:
     table = _table("Stability", "Percent of the largest pairs of regions that stay among them", ("query", "of", "same"))
-    for f in findings:
+    for f in estimates:
         if f.measure == "stability":
             spread = "" if f.method == "chance" else f" ({_percent(f.low)}..{_percent(f.high)})"
             table.add_row(f.case, NAMES[f.method], _percent(f.value) + spread)

@@ -1,7 +1,7 @@
-"""One photo seen twice under a known warp, so that the true counterpart of every cell is known.
+"""Two views of one photo under a known warp, so that the true counterpart of every cell is known.
 
-Both sides are windows into one image, the field of view of the model at twice its resolution: neither shows
-anything that is not in the photo, so that no border of filling tells the answer.
+Both views are windows of one image, the field of view of the model at twice its resolution: neither extends beyond the
+photo, so that no padding gives the correspondence away.
 
 Legend: R regions, S pixels of the network's input.
 """
@@ -21,19 +21,19 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Grid = tuple[int, int]
 
-#: A shift by two of seven cells, a crop of three quarters of the side, a turn in degrees, corners moved by up to this.
+#: Shift by two of seven cells, crop of three quarters of the side, rotation in degrees, largest shift of corners.
 SHIFT, CROP, TURN, CORNER = 2 / 7, 3 / 4, 15.0, 0.2
 
-#: Places of the four corners of a image whose sides are 1: (x, y), clockwise from the top left.
+#: The four corners of the unit square: (x, y), clockwise from the top left.
 CORNERS: Final = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 
 
 @dataclass(frozen=True, eq=False)
 class Warp:
-    """Where the two sides look.
+    """The windows of the two sides.
 
     Args:
-        query, gallery: (3, 3) homographies from the side's own unit square, (x, y, 1), into that of the photo.
+        query, gallery: (3, 3) homographies from the unit square of the side, (x, y, 1), into that of the photo.
     """
 
     query: Floats
@@ -45,11 +45,11 @@ class Warp:
                 raise ValueError(f"{name}: need an invertible (3, 3) matrix, got {window.tolist()}")
 
     def sides(self, photo: Image.Image, size: int) -> tuple[Image.Image, Image.Image]:
-        """What query and gallery see of a photo, each size x size pixels."""
+        """Query and gallery view of a photo, each size x size pixels."""
         return _seen(photo, self.query, size), _seen(photo, self.gallery, size)
 
     def moved(self, points: Floats) -> Floats:
-        """Where points (n, 2) of the query are in the gallery image, both in units of the side."""
+        """Positions in the gallery image of points (n, 2) of the query, both in units of the side."""
         return mapped(np.linalg.inv(self.gallery) @ self.query, points)
 
 
@@ -58,9 +58,9 @@ class Truth:
     """The true counterparts of a query's regions.
 
     Args:
-        cell: (R,) int64, the gallery region whose centre is nearest; of no meaning where `inside` is False.
-        inside: (R,) bool, whether the region's centre is in the gallery image at all.
-        place: (R, 2) that centre in the gallery image, in units of its side, x and y.
+        cell: (R,) int64, the gallery region with the nearest centre; meaningless where `inside` is False.
+        inside: (R,) bool, whether the region's centre is inside the gallery image.
+        place: (R, 2) position of that centre in the gallery image, x and y in units of its side.
         grid: (rows, columns) of the gallery's regions.
     """
 
@@ -71,7 +71,7 @@ class Truth:
 
     @property
     def near(self) -> NDArray[np.bool_]:
-        """(R, R) whether a gallery region is the true one or touches it, also at a corner."""
+        """(R, R) whether a gallery region is the true one or one of its 8 neighbours."""
         columns = self.grid[1]
         row, column = (part(np.arange(self.grid[0] * columns), columns) for part in (np.floor_divide, np.mod))
         rows = np.abs(self.cell[:, None] // columns - row) <= 1
@@ -80,7 +80,7 @@ class Truth:
 
 
 def true_cells(warp: Warp, grid_q: Grid, grid_g: Grid) -> Truth:
-    """Where the regions of a query grid are in the gallery grid: the cell that the centre of the region falls into."""
+    """The counterparts of the regions of a query grid: the gallery cell that contains the centre of the region."""
     place = warp.moved(cell_centres(grid_q))
     inside = np.array([0 < x < 1 and 0 < y < 1 for x, y in place.tolist()], dtype=np.bool_)
     column, row = (np.clip(np.floor(place[:, axis] * grid_g[1 - axis]), 0, grid_g[1 - axis] - 1) for axis in (0, 1))
@@ -132,7 +132,7 @@ def _flip(_: np.random.Generator) -> Warp:
 
 
 def _shift(generator: np.random.Generator) -> Warp:
-    """Two windows of one size, the second two cells of seven to the right, left, below or above of the first."""
+    """Two windows of one size, the second two of seven cells to the right, left, below or above the first."""
     side = 1 / (1 + SHIFT)
     ends = [(0.0, (1 - side) / 2), (1 - side, (1 - side) / 2)]
     if generator.random() < 0.5:
@@ -156,7 +156,7 @@ def _homography(generator: np.random.Generator) -> Warp:
     return Warp(np.eye(3), homography(CORNERS + inward))
 
 
-#: Kind of warp -> one of that kind, by chance where there is a choice.
+#: Kind of warp -> a random warp of that kind.
 WARPS: Final[Mapping[str, Callable[[np.random.Generator], Warp]]] = {
     "identity": _identity,
     "crop": _crop,
@@ -168,7 +168,7 @@ WARPS: Final[Mapping[str, Callable[[np.random.Generator], Warp]]] = {
 
 
 def _seen(photo: Image.Image, view: Floats, size: int) -> Image.Image:
-    """The photo through a window: antialiased by drawing it twice as large."""
+    """The photo through a window, antialiased by drawing it at twice the size."""
     fine = 2 * size
     scale_in, scale_out = np.diag([1 / fine, 1 / fine, 1.0]), np.diag([photo.width, photo.height, 1.0])
     pixels = scale_out @ view @ scale_in

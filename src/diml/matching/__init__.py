@@ -4,7 +4,7 @@ Read in this order: `regions`, `weights`, `transport`, `matcher`, `retrieval`, `
 `planned` is the differentiable form for training, `native` binds the compiled kernel.
 """
 
-from diml.matching.ledger import Contrast, Flow, Ledger
+from diml.matching.ledger import Contrast, Ledger
 from diml.matching.matcher import ConvergenceWarning, Match, Matcher, match, rerank
 from diml.matching.regions import QuantizedRegions, Regions
 from diml.matching.retrieval import Ranking, nearest
@@ -13,7 +13,6 @@ from diml.matching.transport import TransportPlan, sinkhorn
 __all__ = [
     "Contrast",
     "ConvergenceWarning",
-    "Flow",
     "Ledger",
     "Match",
     "Matcher",

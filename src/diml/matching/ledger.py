@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from diml.matching.regions import NOT_COMPUTED
+
 Number = TypeVar("Number", float, Tensor)
 
 
@@ -52,6 +54,8 @@ class Ledger:
         pooled: cosine of the pooled vectors.
         grid_q, grid_g: (rows, columns) of the regions of either side, or None.
         structural_weight: weight of the structural score in `score` (see `Matcher`).
+        pooled_parts: (Rq, Rg) float64, the pooled cosine as a sum over pairs of regions, or None (see `Match`).
+        undivided: why there are no `pooled_parts`; empty where there are.
 
     Source: Zhao et al., ICCV 2021, section 3.3.
     """
@@ -62,6 +66,8 @@ class Ledger:
     grid_q: tuple[int, int] | None = None
     grid_g: tuple[int, int] | None = None
     structural_weight: float = 1.0
+    pooled_parts: Tensor | None = None
+    undivided: str = NOT_COMPUTED
 
     @property
     def contributions(self) -> Tensor:
@@ -88,6 +94,27 @@ class Ledger:
         """pooled + structural_weight * structural."""
         return combined(self.pooled, self.structural, self.structural_weight)
 
+    @property
+    def has_whole(self) -> bool:
+        """Whether the whole score is a sum over pairs of regions; if not, the pooled cosine is a term of its own."""
+        return self.pooled_parts is not None or math.isinf(self.structural_weight)
+
+    @property
+    def whole(self) -> Tensor:
+        """(Rq, Rg) float64: the whole score as one sum, pooled_parts + structural_weight * contributions.
+
+        It sums to `score` up to the rounding of the vectors (below 1e-6). Row and column sums are the totals of the
+        regions of either side. Parts of the pooled cosine can be negative, as the cells of two images partly cancel.
+
+        Raises:
+            ValueError: the pooled cosine is not divided among pairs of regions (`undivided` says why).
+        """
+        if math.isinf(self.structural_weight):
+            return self.contributions
+        if self.pooled_parts is None:
+            raise ValueError(f"whole: need pooled_parts, got none: {self.undivided}")
+        return combined(self.pooled_parts.double(), self.contributions, self.structural_weight)
+
     def top(self, n: int) -> list[Flow]:
         """The n largest contributions (or all, if there are fewer), largest first, ties in row-major order."""
         if n < 0:
@@ -100,6 +127,8 @@ class Ledger:
     def contrast(self, other: Ledger) -> Contrast:
         """Why this pair scores above (or below) another pair of the same query.
 
+        The contrast has the difference of the whole scores per region where both ledgers have `whole`.
+
         Raises:
             ValueError: the queries' regions or the structural weights of the two ledgers differ.
         """
@@ -110,14 +139,24 @@ class Ledger:
             got = f"{other.structural_weight} against {self.structural_weight}"
             raise ValueError(f"other: need the same structural_weight, got {got}; compare both with one Matcher")
         regions, pooled = self.total_q - other.total_q, self.pooled - other.pooled
-        return Contrast(regions, pooled, self.grid_q, self.structural_weight)
+        both = self.has_whole and other.has_whole
+        whole = self.whole.sum(dim=1) - other.whole.sum(dim=1) if both else None
+        return Contrast(regions, pooled, self.grid_q, self.structural_weight, whole)
 
     def to_dict(self, top: int = 10) -> dict[str, Any]:
-        """Plain values: scores, grids, the `top` largest contributions, totals of both sides, plan and cosine."""
+        """Plain values: scores, grids, the `top` largest contributions, totals of both sides, plan and cosine.
+
+        Also `pooled_parts` {total_q, total_g}, totals of the pooled cosine of both sides; or `undivided`, the reason
+        why it cannot be divided. Neither where shares were not computed.
+        """
         plain = {name: getattr(self, name) for name in ("score", "pooled", "structural", "grid_q", "grid_g")}
         weight = {"structural_weight": plain_weight(self.structural_weight)}
         tensors = {name: getattr(self, name).tolist() for name in ("total_q", "total_g", "plan", "cosine")}
-        return plain | weight | {"top": [asdict(flow) for flow in self.top(top)]} | tensors
+        divided: dict[str, Any] = {} if self.undivided == NOT_COMPUTED else {"undivided": self.undivided}
+        if self.pooled_parts is not None:
+            sums = {"total_q": self.pooled_parts.sum(dim=1), "total_g": self.pooled_parts.sum(dim=0)}
+            divided = {"pooled_parts": {name: total.tolist() for name, total in sums.items()}}
+        return plain | weight | {"top": [asdict(flow) for flow in self.top(top)]} | tensors | divided
 
     def to_json(self, top: int = 10) -> str:
         """`to_dict` as JSON text; fractions, not percent."""
@@ -154,12 +193,15 @@ class Contrast:
         pooled: pooled cosine with A minus that with B.
         grid_q: (rows, columns) of the query's regions, or None.
         structural_weight: as of both ledgers.
+        whole: (Rq,) float64: whole score of each region of the query with A minus that with B; they sum to `score`.
+            None where the pooled cosine of A or B is not divided among pairs of regions.
     """
 
     regions: Tensor
     pooled: float
     grid_q: tuple[int, int] | None = None
     structural_weight: float = 1.0
+    whole: Tensor | None = None
 
     @property
     def structural(self) -> float:
@@ -172,15 +214,21 @@ class Contrast:
         return combined(self.pooled, self.structural, self.structural_weight)
 
     def top(self, n: int) -> list[int]:
-        """The n regions (or all) with the largest differences of either sign, ties in row-major order."""
+        """The n regions (or all) with the largest differences of either sign, ties in row-major order.
+
+        By the differences of the whole scores where they are known, else of the structural scores.
+        """
         if n < 0:
             raise ValueError(f"n: need 0 or more, got {n}")
-        return [int(region) for region in torch.argsort(self.regions.abs(), descending=True, stable=True)[:n]]
+        differences = (self.regions if self.whole is None else self.whole).abs()
+        return [int(region) for region in torch.argsort(differences, descending=True, stable=True)[:n]]
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values: score, pooled, structural, structural_weight, grid_q, regions."""
+        """Plain values: score, pooled, structural, structural_weight, grid_q, regions; whole where it is known."""
         numbers = {name: getattr(self, name) for name in ("score", "pooled", "structural", "grid_q")}
-        return {**numbers, "structural_weight": plain_weight(self.structural_weight), "regions": self.regions.tolist()}
+        whole = {} if self.whole is None else {"whole": self.whole.tolist()}
+        weight = {"structural_weight": plain_weight(self.structural_weight)}
+        return {**numbers, **weight, "regions": self.regions.tolist(), **whole}
 
     def __repr__(self) -> str:
         return f"Contrast({len(self.regions)} regions, score {self.score:+.4f}, pooled {self.pooled:+.4f})"

@@ -20,7 +20,7 @@ from torch import Tensor
 from diml.matching import native
 from diml.matching.ledger import Contrast, Ledger, Number, combined, plain_weight
 from diml.matching.pairs import by_content
-from diml.matching.regions import SHORTS_PER_UNIT, QuantizedRegions, Regions
+from diml.matching.regions import NOT_COMPUTED, SHORTS_PER_UNIT, QuantizedRegions, Regions
 from diml.matching.retrieval import NOTHING, Ranking
 from diml.matching.transport import EPSILON, MAX_ITERATIONS, TOLERANCE, TransportPlan, check_solver, sinkhorn
 from diml.matching.weights import Weights, cross_correlation_weights, given_weights
@@ -98,7 +98,8 @@ class Matcher:
                 sum to 1 a row; they replace those of the setting `weights`.
 
         Returns:
-            Match of B pairs in float32 (float64 for float64 input), also under autocast.
+            Match of B pairs in float32 (float64 for float64 input), also under autocast; with `pooled_parts` where both
+            sides have shares of their pooled vectors.
 
         Raises:
             TypeError, ValueError: the two sides do not fit together.
@@ -112,14 +113,22 @@ class Matcher:
         else:
             dense_g = gallery.dense.unsqueeze(1).expand(len(query), -1, -1, -1)
             pooled_g = gallery.pooled.unsqueeze(1).expand(len(query), -1, -1)
-        return _compare(self, query, dense_g, pooled_g, gallery.grid, weights)
+        return _with_pooled_parts(_compare(self, query, dense_g, pooled_g, gallery.grid, weights), query, gallery)
 
-    def score(self, query: Regions, gallery: Images, candidates: Candidates) -> Tensor:
+    def score(
+        self,
+        query: Regions,
+        gallery: Images,
+        candidates: Candidates,
+        *,
+        weights: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """Scores of query i against the gallery rows `candidates[i]`, without their plans.
 
         Args:
             query, gallery: Q and N images on one device, stored in any float type; the gallery also as int8 or int16.
             candidates: (Q, K) integer rows of `gallery`; K may be 0. A tensor, numpy array or lists.
+            weights: (1, Rq) and (1, Rg), the same for all pairs, as of `match`; computed in torch.
 
         Returns:
             (Q, K), higher is more similar; float32 (float64 for float64 input), without gradient.
@@ -129,15 +138,22 @@ class Matcher:
             ConvergenceWarning: (a warning) pairs stopped at `max_iterations`.
         """
         rows = _rows(query, gallery, candidates)
-        found = _score_candidates(self, query, gallery, rows)
+        found = _score_candidates(self, query, gallery, rows, weights)
         found.warn(stacklevel=3)
         return found.scores
 
-    def rerank(self, query: Regions, gallery: Images, candidates: Candidates) -> Ranking:
+    def rerank(
+        self,
+        query: Regions,
+        gallery: Images,
+        candidates: Candidates,
+        *,
+        weights: tuple[Tensor, Tensor] | None = None,
+    ) -> Ranking:
         """Stage 2 of retrieval: the candidates of each query sorted by their scores, equal scores in gallery order.
 
         Args:
-            query, gallery, candidates: as of `score`; -1 stands for no image, as `nearest` gives it.
+            query, gallery, candidates, weights: as of `score`; -1 stands for no image, as `nearest` gives it.
 
         Returns:
             Ranking of K ranks with their `scores`.
@@ -147,7 +163,7 @@ class Matcher:
         """
         rows = _rows(query, gallery, candidates, lowest=NOTHING)
         missing = rows == NOTHING
-        found = _score_candidates(self, query, gallery, rows.clamp_min(0))
+        found = _score_candidates(self, query, gallery, rows.clamp_min(0), weights)
         found.warn(stacklevel=3)
         scores = found.scores.masked_fill(missing, -torch.inf)
         order = Ranking._trusted(rows.long(), len(gallery)).reranked(scores).order
@@ -240,6 +256,10 @@ class Match(TransportPlan):
         weight_q, weight_g: (B, Rq) and (B, Rg) mass that each region sends or receives.
         matcher: the settings.
         grid_q, grid_g: (rows, columns) of the regions, or None where they form no known grid.
+        pooled_parts: (B, Rq, Rg) float64 part of the pooled cosine that each pair of regions accounts for, without
+            gradient: <share of the query's pooled vector, share of the gallery image's>; they sum to `pooled`. None
+            where a side has no shares (see `Regions.shares`).
+        undivided: why there are no `pooled_parts`; empty where there are.
     """
 
     cosine: Tensor
@@ -250,6 +270,8 @@ class Match(TransportPlan):
     matcher: Matcher
     grid_q: Grid | None = None
     grid_g: Grid | None = None
+    pooled_parts: Tensor | None = None
+    undivided: str = NOT_COMPUTED
 
     @property
     def score(self) -> Tensor:
@@ -270,7 +292,9 @@ class Match(TransportPlan):
     def ledger(self, pair: int = 0) -> Ledger:
         """The score of one pair as a sum of contributions of pairs of regions."""
         cosine, pooled = self.cosine[pair].detach(), float(self.pooled[pair].detach())
-        return Ledger(self.plan[pair], cosine, pooled, self.grid_q, self.grid_g, self.matcher.structural_weight)
+        parts = None if self.pooled_parts is None else self.pooled_parts[pair]
+        weight = self.matcher.structural_weight
+        return Ledger(self.plan[pair], cosine, pooled, self.grid_q, self.grid_g, weight, parts, self.undivided)
 
     def contrast(self, other: Match, pair: int = 0, other_pair: int = 0) -> Contrast:
         """Why one of these pairs scores above a pair of `other`; both must be of the same query (see `Contrast`)."""
@@ -362,14 +386,27 @@ def _compare(
             transport = sinkhorn(1 - cosine, weight_q, weight_g, **matcher.solver)
         structural = (transport.plan * cosine).sum(dim=(1, 2))
     parts = {"cosine": cosine, "structural": structural, "pooled": pooled, "weight_q": weight_q, "weight_g": weight_g}
-    return Match(**vars(transport), **parts, matcher=matcher, grid_q=query.grid, grid_g=grid_g)
+    found: dict[str, Any] = vars(transport) | parts
+    return Match(**found, matcher=matcher, grid_q=query.grid, grid_g=grid_g)
 
 
 @torch.no_grad()
-def _score_candidates(matcher: Matcher, query: Regions, gallery: Images, candidates: Tensor) -> CandidateScores:
+def _with_pooled_parts(found: Match, query: Regions, gallery: Regions) -> Match:
+    """The match with its pooled cosines divided among pairs of regions, or with the reason why they are not."""
+    if query.shares is None or gallery.shares is None:
+        return replace(found, undivided=query.undivided if query.shares is None else gallery.undivided)
+    with torch.autocast(query.shares.device.type, enabled=False):
+        parts = query.shares.double() @ gallery.shares.double().mT
+    return replace(found, pooled_parts=parts, undivided="")
+
+
+@torch.no_grad()
+def _score_candidates(
+    matcher: Matcher, query: Regions, gallery: Images, candidates: Tensor, weights: tuple[Tensor, Tensor] | None
+) -> CandidateScores:
     """(Q, K) scores, by the kernel where it suits."""
-    if not _compiled(query, gallery):
-        return _score_torch(matcher, query, gallery, candidates)
+    if weights is not None or not _compiled(query, gallery):
+        return _score_torch(matcher, query, gallery, candidates, weights)
     rows = torch.arange(len(query)).repeat_interleave(candidates.shape[1])
     found = _score_native(matcher, query, gallery, rows, candidates.flatten())
     return CandidateScores(found.scores.reshape(candidates.shape), found.converged.reshape(candidates.shape))
@@ -391,8 +428,13 @@ def _compiled(query: Regions, gallery: Images) -> bool:
 def _score_native(matcher: Matcher, query: Regions, gallery: Images, rows: Tensor, images: Tensor) -> CandidateScores:
     """Scores (P,) of queries `rows` against gallery `images`, by the kernel; what float32 cannot hold is torch's."""
     codes, scale = (gallery.codes, gallery.scale) if isinstance(gallery, QuantizedRegions) else (gallery.dense, None)
-    given = (gallery.pooled, rows, images, matcher.weights == "uniform")
-    found = native.score(query.dense, query.pooled, codes, scale, *given, **matcher.solver)
+    found = native.score(
+        native.StoredRegions(query.dense, query.pooled),
+        native.StoredRegions(codes, gallery.pooled, scale),
+        native.PairIndices(rows, images),
+        native.SolverSettings(**matcher.solver),
+        uniform=matcher.weights == "uniform",
+    )
     scores, converged = matcher.combine(found.pooled, found.structural), found.converged
     wide = found.too_wide.nonzero().squeeze(1)
     if len(wide):
@@ -414,7 +456,13 @@ def _score_pairs_torch(
     return CandidateScores(scores.squeeze(1), converged.squeeze(1))
 
 
-def _score_torch(matcher: Matcher, query: Regions, gallery: Images, candidates: Tensor) -> CandidateScores:
+def _score_torch(
+    matcher: Matcher,
+    query: Regions,
+    gallery: Images,
+    candidates: Tensor,
+    weights: tuple[Tensor, Tensor] | None = None,
+) -> CandidateScores:
     """Scores (Q, K) in torch, block by block: the readable twin of the kernel."""
     integers = isinstance(gallery, QuantizedRegions) and gallery.codes.dtype == torch.int16
     compared = Regions._trusted(_steps(query.dense), _steps(query.pooled), query.grid) if integers else query
@@ -424,7 +472,8 @@ def _score_torch(matcher: Matcher, query: Regions, gallery: Images, candidates: 
     for rows, columns in _blocks(query, gallery, candidates.shape[1]):
         chosen = candidates[rows, columns].long()
         dense, pooled = gallery.gather(chosen)
-        found = _compare(matcher, compared[rows], dense, _steps(pooled) if integers else pooled, gallery.grid)
+        weighing = _steps(pooled) if integers else pooled
+        found = _compare(matcher, compared[rows], dense, weighing, gallery.grid, weights)
         if integers:  # rounded pooled vectors weigh the regions; the pooled cosine is not rounded
             found = replace(found, pooled=(query.pooled[rows].unsqueeze(1) * pooled).sum(dim=2).flatten())
         scores[rows, columns] = found.score.reshape(chosen.shape)

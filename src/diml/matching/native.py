@@ -1,7 +1,7 @@
-"""The compiled CPU kernel: scores of embedded pairs, transport plans, nearest images. Same results as the torch path.
+"""The compiled CPU kernel: scores of embedded pairs, transport plans, gradients, nearest images.
 
-Nothing here is needed: `diml.matching` asks `suits` and goes by way of torch where the answer is no. DIML_NATIVE=0
-in the environment turns the kernel off. Legend: Q queries, N images, B pairs or problems, R regions, D channels.
+It is optional: `diml.matching` asks `suits` and computes the same in torch where the answer is no. DIML_NATIVE=0 in the
+environment turns the kernel off. Legend: Q queries, N images, B pairs or problems, R regions, D channels.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-#: Storage types of regions that the kernel reads as they are.
+#: Storage types of gallery regions that the kernel reads without a copy.
 STORED = (torch.float32, torch.float16, torch.int16, torch.int8)
+
+#: Kinds of plan that the kernel makes.
+PlanKind = Literal["entropic"]
 
 
 class KernelMissingWarning(UserWarning):
-    """The package was installed without its compiled kernel: everything works, by way of torch, and slower."""
+    """The package was installed without its compiled kernel: results are the same, computed in torch, and slower."""
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -39,6 +42,8 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 _KERNEL, _REASON = _load()
+#: Iterations of a pair that the kernel leaves to torch.
+_TOO_WIDE = -1
 _warned = False
 
 
@@ -51,7 +56,7 @@ def info() -> dict[str, Any]:
 
 
 def suits(*tensors: Tensor) -> bool:
-    """Whether the kernel can work on these: it is there, and they are on the CPU and not in float64.
+    """Whether the kernel can work on these: it is installed, and they are on the CPU and not in float64.
 
     Warns once (KernelMissingWarning) where the package was installed without a kernel.
     """
@@ -61,13 +66,62 @@ def suits(*tensors: Tensor) -> bool:
             _warned = True
             warnings.warn(
                 KernelMissingWarning(
-                    "diml: the compiled kernel is not there, matching goes by way of torch (10 to 100 times slower); "
+                    "diml: the compiled kernel is missing, so that matching runs in torch, 10 to 100 times slower; "
                     "install a C++ compiler and reinstall diml, or set DIML_NATIVE=0 to silence this"
                 ),
                 stacklevel=4,
             )
         return False
     return all(tensor.device.type == "cpu" and tensor.dtype != torch.float64 for tensor in tensors)
+
+
+@dataclass(frozen=True)
+class SolverSettings:
+    """How the plan of a pair is made: settings of the solver as in `diml.matching.Matcher`, and the kind of plan."""
+
+    epsilon: float
+    tolerance: float
+    max_iterations: int
+    plan: PlanKind = "entropic"
+
+    def _to_kernel(self) -> Any:
+        assert _KERNEL is not None
+        return _KERNEL.SolverSettings(
+            plan=_KERNEL.PlanKind[self.plan],
+            epsilon=self.epsilon,
+            tolerance=self.tolerance,
+            max_iterations=min(int(self.max_iterations), 2**30),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRegions:
+    """Images of one side: values (N, R, D) in one of `STORED`, pooled (N, D), and for integers their scale (N, R)."""
+
+    values: Tensor
+    pooled: Tensor
+    scale: Tensor | None = None
+
+    def _to_kernel(self) -> Any:
+        assert _KERNEL is not None
+        scale = None if self.scale is None else _floats(self.scale)
+        return _KERNEL.StoredRegions(values=self.values.detach().contiguous(), pooled=_floats(self.pooled), scale=scale)
+
+
+@dataclass(frozen=True, eq=False)
+class PairIndices:
+    """Pair b is query `query_rows[b]` and gallery image `gallery_rows[b]`, both (B,) integers."""
+
+    query_rows: Tensor
+    gallery_rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.query_rows)
+
+    def _to_kernel(self) -> Any:
+        assert _KERNEL is not None
+        query_rows, gallery_rows = (rows.long().contiguous() for rows in (self.query_rows, self.gallery_rows))
+        return _KERNEL.PairIndices(query_rows=query_rows, gallery_rows=gallery_rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,68 +138,58 @@ class PairScores:
     converged: Tensor
     too_wide: Tensor
 
-    @classmethod
-    def of(cls, structural: Tensor, pooled: Tensor, error: Tensor, iterations: Tensor, tolerance: float) -> PairScores:
-        """From what the kernel wrote."""
-        assert _KERNEL is not None
-        too_wide = iterations == _KERNEL.TOO_WIDE
-        return cls(structural, pooled, error, iterations, (error <= tolerance) & ~too_wide, too_wide)
-
 
 def score(
-    dense_q: Tensor,
-    pooled_q: Tensor,
-    dense_g: Tensor,
-    scale_g: Tensor | None,
-    pooled_g: Tensor,
-    rows: Tensor,
-    images: Tensor,
-    uniform: bool,
-    epsilon: float,
-    tolerance: float,
-    max_iterations: int,
+    query: StoredRegions, gallery: StoredRegions, pairs: PairIndices, settings: SolverSettings, *, uniform: bool
 ) -> PairScores:
-    """Score query `rows[b]` against gallery image `images[b]`; pairs of one query side by side share its packing.
+    """Score pairs of a query and a gallery image; adjacent pairs of one query share its packing.
 
-    Takes (Q, Rq, D), (Q, D) of any float type; dense_g (N, Rg, D) as stored in one of `STORED`, with scale_g (N, Rg)
-    for int8 and int16; pooled_g (N, D); rows, images (B,). Returns PairScores of (B,) float32, iterations int32.
+    Args:
+        query: Q images, in any float type.
+        gallery: N images as they are stored.
+        pairs: B pairs of them.
+        settings: of the solver.
+        uniform: regions weigh 1 / R each, instead of by cross-correlation.
+
+    Returns PairScores of (B,) float32, iterations int32.
     """
     assert _KERNEL is not None
-    structural, pooled, error, iterations = _numbers(len(rows), 3)
-    scale = None if scale_g is None else _floats(scale_g)
-    stored = (dense_g.detach().contiguous(), scale, _floats(pooled_g))
-    pairs = _longs(rows, images)
-    solver = _solver(epsilon, tolerance, max_iterations)
-    results = (structural, pooled, error, iterations)
-    _KERNEL.score(_floats(dense_q), _floats(pooled_q), *stored, *pairs, uniform, *solver, *results)
-    return PairScores.of(structural, pooled, error, iterations, tolerance)
+    results = _empty_results(len(pairs), similarities=True)
+    _KERNEL.score(
+        query=StoredRegions(_floats(query.values), query.pooled)._to_kernel(),
+        gallery=gallery._to_kernel(),
+        pairs=pairs._to_kernel(),
+        uniform=uniform,
+        settings=settings._to_kernel(),
+        threads=torch.get_num_threads(),
+        results=_KERNEL.PairResults(**results),
+    )
+    return _scores_of(results, settings)
 
 
 def solve(
-    cost: Tensor,
-    mass_q: Tensor,
-    mass_g: Tensor,
-    epsilon: float,
-    tolerance: float,
-    max_iterations: int,
-    *,
-    plan: Tensor | None = None,
+    cost: Tensor, weight_q: Tensor, weight_g: Tensor, settings: SolverSettings, *, plan: Tensor | None = None
 ) -> PairScores:
     """Solve B problems of costs (B, Rq, Rg) and non-negative weights (B, Rq), (B, Rg).
 
     Plans are written to `plan` (B, Rq, Rg) float32, if it is given. Returns PairScores of (B,), without similarities.
     """
     assert _KERNEL is not None
-    error, iterations = _numbers(len(cost), 1)
-    solver = _solver(epsilon, tolerance, max_iterations)
-    given = (_floats(part) for part in (cost, mass_q, mass_g))
-    _KERNEL.solve(*given, *solver, plan, error, iterations)
-    return PairScores.of(torch.empty(0), torch.empty(0), error, iterations, tolerance)
+    results = _empty_results(len(cost), similarities=False)
+    _KERNEL.solve(
+        cost=_floats(cost),
+        mass_q=_floats(weight_q),
+        mass_g=_floats(weight_g),
+        settings=settings._to_kernel(),
+        threads=torch.get_num_threads(),
+        results=_KERNEL.PairResults(**results, plan=plan),
+    )
+    return _scores_of(results, settings)
 
 
 @dataclass(frozen=True, eq=False)
-class Compared:
-    """Pairs of packed images: their numbers, plans (B, Rq, Rg) and, if wanted, cosines (B, Rq, Rg)."""
+class ComparedPairs:
+    """Pairs of packed images: their scores, plans (B, Rq, Rg) and, if wanted, cosines (B, Rq, Rg)."""
 
     scores: PairScores
     plan: Tensor
@@ -155,81 +199,111 @@ class Compared:
 def compare(
     query: Tensor,
     gallery: Tensor,
-    rows: Tensor,
-    images: Tensor,
-    uniform: bool,
-    epsilon: float,
-    tolerance: float,
-    max_iterations: int,
+    pairs: PairIndices,
+    settings: SolverSettings,
     *,
-    cosine: bool,
-) -> Compared:
-    """Score pairs as `score` does, of images packed as R + 1 vectors, the pooled one last; and keep their plans.
+    uniform: bool,
+    keep_cosine: bool,
+) -> ComparedPairs:
+    """Score pairs as `score` does, of images packed as R + 1 vectors, the pooled one last, and keep their plans.
 
-    Takes (Q, Rq + 1, D) and (N, Rg + 1, D) float32; rows, images (B,). Plans of pairs that are too wide are undefined.
+    Takes (Q, Rq + 1, D) and (N, Rg + 1, D) float32. Plans of pairs that are too wide are undefined.
     """
     assert _KERNEL is not None
-    structural, pooled, error, iterations = _numbers(len(rows), 3)
-    shape = (len(rows), query.shape[1] - 1, gallery.shape[1] - 1)
-    plan, cosines = torch.empty(shape), torch.empty(shape) if cosine else None
-    solver = _solver(epsilon, tolerance, max_iterations)
-    pairs = _longs(rows, images)
-    results = (structural, pooled, error, iterations, plan, cosines)
-    _KERNEL.compare(_floats(query), _floats(gallery), *pairs, uniform, *solver, *results)
-    return Compared(PairScores.of(structural, pooled, error, iterations, tolerance), plan, cosines)
+    results = _empty_results(len(pairs), similarities=True)
+    shape = (len(pairs), query.shape[1] - 1, gallery.shape[1] - 1)
+    plan, cosine = torch.empty(shape), torch.empty(shape) if keep_cosine else None
+    _KERNEL.compare(
+        query=_floats(query),
+        gallery=_floats(gallery),
+        pairs=pairs._to_kernel(),
+        uniform=uniform,
+        settings=settings._to_kernel(),
+        threads=torch.get_num_threads(),
+        results=_KERNEL.PairResults(**results, plan=plan, cosine=cosine),
+    )
+    return ComparedPairs(_scores_of(results, settings), plan, cosine)
+
+
+@dataclass(frozen=True, eq=False)
+class PairSlopes:
+    """Derivatives of a loss by the cosines of its pairs, in factors.
+
+    Args:
+        slope: (B, Rq, Rg) derivative of a pair's value by the cosine of each two regions.
+        weight: (B,) derivative of the loss by the value.
+        pooled_weight: (B,) derivative of the loss by the cosine of the pooled vectors.
+    """
+
+    slope: Tensor
+    weight: Tensor
+    pooled_weight: Tensor
+
+    def _to_kernel(self) -> Any:
+        assert _KERNEL is not None
+        slope, weight, pooled_weight = (_floats(part) for part in (self.slope, self.weight, self.pooled_weight))
+        return _KERNEL.PairSlopes(slope=slope, weight=weight, pooled_weight=pooled_weight)
 
 
 def accumulate_gradients(
-    slope: Tensor,
-    weight: Tensor,
-    pooled_weight: Tensor,
-    rows: Tensor,
-    images: Tensor,
+    slopes: PairSlopes,
+    pairs: PairIndices,
     partners: Tensor,
     shape: tuple[int, ...],
     *,
     side: Literal["query", "gallery", "both"],
 ) -> Tensor:
-    """Gradient (N, R + 1, D), of that `shape`, of packed images on one side of B pairs, or on both.
+    """Gradient (N, R + 1, D), of that `shape`, of the packed images on one side of B pairs, or on both.
 
-    A region gets, of each pair, `weight` (B,) times its `slope` (B, Rq, Rg) times the regions of the partner; the
-    pooled vector `pooled_weight` (B,) times that of the partner. `partners` (M, R' + 1, D) are the images of the other
-    side, or of the same with "both". Pairs without weight cost next to nothing.
+    The gradient of a region is the sum, over the pairs of its image, of weight * slope times the regions of the
+    partner; that of the pooled vector, of the pooled weight times the pooled vector of the partner. `partners`
+    (M, R' + 1, D) are the images of the other side, or of the same one with "both". Pairs of weight 0 cost little.
     """
     assert _KERNEL is not None
     gradient = torch.empty(shape)
-    pairs = _longs(rows, images)
-    given = (_floats(part) for part in (slope, weight, pooled_weight))
-    threads = torch.get_num_threads()
-    _KERNEL.pull(*given, *pairs, side != "gallery", side != "query", _floats(partners), threads, gradient)
+    _KERNEL.accumulate_gradients(
+        slopes=slopes._to_kernel(),
+        pairs=pairs._to_kernel(),
+        partners=_floats(partners),
+        as_query=side != "gallery",
+        as_gallery=side != "query",
+        threads=torch.get_num_threads(),
+        gradient=gradient,
+    )
     return gradient
 
 
 def nearest(queries: Tensor, gallery: Tensor, excluded: Tensor, depth: int) -> Tensor:
     """(Q, depth) int64 rows of `gallery` (N, D) by falling dot product with `queries` (Q, D), unit vectors both.
 
-    Exact: scores count as summed in float64 and rounded to float32, equal ones stand by rising row. `excluded` (Q,) is
-    a row that each query may not find, or -1; where nothing is left, -1 stands.
+    Exact: scores are summed in float64 and rounded to float32, and equal ones ordered by rising row. `excluded` (Q,) is
+    a row that each query must not find, or -1; where no row is left, the result is -1.
     """
     assert _KERNEL is not None
     order = torch.empty(len(queries), min(depth, len(gallery)), dtype=torch.int64)
     if order.numel():
-        _KERNEL.nearest(_floats(queries), _floats(gallery), excluded.contiguous(), torch.get_num_threads(), order)
+        _KERNEL.nearest(
+            queries=_floats(queries),
+            gallery=_floats(gallery),
+            excluded=excluded.contiguous(),
+            threads=torch.get_num_threads(),
+            order=order,
+        )
     return order
 
 
-def _numbers(count: int, floats: int) -> list[Tensor]:
-    """Room for so many float32 numbers of each pair, and for its iterations."""
-    return [torch.empty(count) for _ in range(floats)] + [torch.empty(count, dtype=torch.int32)]
+def _empty_results(pairs: int, *, similarities: bool) -> dict[str, Tensor]:
+    """Tensors (B,) for the kernel to write to."""
+    names = ("structural", "pooled", "error") if similarities else ("error",)
+    return {name: torch.empty(pairs) for name in names} | {"iterations": torch.empty(pairs, dtype=torch.int32)}
 
 
-def _solver(epsilon: float, tolerance: float, max_iterations: int) -> tuple[float, float, int, int]:
-    """Settings of the solver as the kernel takes them, with the threads that it may use."""
-    return epsilon, tolerance, min(max_iterations, 2**30), torch.get_num_threads()
-
-
-def _longs(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(tensor.long().contiguous() for tensor in tensors)
+def _scores_of(results: dict[str, Tensor], settings: SolverSettings) -> PairScores:
+    """What the kernel wrote, and which pairs have converged."""
+    error, iterations = results["error"], results["iterations"]
+    structural, pooled = results.get("structural", error[:0]), results.get("pooled", error[:0])
+    too_wide = iterations == _TOO_WIDE
+    return PairScores(structural, pooled, error, iterations, (error <= settings.tolerance) & ~too_wide, too_wide)
 
 
 def _floats(tensor: Tensor) -> Tensor:

@@ -20,6 +20,9 @@ SHORTS_PER_UNIT, LONGEST_CODE = 32000, 46340
 #: Images that are quantised together, so that copies in float32 stay small.
 AT_ONCE = 1024
 
+#: Why regions have no shares of the pooled vector, unless something else is the reason.
+NOT_COMPUTED = "shares of the pooled vector were not computed; use embedder.embed(images, shares=True)"
+
 #: How far from 1 the length of a stored vector may be: what rounding to the storage type can do, with a margin.
 UNIT_TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 5e-3, torch.float32: 1e-3, torch.float64: 1e-3}
 
@@ -35,6 +38,10 @@ class Regions:
         dense: (N, R, D) float16, bfloat16, float32 or float64; one unit vector a region, row-major over the grid.
         pooled: (N, D), one unit vector an image; same dtype and device as `dense`.
         grid: (rows, columns) of the regions, rows * columns = R; inferred when omitted and R is a square.
+        shares: (N, R, D), like `dense`: the part of the pooled vector that comes from each region; they sum to `pooled`
+            over the regions. None where they were not computed or the pooled vector is no such sum. Explanations need
+            them to divide the pooled cosine among pairs of regions; scores and rankings do not.
+        undivided: why there are no shares.
 
     Raises:
         TypeError, ValueError: no float tensor; a wrong shape, dtype, value or length.
@@ -43,9 +50,13 @@ class Regions:
     dense: Tensor
     pooled: Tensor
     grid: tuple[int, int] | None = None
+    shares: Tensor | None = None
+    undivided: str = NOT_COMPUTED
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", _check(self.dense, self.pooled, self.grid))
+        if self.shares is not None:
+            _check_shares(self.shares, self.dense, self.pooled)
         for name, vectors in (("dense", self.dense), ("pooled", self.pooled)):
             length = torch.linalg.vector_norm(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)
             wrong = ((length - 1).abs() > UNIT_TOLERANCE[vectors.dtype]) & (length > 0)
@@ -56,17 +67,34 @@ class Regions:
                 )
 
     @classmethod
-    def normalized(cls, dense: Tensor, pooled: Tensor, grid: tuple[int, int] | None = None) -> Regions:
-        """Bring raw features (N, R, D) and (N, D) to unit length, once differentiable; zero vectors stay zero."""
+    def normalized(
+        cls,
+        dense: Tensor,
+        pooled: Tensor,
+        grid: tuple[int, int] | None = None,
+        *,
+        shares: Tensor | None = None,
+        undivided: str = NOT_COMPUTED,
+    ) -> Regions:
+        """Bring raw features (N, R, D) and (N, D) to unit length, once differentiable; zero vectors stay zero.
+
+        `shares` (N, R, D), which sum to the raw pooled vectors, are scaled with these, without gradient.
+        """
         grid = _check(dense, pooled, grid)
-        return cls._trusted(_unit(dense), _unit(pooled), grid)
+        unit = _unit(pooled)
+        if shares is not None:
+            _check_shape(shares, dense)
+            shares = _over_length_of(pooled.detach(), shares.detach())
+            _check_shares(shares, dense, unit.detach())
+        return cls._trusted(_unit(dense), unit, grid, shares, undivided)
 
     @classmethod
-    def from_maps(cls, maps: Any) -> Regions:
+    def from_maps(cls, maps: Any, *, shares: bool = False) -> Regions:
         """Regions of feature maps: every cell is a region, the pooled vector is the mean of the cells.
 
         Args:
             maps: (N, D, H, W) float tensor or numpy array; a tensor's gradient is kept.
+            shares: also keep the share of the pooled vector of each cell, which doubles the memory.
 
         Returns:
             Regions with grid (H, W), all vectors at unit length.
@@ -78,24 +106,39 @@ class Regions:
         if maps.ndim != 4:
             raise ValueError(f"maps: need shape (N, D, H, W), got {tuple(maps.shape)}; one image needs a batch axis")
         dense = maps.flatten(2).transpose(1, 2)
-        return cls.normalized(dense, dense.mean(dim=1), grid=(maps.shape[2], maps.shape[3]))
+        parts = dense.detach() / dense.shape[1] if shares else None
+        return cls.normalized(dense, dense.mean(dim=1), grid=(maps.shape[2], maps.shape[3]), shares=parts)
 
     @classmethod
     def cat(cls, parts: Sequence[Regions]) -> Regions:
-        """Concatenate several Regions; ValueError where they differ in grid, R or D."""
+        """Concatenate several Regions; ValueError where they differ in grid, R or D.
+
+        Shares are kept where all parts have them.
+        """
         kinds = {f"grid {part.grid}, R {part.num_regions}, D {part.dim}" for part in parts}
         if len(kinds) != 1:
             raise ValueError(
                 f"parts: need Regions with one grid, R and D, got {sorted(kinds) or 'none'}; embed all with one model"
             )
         pooled = torch.cat([part.pooled for part in parts])
-        return cls._trusted(torch.cat([part.dense for part in parts]), pooled, parts[0].grid)
+        found = [part.shares for part in parts if part.shares is not None]
+        shares = torch.cat(found) if len(found) == len(parts) else None
+        undivided = next((part.undivided for part in parts if part.shares is None), parts[0].undivided)
+        dense = torch.cat([part.dense for part in parts])
+        return cls._trusted(dense, pooled, parts[0].grid, shares, undivided)
 
     @classmethod
-    def _trusted(cls, dense: Tensor, pooled: Tensor, grid: tuple[int, int] | None) -> Regions:
+    def _trusted(
+        cls,
+        dense: Tensor,
+        pooled: Tensor,
+        grid: tuple[int, int] | None,
+        shares: Tensor | None = None,
+        undivided: str = NOT_COMPUTED,
+    ) -> Regions:
         """Build without checks, from tensors known to be valid."""
         regions = object.__new__(cls)
-        vars(regions).update(dense=dense, pooled=pooled, grid=grid)
+        vars(regions).update(dense=dense, pooled=pooled, grid=grid, shares=shares, undivided=undivided)
         return regions
 
     @property
@@ -117,11 +160,14 @@ class Regions:
         if rows.ndim > 1:
             raise IndexError(f"index: need images by integer, slice, list or 1-D tensor, got {type(index).__name__}")
         index = index if isinstance(index, slice) else rows.reshape(-1)
-        return self._trusted(self.dense[index], self.pooled[index], self.grid)
+        shares = None if self.shares is None else self.shares[index]
+        return self._trusted(self.dense[index], self.pooled[index], self.grid, shares, self.undivided)
 
     def to(self, *args: Any, **kwargs: Any) -> Regions:
         """Move or convert like `Tensor.to`; `regions.to(torch.float16)` halves the storage."""
-        return self._trusted(self.dense.to(*args, **kwargs), self.pooled.to(*args, **kwargs), self.grid)
+        shares = None if self.shares is None else self.shares.to(*args, **kwargs)
+        dense, pooled = self.dense.to(*args, **kwargs), self.pooled.to(*args, **kwargs)
+        return self._trusted(dense, pooled, self.grid, shares, self.undivided)
 
     def quantized(self, dtype: torch.dtype = torch.int8) -> QuantizedRegions:
         """Integer codes: int8, a quarter of float32, or int16, a half and the fastest; see `QuantizedRegions`."""
@@ -272,6 +318,36 @@ def _check(dense: Tensor, pooled: Tensor, grid: tuple[int, int] | None) -> tuple
     if len(grid) != 2 or min(grid) < 1 or grid[0] * grid[1] != regions:
         raise ValueError(f"grid: need (rows, columns) with rows * columns = {regions} regions, got {grid}")
     return (int(grid[0]), int(grid[1]))
+
+
+def _check_shape(shares: Tensor, dense: Tensor) -> None:
+    kinds = [(tuple(side.shape), side.dtype, str(side.device)) for side in (shares, dense)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"shares: need shape, dtype and device of dense, {kinds[1]}, got {kinds[0]}")
+
+
+def _check_shares(shares: Tensor, dense: Tensor, pooled: Tensor) -> None:
+    """Raise ValueError where shares do not fit, or do not sum to the unit vectors `pooled` up to rounding."""
+    _check_shape(shares, dense)
+    exact = shares.to(torch.promote_types(shares.dtype, torch.float32))
+    error = torch.linalg.vector_norm(exact.sum(dim=1) - pooled, dim=-1)
+    size = torch.linalg.vector_norm(exact, dim=-1).sum(dim=1)  # above 1 where regions cancel each other
+    wrong = ~(error <= UNIT_TOLERANCE[shares.dtype] * size.clamp_min(1))
+    if wrong.any():
+        raise ValueError(
+            f"shares: need vectors that sum to the pooled vector over the regions, got a difference of length "
+            f"{error[wrong][0].item():.4g} in {_first_images(wrong)}"
+        )
+
+
+def _over_length_of(pooled: Tensor, shares: Tensor) -> Tensor:
+    """Shares (N, R, D) of raw pooled vectors (N, D) divided by the lengths of these; zero for zero vectors."""
+    largest = pooled.abs().amax(dim=-1, keepdim=True)
+    divisor = torch.where(largest > 0, largest, 1)
+    exact = torch.promote_types(shares.dtype, torch.float32)
+    length = torch.linalg.vector_norm(pooled.to(exact) / divisor, dim=-1, keepdim=True).clamp_min(0.5)
+    scaled = shares.to(exact) / divisor.unsqueeze(1) / length.unsqueeze(1)
+    return torch.where(largest.unsqueeze(1) > 0, scaled, 0).to(shares.dtype)
 
 
 def _first_images(wrong: Tensor) -> str:

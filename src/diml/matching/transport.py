@@ -90,7 +90,8 @@ def sinkhorn(
     dtype = torch.promote_types(cost.dtype, torch.float32)
     plan, left = torch.empty(cost.shape, dtype=dtype, device=cost.device), torch.arange(batch, device=cost.device)
     if native.suits(cost, weight_q, weight_g):
-        found = native.solve(cost, weight_q, weight_g, epsilon, tolerance, max_iterations, plan=plan)
+        settings = native.SolverSettings(epsilon, tolerance, max_iterations)
+        found = native.solve(cost, weight_q, weight_g, settings, plan=plan)
         solution = TransportPlan(plan, found.marginal_error, found.iterations.long(), found.converged)
         if not found.too_wide.any():
             return solution

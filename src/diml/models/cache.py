@@ -1,4 +1,4 @@
-"""Embeddings kept on disk, found again by what they depend on: the embedder and the content of every image."""
+"""Embeddings cached on disk under a hash of what they depend on: the embedder and the content of every image."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from diml.data.images import BadImage, BadImageError
-from diml.files import whole_file
+from diml.data.image_sets import DatasetImages, ImageSet
+from diml.data.images import BadImage, BadImageError, ImageLike, image_name, load_image
+from diml.files import atomic_file
 from diml.matching import Regions
 from diml.models.embedder import Embedded, Embedder, OnBadImage
+from diml.models.inputs import as_images
 from diml.progress import ShowProgress
 
 _FORMAT: Final = "diml-embeddings-1"
@@ -25,7 +27,7 @@ _FORMAT: Final = "diml-embeddings-1"
 
 def embed_cached(
     embedder: Embedder,
-    paths: Sequence[str | os.PathLike[str]],
+    images: Sequence[ImageLike] | ImageSet,
     *,
     cache_dir: str | os.PathLike[str],
     batch_size: int = 64,
@@ -33,56 +35,64 @@ def embed_cached(
     progress: ShowProgress = False,
     on_bad_image: OnBadImage = "fail",
 ) -> Embedded:
-    """Embed image files, or return what was embedded before with the same embedder from the same contents.
+    """Embed images, or return what the same embedder gave for the same image contents before.
 
-    The cache is found by the embedder's fingerprint, the precision it computes in, and the sha256 of every file in
-    order; where the files lie and how they are called does not matter. It is written whole or not at all. A damaged
-    cache file is made anew, with a warning.
+    The key of a cache file is the embedder's fingerprint, the precision it computes in, and the contents of all images
+    in order: the bytes of files, whatever their names and places, and the pixels of images in memory. Cache files are
+    written atomically; a damaged one is computed again, with a warning.
 
     Args:
-        embedder: what to embed with.
-        paths: image files.
-        cache_dir: folder of cache files, made when missing; a file a set of images, safe to delete.
+        embedder: the embedder.
+        images: paths or images in memory, or an `ImageSet`.
+        cache_dir: folder of cache files, created when missing; one file per set of images, safe to delete.
         batch_size, workers, progress, on_bad_image: as in `Embedder.embed_checked`.
 
     Returns:
         Embedded, with the regions on the embedder's device.
 
     Raises:
-        BadImageError, ValueError: as `Embedder.embed_checked`, whether cached or not.
+        BadImageError, TypeError, ValueError: as `Embedder.embed_checked`, whether cached or not.
 
     Example:
         >>> embed_cached(embedder, ["a.jpg"], cache_dir="runs/cache").regions  # doctest: +SKIP
     """
-    if isinstance(paths, str | bytes) or not all(isinstance(path, str | os.PathLike) for path in paths):
-        raise TypeError("paths: need a list of paths, got something else; embedder.embed takes images in memory")
-    names = [os.fspath(path) for path in paths]
-    file = Path(cache_dir) / f"{_key(embedder, names)}.safetensors"
+    listed = as_images(images)
+    file = Path(cache_dir) / f"{_key(embedder, listed)}.safetensors"
     if file.exists():
         try:
-            found = _read(file, names, embedder.device)
+            found = _read(file, listed, embedder.device)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            warnings.warn(f"cache file {file} is damaged ({error}); it is made anew", stacklevel=2)
+            warnings.warn(f"cache file {file} is damaged ({error}); it is computed again", stacklevel=2)
         else:
             if found.bad and on_bad_image == "fail":
                 raise BadImageError(found.bad[0].path, found.bad[0].reason)
             return found
     made = embedder.embed_checked(
-        names, batch_size=batch_size, workers=workers, progress=progress, on_bad_image=on_bad_image
+        listed, batch_size=batch_size, workers=workers, progress=progress, on_bad_image=on_bad_image
     )
     _write(file, made)
     return made
 
 
-def _key(embedder: Embedder, names: Sequence[str]) -> str:
+def _key(embedder: Embedder, images: Sequence[ImageLike]) -> str:
     digest = hashlib.sha256(f"{_FORMAT} {embedder.fingerprint()} {embedder.autocast_type()}".encode())
-    for name in names:
+    for index in range(len(images)):
         try:
-            with Path(name).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(_content(images[index]))
         except (OSError, ValueError) as error:
             digest.update(f"unreadable: {type(error).__name__}".encode())
     return digest.hexdigest()[:40]
+
+
+def _content(image: ImageLike) -> bytes:
+    """A hash of what an image's embedding depends on."""
+    if isinstance(image, str | os.PathLike):
+        with Path(image).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).digest()
+    pixels = load_image(image)
+    return hashlib.sha256(f"pixels {pixels.size} ".encode() + pixels.tobytes()).digest()
 
 
 def _write(file: Path, embedded: Embedded) -> None:
@@ -91,11 +101,11 @@ def _write(file: Path, embedded: Embedded) -> None:
     about = {"grid": grid, "reasons": [image.reason for image in embedded.bad]}
     tensors = {"dense": regions.dense, "pooled": regions.pooled, "kept": embedded.kept}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with whole_file(file) as scratch:
+    with atomic_file(file) as scratch:
         save_file(plain, scratch, metadata={"format": _FORMAT, "about": json.dumps(about)})
 
 
-def _read(file: Path, names: Sequence[str], device: torch.device) -> Embedded:
+def _read(file: Path, images: Sequence[ImageLike], device: torch.device) -> Embedded:
     with safe_open(file, framework="pt") as opened:
         metadata: Any = opened.metadata() or {}
         if metadata.get("format") != _FORMAT:
@@ -103,9 +113,16 @@ def _read(file: Path, names: Sequence[str], device: torch.device) -> Embedded:
         about = json.loads(metadata["about"])
         dense, pooled, kept = (opened.get_tensor(name) for name in ("dense", "pooled", "kept"))
     present = set(kept.tolist())
-    left_out = [name for index, name in enumerate(names) if index not in present]
+    left_out = [index for index in range(len(images)) if index not in present]
     if len(present) != len(dense) or len(left_out) != len(about["reasons"]):
-        raise ValueError(f"{len(dense)} images and {len(about['reasons'])} bad ones for {len(names)} images")
+        raise ValueError(f"{len(dense)} images and {len(about['reasons'])} bad ones for {len(images)} images")
     grid = None if about["grid"] is None else (about["grid"][0], about["grid"][1])
-    bad = tuple(BadImage(name, reason) for name, reason in zip(left_out, about["reasons"], strict=True))
+    reasons = zip(left_out, about["reasons"], strict=True)
+    bad = tuple(BadImage(_name(images, index), reason) for index, reason in reasons)
     return Embedded(Regions(dense, pooled, grid).to(device), kept, bad)
+
+
+def _name(images: Sequence[ImageLike], index: int) -> str:
+    if isinstance(images, DatasetImages):
+        return images.image_name(index)
+    return image_name(images[index], index)

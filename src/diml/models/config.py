@@ -1,44 +1,56 @@
-"""What an embedder is made of, apart from its weights."""
+"""The settings of an embedder: everything that it is made of but its weights."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from diml.data.transforms import Preprocess
-from diml.models.backbones import TOKEN_POOLINGS, TokenPooling
+from diml.matching import Matcher
+from diml.models.backbones import TOKEN_POOLINGS, Precision, TokenPooling
 from diml.models.grids import check_grid
 from diml.models.heads import HEADS, HeadName
+from diml.models.modules import LAYOUTS, Layout, is_import_path, plain_options
+from diml.spelling import did_you_mean
 
 PooledFrom = Literal["backbone", "grid_mean"]
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 _CHOICES: Final = {
     "head": HEADS,
     "pooled": get_args(PooledFrom),
     "precision": get_args(Precision),
     "token_pooling": (None, *TOKEN_POOLINGS),
+    "layout": (None, *LAYOUTS),
 }
+#: Settings that only a user's own module has.
+_OF_MODULES: Final = ("layout", "prefix_tokens", "factory_options")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedderConfig:
-    """How images become `Regions`; saved with the weights.
+    """How images become `Regions`, and how these are compared; saved with the weights.
 
     Attributes:
-        backbone: name of the network.
+        backbone: name of the network; for a module of your own, the import path `module:name` of its class or of a
+            function that builds it.
         preprocess: from image to network input.
         head: "identity", "linear" or "whiten".
-        dim: D, length of the vectors; of head "identity", the backbone's C.
+        dim: D, length of the vectors; with head "identity", the backbone's C.
         grid: G for G x G regions, 1 to 14; None keeps the backbone's own cells.
-        pooled: "backbone": the head of the backbone's own pooled features; "grid_mean": the mean of the embedded grid
-            cells, as in the authors' `_diml` networks and in training with their objectives.
-        token_pooling: of plain transformers, "class" or "mean"; None follows the model's own head.
-        precision: in `Embedder.embed`: "float32", or autocast to "bfloat16" or "float16"; "auto" is float32 on the
-            CPU and float16 on accelerators. Regions come out in float32 all the same.
+        pooled: "backbone": the head applied to the backbone's own pooled feature; "grid_mean": the mean of the embedded
+            grid cells, as in the authors' `_diml` networks and in training with their objectives.
+        token_pooling: for networks of tokens, "class" or "mean"; None follows the model's own head.
+        precision: of the network in `Embedder.embed`: "float32", or autocast to "bfloat16" or "float16"; "auto" is
+            float32 on the CPU and float16 on accelerators. Regions are float32 in any case.
+        matcher: settings of the comparison that the embedder was trained with, or is meant for.
+        layout: of the features of a module of your own: "NCHW", "NHWC" or "NTC" (tokens); None: inferred.
+        prefix_tokens: of a module of your own, tokens before those of the cells; None: inferred.
+        factory_options: keyword arguments with which `backbone` is called to build a module of your own.
+
+    Raises:
+        TypeError, ValueError: a setting is out of its range.
     """
 
     backbone: str
@@ -49,6 +61,10 @@ class EmbedderConfig:
     pooled: PooledFrom = "backbone"
     token_pooling: TokenPooling | None = None
     precision: Precision = "auto"
+    matcher: Matcher = Matcher()
+    layout: Layout | None = None
+    prefix_tokens: int | None = None
+    factory_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
@@ -58,27 +74,39 @@ class EmbedderConfig:
                 raise ValueError(f"{name}: need one of {known}, got {value!r}")
         if self.grid is not None:
             check_grid(self.grid)
+        prefix = self.prefix_tokens
+        if prefix is not None and (isinstance(prefix, bool) or not isinstance(prefix, int) or prefix < 0):
+            raise ValueError(f"prefix_tokens: need an integer of at least 0, got {prefix!r}")
+        given = [name for name in _OF_MODULES if getattr(self, name) is not None]
+        if given and not is_import_path(self.backbone):
+            raise ValueError(f"{', '.join(given)}: only for a module of your own, got backbone {self.backbone!r}")
+        if self.factory_options is not None:
+            object.__setattr__(self, "factory_options", plain_options(self.factory_options))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values, for JSON."""
-        return {field: getattr(self, field) for field in _FIELDS} | {"preprocess": self.preprocess.to_dict()}
+        """Return the settings as plain values, for JSON; those of modules only where they are set."""
+        plain = {name: getattr(self, name) for name in _FIELDS}
+        plain |= {"preprocess": self.preprocess.to_dict(), "matcher": self.matcher.to_dict()}
+        return {name: value for name, value in plain.items() if value is not None or name not in _OF_MODULES}
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> EmbedderConfig:
-        """Build from plain values.
+        """Build from plain values; missing ones take their defaults.
 
         Raises:
-            ValueError: an unknown key (the nearest known one is named), a missing one, or a value out of its range.
+            ValueError: an unknown key (the nearest known one is named), a required one is missing, or a value is out
+                of its range.
         """
         for key in settings:
             if key not in _FIELDS:
-                near = difflib.get_close_matches(str(key), _FIELDS, n=1, cutoff=0.4)
-                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_FIELDS)}"
-                raise ValueError(f"config: unknown key {key!r}; {hint}")
+                raise ValueError(f"config: unknown key {key!r}; {did_you_mean(str(key), _FIELDS)}")
         missing = [field for field in _REQUIRED if field not in settings]
         if missing:
             raise ValueError(f"config: missing {', '.join(missing)}")
-        return cls(**{**settings, "preprocess": Preprocess.from_dict(settings["preprocess"])})
+        nested: dict[str, Any] = {"preprocess": Preprocess.from_dict(settings["preprocess"])}
+        if "matcher" in settings:
+            nested["matcher"] = Matcher.from_dict(settings["matcher"])
+        return cls(**{**settings, **nested})
 
 
 _FIELDS: Final = tuple(field.name for field in dataclasses.fields(EmbedderConfig))

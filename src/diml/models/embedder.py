@@ -1,46 +1,53 @@
 """From images to `Regions`: backbone, head, grid.
 
-Legend: B images, N images, C channels of the backbone, D of the embedding, H x W cells of the map, R regions.
+Legend: B images of a batch, N images, C channels of the backbone, D of the embedding, H x W cells, R regions.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from diml.data.images import BadImage, ImageLike
+from diml.data.images import BadImage
 from diml.data.loading import LoadedBatch, iterate_batches
 from diml.data.transforms import Preprocess
-from diml.matching import Regions
-from diml.models.backbones import Backbone
+from diml.matching import Matcher, Regions
+from diml.models.backbones import Backbone, Features, autocast_type, inference
 from diml.models.config import EmbedderConfig
+from diml.models.decomposition import coarsest, found_no_mean, not_a_mean, pooled_shares
+from diml.models.folder import write_folder
 from diml.models.grids import resize_grid
 from diml.models.heads import Head, IdentityHead, WhitenHead
-from diml.models.inference import as_list, autocast_type, inference
-from diml.progress import ShowProgress, image_progress
+from diml.models.inputs import Images, as_images, count_images, loader_batches
+from diml.models.modules import check_rebuilds, import_path, is_import_path, wrap_module
+from diml.progress import ShowProgress, progress_bar
 
 OnBadImage = Literal["fail", "skip"]
 
-#: From so many images on, starting processes to decode them pays next to an accelerator.
+#: Number of images from which starting worker processes to decode them pays off next to an accelerator.
 _WORTH_WORKERS: Final = 512
+#: Settings that the same backbone and head can be used with.
+_FREE: Final = ("grid", "preprocess", "pooled", "precision", "matcher")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Embedded:
-    """The regions of those images that could be read.
+    """Regions of the images that could be read.
 
     Attributes:
         regions: N' images, in the order of the images.
-        kept: (N',) int64, on the CPU: which image each image is, rising.
+        kept: (N',) int64, on the CPU: index of each of them among the images, ascending.
         bad: the others, in order, with the reason.
     """
 
@@ -51,39 +58,61 @@ class Embedded:
     def __post_init__(self) -> None:
         assert len(self.regions) == len(self.kept), (len(self.regions), len(self.kept))
 
+    def __repr__(self) -> str:
+        return f"Embedded({len(self.kept):,} images, {len(self.bad):,} bad; {self.regions!r})"
+
 
 class Embedder(nn.Module):
-    """Turns images into `Regions`; made by `diml.load_embedder`.
+    """Turns images into `Regions`; usually built by `diml.load_embedder`.
 
-    Called with images (B, 3, H, W), normalised as `preprocess` does, it is an ordinary differentiable module;
-    `embed` takes images of any kind. Work happens where the module is: `embedder.to("cuda")`.
+    Called with preprocessed images (B, 3, H, W), it is an ordinary differentiable module; `embed` takes images of any
+    kind. It runs on the device of its weights: `embedder.to("cuda")`.
 
     Args:
-        backbone: gives maps and pooled features.
-        head: embeds both, and every cell alike.
-        config: grid, pooling, precision, preprocessing; its `dim` is corrected to the head's.
+        backbone: a network of your own as an `nn.Module` that returns a feature map, (N, C, H, W) or (N, H, W, C), or
+            tokens (N, T, C), as found by a trial run; or a `Backbone`. `load_embedder(module, ...)` has more options.
+        head: embeds the pooled vector and every cell alike; default "identity".
+        config: grid, pooling, precision, preprocessing, matcher; its `dim` is set to that of the head. Default for a
+            module: 4 x 4 regions, ImageNet preprocessing at 224 pixels.
 
     Raises:
-        ValueError: the preprocessing gives another size than the backbone takes.
+        ValueError: the layout of the module's features cannot be determined, or the preprocessing gives another image
+            size than the backbone accepts.
 
     Source: Zhao et al., ICCV 2021, section 3.2; method.md, section 1.
 
     Example:
         >>> embedder = load_embedder("mobilenetv2_100")  # doctest: +SKIP
         >>> match(embedder.embed(["a.jpg"]), embedder.embed(["b.jpg"])).score  # doctest: +SKIP
+        >>> embedder = Embedder(torchvision.models.vgg16().features)  # doctest: +SKIP
     """
 
-    def __init__(self, backbone: Backbone, head: Head, config: EmbedderConfig) -> None:
+    def __init__(self, backbone: nn.Module, head: Head | None = None, config: EmbedderConfig | None = None) -> None:
         super().__init__()
-        if backbone.image_size not in (None, config.preprocess.size):
+        if not isinstance(backbone, nn.Module):
+            raise TypeError(f"backbone: need an nn.Module, got {type(backbone).__name__}; load_embedder takes names")
+        if config is None:
+            config = EmbedderConfig(backbone=import_path(backbone), preprocess=Preprocess(), dim=1)
+        size = config.preprocess.size
+        if not isinstance(backbone, Backbone):
+            backbone = wrap_module(
+                backbone,
+                config.backbone,
+                size=size,
+                layout=config.layout,
+                prefix=config.prefix_tokens,
+                token_pooling=config.token_pooling,
+            )
+        if backbone.image_size not in (None, size):
             raise ValueError(
                 f"preprocess: {config.backbone!r} was built for images of {backbone.image_size} pixels, got size "
-                f"{config.preprocess.size}; build it anew by its name for another size"
+                f"{size}; load it by its name for another size"
             )
         self.backbone = backbone
-        self.head = head
-        self.config = dataclasses.replace(config, dim=head.dim)
-        # Convolutions run faster on this layout, on the CPU too; the values of the weights are the same.
+        self.head = IdentityHead(backbone.channels) if head is None else head
+        self.config = dataclasses.replace(config, dim=self.head.dim)
+        self._rebuilds_as: str | None = None
+        # Convolutions are faster in this memory layout, on the CPU too; the values of the weights do not change.
         self.to(memory_format=torch.channels_last)
 
     @property
@@ -98,110 +127,122 @@ class Embedder(nn.Module):
 
     @property
     def preprocess(self) -> Preprocess:
-        """From a image to the network's input."""
+        """From an image to the network's input."""
         return self.config.preprocess
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are, and the regions come out."""
-        return next(self.backbone.parameters()).device
+    def matcher(self) -> Matcher:
+        """How its regions are compared, unless another matcher is given."""
+        return self.config.matcher
 
-    def forward(self, images: Tensor) -> Regions:
-        """Embed images.
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights, and of the regions."""
+        return self._reference().device
+
+    def __repr__(self) -> str:
+        config, grid = self.config, "own cells" if self.grid is None else f"grid {self.grid}"
+        return f"Embedder({config.backbone}, head {config.head}, {grid}, dim {self.dim}, on {self.device})"
+
+    def forward(self, images: Tensor, *, shares: bool = False) -> Regions:
+        """Embed preprocessed images.
 
         Args:
             images: (B, 3, H, W) float, normalised, on the module's device.
+            shares: also compute the shares of the pooled vector, as in `embed`; without gradient.
 
         Returns:
             Regions of B images, float32 or better, differentiable; R = G * G, or H' * W' cells where grid is None.
 
         Raises:
-            TypeError, ValueError: images of another type, shape or size than the network takes; head not fitted.
+            TypeError, ValueError: a type, shape or size of images that the network does not accept; head not fitted.
         """
         self._check_images(images)
         features = self.backbone(images.contiguous(memory_format=torch.channels_last))
-        dense = _exact(self.head(features.maps.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        embedded = self.head(features.maps.permute(0, 2, 3, 1))
+        maps = dense = _exact(embedded).permute(0, 3, 1, 2)
         if self.grid is not None:
-            dense = resize_grid(dense, self.grid)
+            dense = resize_grid(maps, self.grid)
         if self.config.pooled == "grid_mean":
-            return Regions.from_maps(dense)
-        cells = dense.flatten(2).transpose(1, 2)
-        return Regions.normalized(cells, _exact(self.head(features.pooled)), grid=(dense.shape[2], dense.shape[3]))
+            return Regions.from_maps(dense, shares=shares)
+        cells, grid = dense.flatten(2).transpose(1, 2), (dense.shape[2], dense.shape[3])
+        pooled = _exact(self.head(features.pooled))
+        if not shares:
+            return Regions.normalized(cells, pooled, grid)
+        found, why = self._shares(features, maps, pooled, embedded.dtype)
+        return Regions.normalized(cells, pooled, grid, shares=found, undivided=why)
 
     def embed(
         self,
-        images: Sequence[ImageLike] | ImageLike,
+        images: Images,
         *,
         batch_size: int = 64,
         workers: int | None = None,
         progress: ShowProgress = False,
+        shares: bool = False,
     ) -> Regions:
         """Embed images, in their order, without gradient and in evaluation mode.
 
         Args:
-            images: paths, PIL images, bytes, tensors or arrays (see `diml.data.images.ImageLike`); a lone one is
-                taken as a list of one.
-            batch_size: images at a time.
-            workers: processes that decode. None: 0 on the CPU, where the network leaves them nothing to gain, and up
-                to 8 next to an accelerator for 512 paths or more (scripts then need `if __name__ == "__main__":`).
-            progress: show a progress bar with images per second; or a function that is told how many more are done.
+            images: paths, PIL images, bytes, tensors or arrays (see `diml.data.ImageLike`), one or a list; an
+                `ImageSet` or another map-style data set of images or (image, label); or a `DataLoader` of already
+                preprocessed float tensors (B, 3, H, W) or (tensor, label), with batches and workers of its own.
+            batch_size: images per batch.
+            workers: processes that decode. None: 0 on the CPU, which the network occupies fully, and up to 8 next to an
+                accelerator for 512 images or more (scripts then need `if __name__ == "__main__":`).
+            progress: show a progress bar; or a function that is called with the number of images finished since its
+                last call.
+            shares: also compute the share of each region of the pooled vector (`Regions.shares`), which explanations
+                need to divide the pooled cosine among pairs of regions; doubles the memory. Where the backbone does not
+                pool by the mean of its cells, there are none, and `Regions.undivided` says why.
 
         Returns:
             Regions of N images, float32, on the module's device.
 
         Raises:
-            BadImageError: a image that cannot be read; `embed_checked` can leave such images out.
-            ValueError: no images.
+            BadImageError: an image that cannot be read; `embed_checked` can skip such images.
+            TypeError, ValueError: no images, or a loader of something else.
 
         Example:
             >>> embedder.embed(["a.jpg", "b.jpg"]).dense.shape  # doctest: +SKIP
             torch.Size([2, 16, 1280])
         """
-        return self.embed_checked(images, batch_size=batch_size, workers=workers, progress=progress).regions
+        found = self.embed_checked(images, batch_size=batch_size, workers=workers, progress=progress, shares=shares)
+        return found.regions
 
     def embed_checked(
         self,
-        images: Sequence[ImageLike] | ImageLike,
+        images: Images,
         *,
         batch_size: int = 64,
         workers: int | None = None,
         progress: ShowProgress = False,
         on_bad_image: OnBadImage = "fail",
+        shares: bool = False,
     ) -> Embedded:
-        """Embed images as `embed` does, and say which ones: with "skip", those that cannot be read are left out.
+        """Embed images as `embed` does and report which; with "skip", those that cannot be read are left out.
 
         Raises:
-            BadImageError: a image that cannot be read, with "fail".
-            ValueError: no images, or none that can be read.
+            BadImageError: an image that cannot be read, with "fail".
+            TypeError, ValueError: no images, or none that can be read.
         """
-        listed = as_list(images)
-        dense = pooled = None
-        grid: tuple[int, int] | None = None
+        given = images if isinstance(images, DataLoader) else as_images(images)
+        rows = _Rows(None if isinstance(given, DataLoader) else len(given))
         kept: list[Tensor] = []
         bad: list[BadImage] = []
-        filled = 0
-        for regions, batch in self.embed_batches(listed, batch_size, workers, progress, on_bad_image):
+        for regions, batch in self.embed_batches(given, batch_size, workers, progress, on_bad_image, shares):
             bad += batch.bad
-            if regions is None:
-                continue
-            if (
-                dense is None or pooled is None
-            ):  # all at once: joining the batches in the end would take twice the memory
-                dense = regions.dense.new_empty(len(listed), *regions.dense.shape[1:])
-                pooled = regions.pooled.new_empty(len(listed), regions.dim)
-                grid = regions.grid
-            rows = slice(filled, filled + len(regions))
-            dense[rows], pooled[rows] = regions.dense, regions.pooled
-            filled += len(regions)
-            kept.append(batch.indices)
-        if dense is None or pooled is None:
+            if regions is not None:
+                rows.add(regions)
+                kept.append(batch.indices)
+        if not kept:
             reasons = "; ".join(f"{image.path}: {image.reason}" for image in bad[:3])
-            raise ValueError(f"images: none of the {len(listed)} can be read ({reasons}); check the paths")
-        return Embedded(Regions(dense[:filled], pooled[:filled], grid), torch.cat(kept), tuple(bad))
+            raise ValueError(f"images: none of the {len(bad)} can be read ({reasons}); check the paths")
+        return Embedded(rows.regions(), torch.cat(kept), tuple(bad))
 
     def fit_head(
         self,
-        images: Sequence[ImageLike] | ImageLike | Regions,
+        images: Images | Regions,
         *,
         batch_size: int = 64,
         workers: int | None = None,
@@ -210,15 +251,15 @@ class Embedder(nn.Module):
     ) -> None:
         """Fit head "whiten" on the cells of images, which need no labels.
 
-        `dim` becomes less, with a warning, when the images span fewer directions.
+        `dim` is reduced, with a warning, when the images span fewer directions.
 
         Args:
             images: as in `embed`; or Regions of the same backbone and grid with head "identity", which give the
-                same without embedding again.
+                same result without embedding again.
             batch_size, workers, progress, on_bad_image: as in `embed_checked`.
 
         Raises:
-            ValueError: another head than "whiten"; no images; Regions of another length of vectors.
+            ValueError: another head than "whiten"; no images; Regions of another vector length.
         """
         if self.config.head != "whiten":
             raise ValueError(f"fit_head: only head 'whiten' is fitted, got {self.config.head!r}; 'linear' is trained")
@@ -226,18 +267,39 @@ class Embedder(nn.Module):
         if isinstance(images, Regions):
             self.head.fit([images.dense.flatten(0, 1)])
         else:
-            raw = Embedder(
-                self.backbone,
-                IdentityHead(self.backbone.channels),
-                dataclasses.replace(self.config, head="identity", pooled="backbone"),
-            )
-            batches = raw.embed_batches(as_list(images), batch_size, workers, progress, on_bad_image)
+            raw_config = dataclasses.replace(self.config, head="identity", pooled="backbone")
+            raw = Embedder(self.backbone, IdentityHead(self.backbone.channels), raw_config)
+            batches = raw.embed_batches(images, batch_size, workers, progress, on_bad_image)
             self.head.fit(regions.dense.flatten(0, 1) for regions, _ in batches if regions is not None)
         self.config = dataclasses.replace(self.config, dim=self.head.dim)
 
+    def with_settings(self, **changes: Any) -> Embedder:
+        """Return an embedder that shares this one's weights and differs in settings.
+
+        Args:
+            changes: grid, preprocess, pooled, precision or matcher, as in `EmbedderConfig`.
+
+        Raises:
+            TypeError: another setting, which belongs to the weights.
+            ValueError: a value is out of its range.
+
+        Example:
+            >>> finer = embedder.with_settings(grid=7, matcher=Matcher(epsilon=0.02))  # doctest: +SKIP
+        """
+        fixed = [name for name in changes if name not in _FREE]
+        if fixed:
+            raise TypeError(f"{', '.join(fixed)}: need one of {', '.join(_FREE)}; load or build an embedder for others")
+        changed = Embedder(self.backbone, self.head, dataclasses.replace(self.config, **changes))
+        changed.training = self.training
+        return changed
+
     def fingerprint(self) -> str:
-        """Name this embedder by its settings and the values of its weights: 64 hexadecimal digits (sha256)."""
-        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        """Identify the regions that this embedder gives by its settings and weights: 64 hexadecimal digits (sha256).
+
+        The matcher is not part of it: regions do not depend on how they are compared.
+        """
+        settings = {name: value for name, value in self.config.to_dict().items() if name != "matcher"}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             plain = value.detach().cpu().contiguous().reshape(-1)
@@ -245,55 +307,88 @@ class Embedder(nn.Module):
         return digest.hexdigest()
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write `embedder.json` and `model.safetensors` into a folder of their own, whole or not at all.
+        """Write `embedder.json` and `model.safetensors` atomically into a folder of their own.
 
-        `load_embedder(folder)` gives an equal embedder. A folder saved before is replaced.
+        `load_embedder(folder)` returns an equal embedder, including its matcher. A folder saved before is replaced. For
+        a module of your own, the import path of its class or factory is saved, after a check that it builds the same
+        network; its code is not saved.
 
         Raises:
-            FileExistsError: the folder exists and has something else in it.
+            FileExistsError: the folder exists and contains something else.
+            ValueError: a module of your own cannot be imported and built again.
         """
-        from diml.models.folder import save_embedder
-
-        save_embedder(self, Path(folder))
+        config = self.config
+        if is_import_path(config.backbone):
+            signature = repr((config.backbone, config.factory_options, config.preprocess.size, self._shapes()))
+            if signature != self._rebuilds_as:
+                check_rebuilds(self.backbone, config.backbone, config.factory_options, config.preprocess.size)
+                self._rebuilds_as = signature
+        write_folder(Path(folder), config, self.state_dict())
 
     def autocast_type(self) -> torch.dtype | None:
-        """What `embed` computes in on the present device: bfloat16, float16, or None for float32 throughout."""
+        """The dtype in which `embed` computes on the present device: bfloat16, float16, or None for float32."""
         return autocast_type(self.config.precision, self.device)
 
     def embed_batches(
         self,
-        images: Sequence[ImageLike],
+        images: Images,
         batch_size: int,
         workers: int | None,
         progress: ShowProgress,
         on_bad_image: OnBadImage,
+        shares: bool = False,
     ) -> Iterator[tuple[Regions | None, LoadedBatch]]:
-        """Embed images as `embed_checked` does, but batch by batch, for more images than memory holds.
+        """Embed images as `embed_checked` does, but batch by batch, for more images than fit into memory.
 
         Yields:
-            The regions of a batch, None where none of its images can be read, and which images these are.
+            The regions of a batch, None where none of its images can be read, and the batch they come from.
         """
-        batches = iterate_batches(
-            images,
-            self.preprocess,
-            batch_size=batch_size,
-            workers=self._workers(len(images)) if workers is None else workers,
-            on_bad_image=on_bad_image,
-        )
-        with image_progress(len(images), show=progress) as advance:
+        if isinstance(images, DataLoader):
+            total, batches = count_images(images), loader_batches(images)
+        else:
+            listed = as_images(images)
+            total = len(listed)
+            batches = iterate_batches(
+                listed,
+                self.preprocess,
+                batch_size=batch_size,
+                workers=self._workers(total) if workers is None else workers,
+                on_bad_image=on_bad_image,
+            )
+        with progress_bar(total, show=progress) as advance:
             for batch in batches:
-                yield (self._infer(batch.images) if len(batch.images) else None), batch
+                yield (self._infer(batch.images, shares) if len(batch.images) else None), batch
                 advance(len(batch.images) + len(batch.bad))
 
-    def _infer(self, images: Tensor) -> Regions:
+    def _infer(self, images: Tensor, shares: bool) -> Regions:
         low = self.autocast_type()
         try:
             with inference(self, self.device, low):
-                return self(images.to(self.device))  # type: ignore[no-any-return]
+                return self(images.to(self.device, self._reference().dtype), shares=shares)  # type: ignore[no-any-return]
         except ValueError as error:
             if low is not None:
                 error.add_note(f"The network ran in {low}, in which values may overflow; try precision='float32'.")
             raise
+
+    def _shares(
+        self, features: Features, maps: Tensor, pooled: Tensor, computed: torch.dtype
+    ) -> tuple[Tensor | None, str]:
+        """Shares of the pooled vectors, which the head made in dtype `computed`; or why there are none."""
+        name = self.config.backbone
+        why = not_a_mean(self.backbone, name)
+        if why:
+            return None, why
+        precision = coarsest(features.maps.dtype, features.pooled.dtype, computed)
+        found = pooled_shares(maps, pooled, self.grid, precision)
+        return found, "" if found is not None else found_no_mean(features, name, self.config.head)
+
+    def _reference(self) -> Tensor:
+        """A weight of the backbone, for device and dtype; modules without any run on the CPU in float32."""
+        tensors = itertools.chain(self.backbone.parameters(), self.backbone.buffers())
+        return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(0))
+
+    def _shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        return [(name, tuple(value.shape)) for name, value in self.backbone.state_dict().items()]
 
     def _workers(self, images: int) -> int:
         if self.device.type == "cpu" or images < _WORTH_WORKERS:
@@ -305,11 +400,48 @@ class Embedder(nn.Module):
             got = str(images.dtype) if isinstance(images, Tensor) else type(images).__name__
             raise TypeError(f"images: need a float tensor (B, 3, H, W), got {got}; embedder.embed takes images")
         if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images: need shape (B, 3, H, W), got {tuple(images.shape)}; add a batch axis?")
+            raise ValueError(f"images: need shape (B, 3, H, W), got {tuple(images.shape)}; is the batch axis missing?")
         size = self.backbone.image_size
         if size is not None and images.shape[2:] != (size, size):
             got = f"{images.shape[2]} x {images.shape[3]}"
             raise ValueError(f"images: {self.config.backbone!r} takes {size} x {size} pixels only, got {got}")
+
+
+class _Rows:
+    """Regions of batches, joined: where their number is known, in memory allocated once.
+
+    Joining the batches at the end would need twice the memory.
+    """
+
+    def __init__(self, count: int | None) -> None:
+        self.count = count
+        self.filled = 0
+        self.parts: list[Regions] = []
+
+    def add(self, batch: Regions) -> None:
+        """Append the regions of a batch."""
+        if self.count is None:
+            self.parts.append(batch)
+            return
+        if not self.parts:
+            dense = batch.dense.new_empty(self.count, *batch.dense.shape[1:])
+            pooled = batch.pooled.new_empty(self.count, batch.dim)
+            shares = None if batch.shares is None else torch.empty_like(dense)
+            self.parts.append(Regions._trusted(dense, pooled, batch.grid, shares, batch.undivided))
+        rows, joined = slice(self.filled, self.filled + len(batch)), self.parts[0]
+        joined.dense[rows], joined.pooled[rows] = batch.dense, batch.pooled
+        if joined.shares is not None and batch.shares is not None:
+            joined.shares[rows] = batch.shares
+        elif joined.shares is not None:  # one batch without shares leaves none
+            self.parts[0] = Regions._trusted(joined.dense, joined.pooled, joined.grid, None, batch.undivided)
+        self.filled += len(batch)
+
+    def regions(self) -> Regions:
+        """All regions so far, validated."""
+        joined = Regions.cat(self.parts) if self.count is None else self.parts[0]
+        rows = slice(None) if self.count is None else slice(self.filled)
+        shares = None if joined.shares is None else joined.shares[rows]
+        return Regions(joined.dense[rows], joined.pooled[rows], joined.grid, shares, joined.undivided)
 
 
 def _exact(values: Tensor) -> Tensor:

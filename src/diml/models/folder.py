@@ -1,9 +1,10 @@
-"""An embedder as a folder: `embedder.json` (settings) and `model.safetensors` (weights)."""
+"""The folder of a saved embedder: `embedder.json` (settings) and `model.safetensors` (weights)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,12 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diml.files import whole_folder
+from diml.files import atomic_folder
 from diml.models.config import EmbedderConfig
-from diml.models.embedder import Embedder
-from diml.models.heads import build_head
-from diml.models.pretrained import load_exactly
-from diml.models.zoo import build_backbone
 
 SETTINGS_FILE: Final = "embedder.json"
 WEIGHTS_FILE: Final = "model.safetensors"
@@ -24,48 +21,32 @@ _FORMAT: Final = 1
 _KEYS: Final = {"format", "config", "weights_sha256"}
 
 
-def is_embedder_folder(folder: Path) -> bool:
-    """Whether an embedder was saved there."""
-    return (folder / SETTINGS_FILE).is_file()
+def write_folder(folder: Path, config: EmbedderConfig, state: Mapping[str, Tensor]) -> None:
+    """Write settings and weights atomically into a folder of their own; a saved embedder is replaced.
 
-
-def save_embedder(embedder: Embedder, folder: Path) -> None:
-    """Write an embedder into a folder of its own; see `Embedder.save`."""
-    if folder.exists() and not (is_embedder_folder(folder) or (folder.is_dir() and not any(folder.iterdir()))):
+    Raises:
+        FileExistsError: the folder exists and contains something else.
+    """
+    saved_before = (folder / SETTINGS_FILE).is_file()
+    if folder.exists() and not (saved_before or (folder.is_dir() and not any(folder.iterdir()))):
         raise FileExistsError(f"folder: {folder} exists and holds no embedder; name a new or empty folder")
-    with whole_folder(folder) as scratch:
-        state = {name: value.detach().cpu().contiguous() for name, value in embedder.state_dict().items()}
-        save_file(state, scratch / WEIGHTS_FILE)
+    with atomic_folder(folder) as scratch:
+        save_file(_separate(state), scratch / WEIGHTS_FILE)
         settings = {
             "format": _FORMAT,
-            "config": embedder.config.to_dict(),
+            "config": config.to_dict(),
             "weights_sha256": _sha256(scratch / WEIGHTS_FILE),
         }
         (scratch / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def read_embedder(folder: Path) -> Embedder:
-    """Return the embedder of a folder, its outputs equal to the bit to those of the saved one.
+def read_settings(folder: Path) -> EmbedderConfig:
+    """Return the settings in a folder, after checking that its weights are those that were saved with them.
 
     Raises:
         FileNotFoundError: the folder, or one of its two files, is missing.
-        ValueError: settings or weights are damaged, unknown, or do not fit each other.
+        ValueError: settings or weights are damaged or unknown.
     """
-    config = _read_settings(folder)
-    backbone = build_backbone(
-        config.backbone,
-        pretrained=False,
-        image_size=config.preprocess.size,
-        token_pooling=config.token_pooling,
-    )
-    embedder = Embedder(backbone, build_head(config.head, backbone.channels, config.dim), config)
-    if embedder.dim != config.dim:
-        raise ValueError(f"{folder / SETTINGS_FILE}: need dim {embedder.dim} for this backbone, got {config.dim}")
-    load_exactly(embedder, _read_weights(folder), str(folder / WEIGHTS_FILE))
-    return embedder.eval()
-
-
-def _read_settings(folder: Path) -> EmbedderConfig:
     path = folder / SETTINGS_FILE
     text = _require(path).read_bytes()
     try:
@@ -83,19 +64,32 @@ def _read_settings(folder: Path) -> EmbedderConfig:
     return config
 
 
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the weights in a folder; ValueError where the file is damaged."""
+    try:
+        return load_file(folder / WEIGHTS_FILE)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS_FILE}: damaged ({error}); copy or save the folder again") from error
+
+
+def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights on the CPU, each with memory of its own, as safetensors needs: tied ones are copied."""
+    separate: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in state.items():
+        plain = value.detach().cpu().contiguous()
+        place = plain.untyped_storage().data_ptr()
+        separate[name] = plain.clone() if place in seen else plain
+        seen.add(place)
+    return separate
+
+
 def _check_settings(settings: Any) -> None:
     if not isinstance(settings, dict) or settings.keys() != _KEYS:
         got = ", ".join(settings) if isinstance(settings, dict) else type(settings).__name__
         raise ValueError(f"need the keys {', '.join(sorted(_KEYS))}, got {got}")
     if settings["format"] != _FORMAT:
-        raise ValueError(f"need format {_FORMAT}, got {settings['format']!r}; a newer diml wrote it? Update diml")
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(folder / WEIGHTS_FILE)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS_FILE}: damaged ({error}); copy or save the folder again") from error
+        raise ValueError(f"need format {_FORMAT}, got {settings['format']!r}; written by a newer diml? Update diml")
 
 
 def _require(path: Path) -> Path:

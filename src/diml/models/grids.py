@@ -1,4 +1,4 @@
-"""Feature maps of any size brought to G x G cells.
+"""Feature maps of any size resized to G x G cells.
 
 Legend: N images, D channels, H x W cells of a map, G x G cells of the grid.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,7 +16,7 @@ MAX_GRID: Final = 14
 
 
 def resize_grid(maps: Tensor, grid: int) -> Tensor:
-    """Bring maps to `grid` x `grid` cells: averages where they fit, otherwise finer cells first, then averages.
+    """Resize maps to `grid` x `grid` cells: by averaging where G divides H and W, else by up-sampling and averaging.
 
     Where G divides both sides of the map, each cell is the mean of its block. Otherwise the map is up-sampled
     bilinearly (corners aligned) to 4G x 4G, and each cell is the mean of 4 x 4 points.
@@ -29,7 +30,7 @@ def resize_grid(maps: Tensor, grid: int) -> Tensor:
 
     Raises:
         TypeError: `maps` is not a floating-point tensor, or `grid` not an integer.
-        ValueError: `maps` is not four-dimensional or has no cells; `grid` is out of its range.
+        ValueError: `maps` is not four-dimensional or has no cells; `grid` is out of range.
 
     Source: Zhao et al., ICCV 2021, and the authors' evaluation code (method.md, section 1).
 
@@ -51,8 +52,38 @@ def resize_grid(maps: Tensor, grid: int) -> Tensor:
     return F.adaptive_avg_pool2d(maps, grid)
 
 
+def divide_over_grid(maps: Tensor, grid: int) -> Tensor:
+    """Divide the cells of maps among `grid` x `grid` regions by the area that they share; the sum is kept.
+
+    Unlike `resize_grid`, which averages, a region receives the sum of the fractions of cells that it covers, so that
+    the sum over the regions is the sum over the cells.
+
+    Args:
+        maps: (N, D, H, W) float, any H and W of at least 1.
+        grid: G, 1 to 14.
+
+    Returns:
+        (N, D, G, G), same dtype and device, differentiable.
+
+    Example:
+        >>> divide_over_grid(torch.ones(1, 1, 7, 7), 4).sum()
+        tensor(49.)
+    """
+    rows, columns = (area_overlap(size, grid).to(maps) for size in maps.shape[2:])
+    return torch.einsum("gh,ndhw,kw->ndgk", rows, maps, columns)
+
+
+def area_overlap(cells: int, regions: int) -> Tensor:
+    """(regions, cells) float64: fraction of each cell that lies in each region, along one side; columns sum to 1."""
+    # Borders in units of 1 / (cells * regions) of the side: integers, so that nothing is rounded before the division.
+    left = torch.arange(cells, dtype=torch.float64) * regions
+    start = torch.arange(regions, dtype=torch.float64).unsqueeze(1) * cells
+    shared = torch.minimum(left + regions, start + cells) - torch.maximum(left, start)
+    return shared.clamp_min(0) / regions
+
+
 def check_grid(grid: int) -> int:
-    """Return `grid` when it is an integer from 1 to 14; TypeError or ValueError otherwise."""
+    """Return `grid` if it is an integer from 1 to 14; raise TypeError or ValueError otherwise."""
     if isinstance(grid, bool) or not isinstance(grid, int):
         raise TypeError(f"grid: need an integer from 1 to {MAX_GRID}, got {grid!r} ({type(grid).__name__})")
     if not 1 <= grid <= MAX_GRID:

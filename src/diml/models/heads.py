@@ -1,6 +1,6 @@
-"""What turns backbone features into embeddings: nothing, a trained linear layer, or a fitted projection.
+"""From backbone features to embeddings: unchanged, through a trained linear layer, or through a fitted projection.
 
-Every head is affine and works on the last axis, so that the same head embeds the pooled vector and every cell.
+Every head is affine and acts on the last axis, so that the same head embeds the pooled vector and every cell.
 
 Legend: N vectors, C channels of the backbone, D channels of the embedding.
 """
@@ -18,12 +18,12 @@ from torch import Tensor, nn
 HeadName = Literal["identity", "linear", "whiten"]
 HEADS: Final = get_args(HeadName)
 
-#: Squared singular values are known to about 1e-16 of the largest; what is below this share of it is noise.
+#: Squared singular values are accurate to about 1e-16 of the largest; below this fraction of it they are noise.
 _NOISE: Final = 1e-12
 
 
 class IdentityHead(nn.Module):
-    """Features as they are: (..., C) -> (..., C)."""
+    """Features unchanged: (..., C) -> (..., C)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -43,16 +43,16 @@ class LinearHead(nn.Linear):
 
 
 class WhitenHead(nn.Module):
-    """Half-whitening PCA, (..., C) -> (..., D): a head without training, fitted on the cells of some images.
+    """Half-whitening PCA, (..., C) -> (..., D): a head that is fitted on the cells of some images, without labels.
 
     Cells of unit length, stacked to X = U S V', are projected onto their D principal directions, each divided by the
-    square root of its singular value: U S^(1/2). Halfway between PCA (S) and full whitening (S^0), it tones down the
-    few directions that all images share. The mean is not subtracted: on product photos that made no difference
-    beyond chance, and without it a blank cell stays the zero vector.
+    square root of its singular value: U S^(1/2). Halfway between PCA (S) and full whitening (S^0), it attenuates the
+    few directions that all images share. The mean is not subtracted: on product photos the difference was not
+    significant, and without it a blank cell remains the zero vector.
 
     Args:
         channels: C.
-        dim: D wanted; fitting on few cells can give less.
+        dim: D requested; fitting on few cells can reduce it.
     """
 
     weight: Tensor
@@ -64,7 +64,7 @@ class WhitenHead(nn.Module):
 
     @property
     def fitted(self) -> bool:
-        """Whether `fit` was called, or fitted values were loaded."""
+        """Whether `fit` was called or fitted values were loaded."""
         return bool(self.weight.isfinite().all())
 
     def forward(self, features: Tensor) -> Tensor:
@@ -72,18 +72,18 @@ class WhitenHead(nn.Module):
         if not self.fitted:
             raise ValueError(
                 "head 'whiten' is not fitted: call embedder.fit_head(images) with images like those to be "
-                "compared (some hundreds or more; no labels needed), then save the embedder"
+                "compared (a few hundred or more; no labels needed), then save the embedder"
             )
         return F.linear(features, self.weight)
 
     @torch.no_grad()
     def fit(self, cells: Iterable[Tensor]) -> None:
-        """Fit on vectors that come in blocks (n, C) of any float type; needs memory for one block and C x C numbers.
+        """Fit on vectors given in blocks (n, C) of any float type; needs memory for one block and C x C numbers.
 
-        D becomes min(dim, number of directions with any variance), with a warning when that is less than wanted.
+        D becomes min(dim, number of directions with any variance), with a warning when that is less than requested.
 
         Raises:
-            ValueError: a block of another shape, values not finite, or nothing but zero vectors.
+            ValueError: a block of another shape, values that are not finite, or only zero vectors.
         """
         channels = self.weight.shape[1]
         gram = torch.zeros(channels, channels, dtype=torch.float64)
@@ -117,10 +117,10 @@ def build_head(name: HeadName, channels: int, dim: int) -> Head:
     Args:
         name: "identity", "linear" or "whiten".
         channels: C of the backbone.
-        dim: D wanted, at least 1; "identity" keeps C whatever it is.
+        dim: D requested, at least 1; "identity" ignores it and keeps C.
 
     Raises:
-        ValueError: no head of that name; `dim` below 1, or above C for "whiten".
+        ValueError: no head has that name; `dim` below 1, or above C for "whiten".
     """
     if name not in HEADS:
         raise ValueError(f"head: need one of {', '.join(HEADS)}, got {name!r}")
@@ -138,7 +138,7 @@ def build_head(name: HeadName, channels: int, dim: int) -> Head:
 def _principal(gram: Tensor) -> tuple[Tensor, Tensor]:
     """Singular values (r,), largest first, and directions (r, C) of vectors with this Gram matrix (C, C).
 
-    The sign of a direction is arbitrary: set so that its largest entry is positive, two machines agree on it.
+    The sign of a direction is arbitrary; its largest entry is made positive, so that all machines agree on it.
     """
     squares, vectors = torch.linalg.eigh(gram)
     squares, directions = squares.flip(0), vectors.T.flip(0)

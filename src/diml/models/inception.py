@@ -1,4 +1,4 @@
-"""The two Inception networks of the authors' base code, reading the same normalised RGB as every other backbone.
+"""The two Inception networks of the authors' base code, with the same normalised RGB input as every other backbone.
 
 "googlenet" comes from torchvision, "bninception" from the optional package pretrainedmodels.
 """
@@ -15,22 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from diml.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from diml.extras import require
 from diml.models.backbones import Backbone, Features
 from diml.models.pretrained import fetch_state, load_exactly
 
 Inception = Literal["googlenet", "bninception"]
 
 _CHANNELS: Final = 1024
-#: Children of torchvision's GoogLeNet behind the last map.
+#: Children of torchvision's GoogLeNet after the last map.
 _BEHIND_MAP: Final = ("aux1", "aux2", "avgpool", "dropout", "fc")
 
 
 class InputAdapter(nn.Module):
-    """From RGB normalised with ImageNet's mean and deviation to what a network was trained on.
+    """From RGB normalised with ImageNet's mean and standard deviation to the input that a network was trained on.
 
     Args:
         mean, std: of the network's three channels in its own order, for pixel values in [0, 1].
-        reverse: the network reads B, G, R.
+        reverse: the network takes B, G, R.
     """
 
     scale: Tensor
@@ -50,14 +51,14 @@ class InputAdapter(nn.Module):
 
 
 class InceptionBackbone(Backbone):
-    """An Inception network as far as its last map; pooled = mean of the cells."""
+    """An Inception network up to its last map; pooled = mean of the cells."""
 
     def __init__(self, net: nn.Module, adapter: InputAdapter) -> None:
         super().__init__(net, _CHANNELS)
         self.adapter = adapter
 
     def forward(self, images: Tensor) -> Features:
-        """Run the network."""
+        """Return the features of normalised images (B, 3, H, W)."""
         run: Any = getattr(self.net, "features", self.net)
         maps = run(self.adapter(images))
         return Features(maps, maps.mean(dim=(2, 3)))
@@ -67,7 +68,7 @@ def build_inception(name: Inception, *, pretrained: bool) -> InceptionBackbone:
     """Return "googlenet" or "bninception", with ImageNet weights or random ones.
 
     Raises:
-        ModuleNotFoundError: the optional package of "bninception" is missing.
+        MissingExtraError: the optional package of "bninception" is missing.
         WeightsError: the weights are neither cached nor reachable.
     """
     return _googlenet(pretrained) if name == "googlenet" else _bninception(pretrained)
@@ -102,15 +103,12 @@ def _bninception(pretrained: bool) -> InceptionBackbone:
 def _bninception_module() -> ModuleType:
     """The one file of pretrainedmodels that is needed.
 
-    The package as a whole imports all its networks, and with them packages that it does not declare.
+    Importing the whole package imports all its networks, and with them packages that it does not declare.
     """
+    require("bninception", "backbone 'bninception'")
     package = importlib.util.find_spec("pretrainedmodels")
-    if package is None or package.origin is None:
-        raise ModuleNotFoundError(
-            "backbone: 'bninception' needs the package pretrainedmodels; install it with "
-            "`pip install 'diml[bninception]'`",
-            name="pretrainedmodels",
-        )
+    assert package is not None
+    assert package.origin is not None
     file = Path(package.origin).parent / "models" / "bninception.py"
     spec = importlib.util.spec_from_file_location("diml.models._bninception", file)
     assert spec is not None

@@ -1,24 +1,41 @@
-"""One door to all embedders: by name, from a saved folder, or from the authors' checkpoint."""
+"""Every way to an embedder: by name, from a module, a saved folder, or a checkpoint of the authors."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from torch import nn
+
 from diml.data.transforms import Preprocess
-from diml.models.backbones import TokenPooling
-from diml.models.config import EmbedderConfig, PooledFrom, Precision
+from diml.matching import Matcher
+from diml.models.backbones import Backbone, Precision, TokenPooling
+from diml.models.config import EmbedderConfig, PooledFrom
 from diml.models.embedder import Embedder
+from diml.models.folder import SETTINGS_FILE, WEIGHTS_FILE, read_settings, read_weights
 from diml.models.heads import HeadName, build_head
+from diml.models.modules import (
+    Factory,
+    Layout,
+    build_module,
+    find_factory,
+    import_path,
+    is_import_path,
+    plain_options,
+    wrap_module,
+)
+from diml.models.pretrained import load_exactly
+from diml.models.released import read_released
 from diml.models.zoo import build_backbone, default_preprocess, is_backbone
 
 DEFAULT_DIM: Final = 128
 
 
 def load_embedder(
-    name_or_path: str | os.PathLike[str],
+    model: str | os.PathLike[str] | nn.Module,
     *,
     grid: int | Literal["default"] | None = "default",
     head: HeadName | None = None,
@@ -29,94 +46,197 @@ def load_embedder(
     pooled: PooledFrom | None = None,
     token_pooling: TokenPooling | None = None,
     precision: Precision | None = None,
+    matcher: Matcher | None = None,
+    layout: Layout | None = None,
+    prefix_tokens: int | None = None,
+    factory: Factory | None = None,
+    factory_options: Mapping[str, Any] | None = None,
 ) -> Embedder:
-    """Return an embedder, in evaluation mode, on the CPU.
+    """Return an embedder, in evaluation mode, on the CPU; that of a module on the module's device.
 
     Args:
-        name_or_path: one of
+        model: one of
             - a backbone's name: any timm model with spatial features, "googlenet" or "bninception";
-              "mobilenetv2_100" and "tf_efficientnet_lite0" need no network but the package index;
+              "mobilenetv2_100" and "tf_efficientnet_lite0" need no model hub, only the package index;
+            - a network of your own, an `nn.Module` that takes normalised images (N, 3, H, W);
             - a folder written by `Embedder.save` (`./resnet50` where the folder is called like a model);
             - a checkpoint file of the authors (`best.pth`), with `architecture`.
         grid: G for G x G regions, 1 to 14; None for the backbone's own cells. "default": 4, or as saved.
         head: "identity", "linear" (random until trained) or "whiten" (to be fitted: `Embedder.fit_head`). Default:
             "identity", or as saved.
         dim: D of the heads "linear" and "whiten"; default 128, or as saved.
-        pretrained: with ImageNet weights; False: random ones. Of no meaning for folders and checkpoints.
+        pretrained: for names: with pretrained weights, else with random ones.
         architecture: the backbone in a checkpoint of the authors, such as "resnet50".
-        preprocess: from image to network input; default the model's own colours at 224 pixels (see
-            `default_preprocess`), or as saved.
+        preprocess: from image to network input. Default: the model's own mean and standard deviation at 224 pixels
+            (see `default_preprocess`), those of ImageNet for your own module, or as saved.
         pooled: "backbone" or "grid_mean", see `EmbedderConfig`. Default "backbone", or as saved.
-        token_pooling: of plain transformers, "class" or "mean"; default the model's own way, or as saved.
+        token_pooling: for networks of tokens, "class" or "mean"; default the model's own, or as saved.
         precision: "auto", "float32", "bfloat16" or "float16", see `EmbedderConfig`. Default "auto", or as saved.
+        matcher: settings of the comparison that the embedder carries. Default `Matcher()`, or as saved.
+        layout: for your own module, the layout of its output, or that of its `forward_features` where it has that
+            method: "NCHW", "NHWC" or "NTC" (tokens). Default: inferred from a trial run.
+        prefix_tokens: for your own module of tokens, how many (class token, registers) come before those of the cells.
+            Default: inferred.
+        factory: what builds your own module when a saved folder is loaded: its class, or a function annotated
+            `-> nn.Module`, or 'package.module:name' of either. Default: the module's class. With a folder: replaces
+            the saved one, after the code has moved.
+        factory_options: keyword arguments of the factory, values that JSON can hold; they should build the bare
+            architecture, as its weights are in the folder.
 
     Raises:
-        ValueError: unknown name (the nearest are named), an option out of its range or of no use here, a damaged
-            folder, a hostile or foreign checkpoint.
+        TypeError: `model` is something else.
+        ValueError: unknown name (the nearest are named), an option out of its range or without use for this kind of
+            model, a module without usable feature map, a damaged folder, a hostile or foreign checkpoint, or a folder
+            whose own network cannot be imported.
         FileNotFoundError: no such path.
-        WeightsError, AssetError: pretrained weights cannot be had; the message has the remedies.
+        WeightsError, AssetError: pretrained weights are not available; the message lists the remedies.
 
     Example:
         >>> embedder = load_embedder("resnet18", head="linear", dim=64, pretrained=False)
-        >>> embedder(torch.randn(2, 3, 224, 224))
-        Regions(N=2, R=16, D=64, grid=(4, 4), torch.float32, cpu)
+        >>> embedder(torch.randn(2, 3, 224, 224)).dense.shape
+        torch.Size([2, 16, 64])
+        >>> embedder = load_embedder(MyNet(width=64), factory_options={"width": 64})  # doctest: +SKIP
     """
-    changes: dict[str, Any] = {"preprocess": preprocess, "pooled": pooled, "precision": precision}
+    changes: dict[str, Any] = {"preprocess": preprocess, "pooled": pooled, "precision": precision, "matcher": matcher}
     changes = {key: value for key, value in changes.items() if value is not None}
     if grid != "default":
         changes["grid"] = grid
-    path = _as_path(name_or_path)
+    building = {"factory": factory, "factory_options": factory_options}
+    features = {"layout": layout, "prefix_tokens": prefix_tokens}
+    new = {"head": head, "dim": dim, "token_pooling": token_pooling}
+    if isinstance(model, nn.Module):
+        _refuse("a module", architecture=architecture)
+        return _from_module(model, changes, **new, **features, **building)  # type: ignore[arg-type]
+    path = _as_path(model)
     if path is None:
-        _refuse("a backbone's name", architecture=architecture)
-        name = os.fspath(name_or_path)
-        return _by_name(
-            name, head or "identity", DEFAULT_DIM if dim is None else dim, pretrained, token_pooling, changes
-        )
+        _refuse("a backbone's name", architecture=architecture, **features, **building)
+        return _by_name(os.fspath(model), changes, pretrained=pretrained, **new)  # type: ignore[arg-type]
     if path.is_file():
-        from diml.models.released import read_released
-
-        _refuse("a checkpoint", head=head, dim=dim, token_pooling=token_pooling)
+        _refuse("a checkpoint", **new, **features, **building)
         if architecture is None:
             raise ValueError(
                 f"architecture: need the name of the backbone in {path}, such as architecture='resnet50'; an embedder "
                 "saved by diml is a folder, not a file"
             )
         return read_released(path, architecture, **changes)
-    from diml.models.folder import read_embedder
-
-    _refuse("a saved embedder", head=head, dim=dim, token_pooling=token_pooling, architecture=architecture)
-    saved = read_embedder(path)
-    return (
-        Embedder(saved.backbone, saved.head, dataclasses.replace(saved.config, **changes)).eval() if changes else saved
-    )
+    _refuse("a saved embedder", **new, **features, architecture=architecture)
+    saved = _from_folder(path, factory, factory_options)
+    return saved.with_settings(**changes) if changes else saved
 
 
 def _by_name(
-    name: str, head: HeadName, dim: int, pretrained: bool, token_pooling: TokenPooling | None, changes: dict[str, Any]
+    name: str,
+    changes: dict[str, Any],
+    *,
+    head: HeadName | None,
+    dim: int | None,
+    pretrained: bool,
+    token_pooling: TokenPooling | None,
 ) -> Embedder:
     changes = {"preprocess": default_preprocess(name)} | changes
-    # Settings first: a slip in them should not cost a download.
-    config = EmbedderConfig(backbone=name, head=head, dim=dim, token_pooling=token_pooling, **changes)
+    wanted, head = DEFAULT_DIM if dim is None else dim, head or "identity"
+    # Settings first: a mistake in them should not cost a download.
+    config = EmbedderConfig(backbone=name, head=head, dim=wanted, token_pooling=token_pooling, **changes)
     backbone = build_backbone(
         name, pretrained=pretrained, image_size=config.preprocess.size, token_pooling=token_pooling
     )
-    return Embedder(backbone, build_head(head, backbone.channels, dim), config).eval()
+    return Embedder(backbone, build_head(head, backbone.channels, wanted), config).eval()
 
 
-def _as_path(name_or_path: str | os.PathLike[str]) -> Path | None:
-    """The path that is meant; None for a name. A model's name stands for the model, whatever folders there are."""
-    text = os.fspath(name_or_path)
-    if isinstance(name_or_path, str) and is_backbone(text):
+def _from_module(
+    module: nn.Module,
+    changes: dict[str, Any],
+    *,
+    head: HeadName | None,
+    dim: int | None,
+    token_pooling: TokenPooling | None,
+    layout: Layout | None,
+    prefix_tokens: int | None,
+    factory: Factory | None,
+    factory_options: Mapping[str, Any] | None,
+) -> Embedder:
+    config = EmbedderConfig(
+        backbone=import_path(module) if factory is None else _importable(factory),
+        head=head or "identity",
+        dim=DEFAULT_DIM if dim is None else dim,
+        token_pooling=token_pooling,
+        layout=layout,
+        prefix_tokens=prefix_tokens,
+        factory_options=factory_options,
+        **({"preprocess": Preprocess()} | changes),
+    )
+    return _embedder_of(module, config).eval()
+
+
+def _embedder_of(module: nn.Module, config: EmbedderConfig) -> Embedder:
+    """The embedder of a user's module, with a new head on its device."""
+    backbone = wrap_module(
+        module,
+        config.backbone,
+        size=config.preprocess.size,
+        layout=config.layout,
+        prefix=config.prefix_tokens,
+        token_pooling=config.token_pooling,
+    )
+    embedder = Embedder(backbone, build_head(config.head, backbone.channels, config.dim), config)
+    embedder.head.to(embedder.device)
+    return embedder
+
+
+def _from_folder(folder: Path, factory: Factory | None, factory_options: Mapping[str, Any] | None) -> Embedder:
+    """The embedder of a folder, its outputs bitwise equal to those of the saved one.
+
+    Raises:
+        FileNotFoundError: the folder, or one of its two files, is missing.
+        ValueError: settings or weights are damaged, unknown, or do not fit each other, or the code of the user's module
+            is missing.
+    """
+    config = read_settings(folder)
+    if is_import_path(config.backbone):
+        if factory is not None:
+            config = dataclasses.replace(config, backbone=_importable(factory))
+        if factory_options is not None:
+            config = dataclasses.replace(config, factory_options=plain_options(factory_options))
+        embedder = _embedder_of(build_module(config.backbone, config.factory_options).eval(), config)
+    else:
+        _refuse(f"a saved {config.backbone!r}", factory=factory, factory_options=factory_options)
+        size = config.preprocess.size
+        backbone: Backbone = build_backbone(
+            config.backbone, pretrained=False, image_size=size, token_pooling=config.token_pooling
+        )
+        embedder = Embedder(backbone, build_head(config.head, backbone.channels, config.dim), config)
+    if embedder.dim != config.dim:
+        raise ValueError(f"{folder / SETTINGS_FILE}: need dim {embedder.dim} for this backbone, got {config.dim}")
+    load_exactly(embedder, read_weights(folder), str(folder / WEIGHTS_FILE))
+    return embedder.eval()
+
+
+def _importable(factory: Factory) -> str:
+    """The import path of a factory, checked: a mistake should not show only when the embedder is saved."""
+    path = import_path(factory)
+    if not is_import_path(path):
+        raise ValueError(f"factory: need 'package.module:name', got {path!r}")
+    find_factory(path)
+    return path
+
+
+def _as_path(model: str | os.PathLike[str]) -> Path | None:
+    """The path that is meant; None for a name. A model's name stands for the model, whatever folders exist."""
+    try:
+        text = os.fspath(model)
+    except TypeError:
+        raise TypeError(f"model: need a name, a path or an nn.Module, got {type(model).__name__}") from None
+    if isinstance(model, str) and is_backbone(text):
         return None
     path = Path(text).expanduser()
     if path.exists():
         return path
-    if not isinstance(name_or_path, str) or path.suffix in (".pth", ".pt", ".safetensors") or len(path.parts) > 1:
-        raise FileNotFoundError(f"name_or_path: {text} does not exist (nor is it the name of a model)")
+    if not isinstance(model, str) or path.suffix in (".pth", ".pt", ".safetensors") or len(path.parts) > 1:
+        raise FileNotFoundError(f"model: {text} does not exist (nor is it the name of a model)")
     return None
 
 
 def _refuse(what: str, **options: object) -> None:
     given = [name for name, value in options.items() if value is not None]
     if given:
-        raise ValueError(f"{', '.join(given)}: of no use with {what}; leave it away")
+        raise ValueError(f"{', '.join(given)}: of no use with {what}; omit the option")

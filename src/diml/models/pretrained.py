@@ -1,4 +1,4 @@
-"""Where weights come from: two offline assets, the hubs of timm and torchvision, or a clear word why from nowhere."""
+"""Sources of pretrained weights: offline assets, the hubs of timm and torchvision, else an error with the remedies."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from diml.assets import fetch_asset
 #: Backbones whose weights come as an asset, without any hub.
 OFFLINE: Final = MappingProxyType({"mobilenetv2_100": "mobilenetv2", "tf_efficientnet_lite0": "efficientnet_lite0"})
 
-#: Layers of the assets' state dicts behind the last feature map, by first part of the name.
+#: Layers of the assets' state dicts after the last feature map, by first part of the name.
 _CLASSIFIERS: Final = ("classifier", "_fc")
-#: How long to wait for a sign of life from a host before going without it.
+#: How long to wait for a host to answer.
 _PATIENCE_SECONDS: Final = 8.0
 
 
 class WeightsError(OSError):
-    """Pretrained weights cannot be had; the message says of which model, why, and what to do."""
+    """Pretrained weights are not available; the message says for which model, why, and what to do."""
 
 
 def timm_network(name: str, *, pretrained: bool, image_size: int | None = None) -> nn.Module:
@@ -41,7 +41,7 @@ def timm_network(name: str, *, pretrained: bool, image_size: int | None = None) 
 
     Raises:
         ValueError: the model cannot be built for `image_size`.
-        WeightsError, AssetError: there are no weights, or they can neither be found in a cache nor fetched.
+        WeightsError, AssetError: there are no weights, or they are neither cached nor reachable.
     """
     import timm
 
@@ -54,7 +54,7 @@ def timm_network(name: str, *, pretrained: bool, image_size: int | None = None) 
         if image_size is None:
             raise
         raise ValueError(
-            f"preprocess: {name!r} cannot be built for {image_size} pixels ({error}); leave the size to the model"
+            f"preprocess: {name!r} cannot be built for {image_size} pixels ({error}); omit the size"
         ) from error
     except Exception as error:  # hubs raise nearly every type
         if not pretrained:
@@ -67,33 +67,33 @@ def timm_network(name: str, *, pretrained: bool, image_size: int | None = None) 
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read a file of `torch.save` without running anything in it.
+    """Read a file of `torch.save` without executing anything in it.
 
     Raises:
-        ValueError: it is not such a file, is damaged, or has more in it than tensors and plain values.
+        ValueError: it is not such a file, is damaged, or contains more than tensors and plain values.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd pickles, which end in an error below anyway
+            warnings.simplefilter("ignore")  # about unusual pickles, which end in an error below anyway
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("WeightsUnpickler error: ")[-1].split("\n")[0]
         raise ValueError(
-            f"{path}: refused, it is damaged or has more in it than tensors and plain values ({reason}); nothing in it "
-            "was run. If you trust it, load it yourself and save the tensors alone: torch.save({'model': state}, ...)"
+            f"{path}: refused, it is damaged or contains more than tensors and plain values ({reason}); nothing in it "
+            "was run. If you trust it, load it yourself and save only the tensors: torch.save({'model': state}, ...)"
         ) from error
     except (RuntimeError, EOFError, KeyError, ValueError, AttributeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a whole file of torch.save ({error}); fetch or copy it again") from error
+        raise ValueError(f"{path}: not a complete file of torch.save ({error}); fetch or copy it again") from error
     if isinstance(state, dict):
         return state
     raise ValueError(f"{path}: need a dictionary of tensors, got {type(state).__name__}")
 
 
 def copy_in_order(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Fill a network from weights that stand in its own order under other names; classifiers are left out.
+    """Fill a network with weights that are in its own order but have other names; classifiers are left out.
 
     Raises:
-        ValueError: another number of tensors, or a shape that differs.
+        ValueError: the number of tensors or a shape differs.
     """
     own = net.state_dict()
     given = {name: value for name, value in state.items() if name.split(".")[0] not in _CLASSIFIERS}
@@ -108,9 +108,9 @@ def copy_in_order(net: nn.Module, state: Mapping[str, Tensor], source: str) -> N
 
 
 def load_exactly(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Fill a network from weights under its own names; ValueError names what is missing, too much or of another shape.
+    """Fill a network with weights under its own names; ValueError lists those missing, unexpected or of another shape.
 
-    Counters of batch norm, which files of old torch versions lack, may be missing.
+    Batch counters of batch normalisation, which files of old torch versions lack, may be missing.
     """
     own = net.state_dict()
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
@@ -130,7 +130,7 @@ def load_exactly(net: nn.Module, state: Mapping[str, Tensor], source: str) -> No
 
 
 def fetch_state(name: str, url: str) -> dict[str, Any]:
-    """Return the weights behind an address, from torch's cache when they were fetched before.
+    """Return the weights at an address, from torch's cache when they were fetched before.
 
     Raises:
         WeightsError: not cached and not reachable, or damaged.
@@ -150,9 +150,9 @@ def fetch_state(name: str, url: str) -> dict[str, Any]:
 
 
 def _source(name: str) -> dict[str, str]:
-    """Where timm is to take the weights of `name`: {} leaves it to timm, {"file": ...} is a cached copy.
+    """Where timm is to take the weights of `name` from: {} leaves it to timm, {"file": ...} is a cached copy.
 
-    The hub's client retries for most of a minute and more when there is no network, so that is found out here first.
+    Without a network, the hub's client retries for about a minute, so the connection is tested first.
     """
     import timm
 
@@ -181,12 +181,12 @@ def _source(name: str) -> dict[str, str]:
 
 
 def _torch_cache(url: str) -> Path:
-    """Where torch keeps what it fetched from an address."""
+    """Where torch keeps a file fetched from an address."""
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
 
 
 def _unreachable(url: str) -> str | None:
-    """Why the host of an address cannot be reached, or None when it can, or may be, through a proxy."""
+    """Why the host of an address cannot be reached; None when it can, or when a proxy may reach it."""
     if urllib.request.getproxies():
         return None
     address = urlparse(url)
@@ -200,7 +200,7 @@ def _unreachable(url: str) -> str | None:
         except OSError as error:
             outcome.append(f"{host} cannot be reached ({error.strerror or error})")
 
-    # In a thread, as looking up a name has no time limit of its own.
+    # In a thread, because name resolution has no timeout of its own.
     thread = threading.Thread(target=knock, daemon=True)
     thread.start()
     thread.join(_PATIENCE_SECONDS)
@@ -209,7 +209,7 @@ def _unreachable(url: str) -> str | None:
 
 def _no_weights(name: str, reason: str) -> WeightsError:
     return WeightsError(
-        f"backbone {name!r}: no pretrained weights: {reason}. What helps: a network connection; or a model that needs "
-        f"no hub ({', '.join(map(repr, OFFLINE))}); or the folder of an embedder saved elsewhere, or the authors' "
+        f"backbone {name!r}: no pretrained weights: {reason}. Remedies: a network connection; a model that needs "
+        f"no hub ({', '.join(map(repr, OFFLINE))}); the folder of an embedder saved elsewhere; the authors' "
         "checkpoint with architecture=...; or pretrained=False for random weights, to be trained"
     )

@@ -1,7 +1,7 @@
-"""The authors' checkpoints: their `best.pth`, read without running anything in it.
+"""The authors' checkpoints: their `best.pth`, read without executing anything in it.
 
-Their file is a dictionary with the network's weights under `model` (or `state_dict`): a torchvision-style network under
-`model.`, its classifier replaced by `last_linear`, the embedding; a 1 x 1 convolution in the `_diml` networks.
+Their file is a dictionary with the network's weights under `model` (or `state_dict`): a torchvision-style network with
+prefix `model.`, its classifier replaced by the embedding `last_linear`, a 1 x 1 convolution in the `_diml` networks.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from diml.models.zoo import build_backbone, default_preprocess
 
 _CONTAINERS: Final = ("model", "state_dict")
 _HEAD: Final = re.compile(r"(?:model\.)?last_linear\.(weight|bias)")
-#: Their network registers its four stages a second time, in this list.
+#: Their network registers its four stages a second time, in a list of this name.
 _SECOND_COPY: Final = re.compile(r"layer_blocks\.(\d)\.(.+)")
 
 
 def read_released(path: Path, architecture: str, **changes: Any) -> Embedder:
-    """Return the embedder of a checkpoint of the authors.
+    """Return the embedder in a checkpoint of the authors.
 
     Head "linear" with D as found; pooled "grid_mean" for the `_diml` networks, "backbone" for the others.
 
     Args:
         path: their file.
-        architecture: backbone in it: "resnet50", or "bninception" or "googlenet" of their base code.
-        changes: fields of `EmbedderConfig` to set otherwise.
+        architecture: its backbone: "resnet50", or "bninception" or "googlenet" of their base code.
+        changes: fields of `EmbedderConfig` that differ from the default.
 
     Raises:
-        ValueError: the file is hostile, damaged or foreign, or its weights do not fit the architecture.
+        ValueError: the file is hostile, damaged or of another origin, or its weights do not fit the architecture.
     """
     backbone = build_backbone(architecture, pretrained=False)
     weights = _weights(path)
@@ -54,8 +54,8 @@ def read_released(path: Path, architecture: str, **changes: Any) -> Embedder:
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
-    """The network's weights, by name without `module.` of wrapped networks."""
-    # Their base code stores its options beside the weights: a bag of attributes, harmless to rebuild.
+    """The network's weights by name, without the prefix `module.` of DataParallel."""
+    # Their base code stores its options beside the weights, as a namespace that is harmless to rebuild.
     with torch.serialization.safe_globals([argparse.Namespace]):
         checkpoint = read_state(path)
     found = next((checkpoint[key] for key in _CONTAINERS if isinstance(checkpoint.get(key), dict)), None)
@@ -71,7 +71,7 @@ def _weights(path: Path) -> dict[str, Tensor]:
 
 
 def _take_head(weights: dict[str, Tensor], channels: int, path: Path) -> tuple[LinearHead, str]:
-    """Remove the embedding layer from `weights`; return it, and how the pooled vector is made."""
+    """Remove the embedding layer from `weights`; return it, and how the pooled vector is computed."""
     parts: dict[str, Tensor] = {}
     for name in list(weights):
         match = _HEAD.fullmatch(name)
@@ -95,7 +95,7 @@ def _take_head(weights: dict[str, Tensor], channels: int, path: Path) -> tuple[L
 
 
 def _drop_second_copy(weights: dict[str, Tensor], path: Path) -> None:
-    """Remove `layer_blocks.0...`, checked to equal `model.layer1...`: in their code both name one layer."""
+    """Remove `layer_blocks.0...`, after checking that it equals `model.layer1...`: both name the same layer."""
     for name in list(weights):
         match = _SECOND_COPY.fullmatch(name.removeprefix("model."))
         if not match:

@@ -1,12 +1,11 @@
-"""Backbones by name: any timm model with spatial features, "googlenet" and "bninception"."""
+"""Named backbones: any timm model with spatial features, "googlenet" and "bninception"."""
 
 from __future__ import annotations
 
 import difflib
 from typing import Any, get_args
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diml.data.transforms import Preprocess
 from diml.models.backbones import (
@@ -17,6 +16,7 @@ from diml.models.backbones import (
     TokenPooling,
     prefix_tokens,
     token_grid,
+    try_network,
 )
 from diml.models.inception import Inception, build_inception
 from diml.models.pretrained import timm_network
@@ -31,18 +31,18 @@ def build_backbone(
     image_size: int | None = None,
     token_pooling: TokenPooling | None = None,
 ) -> Backbone:
-    """Return a network that gives maps, in evaluation mode.
+    """Return a network with spatial features, in evaluation mode.
 
     Args:
         name: of a timm model, "googlenet" (torchvision) or "bninception" (pretrainedmodels).
-        pretrained: with its ImageNet weights, see `diml.models.pretrained`; otherwise with random ones.
-        image_size: for models of a fixed input size (most transformers): build it for this one, pixels.
+        pretrained: with its pretrained weights, see `diml.models.pretrained`; otherwise with random ones.
+        image_size: for models of a fixed input size (most transformers), the size to build it for, pixels.
         token_pooling: for plain transformers, "class" or "mean"; None follows the model's own head.
 
     Raises:
-        ValueError: unknown name, a model without spatial features, or an option that it cannot have.
-        ModuleNotFoundError: the optional package of "bninception" is missing.
-        WeightsError: the weights cannot be had.
+        ValueError: unknown name, a model without spatial features, or an option that does not apply to it.
+        MissingExtraError: the optional package of "bninception" is missing.
+        WeightsError: the weights are neither cached nor reachable.
 
     Example:
         >>> build_backbone("resnet18", pretrained=False)(torch.randn(1, 3, 224, 224)).maps.shape
@@ -53,16 +53,16 @@ def build_backbone(
         raise ValueError(f"token_pooling: need one of {', '.join(TOKEN_POOLINGS)}, got {token_pooling!r}")
     backbone = _inception(name, pretrained) or _timm_backbone(name, pretrained, image_size, token_pooling)
     if token_pooling is not None and not isinstance(backbone, TokenBackbone):
-        raise ValueError(f"token_pooling: {name!r} gives maps, not tokens; leave the option away")
+        raise ValueError(f"token_pooling: {name!r} gives maps, not tokens; omit the option")
     return backbone.eval()
 
 
 def default_preprocess(name: str) -> Preprocess:
-    """The preprocessing that goes with a backbone's weights.
+    """The preprocessing that a backbone's weights were trained with.
 
-    Mean and deviation are the model's own, ImageNet's where none are known. The short side goes to 256 pixels and the
-    centre 224 are cut out, bilinear, as the authors evaluate; models of a fixed input size take that one, and the
-    short side in the same proportion.
+    Mean and standard deviation are the model's own, ImageNet's where none are known. The short side is resized to 256
+    pixels, bilinearly, and the central 224 x 224 are cropped, as in the authors' evaluation; models of a fixed input
+    size use that size, with the short side in the same proportion.
     """
     check_name(name)
     config = _config(name)
@@ -73,14 +73,14 @@ def default_preprocess(name: str) -> Preprocess:
 
 
 def is_backbone(name: str) -> bool:
-    """Whether there is a backbone of this name."""
+    """Whether a backbone has this name."""
     import timm
 
     return name in INCEPTIONS or bool(timm.is_model(name))
 
 
 def check_name(name: str) -> None:
-    """ValueError with the nearest known names when there is no backbone of this name."""
+    """Raise ValueError with the nearest known names when no backbone has this name."""
     import timm
 
     if not is_backbone(name):
@@ -103,7 +103,12 @@ def _timm_backbone(name: str, pretrained: bool, image_size: int | None, token_po
     fixed = config is not None and bool(config.fixed_input_size)
     size = usual if image_size is None else image_size
     net = timm_network(name, pretrained=pretrained, image_size=size if fixed and size != usual else None).eval()
-    features = _try(net, size, name)
+    features = try_network(net, getattr(net, "forward_features", net), size, name)
+    if not isinstance(features, Tensor):
+        kind = type(features).__name__
+        raise ValueError(  # noqa: TRY004
+            f"backbone: {name!r} gives a {kind} instead of one feature map; choose another model"
+        )
     only_size = size if fixed else None
     if features.ndim == 4:
         return MapBackbone(net, features, only_size)
@@ -117,7 +122,7 @@ def _timm_backbone(name: str, pretrained: bool, image_size: int | None, token_po
 
 
 def _config(name: str) -> Any:
-    """What timm knows of a model's weights and input; None for models of others."""
+    """What timm knows about a model's weights and input; None for models from other packages."""
     import timm
 
     if name in INCEPTIONS:
@@ -127,17 +132,3 @@ def _config(name: str) -> Any:
     except RuntimeError as error:
         known = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}.*")) or "none"
         raise ValueError(f"backbone: no weights {name!r}; known: {known}") from error
-
-
-@torch.no_grad()
-def _try(net: nn.Module, size: int, name: str) -> Tensor:
-    """The network's features of one made-up image, to see of what kind they are; (1, ...)."""
-    run: Any = getattr(net, "forward_features", None)
-    try:
-        features = run(torch.linspace(-1, 1, 3 * size * size).reshape(1, 3, size, size))
-    except (TypeError, RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"backbone: {name!r} gives no features of {size} x {size} pixels ({error})") from error
-    if isinstance(features, Tensor):
-        return features
-    kind = type(features).__name__
-    raise ValueError(f"backbone: {name!r} gives a {kind} instead of one feature map; choose another model")

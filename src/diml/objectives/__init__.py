@@ -4,8 +4,12 @@ Read in this order: `distances` (structural matching as a distance), `losses` an
 (loss and miner as one module, built from PML's objects or by name).
 """
 
-from diml.objectives.distances import StructuralDistance, StructuralSimilarity, pack_regions, unpack_regions
-from diml.objectives.objective import Objective, build_objective, objective_names
+from diml.extras import require
+
+require("train", "objectives")
+
+from diml.objectives.distances import StructuralDistance, StructuralSimilarity, pack_regions  # noqa: E402
+from diml.objectives.objective import Objective, build_objective, objective_names  # noqa: E402
 
 __all__ = [
     "Objective",
@@ -14,5 +18,4 @@ __all__ = [
     "build_objective",
     "objective_names",
     "pack_regions",
-    "unpack_regions",
 ]

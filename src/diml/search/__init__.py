@@ -4,17 +4,14 @@ Read in this order: `filters`, `store`, `backends`, `sources`, `index`, `searche
 """
 
 from diml.search.index import build_index, open_store
-from diml.search.pairs import SimilarPair, alike_pairs
+from diml.search.pairs import alike_pairs
 from diml.search.searcher import Searcher, SearchHit, SearchResult
-from diml.search.sources import list_source
 
 __all__ = [
     "SearchHit",
     "SearchResult",
     "Searcher",
-    "SimilarPair",
     "alike_pairs",
     "build_index",
-    "list_source",
     "open_store",
 ]

@@ -11,20 +11,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from diml.extras import require
+
 if TYPE_CHECKING:
     from diml.training.config import TrainConfig, read_config
-    from diml.training.interrupts import TrainingStopped
     from diml.training.loop import TrainResult, train
-    from diml.training.steps import NonFiniteError
 
-__all__ = ["NonFiniteError", "TrainConfig", "TrainResult", "TrainingStopped", "read_config", "train"]
+__all__ = ["TrainConfig", "TrainResult", "read_config", "train"]
 
 #: Module of each name; imported on first use, so that presets and configurations can be read without timm.
 _MODULE_OF = {
-    "NonFiniteError": "steps",
     "TrainConfig": "config",
     "TrainResult": "loop",
-    "TrainingStopped": "interrupts",
     "read_config": "config",
     "train": "loop",
 }
@@ -33,4 +31,5 @@ _MODULE_OF = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'diml.training' has no attribute {name!r}")
+    require("train", "training")
     return getattr(importlib.import_module(f"diml.training.{_MODULE_OF[name]}"), name)

@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diml.data import BadImage, ImageSet
+from diml.data import ImageSet
+from diml.data.images import BadImage
 from diml.distributed import ProcessGroup
 from diml.matching import Regions
 from diml.models import Embedder

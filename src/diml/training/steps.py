@@ -20,8 +20,8 @@ from torch.optim import Optimizer
 
 from diml.distributed import ProcessGroup
 from diml.matching import Regions
-from diml.models import Embedder, Features
-from diml.models.backbones import autocast_type
+from diml.models import Embedder
+from diml.models.backbones import Features, autocast_type
 from diml.objectives import Objective
 from diml.training.config import TrainConfig
 from diml.training.embedding import gather_regions

@@ -20,7 +20,9 @@ import torch
 from diml.data.images import BadImage
 from diml.data.inventory import images_below
 from diml.matching import Matcher, Regions
-from diml.models import Embedded, Embedder, embed_cached
+from diml.models import Embedder
+from diml.models.cache import embed_cached
+from diml.models.embedder import Embedded
 from diml.web.gallery import GalleryHit, GalleryItem, GalleryNotReadyError, GalleryState
 
 #: The error of a gallery that was stopped before it was ready.

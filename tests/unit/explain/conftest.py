@@ -1,4 +1,4 @@
-"""A tiny embedder that tells colours apart, and random matches of any grid."""
+"""A tiny embedder that distinguishes colours, and random matches of any grid."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from matplotlib.text import Text
 from PIL import Image
 
 from diml.data.transforms import Preprocess
-from diml.matching import Match, Regions, match
+from diml.matching import Match, Matcher, Regions
+from unit.explain.random_matches import make_match
 
 
 class ColourEmbedder:
-    """A region is its mean colour and the spread of it, on a grid of what `preprocess` lets through."""
+    """A region is its mean colour and the standard deviation of it, on a grid over the output of `preprocess`."""
 
-    def __init__(self, grid: int = 4) -> None:
+    def __init__(self, grid: int = 4, matcher: Matcher | None = None) -> None:
         self.grid = grid
+        self.matcher = matcher or Matcher()
         self.preprocess = Preprocess(size=56, resize=64)
         self.seen: list[Image.Image] = []
 
@@ -48,30 +50,17 @@ def embedder() -> ColourEmbedder:
 @pytest.fixture
 def random_match() -> Callable[..., Match]:
     """`random_match((rows, columns) or R, (rows, columns) or R, pairs=1, signed=False, **settings)`."""
-
-    def make(
-        q: tuple[int, int] | int, g: tuple[int, int] | int, pairs: int = 1, signed: bool = False, **settings: float
-    ) -> Match:
-        generator = torch.Generator().manual_seed(7)
-        sides = []
-        for grid in (q, g):
-            count, known = (grid, None) if isinstance(grid, int) else (grid[0] * grid[1], grid)
-            dense = torch.randn(pairs, count, 24, generator=generator)
-            dense = dense if signed else dense.relu()
-            sides.append(Regions.normalized(dense, dense.mean(dim=1), known))
-        return match(sides[0], sides[1], **settings)
-
-    return make
+    return make_match
 
 
 @pytest.fixture
 def overlapping_texts() -> Callable[[Figure], list[tuple[str, str]]]:
-    """`overlapping_texts(figure)`: what a reader could not read; empty for a good figure."""
+    """`overlapping_texts(figure)`: texts that are not legible; empty for a good figure."""
     return _overlapping_texts
 
 
 def _overlapping_texts(figure: Figure) -> list[tuple[str, str]]:
-    """Pairs of texts whose boxes cover each other by more than a pixel, and texts that leave the figure."""
+    """Pairs of texts whose boxes overlap by more than a pixel, and texts that leave the figure."""
     figure.canvas.draw()
     texts = [
         text
@@ -89,14 +78,14 @@ def _overlapping_texts(figure: Figure) -> list[tuple[str, str]]:
 
 
 def _drawn(text: Text) -> bool:
-    """Ticks beyond the ends of their axis exist as texts and are not drawn."""
+    """Whether a text is visible: ticks beyond the ends of their axis are texts too, but are not drawn."""
     axes = text.axes
     if axes is None or text in axes.texts or text in (axes.xaxis.label, axes.yaxis.label):
         return True
-    box, room = text.get_window_extent(), axes.get_window_extent()
+    box, shown = text.get_window_extent(), axes.get_window_extent()
     x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
-    return room.y0 - 1 <= y <= room.y1 + 1 or room.x0 - 1 <= x <= room.x1 + 1
+    return shown.y0 - 1 <= y <= shown.y1 + 1 or shown.x0 - 1 <= x <= shown.x1 + 1
 
 
-def _inside(box: Any, room: Any) -> bool:
-    return bool(box.x0 >= room.x0 and box.x1 <= room.x1 and box.y0 >= room.y0 and box.y1 <= room.y1)
+def _inside(box: Any, outer: Any) -> bool:
+    return bool(box.x0 >= outer.x0 and box.x1 <= outer.x1 and box.y0 >= outer.y0 and box.y1 <= outer.y1)

@@ -1,4 +1,4 @@
-"""Text that fits, whatever a file is called, and figures that are saved whole."""
+"""Text fits whatever the name of a file, and figures are saved atomically."""
 
 from pathlib import Path
 
@@ -6,11 +6,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from diml.explain import save_figure
-from diml.explain.canvas import PALETTE, Canvas, displayable, ink_on
+from diml.explain.canvas import PALETTE, Canvas, displayable, ink_on, save_figure
 
 
-def test_a_long_path_keeps_its_end_within_the_room() -> None:
+def test_a_long_path_keeps_its_end_within_the_space() -> None:
     canvas = Canvas(400, 100)
     cut = canvas.cut("/data/" + "x" * 300 + "/class/photo_001.jpg", 10, 200)
     assert cut == "…/class/photo_001.jpg"
@@ -20,7 +19,7 @@ def test_a_long_path_keeps_its_end_within_the_room() -> None:
     assert 180 < canvas.text_width(long_name, 10) <= 200
 
 
-def test_what_has_room_is_left_alone() -> None:
+def test_what_fits_stays_unchanged() -> None:
     assert Canvas(400, 100).cut("a/b.jpg", 10, 200) == "a/b.jpg"
 
 

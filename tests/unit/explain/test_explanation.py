@@ -1,4 +1,4 @@
-"""Two images in one call: what is remembered, and the numbers handed on."""
+"""Two images or regions compared: one type of result, its figure, its numbers, and the settings of the comparison."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from diml.explain import Explanation, describe_match, drawn_pair, match_images
-from diml.matching import Match, Regions, match
+import diml
+from diml.explain import Explanation, drawn_pair
+from diml.explain.explanation import describe_match, match_pair
+from diml.explain.formatting import TIMES
+from diml.matching import Match, Matcher, Regions, match
 
 MakeMatch = Callable[..., Match]
 
@@ -26,7 +29,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_paths_are_matched_as_their_regions_are(files: tuple[Path, Path], embedder: Any) -> None:
-    found = match_images(*files, embedder=embedder, epsilon=0.1)
+    found = match_pair(*files, embedder=embedder, matcher=Matcher(epsilon=0.1))
     regions = embedder.embed(drawn_pair(96))
     assert torch.equal(found.plan, match(regions[0], regions[1], epsilon=0.1).plan)
     assert found.names == (str(files[0]), str(files[1]))
@@ -34,7 +37,7 @@ def test_paths_are_matched_as_their_regions_are(files: tuple[Path, Path], embedd
 
 
 def test_the_images_kept_are_what_the_model_saw(files: tuple[Path, Path], embedder: Any) -> None:
-    found = match_images(*files, embedder=embedder)
+    found = match_pair(*files, embedder=embedder)
     for kept, drawn in zip(found.images, drawn_pair(96), strict=True):
         assert kept.size == (112, 112)
         assert kept.mode == "RGB"
@@ -42,33 +45,35 @@ def test_the_images_kept_are_what_the_model_saw(files: tuple[Path, Path], embedd
 
 
 def test_pil_images_and_tensors_are_taken_too(files: tuple[Path, Path], embedder: Any) -> None:
-    plain = match_images(*files, embedder=embedder)
+    plain = match_pair(*files, embedder=embedder)
     with Image.open(files[0]) as opened:
         tensor = torch.frombuffer(bytearray(drawn_pair(96)[1].tobytes()), dtype=torch.uint8)
-        mixed = match_images(opened, tensor.reshape(96, 96, 3).permute(2, 0, 1), embedder=embedder)
+        mixed = match_pair(opened, tensor.reshape(96, 96, 3).permute(2, 0, 1), embedder=embedder)
     assert torch.equal(mixed.plan, plain.plan)
-    assert mixed.names == (str(files[0]), "<image 1>")
+    assert mixed.names == (str(files[0]), "gallery")
 
 
-def test_regions_instead_of_a_image_are_refused_with_the_remedy(embedder: Any) -> None:
+def test_regions_on_one_side_only_are_refused(embedder: Any) -> None:
     regions = Regions.normalized(torch.rand(1, 4, 8), torch.rand(1, 8))
-    with pytest.raises(TypeError, match=r"b: need a image, got Regions; .*diml\.matching\.match"):
-        match_images(drawn_pair(64)[0], regions, embedder=embedder)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="query, gallery: need images or Regions on both sides"):
+        match_pair(drawn_pair(64)[0], regions, embedder=embedder)
+    with pytest.raises(TypeError, match="embedder: need none for Regions"):
+        match_pair(regions, regions, embedder=embedder)
 
 
 def test_a_missing_image_is_named_before_anything_is_embedded(embedder: Any) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg"):
-        match_images(drawn_pair(64)[0], "nowhere.jpg", embedder=embedder)
+        match_pair(drawn_pair(64)[0], "nowhere.jpg", embedder=embedder)
     assert embedder.seen == []
 
 
 def test_the_same_image_matches_itself_best(embedder: Any) -> None:
     a, b = drawn_pair(96)
-    assert float(match_images(a, a, embedder=embedder).score) > float(match_images(a, b, embedder=embedder).score)
+    assert float(match_pair(a, a, embedder=embedder).score) > float(match_pair(a, b, embedder=embedder).score)
 
 
 def test_draw_gives_the_figure_with_the_names(files: tuple[Path, Path], embedder: Any) -> None:
-    figure = match_images(*files, embedder=embedder).draw(top=3)
+    figure = match_pair(*files, embedder=embedder).draw(top=3)
     assert figure.get_size_inches()[0] * figure.dpi == pytest.approx(1200)
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert any(text.endswith("a.png") for text in texts)
@@ -85,11 +90,11 @@ def test_one_pair_is_taken_out_of_many(pair: int, random_match: MakeMatch) -> No
     assert torch.equal(one.weight_g[0], many.weight_g[pair])
 
 
-def test_a_image_match_is_of_one_pair_and_two_images(random_match: MakeMatch) -> None:
+def test_an_explanation_has_one_pair_of_images_and_two_names(random_match: MakeMatch) -> None:
     many = random_match((2, 2), (2, 2), pairs=3)
     with pytest.raises(IndexError, match=r"pair: need -3\.\.2, got 3"):
         Explanation.of(many, drawn_pair(32), ("a", "b"), pair=3)
-    with pytest.raises(ValueError, match="plan: need one pair, got 3"):
+    with pytest.raises(ValueError, match="images: need one pair, got 3"):
         Explanation(**vars(many), images=drawn_pair(32), names=("a", "b"))
     with pytest.raises(ValueError, match="names: need two"):
         Explanation.of(many, drawn_pair(32), ("a",))  # type: ignore[arg-type]
@@ -113,7 +118,7 @@ def test_the_description_is_plain_json_that_adds_up(random_match: MakeMatch) -> 
     assert torch.tensor(told["plan"]).shape == torch.tensor(told["cosine"]).shape == (6, 16)
 
 
-def test_flows_are_told_with_their_cells(random_match: MakeMatch) -> None:
+def test_flows_are_described_with_their_cells(random_match: MakeMatch) -> None:
     for flow in describe_match(random_match((2, 3), (4, 4)), top=5)["top"]:
         row, column = flow["cell_g"]
         assert row * 4 + column == flow["region_g"]
@@ -123,3 +128,89 @@ def test_flows_are_told_with_their_cells(random_match: MakeMatch) -> None:
     assert told["top"][0]["cell_q"] is None
     assert told["top"][0]["name_q"] == f"#{told['top'][0]['region_q']}"
     assert told["names"] is None
+
+
+@pytest.fixture
+def many(random_match: MakeMatch) -> Explanation:
+    """Three pairs of regions, without images."""
+    return Explanation(**vars(random_match((2, 3), (4, 4), pairs=3)))
+
+
+def test_diml_match_returns_one_type_for_images_and_regions(files: tuple[Path, Path], embedder: Any) -> None:
+    images = diml.match(*files, embedder=embedder)
+    regions = embedder.embed(drawn_pair(96))
+    without = diml.match(regions[0], regions[1])
+    assert type(images) is type(without) is Explanation
+    assert torch.equal(images.plan, without.plan)
+    assert without.images is None
+    several = diml.match(regions, regions)
+    assert len(several) == 2
+    assert several.score.tolist() == pytest.approx([2, 2], abs=0.2)
+
+
+def test_settings_are_keywords_or_a_matcher_and_by_default_the_embedders_own(
+    files: tuple[Path, Path], embedder: Any
+) -> None:
+    embedder.matcher = Matcher(epsilon=0.1, structural_weight=4)
+    regions = embedder.embed(drawn_pair(96))
+    assert diml.match(*files, embedder=embedder).matcher == embedder.matcher
+    single = diml.match(*files, embedder=embedder, epsilon=0.02)
+    assert single.matcher == Matcher(epsilon=0.02, structural_weight=4)
+    assert torch.equal(single.plan, Matcher(epsilon=0.02).match(regions[0], regions[1]).plan)
+    given = Matcher(weights="uniform")
+    assert diml.match(*files, embedder=embedder, matcher=given).matcher == given
+    assert diml.match(regions[0], regions[1], weights="uniform").matcher == given
+    with pytest.raises(TypeError, match=r"matcher: need either a matcher or single settings, got both \(epsilon\)"):
+        diml.match(*files, embedder=embedder, matcher=given, epsilon=0.02)
+    with pytest.raises(TypeError, match="epsilo"):
+        diml.match(*files, embedder=embedder, epsilo=0.02)
+    with pytest.raises(ValueError, match="epsilon"):
+        diml.match(*files, embedder=embedder, epsilon=-1)
+
+
+def test_images_are_given_when_they_are_drawn_where_they_are_unknown(
+    many: Explanation, files: tuple[Path, Path]
+) -> None:
+    def images_in(figure: Any) -> int:
+        return sum(len(axes.images) for axes in figure.axes if (axes.get_gid() or "").startswith("panel-"))
+
+    assert images_in(many.draw(pair=2)) == 2  # the heat maps
+    figure = many.draw(pair=2, images=files, names=("left", "right"))
+    assert images_in(figure) == 4
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert f"score {float(many.score[2]):.3f} = " in " ".join(texts)
+    assert {"left", "right"} <= set(texts)
+    with pytest.raises(IndexError, match="pair: need"):
+        many.draw(pair=3)
+    with pytest.raises(ValueError, match="images: need two"):
+        many.draw(images=files[:1])  # type: ignore[arg-type]
+
+
+def test_one_pair_of_an_explanation_gets_its_images(many: Explanation) -> None:
+    one = Explanation.of(many, drawn_pair(32), pair=1)
+    assert (len(one), one.names) == (1, ("query", "gallery"))
+    assert one.ledger().to_json() == many.ledger(1).to_json()
+    assert Explanation.of(one).images == one.images
+
+
+def test_reprs_are_short_and_notebooks_show_the_figure(
+    many: Explanation, files: tuple[Path, Path], embedder: Any
+) -> None:
+    one = match_pair(*files, embedder=embedder)
+    score = f"score {float(one.score):.3f} = pooled {float(one.pooled):.3f} + structural {float(one.structural):.3f}"
+    assert repr(one).endswith(f"b.png: {score})")
+    assert len(repr(one)) < 200
+    assert one._repr_html_().startswith('<img src="data:image/png;base64,')
+    assert repr(many) == "Explanation(3 pairs of 6 x 16 regions)"
+    assert many._repr_html_().count("score ") == 3
+
+
+def test_the_weight_of_the_structural_score_is_described(random_match: MakeMatch) -> None:
+    found = random_match((2, 3), (4, 4), structural_weight=4)
+    told = json.loads(json.dumps(describe_match(found), allow_nan=False))
+    assert told["structural_weight"] == told["matcher"]["structural_weight"] == 4
+    assert told["score"] == pytest.approx(told["pooled"] + 4 * told["structural"])
+    assert sum(told["total_q"]) == pytest.approx(told["structural"])
+    assert repr(Explanation(**vars(found))).endswith(f"+ 4 {TIMES} structural {told['structural']:.3f})")
+    alone = json.loads(json.dumps(describe_match(random_match((2, 3), (4, 4), structural_weight=float("inf")))))
+    assert (alone["structural_weight"], alone["score"]) == ("inf", alone["structural"])

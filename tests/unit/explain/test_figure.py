@@ -1,4 +1,4 @@
-"""The explanation image shows the ledger's numbers at the right places, and can be read."""
+"""The figure shows the numbers of the ledger at the right places, and is legible."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from diml.explain import draw_match, drawn_pair, save_figure
+from diml.explain import draw_match, drawn_pair
+from diml.explain.canvas import save_figure
 from diml.explain.flows import colour_of
+from diml.explain.formatting import TIMES
 from diml.matching import Match, Regions, match
 
 MakeMatch = Callable[..., Match]
@@ -88,7 +90,22 @@ def test_the_title_is_the_score_and_its_two_parts(random_match: MakeMatch) -> No
     assert title == f"score {score:.3f} = pooled {pooled:.3f} + structural {structural:.3f}"
 
 
-def test_the_share_of_the_lines_is_told(random_match: MakeMatch) -> None:
+@pytest.mark.parametrize("weight", [0, 0.125, 4, float("inf")])
+def test_the_title_has_the_weight_of_the_structural_score(
+    weight: float, random_match: MakeMatch, overlapping_texts: Overlapping
+) -> None:
+    found = random_match((4, 4), (4, 4), structural_weight=weight)
+    figure = draw_match(found, names=(LONG, LONG))
+    score, pooled, structural = (float(part[0]) for part in (found.score, found.pooled, found.structural))
+    title = f"score {score:.3f} = pooled {pooled:.3f} + {weight:g} {TIMES} structural {structural:.3f}"
+    if weight == float("inf"):
+        title = f"score {structural:.3f} = structural {structural:.3f} (pooled {pooled:.3f} not counted)"
+    assert text_of(figure, "title") == title
+    assert number(text_of(figure, "ledger-sum")) == pytest.approx(structural, abs=5e-4)
+    assert overlapping_texts(figure) == []
+
+
+def test_the_share_of_the_lines_is_written(random_match: MakeMatch) -> None:
     found = random_match((2, 2), (2, 2))
     carried = sum(flow.contribution for flow in found.ledger().top(3))
     share = carried / float(found.structural[0])
@@ -124,7 +141,7 @@ def test_tick_labels_of_the_matrices_name_the_regions_that_they_stand_at(random_
     assert ticks[28] == "A3"
 
 
-LONG = "/data/" + "very_long_folder_name/" * 8 + "a image with $ and 中 in its name.jpg"
+LONG = "/data/" + "very_long_folder_name/" * 8 + "an image with $ and 中 in its name.jpg"
 
 
 @pytest.mark.parametrize(
@@ -170,13 +187,13 @@ def test_the_saved_image_is_1200_pixels_wide(random_match: MakeMatch, tmp_path: 
 def test_a_plan_that_did_not_converge_is_flagged(random_match: MakeMatch, overlapping_texts: Overlapping) -> None:
     found = random_match((4, 4), (4, 4), max_iterations=1, tolerance=1e-9)
     figure = draw_match(found, names=(LONG, LONG))
-    assert f"marginal error {float(found.marginal_error[0]):.1e} after 1 iterations" in text_of(figure, "trouble")
+    assert f"marginal error {float(found.marginal_error[0]):.1e} after 1 iterations" in text_of(figure, "warning")
     assert overlapping_texts(figure) == []
     done = draw_match(random_match((4, 4), (4, 4)))
-    assert done.findobj(lambda artist: artist.get_gid() == "trouble") == []
+    assert done.findobj(lambda artist: artist.get_gid() == "warning") == []
 
 
-def test_regions_without_a_grid_are_said_to_have_none(random_match: MakeMatch) -> None:
+def test_regions_without_a_grid_are_labelled_so(random_match: MakeMatch) -> None:
     figure = draw_match(random_match(5, (2, 2)), images=drawn_pair(64))
     texts = [text.get_text() for text in figure.findobj(Text)]
     assert texts.count("no known grid: regions in their order") == 1
@@ -205,7 +222,7 @@ def test_wrong_arguments_are_named(random_match: MakeMatch) -> None:
         draw_match(found, names=("a",))  # type: ignore[arg-type]
 
 
-def test_drawing_keeps_clear_of_pyplot_and_global_state() -> None:
+def test_drawing_uses_neither_pyplot_nor_global_state() -> None:
     code = (
         "import sys, torch, matplotlib\n"
         "before = matplotlib.rcParams.copy()  # copying does not look for a display\n"

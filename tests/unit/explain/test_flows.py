@@ -1,4 +1,4 @@
-"""Where lines end and where their values stand."""
+"""Where lines end and where their values are."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diml.explain.flows import colour_of, decimals, drawn_flows, spread
+from diml.explain.flows import colour_of, drawn_flows, spread
 from diml.matching import Ledger
 
 
@@ -34,7 +34,7 @@ def test_spreading_keeps_the_order_of_the_lines() -> None:
     assert places.argsort().tolist() == [1, 3, 0, 2]
 
 
-def test_what_has_no_room_stands_closer_and_never_outside() -> None:
+def test_values_move_closer_where_they_do_not_fit_and_stay_inside() -> None:
     places = spread(np.full(11, 5.0), 3.0, 0.0, 10.0)
     assert places.min() == pytest.approx(0)
     assert places.max() == pytest.approx(10)
@@ -60,8 +60,3 @@ def test_a_number_of_lines_out_of_range_is_refused(top: int) -> None:
 def test_neighbouring_ranks_have_distinct_colours() -> None:
     for first in range(20):
         assert len({colour_of(rank) for rank in range(first, first + 8)}) == 8
-
-
-@pytest.mark.parametrize(("largest", "digits"), [(0.9, 3), (0.011, 3), (0.0096, 4), (0.00009, 6), (1e-9, 6), (0.0, 3)])
-def test_values_are_printed_with_two_significant_digits(largest: float, digits: int) -> None:
-    assert decimals(largest) == digits

@@ -1,9 +1,10 @@
-"""The report of an evaluation: which queries it shows, and that its places and marks are the evaluation's."""
+"""The page of an evaluation: which queries it displays, and that its ranks and marks are those of the evaluation."""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 
 from diml.data import ImageSet
 from diml.evaluation import DatasetEvaluation, evaluate_regions
-from diml.explain import choose_queries, drawn_pair, gallery_report
+from diml.explain import drawn_pair, evaluation_page
+from diml.explain.report import choose_queries
+from diml.matching import Matcher
 
 
 @pytest.fixture
@@ -28,9 +31,9 @@ def found(tmp_path: Path, embedder: Any) -> DatasetEvaluation:
         paths[-1].parent.mkdir(exist_ok=True)
         image.save(paths[-1])
     regions = embedder.embed(made)
-    report = evaluate_regions(regions, labels, rerank=(0, 5), resamples=50)
-    images = ImageSet(name="drawn", paths=tuple(paths), labels=labels, class_names=("one", "two", "three"))
-    return DatasetEvaluation(report, images, regions, ())
+    report = evaluate_regions(regions, labels, rerank_at=(0, 5), matcher=embedder.matcher, resamples=50)
+    images = ImageSet(name="drawn", images=tuple(paths), labels=labels, class_names=("one", "two", "three"))
+    return DatasetEvaluation(report, images, regions, (), embedder.matcher)
 
 
 def data_of(page: str) -> dict[str, Any]:
@@ -60,17 +63,17 @@ def test_changed_are_those_with_the_largest_change_and_random_depends_on_the_see
 
 
 def test_places_marks_and_scores_are_the_evaluations(found: DatasetEvaluation, embedder: Any) -> None:
-    data = data_of(gallery_report(found, embedder, method="colours", rerank=5, queries=12, hits=3))
+    data = data_of(evaluation_page(found, embedder, method="colours", rerank_at=5, queries=12, hits=3))
     report, images = found.report, found.images
     file_of = {path.name: row for row, path in enumerate(images.paths)}
     for shown, row in zip(data["queries"], choose_queries(report, 5, 12), strict=True):
         query = int(report.queries[row])
         assert shown["name"] == "/".join(images.paths[query].parts[-2:])
         assert data["images"][shown["image"]]["name"] == shown["name"]
-        images = [file_of[pair["names"]["gallery"].split("/")[-1]] for pair in shown["pairs"]]
-        assert [images[at] for at in shown["before"]] == report.hits[0][row, :3].tolist()
-        assert [images[at] for at in shown["after"]] == report.hits[5][row, :3].tolist()
-        for pair, image in zip(shown["pairs"], images, strict=True):
+        rows = [file_of[pair["names"]["gallery"].split("/")[-1]] for pair in shown["pairs"]]
+        assert [rows[at] for at in shown["before"]] == report.hits[0][row, :3].tolist()
+        assert [rows[at] for at in shown["after"]] == report.hits[5][row, :3].tolist()
+        for pair, image in zip(shown["pairs"], rows, strict=True):
             assert pair["hit"]["correct"] == bool(images.labels[image] == images.labels[query])
             assert pair["hit"]["note"] == images.class_names[images.labels[image]]
             for k, name in ((0, "pooled_rank"), (5, "rank")):
@@ -81,12 +84,14 @@ def test_places_marks_and_scores_are_the_evaluations(found: DatasetEvaluation, e
         assert shown["map_after"] == report.per_query[5]["map@r"][row]
 
 
-def test_the_metrics_stand_on_top(found: DatasetEvaluation, embedder: Any) -> None:
-    data = data_of(gallery_report(found, embedder, method="colours", rerank=5, queries=2, settings={"epsilon": 0.05}))
+def test_the_metrics_are_those_of_the_report(found: DatasetEvaluation, embedder: Any) -> None:
+    data = data_of(
+        evaluation_page(found, embedder, method="colours", rerank_at=5, queries=2, settings={"model": "mine"})
+    )
     assert [row["name"] for row in data["table"]] == ["colours", "colours + DIML (5)"]
     for told, k in zip(data["table"], (0, 5), strict=True):
         for title, metric in (("R@1", "recall@1"), ("RP", "r_precision"), ("MAP@R", "map@r")):
-            row = [int(row["rerank"]) for row in found.report.rows].index(k)
+            row = [int(row["rerank_at"]) for row in found.report.rows].index(k)
             low, high = found.report.intervals[row][metric]
             assert told["values"][title] == [found.report.row(k)[metric], low, high]
     difference = found.report.row(5)["map@r"] - found.report.row(0)["map@r"]
@@ -94,27 +99,32 @@ def test_the_metrics_stand_on_top(found: DatasetEvaluation, embedder: Any) -> No
     assert data["counts"] == {"queries": 12, "gallery": 12, "shown": 2}
 
 
-def test_settings_of_the_match_reach_it(found: DatasetEvaluation, embedder: Any) -> None:
+def test_pairs_are_explained_with_the_matcher_of_the_evaluation(found: DatasetEvaluation, embedder: Any) -> None:
+    matchers = (Matcher(epsilon=0.02, structural_weight=4), Matcher(epsilon=0.5))
     pages = [
-        data_of(gallery_report(found, embedder, method="m", rerank=5, queries=1, epsilon=epsilon))
-        for epsilon in (0.02, 0.5)
+        data_of(evaluation_page(replace(found, matcher=matcher), embedder, method="m", rerank_at=5, queries=1))
+        for matcher in matchers
     ]
-    peaks = [np.asarray(page["queries"][0]["pairs"][0]["plan"]).max() for page in pages]
+    pairs = [page["queries"][0]["pairs"][0] for page in pages]
+    peaks = [np.asarray(pair["plan"]).max() for pair in pairs]
     assert peaks[0] > 1.2 * peaks[1]
+    assert pairs[0]["score"] == pytest.approx(pairs[0]["pooled"] + 4 * pairs[0]["structural"])
+    for page, matcher in zip(pages, matchers, strict=True):
+        assert page["settings"] == matcher.to_dict()
 
 
-def test_what_makes_no_report_is_refused(found: DatasetEvaluation, embedder: Any, monkeypatch: Any) -> None:
+def test_wrong_arguments_are_refused(found: DatasetEvaluation, embedder: Any, monkeypatch: Any) -> None:
     for wrong, told in (
-        ({"rerank": 0}, "rerank, hits: need K >= 1"),
+        ({"rerank_at": 0}, "rerank_at, hits: need K >= 1"),
         ({"hits": 11}, "1 to 10 hits, got 5 and 11"),
         ({"queries": 0}, "queries: need at least 1, got 0"),
         ({"choose": "best"}, "choose: need one of .* got 'best'"),
     ):
         with pytest.raises(ValueError, match=told):
-            gallery_report(found, embedder, **({"method": "m", "rerank": 5} | wrong))
+            evaluation_page(found, embedder, **({"method": "m", "rerank_at": 5} | wrong))
     with pytest.raises(KeyError, match="7 was not evaluated"):
-        gallery_report(found, embedder, method="m", rerank=7)
+        evaluation_page(found, embedder, method="m", rerank_at=7)
     monkeypatch.setattr("diml.explain.report._MOST_ENTRIES", 8 * 256 * 3)
     with pytest.raises(ValueError, match=r"queries: 12 with up to 8 hits of 16 regions .* show at most 3, fewer hits"):
-        gallery_report(found, embedder, method="m", rerank=5)
-    gallery_report(found, embedder, method="m", rerank=5, queries=3)
+        evaluation_page(found, embedder, method="m", rerank_at=5)
+    evaluation_page(found, embedder, method="m", rerank_at=5, queries=3)

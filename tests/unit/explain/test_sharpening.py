@@ -1,4 +1,4 @@
-"""The sharper plan: same rows, same order, an honest sum, and a limit."""
+"""The sharpened plan: same rows, same order, its own sum, and a limit."""
 
 import json
 
@@ -6,7 +6,10 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from diml.explain import describe_match, drawn_pair, explanation_page, match_images, sharpened
+from diml.explain import drawn_pair, explanation_page
+from diml.explain.explanation import Explanation, describe_match, match_pair
+from diml.explain.formatting import TIMES
+from diml.explain.sharpening import sharpened
 
 
 def test_rows_keep_their_mass_and_their_order(random_match):
@@ -46,17 +49,37 @@ def test_other_factors_are_refused(random_match, factor):
         sharpened(random_match((2, 2), (2, 2)), factor)
 
 
-def test_a_pair_with_images_keeps_its_score_and_says_so(embedder):
-    found = match_images(*drawn_pair(), embedder=embedder)
-    assert found.note == describe_match(found)["note"] == ""
+def test_a_pair_with_images_keeps_and_states_its_score(embedder):
+    found = match_pair(*drawn_pair(), embedder=embedder)
+    assert found.note() == describe_match(found)["note"] == ""
     made = sharpened(found, 10)
-    assert made.scored == pytest.approx(float(found.structural))
-    assert sharpened(made, 2).scored == made.scored
-    assert f"the score is {float(found.score):.3f}" in made.note
-    assert f"sum to {float(made.structural):.3f}" in made.note
+    assert made.scored.tolist() == found.structural.tolist()
+    assert torch.equal(sharpened(made, 2).scored, made.scored)
+    assert f"score {float(found.score):.3f} = pooled" in made.note()
+    assert f"sum to {float(made.structural):.3f}" in made.note()
     told = made.to_dict()
-    assert told["note"] == made.note
+    assert told["note"] == made.note()
     assert sum(map(sum, told["plan"])) == pytest.approx(1)
-    assert json.dumps(made.note) in explanation_page(made)
-    assert made.note.split(":")[0] in " ".join(text.get_text() for text in made.draw().findobj(Text))
+    assert json.dumps(made.note(), ensure_ascii=True) in explanation_page(made)
+    assert made.note().split(":")[0] in " ".join(text.get_text() for text in made.draw().findobj(Text))
     assert sharpened(found, 1).scored is None
+
+
+def test_the_note_of_each_of_several_pairs_has_the_weight(random_match, overlapping_texts):
+    found = Explanation(**vars(random_match((3, 3), (3, 3), 2, structural_weight=4)))
+    made = sharpened(found, 10)
+    for pair in range(2):
+        assert f"score {float(found.score[pair]):.3f} = pooled" in made.note(pair)
+        assert f"+ 4 {TIMES} structural {float(found.structural[pair]):.3f}" in made.note(pair)
+    one = Explanation.of(made, pair=1)
+    assert one.note() == made.note(1)
+    assert overlapping_texts(one.draw()) == []
+
+
+def test_a_note_and_a_warning_both_fit(random_match, overlapping_texts):
+    found = Explanation(**vars(random_match((4, 4), (4, 4), max_iterations=1, tolerance=1e-9, structural_weight=0.125)))
+    figure = sharpened(found, 10.5).draw(images=drawn_pair(64))
+    texts = " ".join(text.get_text() for text in figure.findobj(Text))
+    assert "Not converged" in texts
+    assert "Sharpened plan (factor 10.5)" in texts
+    assert overlapping_texts(figure) == []

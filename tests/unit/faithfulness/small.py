@@ -1,4 +1,4 @@
-"""A network of some thousand weights and a image set of two classes."""
+"""A small network and an image set of two classes."""
 
 from __future__ import annotations
 
@@ -27,4 +27,4 @@ def small_shop(folder: Path) -> ImageSet:
         coarse = generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)
         paths.append(folder / f"{number}.png")
         Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC).save(paths[-1])
-    return ImageSet("shop", tuple(paths), np.array([0, 0, 0, 1, 1, 1, 2]), ("a", "b", "c"))
+    return ImageSet(paths, [0, 0, 0, 1, 1, 1, 2], class_names=("a", "b", "c"), name="shop")

@@ -1,4 +1,4 @@
-"""Landings of plans whose answer is known, and a ceiling that no plan passes."""
+"""Accuracies of plans with known answers, and a ceiling that no plan exceeds."""
 
 import numpy as np
 import pytest
@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from diml.faithfulness.correspondence import (
+    accuracy_of_rows,
+    baseline_plans,
     ceiling,
-    landing,
-    landing_of_rows,
-    landings,
     overlap_plan,
-    rival_plans,
+    plan_accuracies,
+    plan_accuracy,
 )
 from diml.faithfulness.warps import WARPS, Truth, Warp, true_cells, window
 from diml.matching import Regions, match
@@ -30,21 +30,21 @@ def one_hot(truth: Truth) -> torch.Tensor:
 @pytest.mark.parametrize("kind", WARPS)
 def test_a_plan_that_knows_the_truth_lands_all_of_it(kind):
     truth = truth_of(kind)
-    found = landing(one_hot(truth), torch.rand(16, generator=torch.Generator().manual_seed(0)), truth)
+    found = plan_accuracy(one_hot(truth), torch.rand(16, generator=torch.Generator().manual_seed(0)), truth)
     assert found is not None
     assert found.to_list() == pytest.approx([1, 1, 1, 1])
 
 
 def test_the_uniform_plan_is_at_chance():
     truth = truth_of("flip")
-    found = landing(torch.full((16, 16), 3.0), torch.ones(16), truth)
+    found = plan_accuracy(torch.full((16, 16), 3.0), torch.ones(16), truth)
     assert found is not None
     assert found.mass == found.strongest == found.regions == pytest.approx(1 / 16)
     assert found.near == pytest.approx(truth.near.sum() / 16**2)
 
 
 def test_regions_count_by_their_mass_and_each_once():
-    found = landing_of_rows(
+    found = accuracy_of_rows(
         torch.tensor([[4.0, 1.0], [0.0, 2.0]]),
         torch.tensor([3.0, 1.0]),
         torch.tensor([0, 0]),
@@ -57,15 +57,15 @@ def test_regions_count_by_their_mass_and_each_once():
     assert found.regions == pytest.approx(0.5)
 
 
-def test_without_a_counterpart_or_without_mass_there_is_no_landing():
+def test_without_a_counterpart_or_without_mass_there_is_no_accuracy():
     apart = true_cells(Warp(window(0, 0, 0.4), window(0.5, 0.5, 0.4)), (2, 2), (2, 2))
-    assert landing(torch.ones(4, 4), torch.ones(4), apart) is None
-    assert landing(torch.ones(4, 4), torch.zeros(4), truth_of("identity", (2, 2))) is None
+    assert plan_accuracy(torch.ones(4, 4), torch.ones(4), apart) is None
+    assert plan_accuracy(torch.ones(4, 4), torch.zeros(4), truth_of("identity", (2, 2))) is None
     assert ceiling(torch.ones(4) / 4, torch.ones(4) / 4, apart) == 0
 
 
 def test_a_region_with_mass_and_an_empty_row_lands_nowhere():
-    found = landing(torch.zeros(4, 4), torch.ones(4), truth_of("identity", (2, 2)))
+    found = plan_accuracy(torch.zeros(4, 4), torch.ones(4), truth_of("identity", (2, 2)))
     assert found is not None
     assert (found.mass, found.near) == (0, 0)
 
@@ -92,7 +92,7 @@ def test_permuted_cells_are_found_by_the_plan_and_by_argmax_and_no_plan_passes_t
     gallery = Regions(query.dense[:, order], query.pooled, (3, 3))
     cell = torch.argsort(order).numpy()
     truth = Truth(cell, np.ones(9, dtype=bool), np.full((9, 2), 0.5), (3, 3))
-    found = landings(match(query, gallery, epsilon=0.01), [truth])
+    found = plan_accuracies(match(query, gallery, epsilon=0.01), [truth])
     assert found["plan"][0] == pytest.approx([1, 1, 1, 1], abs=1e-4)
     assert found["argmax"][0] == pytest.approx([1, 1, 1, 1])
     assert found["plan"][0, 0] <= found["ceiling"][0, 0] + 1e-6
@@ -101,10 +101,10 @@ def test_permuted_cells_are_found_by_the_plan_and_by_argmax_and_no_plan_passes_t
 def test_the_sharpened_plan_keeps_the_strongest_and_lands_more_mass(random_match):
     found = random_match((3, 3), (3, 3), 5)
     truth = [true_cells(WARPS["identity"](np.random.default_rng(0)), (3, 3), (3, 3))] * 5
-    landed = landings(found, truth, sharpen=1e4)
+    landed = plan_accuracies(found, truth, sharpen=1e4)
     assert landed["sharpened"][:, 2] == pytest.approx(landed["plan"][:, 2])
     assert landed["sharpened"][:, 0] == pytest.approx(landed["plan"][:, 2], abs=1e-3)
-    assert landings(found, truth)["sharpened"] == pytest.approx(landed["plan"])
+    assert plan_accuracies(found, truth)["sharpened"] == pytest.approx(landed["plan"])
 
 
 def test_the_plan_by_overlap_divides_between_neighbours_and_sums_to_one():
@@ -115,5 +115,5 @@ def test_the_plan_by_overlap_divides_between_neighbours_and_sums_to_one():
 
 
 def test_rivals_of_sides_that_differ_have_no_same_place():
-    assert set(rival_plans(torch.rand(4, 9))) == {"argmax", "uniform"}
-    assert set(rival_plans(torch.rand(4, 4))) == {"argmax", "identity", "uniform"}
+    assert set(baseline_plans(torch.rand(4, 9))) == {"argmax", "uniform"}
+    assert set(baseline_plans(torch.rand(4, 4))) == {"argmax", "identity", "uniform"}

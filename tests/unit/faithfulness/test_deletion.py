@@ -1,4 +1,4 @@
-"""Orders, images with regions taken away, and areas under curves."""
+"""Orders, images with regions blurred, and areas under curves."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from PIL import Image
 from diml.faithfulness.deletion import area, composed, curve_images, order_by, region_credit, steps_of
 
 
-def test_order_is_by_falling_credit_and_ties_are_by_chance():
+def test_order_is_by_decreasing_credit_and_ties_are_random():
     generator = np.random.default_rng(0)
     assert order_by(np.array([0.1, 0.7, 0.2]), generator).tolist() == [1, 2, 0]
     first = {int(order_by(torch.zeros(4), generator)[0]) for _ in range(60)}

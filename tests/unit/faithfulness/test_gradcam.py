@@ -1,4 +1,4 @@
-"""Grad-CAM against its formula, and the remedy where the library is missing."""
+"""Grad-CAM against its formula, and the error where the library is missing."""
 
 import importlib.util
 
@@ -17,7 +17,7 @@ def images() -> torch.Tensor:
     return torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(4))
 
 
-def test_a_missing_library_is_told_with_its_remedy(monkeypatch):
+def test_a_missing_library_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"diml\[faithfulness\].*--no-grad-cam"):
         Measures()
@@ -43,7 +43,7 @@ def test_heat_is_the_formula_of_the_paper(tiny, images):
     assert all(weight.grad is None for weight in tiny.parameters())
 
 
-def test_networks_without_a_layer_of_maps_are_told():
+def test_networks_without_a_layer_of_maps_raise():
     pytest.importorskip("pytorch_grad_cam", reason="pip install 'diml[faithfulness]'")
     embedder = load_embedder("test_vit", pretrained=False, grid=2)
     size = embedder.preprocess.size

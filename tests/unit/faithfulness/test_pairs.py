@@ -10,9 +10,9 @@ from PIL import Image
 from diml.faithfulness.pairs import choose_pairs, embed_views
 
 
-def test_pairs_are_of_one_class_and_never_a_image_with_itself(shop):
+def test_pairs_are_of_one_class_and_never_an_image_with_itself(shop):
     chosen = choose_pairs(shop, 100, seed=0)
-    assert sorted(query for query, _ in chosen) == [0, 1, 2, 3, 4, 5]  # the seventh has no companion
+    assert sorted(query for query, _ in chosen) == [0, 1, 2, 3, 4, 5]  # the seventh is alone in its class
     assert all(shop.labels[query] == shop.labels[other] and query != other for query, other in chosen)
     assert choose_pairs(shop, 2, seed=0) == chosen[:2]
     assert any(choose_pairs(shop, 100, seed=seed) != chosen for seed in range(1, 4))
@@ -35,7 +35,7 @@ def test_no_pair_is_an_error(shop):
 
 def test_views_are_embedded_as_the_images_are(tiny, shop):
     images = [Image.open(path).convert("RGB") for path in shop.paths[:3]]
-    told = []
-    found = embed_views(tiny, [tiny.preprocess.view(image) for image in images], told.append)
+    counts = []
+    found = embed_views(tiny, [tiny.preprocess.view(image) for image in images], counts.append)
     assert torch.allclose(found.dense, tiny.embed(images).dense, atol=1e-5)
-    assert told == [3]
+    assert counts == [3]

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from diml.data import Preprocess
-from diml.faithfulness.parts import in_view, part_folder, part_landing, parts_in_view, read_parts
+from diml.faithfulness.parts import in_view, part_accuracy, part_folder, parts_in_view, read_parts
 
 
 @pytest.fixture
@@ -58,10 +58,10 @@ def test_parts_land_where_the_plan_sends_their_cells(random_match):
     parts_g = {1: (0.9, 0.1), 2: (0.9, 0.9)}
     plan = torch.zeros(4, 4)
     plan[0, 1] = plan[3, 0] = 1  # part 1 goes right, part 2 to the cell that is farthest
-    landed = part_landing(plan, found, 0, parts_q, parts_g)
+    landed = part_accuracy(plan, found, 0, parts_q, parts_g)
     assert landed is not None
     weight = found.weight_q[0].double()
     assert landed.mass == landed.strongest == pytest.approx(float(weight[0] / (weight[0] + weight[3])))
     assert landed.regions == 0.5
     assert landed.near == pytest.approx(1)  # in a grid of 2 x 2 every cell touches every other
-    assert part_landing(plan, found, 0, parts_q, {7: (0.5, 0.5)}) is None
+    assert part_accuracy(plan, found, 0, parts_q, {7: (0.5, 0.5)}) is None

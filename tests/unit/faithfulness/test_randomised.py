@@ -1,14 +1,14 @@
-"""Random weights are others, follow their seed, and leave the network and the global generator alone."""
+"""Random weights follow their seed, and leave the network and the global generator unchanged."""
 
 import pytest
 import torch
 
 from diml.data import Preprocess
-from diml.faithfulness import randomised
+from diml.faithfulness.randomised import randomised
 from diml.models import load_embedder
 
 
-def test_all_weights_are_drawn_anew_by_seed(tiny):
+def test_all_weights_are_drawn_by_seed(tiny):
     before = {name: value.clone() for name, value in tiny.state_dict().items()}
     state = torch.get_rng_state()
     made, again, other = (randomised(tiny, seed).state_dict() for seed in (0, 0, 1))
@@ -22,7 +22,7 @@ def test_all_weights_are_drawn_anew_by_seed(tiny):
         assert not torch.equal(made[name], other[name])
 
 
-def test_trained_vectors_are_forgotten_too(tiny):
+def test_no_trained_weight_remains(tiny):
     with torch.no_grad():
         for weight in tiny.parameters():
             weight.fill_(7.0)
@@ -31,7 +31,7 @@ def test_trained_vectors_are_forgotten_too(tiny):
 
 
 @pytest.mark.parametrize("options", [{"head": "linear", "dim": 8}, {"head": "whiten", "dim": 8}])
-def test_heads_are_drawn_anew(options):
+def test_heads_are_randomised(options):
     embedder = load_embedder("test_resnet", pretrained=False, preprocess=Preprocess(size=48, resize=54), **options)
     if options["head"] == "whiten":
         embedder.fit_head([torch.rand(3, 60, 60, generator=torch.Generator().manual_seed(n)) for n in range(4)])

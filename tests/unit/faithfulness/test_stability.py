@@ -1,4 +1,4 @@
-"""Disturbances change the image and not its size; unchanged entries are counted right."""
+"""Perturbations change the image and not its size; unchanged entries are counted correctly."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from diml.faithfulness.stability import (
-    DISTURBANCES,
     NOISE,
+    PERTURBATIONS,
     as_jpeg,
     chance,
     noisy,
@@ -23,9 +23,9 @@ def view() -> Image.Image:
     return Image.fromarray(values).resize((96, 96), Image.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize("name", DISTURBANCES)
-def test_a_disturbance_changes_values_and_keeps_the_size(name, view):
-    changed = DISTURBANCES[name](view, np.random.default_rng(1))
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_a_perturbation_changes_values_and_keeps_the_size(name, view):
+    changed = PERTURBATIONS[name](view, np.random.default_rng(1))
     assert changed.size == view.size
     assert changed.mode == "RGB"
     difference = np.abs(np.asarray(changed, dtype=float) - np.asarray(view, dtype=float))
@@ -41,7 +41,7 @@ def test_noise_stays_within_its_bounds_and_follows_its_generator():
     assert noisy(grey, np.random.default_rng(0)) != noisy(grey, np.random.default_rng(1))
 
 
-def test_jpeg_leaves_a_plain_image_nearly_alone():
+def test_jpeg_hardly_changes_a_uniform_image():
     grey = Image.new("RGB", (64, 64), (100, 110, 120))
     difference = np.asarray(as_jpeg(grey, np.random.default_rng(0)), dtype=float) - np.asarray(grey, dtype=float)
     assert np.abs(difference).max() <= 3

@@ -71,7 +71,7 @@ def test_the_pixels_move_as_the_geometry_says(kind):
         assert query[here[1], here[0]] == pytest.approx(gallery[there[1], there[0]], abs=5)
 
 
-def test_a_homography_takes_the_corners_where_it_was_told():
+def test_a_homography_maps_the_corners_to_the_given_points():
     corners = np.array([[0.1, 0.0], [0.9, 0.2], [1.0, 1.0], [0.0, 0.8]])
     assert mapped(homography(corners), CORNERS) == pytest.approx(corners)
 

@@ -89,5 +89,5 @@ def test_the_structural_weight_counts_in_both():
     first = Ledger(plan, torch.ones(2, 2), 0.75, structural_weight=weight)
     second = Ledger(plan, torch.zeros(2, 2), 0.25, structural_weight=weight)
     assert first.contrast(second).score == pytest.approx(first.score - second.score)
-    with pytest.raises(ValueError, match=r"same structural_weight, got 1\. against 4\.0"):
+    with pytest.raises(ValueError, match=r"same structural_weight, got 1\.0 against 4\.0"):
         first.contrast(Ledger(plan, torch.zeros(2, 2), 0.25))

@@ -8,7 +8,8 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from diml.matching import Flow, Ledger, Regions, match
+from diml.matching import Ledger, Regions, match
+from diml.matching.ledger import Flow
 
 PLAN = torch.tensor([[0.25, 0.0, 0.25], [0.0, 0.5, 0.0]])
 COSINE = torch.tensor([[0.5, 1.0, 0.5], [0.25, -0.5, 0.0]])

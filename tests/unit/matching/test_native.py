@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from diml.matching import Regions, match, native, rerank, scoring, sinkhorn
+from diml.matching import Matcher, Regions, match, matcher, native, regions, sinkhorn, transport
 
 pytestmark = pytest.mark.skipif(not native.info()["available"], reason=native.info()["reason"])
 
@@ -31,7 +32,7 @@ def instruction_set(request):
 
 
 def images(count, regions, dim, seed, spread=1.0, dtype=torch.float32):
-    """Images of a few kinds: spread about a shared direction, one with blank regions, one wholly blank, two equal."""
+    """Images around a shared direction; one of them has blank regions, one is entirely blank, two are equal."""
     generator = torch.Generator().manual_seed(seed)
     dense = torch.randn(count, regions, dim, generator=generator) * spread + torch.randn(1, 1, dim, generator=generator)
     if count > 3:
@@ -58,27 +59,27 @@ def by_torch(monkeypatch, call):
     same=st.booleans(),
     dim=st.integers(1, 40) | st.sampled_from([128, 300]),
     stored=st.sampled_from([torch.float32, torch.float16, torch.int16, torch.int8]),
-    marginals=st.sampled_from(["cross_correlation", "uniform"]),
+    weights=st.sampled_from(["cross_correlation", "uniform"]),
     spread=st.sampled_from([0.2, 1.0, 3.0]),
     epsilon=st.sampled_from([0.05, 0.2, 0.02]),
     seed=st.integers(0, 1000),
 )
-def test_scores_are_those_of_the_torch_path(regions_q, regions_g, same, dim, stored, marginals, spread, epsilon, seed):
+def test_scores_are_those_of_the_torch_path(regions_q, regions_g, same, dim, stored, weights, spread, epsilon, seed):
     query = images(3, regions_q, dim, seed, spread)
     gallery = images(11, regions_q if same else regions_g, dim, seed, spread)
     gallery = gallery.to(stored) if stored.is_floating_point else gallery.quantized(stored)
     rows = torch.randint(0, 11, (3, 9), generator=torch.Generator().manual_seed(seed))
-    # each path may be off by its marginal error, and with one channel, cosines being 1 and -1, by nearly all of it: two
-    # errors of the default tolerance have to fit into 1e-5
-    given_settings = {"marginals": marginals, "epsilon": epsilon}
+    # each path may be wrong by its marginal error, and with one channel, where cosines are 1 and -1, by nearly all of
+    # it: two errors of the default tolerance have to fit into 1e-5
+    ours = Matcher(weights=weights, epsilon=epsilon)
     pairs = (torch.arange(3).repeat_interleave(9), rows.flatten())
-    first, converged = scoring._score_native(query, gallery, *pairs, "both", given_settings)
+    first = matcher._score_native(ours, query, gallery, *pairs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "_KERNEL", None)
         patch.setattr(native, "_REASON", "turned off by a test")
-        second, also = scoring._rerank_torch(query, gallery, rows, "both", 2**20, given_settings)
-    finished = bool(converged.all() and also.all())
-    torch.testing.assert_close(first, second.flatten(), rtol=0, atol=1e-5 if finished else 1e-3)
+        second = matcher._score_torch(ours, query, gallery, rows)
+    finished = bool(first.converged.all() and second.converged.all())
+    torch.testing.assert_close(first.scores, second.scores.flatten(), rtol=0, atol=1e-5 if finished else 1e-3)
 
 
 @pytest.mark.parametrize("regions", [1, 4, 9, 16, 49, 64, 196])
@@ -88,15 +89,15 @@ def test_every_shape_in_every_instruction_set(instruction_set, regions, stored, 
     query, gallery = images(2, regions, dim, 0), images(19, regions, dim, 1)
     gallery = gallery.to(stored) if stored.is_floating_point else gallery.quantized(stored)
     rows = torch.arange(19).repeat(2, 1)
-    scores = rerank(query, gallery, rows)
-    expected = by_torch(monkeypatch, lambda: rerank(query, gallery, rows))
+    scores = Matcher().score(query, gallery, rows)
+    expected = by_torch(monkeypatch, lambda: Matcher().score(query, gallery, rows))
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
 
 
 def test_scores_are_close_to_the_converged_solution_in_float64(instruction_set):
     query, gallery = images(4, 16, 128, 2), images(50, 16, 128, 3)
     rows = torch.arange(50).repeat(4, 1)
-    scores = rerank(query, gallery, rows)
+    scores = Matcher().score(query, gallery, rows)
     for i in range(4):
         exact = match(query[i].to(torch.float64), gallery.to(torch.float64), tolerance=1e-10, max_iterations=100_000)
         assert exact.converged.all()
@@ -122,9 +123,9 @@ def test_plans_are_those_of_the_torch_path(instruction_set, monkeypatch):
 def test_a_pair_scores_the_same_alone_and_in_a_batch_to_the_bit(instruction_set):
     query, gallery = images(5, 16, 64, 4), images(40, 16, 64, 5)
     rows = torch.arange(40).repeat(5, 1)
-    together = rerank(query, gallery, rows)
+    together = Matcher().score(query, gallery, rows)
     for i, j in ((0, 0), (1, 17), (2, 39), (4, 20)):
-        assert rerank(query[i], gallery, torch.tensor([[j]])).item() == together[i, j].item()
+        assert Matcher().score(query[i], gallery, torch.tensor([[j]])).item() == together[i, j].item()
 
 
 def test_threads_change_nothing():
@@ -135,7 +136,7 @@ def test_threads_change_nothing():
         results = []
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            results.append(rerank(query, gallery, rows))
+            results.append(Matcher().score(query, gallery, rows))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(result, results[0]) for result in results)
@@ -146,7 +147,7 @@ def test_problems_too_wide_for_float32_are_solved_all_the_same():
     cost = torch.rand(6, 5, 5, generator=generator)
     cost[::2] *= 0.1
     weight = torch.rand(6, 5, generator=generator).softmax(dim=1)
-    wide = native.solve(cost, weight, weight, 0.02, 1e-5, 3000).too_wide
+    wide = native.solve(cost, weight, weight, native.SolverSettings(0.02, 1e-5, 3000)).too_wide
     assert wide.tolist() == ((cost.amax((1, 2)) - cost.amin((1, 2))) / 0.02 > 41).tolist()
     assert wide.any()
     assert not wide.all()
@@ -207,7 +208,7 @@ def test_nearest_is_exact_where_the_sample_of_the_gallery_misleads(instruction_s
     generator = torch.Generator().manual_seed(0)
     gallery = torch.nn.functional.normalize(torch.randn(16 * 400, 32, generator=generator), dim=1)
     stratum = torch.arange(400)
-    sampled = 16 * stratum + (stratum * 2654435769 % 2**32 >> 16) % 16  # as kernel.inl has it
+    sampled = 16 * stratum + (stratum * 2654435769 % 2**32 >> 16) % 16  # as nearest.hpp does
     gallery[sampled] = torch.nn.functional.normalize(gallery[:1] + 0.1 * gallery[sampled], dim=1)
     query = torch.cat([gallery[:1], gallery[100:140]])
     expected = (query.double() @ gallery.double().T).float().sort(dim=1, descending=True, stable=True).indices
@@ -226,38 +227,66 @@ def test_powers_of_two_are_accurate(instruction_set):
 
 
 @pytest.mark.parametrize("value", [0, 1, -1, 1e-8, -6e-8, 65504, 0.3333, 6.1e-5])
-def test_half_floats_are_read_as_they_are(instruction_set, value):
+def test_half_floats_are_read_exactly(instruction_set, value):
     dense = torch.zeros(1, 1, 5, dtype=torch.float16)
     dense[0, 0] = torch.tensor([value, 0.5, -0.25, value, 2.0])
     one = torch.ones(1, 1, 5)
-    found = native.score(one, one[0], dense, None, torch.ones(1, 5), *torch.zeros(2, 1).long(), True, 1e6, 1e-5, 10)
+    sides = native.StoredRegions(one, one[0]), native.StoredRegions(dense, torch.ones(1, 5))
+    pair = native.PairIndices(*torch.zeros(2, 1).long())
+    found = native.score(*sides, pair, native.SolverSettings(1e6, 1e-5, 10), uniform=True)
     assert found.structural.item() == pytest.approx(dense.float().sum().item(), rel=1e-6, abs=1e-6)
 
 
-def test_wrong_arguments_are_refused_and_not_read():
+def test_wrong_arguments_raise_and_are_not_read():
     one, row = torch.ones(1, 2, 3), torch.tensor([0])
-    solver = (False, 0.05, 1e-5, 10)
-    with pytest.raises(ValueError, match="image_of"):
-        native.score(one, one[0, :1], one, None, one[0, :1], row, row + 1, *solver)
-    with pytest.raises(ValueError, match="query_of"):
-        native.score(one, one[0, :1], one, None, one[0, :1], row - 1, row, *solver)
-    with pytest.raises(ValueError, match="dim"):
-        native.score(one, one[0, :1], torch.ones(1, 2, 4), None, torch.ones(1, 4), row, row, *solver)
-    with pytest.raises(ValueError, match="scale_g"):
-        native.score(one, one[0, :1], one.to(torch.int8), None, one[0, :1], row, row, *solver)
+    solver, pairs = native.SolverSettings(0.05, 1e-5, 10), native.PairIndices(row, row)
+    query = native.StoredRegions(one, one[0, :1])
+    outside = {"query_rows": native.PairIndices(row - 1, row), "gallery_rows": native.PairIndices(row, row + 1)}
+    for name, wrong in outside.items():
+        with pytest.raises(ValueError, match=name):
+            native.score(query, query, wrong, solver, uniform=False)
+        with pytest.raises(ValueError, match=name):
+            native.compare(one, one, wrong, solver, uniform=False, keep_cosine=False)
+    galleries = {
+        "dim": native.StoredRegions(torch.ones(1, 2, 4), torch.ones(1, 4)),
+        r"gallery\.scale": native.StoredRegions(one.to(torch.int8), one[0, :1]),
+        r"gallery\.values": native.StoredRegions(one.to(torch.int32), one[0, :1]),
+    }
+    for name, gallery in galleries.items():
+        with pytest.raises(ValueError, match=name):
+            native.score(query, gallery, pairs, solver, uniform=False)
     with pytest.raises(ValueError, match="mass_g"):
-        native.solve(torch.ones(2, 3, 4), torch.ones(2, 3), torch.ones(2, 3), 0.05, 1e-5, 10)
-    with pytest.raises(ValueError, match="image_of"):
-        native.compare(one, one, row, row + 1, *solver, cosine=False)
+        native.solve(torch.ones(2, 3, 4), torch.ones(2, 3), torch.ones(2, 3), solver)
     with pytest.raises(ValueError, match="dim"):
-        native.compare(one, torch.ones(1, 2, 4), row, row, *solver, cosine=False)
-    slope, weight = torch.ones(1, 1, 1), torch.ones(1)
-    with pytest.raises(ValueError, match="query_of"):
-        native.accumulate_gradients(slope, weight, weight, row + 1, row, one, (1, 2, 3), side="query")
-    with pytest.raises(ValueError, match="image_of"):
-        native.accumulate_gradients(slope, weight, weight, row, row + 1, one, (1, 2, 3), side="both")
-    with pytest.raises(ValueError, match="regions"):
-        native.accumulate_gradients(torch.ones(1, 2, 1), weight, weight, row, row, one, (1, 2, 3), side="query")
+        native.compare(one, torch.ones(1, 2, 4), pairs, solver, uniform=False, keep_cosine=False)
+
+
+def test_wrong_slopes_and_pairs_of_gradients_raise():
+    one, row, weight = torch.ones(1, 2, 3), torch.tensor([0]), torch.ones(1)
+    slopes = native.PairSlopes(torch.ones(1, 1, 1), weight, weight)
+    with pytest.raises(ValueError, match="query_rows"):
+        native.accumulate_gradients(slopes, native.PairIndices(row + 1, row), one, (1, 2, 3), side="query")
+    with pytest.raises(ValueError, match="gallery_rows"):
+        native.accumulate_gradients(slopes, native.PairIndices(row, row + 1), one, (1, 2, 3), side="both")
+    wrong = {"regions": (torch.ones(1, 2, 1), weight, weight), "weight": (torch.ones(1, 1, 1), weight[:0], weight)}
+    for name, parts in wrong.items():
+        slopes = native.PairSlopes(*parts)
+        with pytest.raises(ValueError, match=name):
+            native.accumulate_gradients(slopes, native.PairIndices(row, row), one, (1, 2, 3), side="query")
+
+
+def test_constants_are_those_of_the_torch_path():
+    """A number that one side has and the other lacks, or has otherwise, would make the two paths differ."""
+    kernel = dict(native._KERNEL.CONSTANTS)
+    assert kernel.pop("STORED") == tuple(str(dtype).removeprefix("torch.") for dtype in native.STORED)
+    assert [kind.name for kind in native._KERNEL.PlanKind] == list(get_args(native.PlanKind))
+    assert kernel.pop("TOO_WIDE") == native._TOO_WIDE
+    for name in ("SAMPLE_EVERY", "SAMPLE_MOST"):  # of the kernel alone
+        kernel.pop(name)
+    of_regions = ("SHORTS_PER_UNIT", "LONGEST_CODE")
+    twins = {name: getattr(regions if name in of_regions else transport, name) for name in kernel}
+    twins["PLAIN_RANGE"] = twins["PLAIN_RANGE"][torch.float32]
+    assert kernel == {name: torch.tensor(value, dtype=torch.float32).item() for name, value in twins.items()}
 
 
 def test_other_threads_run_meanwhile():
@@ -275,7 +304,7 @@ def test_other_threads_run_meanwhile():
     counter.start()
     time.sleep(0.05)
     started = time.perf_counter()
-    rerank(query, gallery, rows)
+    Matcher().score(query, gallery, rows)
     ended = time.perf_counter()
     stop.set()
     counter.join()
@@ -286,17 +315,17 @@ def test_other_threads_run_meanwhile():
 def test_a_forked_child_has_its_own_threads(used_before):
     code = f"""
 import os, torch
-from diml.matching import Regions, rerank
+from diml.matching import Matcher, Regions
 x = torch.randn(40, 4, 8)
 r = Regions.normalized(x, x.mean(1))
 rows = torch.arange(40).repeat(40, 1)
 torch.set_num_threads(2)
 torch.ones(10**6).add_(1)  # torch has its threads
 if {used_before}:
-    first = rerank(r, r, rows)
+    first = Matcher().score(r, r, rows)
 child = os.fork()
 if child == 0:
-    found = rerank(r, r, rows)
+    found = Matcher().score(r, r, rows)
     os._exit(0 if not {used_before} or torch.equal(found, first) else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
@@ -308,13 +337,13 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 def test_it_works_on_the_threads_of_torch():
     code = """
 import os, torch
-from diml.matching import Regions, rerank
+from diml.matching import Matcher, Regions
 torch.set_num_threads(3)
 torch.ones(10**6).add_(1)  # torch has its threads
 x = torch.randn(40, 4, 8)
 r = Regions.normalized(x, x.mean(1))
 before = len(os.listdir("/proc/self/task"))
-rerank(r, r, torch.arange(40).repeat(40, 1))
+Matcher().score(r, r, torch.arange(40).repeat(40, 1))
 assert len(os.listdir("/proc/self/task")) == before, before
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -325,14 +354,14 @@ def test_ctrl_c_ends_it_soon():
     code = """
 import signal
 import torch
-from diml.matching import Regions, rerank
+from diml.matching import Matcher, Regions
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a background job is born ignoring it
 x = torch.randn(300, 64, 64)
 r = Regions.normalized(x, x.mean(1))
 rows = torch.arange(300).repeat(300, 1)
 print("ready", flush=True)
 while True:
-    rerank(r, r, rows, tolerance=1e-30)
+    Matcher(tolerance=1e-30).score(r, r, rows)
 """
     words = [sys.executable, "-W", "ignore", "-c", code]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -360,10 +389,10 @@ def test_without_a_kernel_it_says_so_once(monkeypatch):
     monkeypatch.setattr(native, "_KERNEL", None)
     monkeypatch.setattr(native, "_REASON", "not built: no compiler")
     monkeypatch.setattr(native, "_warned", False)
-    regions = images(4, 4, 8, 0)
+    given = images(4, 4, 8, 0)
     with pytest.warns(native.KernelMissingWarning, match="install a C"):
-        first = match(regions, regions)
-    again = match(regions, regions)  # warnings are errors here
+        first = match(given, given)
+    again = match(given, given)  # warnings are errors here
     assert torch.equal(first.score, again.score)
 
 
@@ -371,20 +400,20 @@ def test_many_pairs_too_wide_are_solved_in_parts_that_fit_into_memory(monkeypatc
     """Each such pair copies its query for torch: with all at once, a data set of 2,400 queries asked for 48 GB."""
     generator = torch.Generator().manual_seed(0)
     dense = torch.randn(6, 4, 2048, generator=generator)
-    regions = Regions.normalized(dense, dense.mean(dim=1))
+    given = Regions.normalized(dense, dense.mean(dim=1))
     candidates = torch.arange(6).expand(6, 6)
     solver = {"epsilon": 0.004, "max_iterations": 20000}
     sizes = []
-    by_torch = scoring._rerank_torch
+    by_torch = matcher._score_torch
 
-    def watched(query, *rest):
+    def watched(matcher, query, *rest):
         sizes.append(len(query))
-        return by_torch(query, *rest)
+        return by_torch(matcher, query, *rest)
 
-    monkeypatch.setattr(scoring, "_rerank_torch", watched)
-    monkeypatch.setattr(scoring, "BLOCK_BYTES", 2 * 4 * 2048 * 4)
-    scores = rerank(regions, regions, candidates, **solver)
+    monkeypatch.setattr(matcher, "_score_torch", watched)
+    monkeypatch.setattr(matcher, "BLOCK_BYTES", 2 * 4 * 2048 * 4)
+    scores = Matcher(**solver).score(given, given, candidates)
     assert sum(sizes) > 2
     assert max(sizes) == 2
-    expected = torch.stack([match(regions[row], regions, **solver).score for row in range(6)])
+    expected = torch.stack([match(given[row], given, **solver).score for row in range(6)])
     assert torch.allclose(scores, expected, atol=1e-5)

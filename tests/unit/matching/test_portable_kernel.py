@@ -1,7 +1,8 @@
-"""The portable kernel, compiled by itself and run: for this machine, and for arm64 where its compiler and QEMU are."""
+"""Sources of the kernel: each header compiles alone; the portable kernel agrees with plain loops, also on arm64."""
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,8 +11,33 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 KERNEL = ROOT / "csrc"
+FLAGS = ("-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Werror")
 #: Name -> compiler, what runs its programs.
 MACHINES = {"this": (("c++",), ()), "arm64": (("aarch64-linux-gnu-g++", "-static"), ("qemu-aarch64-static",))}
+#: Lanes -> flags, as CMakeLists.txt has them.
+INSTRUCTION_SETS = {
+    4: (),
+    8: ("-mavx2", "-mfma", "-mf16c"),
+    16: ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"),
+}
+#: Every header, and those of the instruction sets once for each.
+HEADERS = [
+    (path.name, lanes)
+    for path in sorted(KERNEL.glob("*.hpp"))
+    for lanes in (INSTRUCTION_SETS if "DIML_INSTRUCTION_SET" in path.read_text() else (4,))
+]
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler found")
+@pytest.mark.parametrize(("header", "lanes"), HEADERS)
+def test_a_header_includes_what_it_uses(header, lanes):
+    if lanes > 4 and platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("AVX is of x86-64 only")
+    source = f'#include "{header}"\n#include "{header}"\n'
+    command = ["c++", *FLAGS, "-Wno-unused-function", f"-DDIML_LANES={lanes}", *INSTRUCTION_SETS[lanes]]
+    command += ["-fsyntax-only", "-I", str(KERNEL), "-x", "c++", "-"]
+    found = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -23,9 +49,8 @@ def test_it_agrees_with_plain_loops(machine, tmp_path):
             f"{' and '.join(missing)} not found; on Debian: apt-get install g++-aarch64-linux-gnu qemu-user-static"
         )
     program = tmp_path / "check"
-    flags = ("-std=c++17", "-O2", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Werror")
     sources = (ROOT / "tests/native/check_kernel.cpp", KERNEL / "kernel_portable.cpp")
-    subprocess.run([*compiler, *flags, "-I", KERNEL, *sources, "-o", program], check=True)
+    subprocess.run([*compiler, *FLAGS, "-O2", "-I", KERNEL, *sources, "-o", program], check=True)
     found = subprocess.run([*runner, program], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
     assert found.stdout.count("largest error") == 4

@@ -6,9 +6,10 @@ import timm
 import torch
 from torch import nn
 
-from diml.models import build_backbone, default_preprocess
+from diml.extras import MissingExtraError
 from diml.models.backbones import MapBackbone, TokenBackbone
 from diml.models.inception import IMAGENET_MEAN, IMAGENET_STD, InputAdapter
+from diml.models.zoo import build_backbone, default_preprocess
 
 
 @pytest.fixture(autouse=True)
@@ -219,7 +220,7 @@ def test_bninception_is_the_packages_own_on_its_own_input():
 
 def test_without_its_package_bninception_names_the_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'diml\[bninception\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'diml\[bninception\]'"):
         build_backbone("bninception", pretrained=False)
 
 

@@ -1,11 +1,15 @@
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
+from diml.data import ImageSet
 from diml.data.images import BadImageError
-from diml.models import Embedded, embed_cached
+from diml.matching import Matcher
+from diml.models.cache import embed_cached
+from diml.models.embedder import Embedded
 
 
 def equal(first: Embedded, second: Embedded) -> bool:
@@ -91,16 +95,45 @@ def test_a_damaged_cache_is_made_anew_with_a_warning(damage, embedder, paths, tm
         save_file({"dense": torch.zeros(1)}, file)
     else:
         file.write_bytes({"short": file.read_bytes()[:-9], "text": b"no safetensors", "empty": b""}[damage])
-    with pytest.warns(UserWarning, match=rf"{file.name} is damaged .* made anew"):
+    with pytest.warns(UserWarning, match=rf"{file.name} is damaged .* computed again"):
         second = embed_cached(embedder, paths, cache_dir=tmp_path / "cache")
     assert equal(first, second)
     assert equal(embed_cached(embedder, paths, cache_dir=tmp_path / "cache"), first)
     assert len(embedder.calls) == 2
 
 
-def test_images_without_a_path_are_refused(embedder, images, tmp_path):
-    for given in (images, "a.png"):
-        with pytest.raises(TypeError, match="paths: need a list of paths"):
-            embed_cached(embedder, given, cache_dir=tmp_path)
+def test_images_in_memory_are_found_by_their_pixels(embedder, images, tmp_path):
+    arrays = [np.asarray(image) for image in images]
+    first = embed_cached(embedder, images, cache_dir=tmp_path / "cache")
+    assert equal(embed_cached(embedder, [image.copy() for image in images], cache_dir=tmp_path / "cache"), first)
+    assert equal(embed_cached(embedder, arrays, cache_dir=tmp_path / "cache"), first)
+    assert len(embedder.calls) == 1
+    changed = arrays[0].copy()
+    changed[0, 0, 0] ^= 255
+    embed_cached(embedder, [changed, *arrays[1:]], cache_dir=tmp_path / "cache")
+    assert len(embedder.calls) == 2
+
+
+def test_bytes_of_a_file_are_the_file(embedder, paths, tmp_path):
+    first = embed_cached(embedder, paths, cache_dir=tmp_path / "cache")
+    assert equal(embed_cached(embedder, [path.read_bytes() for path in paths], cache_dir=tmp_path / "cache"), first)
+    assert len(embedder.calls) == 1
+
+
+def test_an_image_set_is_its_images(embedder, paths, tmp_path):
+    first = embed_cached(embedder, paths, cache_dir=tmp_path / "cache")
+    images = ImageSet(paths, list(range(len(paths))))
+    assert equal(embed_cached(embedder, images, cache_dir=tmp_path / "cache"), first)
+    assert len(embedder.calls) == 1
+
+
+def test_the_matcher_is_no_part_of_the_key(embedder, tiny, paths, tmp_path):
+    first = embed_cached(embedder, paths, cache_dir=tmp_path / "cache")
+    other = tiny(matcher=Matcher(epsilon=0.5))
+    assert equal(embed_cached(other, paths, cache_dir=tmp_path / "cache"), first)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_no_images_are_refused(embedder, tmp_path):
     with pytest.raises(ValueError, match="at least one image"):
         embed_cached(embedder, [], cache_dir=tmp_path)

@@ -4,11 +4,15 @@ import dataclasses
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
+from diml.data import ImageSet
 from diml.data.images import BadImageError
 from diml.data.transforms import Preprocess
-from diml.matching import Regions, match
+from diml.matching import Matcher, Regions, match
 from diml.models import Embedder
+from diml.models.backbones import autocast_type
+from diml.models.grids import resize_grid
 
 NAMES = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"]
 
@@ -45,8 +49,6 @@ def test_every_grid_gives_its_regions(grid, tiny):
 
 @torch.no_grad()
 def test_the_dense_embedding_is_resized_after_the_head(tiny):
-    from diml.models import resize_grid
-
     embedder = tiny(head="linear", dim=8, grid=3)
     maps = embedder.backbone(images()).maps
     embedded = embedder.head(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -58,8 +60,6 @@ def test_the_dense_embedding_is_resized_after_the_head(tiny):
 def test_grid_mean_is_the_training_form(tiny):
     embedder = tiny(head="linear", dim=8, pooled="grid_mean")
     raw = embedder.head(embedder.backbone(images()).maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    from diml.models import resize_grid
-
     same(embedder(images()), Regions.from_maps(resize_grid(raw, 4)), 1e-6)
     uneven = images(2, 96)  # a map of 3 x 3, which grid 4 does not weigh evenly
     assert not torch.allclose(tiny(pooled="grid_mean")(uneven).pooled, tiny()(uneven).pooled, atol=1e-3)
@@ -132,6 +132,98 @@ def test_a_tensor_of_many_images_is_many(tiny):
     assert len(tiny().embed(batch)) == 3
 
 
+class Pairs(Dataset):
+    """(image, label) of images in memory, or images alone."""
+
+    def __init__(self, images, *, labelled=True, transform=None):
+        self.images = images
+        self.labelled = labelled
+        self.transform = transform
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        image = self.images[index] if self.transform is None else self.transform(self.images[index])
+        return (image, f"label {index}", index) if self.labelled else image
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_map_style_dataset_gives_its_images(labelled, tiny, images, paths):
+    embedder = tiny()
+    expected = embedder.embed(images)
+    same(embedder.embed(Pairs(images, labelled=labelled), batch_size=3), expected, 1e-5)
+    same(embedder.embed(Pairs(paths, labelled=labelled), workers=1), expected, 1e-5)
+    same(embedder.embed(Subset(Pairs(images, labelled=labelled), [4, 2])), embedder.embed([images[4], images[2]]), 1e-5)
+
+
+def test_an_image_set_gives_its_images(tiny, images, paths):
+    embedder = tiny()
+    for source in (paths, images):
+        image_set = ImageSet(source, ["a", "b", "c", "a", "b", "c", "a"])
+        same(embedder.embed(image_set), embedder.embed(images))
+    embedded = embedder.embed_checked(ImageSet([*paths[:2], "missing.png"], [0, 0, 1]), on_bad_image="skip")
+    assert embedded.kept.tolist() == [0, 1]
+    assert embedded.bad[0].path == "missing.png"
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_loader_of_preprocessed_tensors_is_embedded_batch_by_batch(labelled, tiny, images):
+    embedder = tiny()
+    expected = embedder.embed(images)
+    loader = DataLoader(Pairs(images, labelled=labelled, transform=embedder.preprocess), batch_size=3)
+    same(embedder.embed(loader), expected, 1e-5)
+    embedded = embedder.embed_checked(loader)
+    assert embedded.kept.tolist() == list(range(7))
+    assert embedded.bad == ()
+    same(embedded.regions, expected, 1e-5)
+    backwards = DataLoader(loader.dataset, batch_size=2, sampler=[6, 5, 4], drop_last=True)
+    same(embedder.embed(backwards), embedder.embed([images[6], images[5]]), 1e-5)
+    stacked = torch.stack([embedder.preprocess(image) for image in images])
+    same(embedder.embed(DataLoader(TensorDataset(stacked.double()), batch_size=4)), expected, 1e-5)
+
+
+class Stream(IterableDataset):
+    def __init__(self, items):
+        self.items = items
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+def test_a_loader_that_does_not_know_its_length(tiny, images, capsys):
+    embedder = tiny()
+    loader = DataLoader(Stream([embedder.preprocess(image) for image in images]), batch_size=4)
+    same(embedder.embed(loader, progress=True), embedder.embed(images), 1e-5)
+    done = []
+    embedder.embed(loader, progress=done.append)
+    assert done == [4, 3]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "error", "said"),
+    [
+        (TensorDataset(torch.zeros(3, 3, 64, 64, dtype=torch.uint8)), TypeError, "preprocessed float tensors .*uint8"),
+        (Stream([{"image": torch.zeros(3, 64, 64)}]), TypeError, "got dict; apply embedder.preprocess"),
+        (Stream([]), ValueError, "a DataLoader without batches"),
+        (TensorDataset(torch.zeros(3, 1, 64, 64)), ValueError, r"need shape \(B, 3, H, W\), got \(3, 1, 64, 64\)"),
+    ],
+)
+def test_loaders_of_something_else_are_refused(dataset, error, said, tiny):
+    with pytest.raises(error, match=said):
+        tiny().embed(DataLoader(dataset, batch_size=3))
+
+
+def test_datasets_of_something_else_are_refused(tiny, images):
+    with pytest.raises(TypeError, match="map-style"):
+        tiny().embed(Stream(images))
+    with pytest.raises(TypeError, match="got dict in item 0"):
+        tiny().embed(Pairs([{"image": image} for image in images]))
+    normalised = Pairs(images, transform=tiny().preprocess)
+    with pytest.raises(BadImageError, match=r"float values outside \[0, 1\]"):
+        tiny().embed(normalised)
+
+
 def test_no_images_are_refused(tiny):
     with pytest.raises(ValueError, match="images: need at least one image, got an empty list"):
         tiny().embed([])
@@ -186,8 +278,6 @@ def test_precision_follows_the_device(tiny):
     embedder = tiny()
     assert embedder.config.precision == "auto"
     assert embedder.autocast_type() is None
-    from diml.models.inference import autocast_type
-
     assert autocast_type("auto", torch.device("mps")) == torch.float16
     assert autocast_type("auto", torch.device("cuda")) == torch.float16
     assert autocast_type("float32", torch.device("cuda")) is None
@@ -212,6 +302,14 @@ def test_whitening_fits_on_images_or_on_their_regions(tiny, images):
     torch.testing.assert_close(first.head.weight, second.head.weight, atol=1e-3, rtol=1e-3)
     assert first.embed(images).dim == first.dim == 5
     singular = torch.linalg.svdvals(raw.dense.flatten(0, 1).double())[:5]
+    for source in (
+        Pairs(images),
+        ImageSet(images, [0] * 7),
+        DataLoader(Pairs(images, transform=first.preprocess), batch_size=4),
+    ):
+        again = tiny(head="whiten", dim=5, grid=3)
+        again.fit_head(source)
+        torch.testing.assert_close(again.head.weight, first.head.weight, atol=1e-3, rtol=1e-3)
     third = tiny(head="whiten", dim=5)
     third.fit_head(raw)
     projected = third.head(raw.dense.flatten(0, 1)).double()
@@ -299,3 +397,35 @@ def test_image_objects_are_left_alone(tiny):
     image = Image.new("L", (70, 80), 99)
     tiny().embed(image)
     assert (image.mode, image.size) == ("L", (70, 80))
+
+
+def test_the_matcher_is_the_embedders_and_no_part_of_the_fingerprint(tiny):
+    matcher = Matcher(epsilon=0.02, structural_weight=0.5)
+    embedder = tiny(matcher=matcher)
+    assert embedder.matcher == embedder.config.matcher == matcher
+    assert tiny().matcher == Matcher()
+    assert embedder.fingerprint() == tiny().fingerprint()
+
+
+def test_other_settings_share_the_weights(tiny, images):
+    embedder = tiny()
+    matcher = Matcher(epsilon=0.1)
+    changed = embedder.with_settings(grid=2, matcher=matcher, pooled="grid_mean")
+    assert changed.backbone is embedder.backbone
+    assert (changed.grid, changed.matcher, changed.config.pooled) == (2, matcher, "grid_mean")
+    assert (embedder.grid, embedder.matcher) == (4, Matcher())
+    assert not changed.training
+    same(changed.embed(images), tiny(grid=2, pooled="grid_mean").embed(images))
+    with pytest.raises(TypeError, match="head: need one of grid, preprocess, pooled, precision, matcher"):
+        embedder.with_settings(head="linear")
+    with pytest.raises(ValueError, match="grid: need 1 to 14"):
+        embedder.with_settings(grid=99)
+
+
+def test_reprs_are_one_short_line(tiny, images):
+    embedder = tiny(grid=3)
+    assert repr(embedder) == "Embedder(test_resnet, head identity, grid 3, dim 96, on cpu)"
+    assert repr(tiny(grid=None, head="linear", dim=8)) == "Embedder(test_resnet, head linear, own cells, dim 8, on cpu)"
+    embedded = embedder.embed_checked([*images, "missing.png"], on_bad_image="skip")
+    assert repr(embedded) == f"Embedded(7 images, 1 bad; {embedded.regions!r})"
+    assert len(repr(embedded)) < 200

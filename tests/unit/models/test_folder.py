@@ -1,11 +1,12 @@
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
 
 from diml.data.transforms import Preprocess
-from diml.matching import Regions
+from diml.matching import Matcher, Regions
 from diml.models import Embedder, EmbedderConfig, folder, load_embedder
 
 
@@ -21,9 +22,10 @@ def equal(first: Regions, second: Regions) -> bool:
         ("test_resnet", {"head": "whiten", "dim": 6, "grid": None}),
         ("test_vit", {"token_pooling": "mean", "preprocess": Preprocess(size=48, resize=48, mode="square")}),
         ("googlenet", {"head": "linear", "dim": 4}),
+        ("test_resnet", {"matcher": Matcher(weights="uniform", epsilon=0.02, tolerance=1e-5, max_iterations=50)}),
     ],
 )
-def test_a_saved_embedder_comes_back_equal_to_the_bit(name, options, tiny, images, tmp_path):
+def test_a_saved_embedder_comes_back_bitwise_equal(name, options, tiny, images, tmp_path):
     embedder = tiny(name, **options)
     if options.get("head") == "whiten":
         embedder.fit_head(images)
@@ -31,6 +33,7 @@ def test_a_saved_embedder_comes_back_equal_to_the_bit(name, options, tiny, image
     assert {file.name for file in (tmp_path / "saved").iterdir()} == {"embedder.json", "model.safetensors"}
     loaded = load_embedder(tmp_path / "saved")
     assert loaded.config == embedder.config
+    assert loaded.matcher == embedder.matcher
     assert loaded.fingerprint() == embedder.fingerprint()
     assert not loaded.training
     assert equal(loaded.embed(images), embedder.embed(images))
@@ -58,6 +61,22 @@ def test_options_of_no_use_with_a_folder_are_refused(option, tiny, tmp_path):
     tiny().save(tmp_path / "saved")
     with pytest.raises(ValueError, match=f"{next(iter(option))}: of no use with a saved embedder"):
         load_embedder(tmp_path / "saved", **option)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, math.inf])
+def test_every_setting_of_the_matcher_is_saved_and_can_be_replaced(weight, tiny, tmp_path):
+    matcher = Matcher(epsilon=0.02, weights="uniform", tolerance=1e-5, max_iterations=77, structural_weight=weight)
+    assert all(getattr(matcher, field.name) != field.default for field in dataclasses.fields(Matcher))
+    tiny(matcher=matcher).save(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "embedder.json").read_text())
+    assert saved["config"]["matcher"] == matcher.to_dict()
+    assert load_embedder(tmp_path / "saved").matcher == matcher
+    other = Matcher(epsilon=0.1)
+    assert load_embedder(tmp_path / "saved", matcher=other).matcher == other
+    loaded = load_embedder(tmp_path / "saved", grid=2)
+    assert loaded.matcher == matcher
+    loaded.save(tmp_path / "again")
+    assert load_embedder(tmp_path / "again").matcher == matcher
 
 
 def test_saving_again_replaces(tiny, tmp_path):
@@ -113,6 +132,10 @@ def edit(saved, **changes):
         ({"grid": "4"}, "grid: need an integer"),
         ({"preprocess": {"sise": 64}}, "unknown key 'sise'"),
         ({"preprocess": 3}, "not the settings of an embedder"),
+        ({"matcher": {"epsilon": -1}}, "epsilon"),
+        ({"matcher": {"epsilom": 0.1}}, "unknown setting 'epsilom'; did you mean epsilon"),
+        ({"matcher": 3}, "not the settings of an embedder"),
+        ({"layout": "NCHW"}, "layout: only for a module of your own, got backbone 'test_resnet'"),
         ({"backbone": "test_resnett"}, "did you mean 'test_resnet'"),
         ({"backbone": "test_efficientnet"}, r"need dim 256 for this backbone|do not fit: .* missing"),
         ({"dim": 3}, "need dim"),
@@ -182,7 +205,7 @@ def test_defaults_of_names(tiny):
     ],
 )
 @pytest.mark.usefixtures("no_network")
-def test_a_slip_in_the_settings_is_found_before_any_download(option, said):
+def test_a_mistake_in_the_settings_is_found_before_any_download(option, said):
     with pytest.raises(ValueError, match=said):
         load_embedder("resnet50", **option)
 
@@ -192,6 +215,7 @@ def test_a_configuration_survives_plain_values():
         backbone="resnet50", preprocess=Preprocess(size=32, resize=40), dim=8, head="linear", grid=None
     )
     assert EmbedderConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config.matcher == Matcher()
     with pytest.raises(ValueError, match="config: missing backbone, dim"):
         EmbedderConfig.from_dict({"preprocess": {}})
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diml.models import resize_grid
+from diml.models.grids import resize_grid
 
 
 def naive(maps: torch.Tensor, grid: int) -> torch.Tensor:

@@ -7,8 +7,9 @@ import timm
 import torch
 
 from diml.assets import AssetError, fetch_asset
-from diml.models import OFFLINE, WeightsError, build_backbone, pretrained
-from diml.models.pretrained import copy_in_order, fetch_state, load_exactly
+from diml.models import pretrained
+from diml.models.pretrained import OFFLINE, WeightsError, copy_in_order, fetch_state, load_exactly
+from diml.models.zoo import build_backbone
 
 
 def asset(name):
@@ -20,7 +21,7 @@ def asset(name):
 
 @pytest.mark.parametrize(("name", "tensors"), [("mobilenetv2_100", 312), ("tf_efficientnet_lite0", 294)])
 @torch.no_grad()
-def test_the_assets_give_timms_networks_to_the_bit(name, tensors):
+def test_the_assets_give_timms_networks_bitwise(name, tensors):
     """Against a network filled here, one tensor after the other."""
     state = {key: value for key, value in asset(name).items() if key.split(".")[0] not in ("classifier", "_fc")}
     net = timm.create_model(name, num_classes=0).eval()

@@ -10,7 +10,8 @@ import torch
 from pytorch_metric_learning import losses
 
 from diml.matching import Matcher, Regions
-from diml.objectives import StructuralDistance, StructuralSimilarity, distances, pack_regions, unpack_regions
+from diml.objectives import StructuralDistance, StructuralSimilarity, distances, pack_regions
+from diml.objectives.distances import unpack_regions
 
 TIGHT = Matcher(epsilon=0.2, tolerance=1e-10)  # enough entropy to converge fast, and tightly
 

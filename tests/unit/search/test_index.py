@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from diml.distributed import ProcessGroup
-from diml.search import build_index, list_source, open_store
+from diml.search import build_index, open_store
 from diml.search.filters import parse_where
 from diml.search.index import verify_index
+from diml.search.sources import list_source
 from diml.search.store import encode_regions
 from unit.search.conftest import draw
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diml.explain import match_query, rank_hits
-from diml.explain.explanation import describe_match
+from diml.explain import rank_hits
+from diml.explain.explanation import describe_match, match_query
 from diml.models import Embedder
 from diml.web.folder import FolderGallery
 from diml.web.limits import Limits

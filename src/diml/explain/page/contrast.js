@@ -1,13 +1,13 @@
-/** Why one hit stands above another: the difference of their scores, region by region of the query. */
+/** Why one hit ranks above another: the difference of their scores, region by region of the query. */
 
 import { element, freshId } from "./dom.js";
-import { capital, cellName, decimals, hitName, largestOf, shortName, signed } from "./numbers.js";
+import { capital, cellName, decimals, hitName, largestOf, shortName, signed, structuralName, structuralWeight } from "./numbers.js";
 import { regionGrid } from "./stage.js";
 
 const REGIONS_SHOWN = 12;
 
 /**
- * The difference of the scores of two pairs of one query; its parts sum to it.
+ * The difference of the scores of two pairs of one query: pooled + structural weight * sum of `regions`.
  * @param {import("./numbers.js").Pair} above @param {import("./numbers.js").Pair} below
  */
 export function contrastOf(above, below) {
@@ -19,14 +19,14 @@ export function contrastOf(above, below) {
   };
 }
 
-/** A number that says its sign. @param {number} value @param {number} digits */
+/** A number with its sign. @param {number} value @param {number} digits */
 export function difference(value, digits = 3) {
   const text = signed(value, digits);
   return value > 0 && Number(value.toFixed(digits)) !== 0 ? `+${text}` : text;
 }
 
 /**
- * Two choices of a hit, and what makes the difference.
+ * Two selected hits, and the parts of the difference of their scores.
  * @param {import("./numbers.js").Explanation} data  with at least two pairs
  */
 export function makeContrast(data) {
@@ -40,7 +40,7 @@ export function makeContrast(data) {
       chosen[which] = Number(select.value);
       show();
     });
-    return { select, label: element("label", { for: id }, which === "above" ? "Why this" : "and not this") };
+    return { select, label: element("label", { for: id }, which === "above" ? "Why this" : "rather than this") };
   });
   function show() {
     result.replaceChildren(...contentOf(data, data.pairs[chosen.above], data.pairs[chosen.below]));
@@ -54,7 +54,7 @@ export function makeContrast(data) {
   }
   show();
   const boxes = choices.map(({ select, label }) => element("span", {}, label, " ", select));
-  return { root: element("section", {}, element("h2", {}, "Why one stands above another"), element("p", { class: "choices" }, ...boxes), result), choose };
+  return { root: element("section", {}, element("h2", {}, "Why one ranks above another"), element("p", { class: "choices" }, ...boxes), result), choose };
 }
 
 function optionOf(pair) {
@@ -82,11 +82,14 @@ function contentOf(data, above, below) {
 }
 
 function sentenceOf(contrast, above, below) {
+  const weight = structuralWeight(above);
+  const structural = `${structuralName(above)} ${difference(contrast.structural, 4)}`;
+  const terms = weight === Infinity ? [structural] : [`pooled ${difference(contrast.pooled, 4)}`, structural];
   const place = contrast.score > 0 ? "above" : contrast.score < 0 ? "below" : "level with";
-  return `${capital(hitName(above.hit))} is ${signed(Math.abs(contrast.score), 4)} ${place} ${hitName(below.hit)}: pooled ${difference(contrast.pooled, 4)}, structural ${difference(contrast.structural, 4)}`;
+  return `${capital(hitName(above.hit))} is ${signed(Math.abs(contrast.score), 4)} ${place} ${hitName(below.hit)}: ${terms.join(", ")}`;
 }
 
-/** Blue where a region speaks for the first hit, orange where it speaks for the second. */
+/** Blue where a region favours the first hit, orange where it favours the second. */
 function tint(cells, values, labelled, digits) {
   const most = largestOf(values.map(Math.abs), 1e-12);
   cells.forEach((cell, region) => {
@@ -102,12 +105,15 @@ function regionRow(above, below, contrast, region, digits) {
   return element("tr", { "data-region": region }, element("th", { scope: "row" }, cellName(region, above.grid_q)), ...cells);
 }
 
-/** Other regions, structural, pooled, and the score that they sum to. */
+/** The other regions, structural, pooled, and the score that they sum to. */
 function sumsOf(contrast, others, above, below, digits) {
   const line = (words, one, other, value) =>
     element("tr", {}, element("th", { scope: "row" }, words), ...[signed(one, digits), signed(other, digits), difference(value, digits)].map((text) => element("td", {}, text)));
   const sum = (values) => others.reduce((total, region) => total + values[region], 0);
   const rest = line(`${others.length} others`, sum(above.total_q), sum(below.total_q), sum(contrast.regions));
-  const parts = ["structural", "pooled", "score"].map((part) => line(part, above[part], below[part], contrast[part]));
+  const weight = structuralWeight(above);
+  const part = (name) => line(name, above[name], below[name], contrast[name]);
+  const weighted = line(structuralName(above), weight * above.structural, weight * below.structural, weight * contrast.structural);
+  const parts = [part("structural"), ...(weight === 1 || weight === Infinity ? [] : [weighted]), ...(weight === Infinity ? [] : [part("pooled")]), part("score")];
   return others.length ? [rest, ...parts] : parts;
 }

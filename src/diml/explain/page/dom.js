@@ -1,9 +1,9 @@
-/** Making elements. */
+/** Creating elements. */
 
 /**
  * An element with attributes and children; strings become text, never markup.
  * @param {string} tag
- * @param {Object<string, string | number | boolean>} [attributes]  false leaves one away, true sets it empty
+ * @param {Object<string, string | number | boolean>} [attributes]  false omits an attribute, true sets it to the empty string
  * @param {...(Node | string)} children
  * @returns {HTMLElement}
  */
@@ -11,7 +11,7 @@ export function element(tag, attributes = {}, ...children) {
   return filled(document.createElement(tag), attributes, children);
 }
 
-/** As `element`, for drawings. @param {string} tag @param {Object<string, string | number | boolean>} [attributes] */
+/** As `element`, for SVG. @param {string} tag @param {Object<string, string | number | boolean>} [attributes] */
 export function svgElement(tag, attributes = {}, ...children) {
   return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
@@ -26,7 +26,7 @@ function filled(made, attributes, children) {
 
 let made = 0;
 
-/** An id that no other element of the document has. @param {string} stem */
+/** An id that is unique in the document. @param {string} stem */
 export function freshId(stem) {
   made += 1;
   return `${stem}-${made}`;

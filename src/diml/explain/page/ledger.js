@@ -1,10 +1,10 @@
-/** The ledger: every pair of regions with mass, cosine and contribution, as a table that can be sorted. */
+/** The ledger: every pair of regions with mass, cosine and contribution, as a sortable table. */
 
 import { element } from "./dom.js";
 import { cellName, colourOf, decimals, inkOn, signed } from "./numbers.js";
 
-const ROWS = 20; // shown at first, and more each time
-/** @type {[string, string, number][]} key, title, direction when first chosen */
+const ROWS = 20; // at first; "Show more" adds five times as many
+/** @type {[string, string, number][]} key, title, direction when first selected */
 const COLUMNS = [
   ["rank", "#", 1],
   ["q", "query", 1],
@@ -96,10 +96,10 @@ function rowOf(pair, flow, digits) {
 function captionOf(pair, only, count) {
   if (!only) return `All ${count.toLocaleString("en")} pairs of regions: mass \u00d7 cosine = contribution`;
   const role = only.side === "q" ? "query" : "gallery";
-  return `Only region ${cellName(only.region, pair[`grid_${only.side}`])} of the ${role} image; unpin it to see all`;
+  return `Only region ${cellName(only.region, pair[`grid_${only.side}`])} of the ${role} image; unpin it to show all`;
 }
 
-/** The rest that is not shown, and the sum of all: the structural score, or the total of one region. */
+/** The remaining entries, and the sum of all: the structural score, or the total of one region. */
 function sums(pair, only, others, rows, digits) {
   const total = only ? pair[`total_${only.side}`][only.region] : pair.structural;
   const rest = rows.reduce((left, flow) => left - flow.contribution, total);

@@ -1,4 +1,4 @@
-/** Lines between regions, each through a small box with its rank and contribution, none of which covers another. */
+/** Lines between regions, each through a small box with its rank and contribution; no box covers another. */
 
 import { svgElement } from "./dom.js";
 import { colourOf, decimals, inkOn, signed } from "./numbers.js";
@@ -6,7 +6,7 @@ import { colourOf, decimals, inkOn, signed } from "./numbers.js";
 const BOX = { letter: 7, high: 19 }; // pixels
 
 /**
- * Draw the lines of a view over the stage, whose images stand side by side or, on a narrow screen, one below the other.
+ * Draw the lines of a view over the stage, whose images are side by side or, on a narrow screen, one below the other.
  * @param {HTMLElement} stage
  * @param {{q: {cells: HTMLElement[]}, g: {cells: HTMLElement[]}}} sides
  * @param {import("./stage.js").View} view
@@ -17,7 +17,7 @@ export function drawLines(stage, sides, view) {
   if (!view.lines.length || !place.width) return;
   const centre = (cell) => {
     const box = cell.getBoundingClientRect();
-    const down = cell.classList.contains("lit") ? 0.28 : 0.5; // a lit region has its numbers below
+    const down = cell.classList.contains("lit") ? 0.28 : 0.5; // a highlighted region has its numbers below
     return { x: box.x + box.width / 2 - place.x, y: box.y + down * box.height - place.y, side: Math.min(box.width, box.height) };
   };
   const frames = ["q", "g"].map((side) => sides[side].cells[0].closest(".frame").getBoundingClientRect());
@@ -26,11 +26,11 @@ export function drawLines(stage, sides, view) {
     ? (frames[0].bottom + frames[1].top - stage.querySelector(".gallery figcaption").offsetHeight) / 2 - place.y
     : (frames[0].right + frames[1].left) / 2 - place.x;
   const ends = view.lines.map((flow) => [centre(sides.q.cells[flow.q]), centre(sides.g.cells[flow.g])]);
-  const room = stacked ? place.width : Math.max(frames[0].height, frames[1].height);
+  const space = stacked ? place.width : Math.max(frames[0].height, frames[1].height);
   const start = stacked ? 0 : frames[0].top - place.y;
   const longest = view.lines.reduce((most, flow) => Math.max(most, lengthOf(String(flow.rank + 1))), 0);
   const size = (stacked ? longest : BOX.high) + 3;
-  const slots = spread(ends.map(([from, to]) => crossing(from, to, middle, stacked)), size, start + size / 2, start + room - size / 2);
+  const slots = spread(ends.map(([from, to]) => crossing(from, to, middle, stacked)), size, start + size / 2, start + space - size / 2);
   const drawing = svgElement("svg", { class: "lines", width: place.width, height: place.height, "aria-hidden": "true" });
   const most = view.lines.reduce((largest, flow) => Math.max(largest, flow.contribution), 1e-12);
   const digits = decimals(most);
@@ -42,12 +42,12 @@ export function drawLines(stage, sides, view) {
   stage.append(drawing);
 }
 
-/** Length of a box, in pixels. @param {string} words */
+/** Length of a box in pixels. @param {string} words */
 function lengthOf(words) {
   return 10 + BOX.letter * words.length;
 }
 
-/** Where the straight line between two ends passes the middle. */
+/** Where the straight line between two ends crosses the middle. */
 function crossing(from, to, middle, stacked) {
   const [along, across] = stacked ? ["y", "x"] : ["x", "y"];
   const part = (middle - from[along]) / (to[along] - from[along] || 1);
@@ -55,13 +55,13 @@ function crossing(from, to, middle, stacked) {
 }
 
 /**
- * Places near the wanted ones, in their order and `gap` apart; the gap shrinks where there is not enough room.
+ * Positions near the wanted ones, in the same order and `gap` apart; the gap shrinks where the range is too small.
  * @param {number[]} wanted @param {number} gap @param {number} low @param {number} high
  */
 export function spread(wanted, gap, low, high) {
   const step = Math.min(gap, (high - low) / Math.max(1, wanted.length - 1));
   const order = wanted.map((_, index) => index).sort((one, other) => wanted[one] - wanted[other]);
-  const blocks = []; // pool adjacent violators: least squares on the places less their gaps
+  const blocks = []; // pool adjacent violators: least squares on the positions minus their gaps
   order.forEach((index, rank) => {
     blocks.push({ mean: wanted[index] - step * rank, size: 1 });
     while (blocks.length > 1 && blocks.at(-2).mean > blocks.at(-1).mean) {
@@ -77,7 +77,7 @@ export function spread(wanted, gap, low, high) {
   return places;
 }
 
-/** A smooth path through three points that runs along one axis at each of them. */
+/** A smooth path through three points that is parallel to one axis at each of them. */
 function bend(from, at, to, along, across) {
   const point = (one, other) => (along === "x" ? `${one},${other}` : `${other},${one}`);
   const half = (start, end) => {

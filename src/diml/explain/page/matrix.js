@@ -1,4 +1,4 @@
-/** A matrix of all pairs of regions, as a image that answers the pointer. */
+/** A matrix of all pairs of regions, drawn on a canvas, with the values of the entry under the pointer. */
 
 import { element } from "./dom.js";
 import { cellName, largestOf, signed } from "./numbers.js";
@@ -24,7 +24,7 @@ export function makeMatrix(pair, what, onPoint) {
   let active = null;
   let pixels = null;
 
-  /** The values as a image of a pixel each, made anew only when the colours change: a matrix may have 40,000. */
+  /** The values as an image with one pixel each, cached until the colours change: a matrix may have 40,000 entries. */
   function coloured(ink) {
     const scheme = ["--matrix-high", "--matrix-low"].map((name) => ink.getPropertyValue(name));
     if (pixels?.scheme === scheme.join()) return pixels.sheet;
@@ -87,8 +87,8 @@ export function makeMatrix(pair, what, onPoint) {
 
 function hint(what) {
   return what === "plan"
-    ? "How much mass goes from each query region (row) to each gallery region (column). Point at a place to read it."
-    : "How alike the features of each query region (row) and each gallery region (column) are. Point at a place to read it.";
+    ? "Mass transported from each query region (row) to each gallery region (column). Point at an entry to read it."
+    : "Cosine of the features of each query region (row) and each gallery region (column). Point at an entry to read it.";
 }
 
 /** One entry of the ledger in words. */
@@ -98,7 +98,7 @@ export function entryText(pair, { q, g }) {
   return `${names}: mass ${signed(mass, 5)} \u00d7 cosine ${signed(cosine, 3)} = contribution ${signed(mass * cosine, 5)}`;
 }
 
-/** Names where the rows of each grid begin, as many as have room. */
+/** Names at the beginnings of the rows of each grid, as many as fit. */
 function names(pen, pair, step, colour) {
   pen.fillStyle = colour;
   pen.font = "11px system-ui, sans-serif";

@@ -1,4 +1,4 @@
-/** An evaluation that can be looked into: metrics, then queries with their hits before and after re-ranking. */
+/** The page of an evaluation: metrics, then queries with their hits before and after re-ranking. */
 
 import { element } from "./dom.js";
 import { mountExplanation, verdictOf } from "./hits.js";
@@ -19,23 +19,23 @@ import { hitName, signed } from "./numbers.js";
  * @property {{name: string, values: Object<string, [number, number, number]>}[]} table  value, low, high as fractions
  * @property {Object<string, [number, number, number]>} differences  re-ranked minus plain
  * @property {{queries: number, gallery: number, shown: number}} counts
- * @property {"worst" | "changed" | "random"} choose  how the queries were chosen
- * @property {number} rerank
+ * @property {"worst" | "changed" | "random"} choose  how the queries were selected
+ * @property {number} rerank_at  K, the number of re-ranked hits
  * @property {import("./numbers.js").Image[]} images
  * @property {ReportQuery[]} queries
  * @property {Object<string, string | number | boolean | null>} settings
  */
 
 const CHOSEN = {
-  worst: "the worst after re-ranking, so they do not show how it does in the mean",
+  worst: "the worst after re-ranking, which are not representative of the average",
   changed: "those that re-ranking changed most, for better or worse",
-  random: "chosen by chance, the worst first",
+  random: "a random sample, the worst first",
 };
 
 /** @param {HTMLElement} root @param {ReportData} data */
 export function mountReport(root, data) {
   const { counts } = data;
-  const words = `${counts.queries.toLocaleString("en")} queries, ${counts.gallery.toLocaleString("en")} gallery images. Below are ${counts.shown} queries: ${CHOSEN[data.choose]}. Choose a hit to see why it stands where it does.`;
+  const words = `${counts.queries.toLocaleString("en")} queries, ${counts.gallery.toLocaleString("en")} gallery images. Below are ${counts.shown} queries: ${CHOSEN[data.choose]}. Select a hit to see its explanation.`;
   root.replaceChildren(metricsOf(data), element("p", {}, words), ...data.queries.map((query, index) => queryCard(data, query, index)));
 }
 
@@ -59,22 +59,22 @@ function metricRow(name, values, write) {
   return element("tr", {}, element("th", { scope: "row" }, name), ...cells);
 }
 
-/** One query: its image, its hits before and after, and room for an explanation. */
+/** One query: its image, its hits before and after re-ranking, and the explanation of the selected hit. */
 function queryCard(data, query, index) {
-  const room = element("div", { class: "room" });
+  const opened = element("div", { class: "opened" });
   const close = element("button", { type: "button", class: "more" }, "Close the explanation");
-  let open = null;
+  let viewer = null;
   const shut = () => {
-    open?.stop();
-    open = null;
-    room.replaceChildren();
+    viewer?.stop();
+    viewer = null;
+    opened.replaceChildren();
     buttons.forEach((button) => button.setAttribute("aria-expanded", "false"));
   };
   const show = (pair, button) => {
     shut();
     const box = element("div");
-    room.replaceChildren(box, close);
-    open = mountExplanation(box, { images: data.images, pairs: query.pairs, settings: data.settings }, pair);
+    opened.replaceChildren(box, close);
+    viewer = mountExplanation(box, { images: data.images, pairs: query.pairs, settings: data.settings }, pair);
     button.setAttribute("aria-expanded", "true");
   };
   close.addEventListener("click", () => {
@@ -84,15 +84,15 @@ function queryCard(data, query, index) {
   });
   const strips = [
     ["by pooled cosine", query.before],
-    [`after re-ranking the best ${data.rerank}`, query.after],
+    [`after re-ranking the best ${data.rerank_at}`, query.after],
   ].map(([words, order]) => stripOf(data, query, words, order, show));
   const buttons = strips.flatMap((strip) => [...strip.querySelectorAll("button")]);
-  const image = data.images[query.image];
-  const image = element("img", { src: image.src, width: image.width, height: image.height, alt: `Query ${query.name}`, loading: "lazy" });
+  const { src, width, height } = data.images[query.image];
+  const image = element("img", { src, width, height, alt: `Query ${query.name}`, loading: "lazy" });
   const change = `MAP@R ${signed(100 * query.map_before, 1)} \u2192 ${signed(100 * query.map_after, 1)}\u202f%`;
-  const self = element("div", { class: "asked" }, image, element("b", {}, query.label), element("span", { class: "name" }, query.name), element("span", {}, change));
+  const self = element("div", { class: "query-image" }, image, element("b", {}, query.label), element("span", { class: "name" }, query.name), element("span", {}, change));
   const title = element("h2", {}, `Query ${index + 1}: ${query.label}`);
-  return element("article", { class: "query-card" }, title, element("div", { class: "both" }, self, element("div", { class: "strips" }, ...strips)), room);
+  return element("article", { class: "query-card" }, title, element("div", { class: "both" }, self, element("div", { class: "strips" }, ...strips)), opened);
 }
 
 function stripOf(data, query, words, order, show) {

@@ -1,20 +1,20 @@
-/** The two images with their regions, and the lines between them. */
+/** The two images with their regions and the lines between them. */
 
 import { element } from "./dom.js";
 import { drawLines } from "./lines.js";
 import { cellName, heat, largestOf, layoutOf, lineOf, percent, shortName, signed, veil } from "./numbers.js";
 
 /**
- * @typedef {Object} View  What is shown of a pair.
+ * @typedef {Object} View  The displayed state of a pair.
  * @property {"weights" | "plan" | "cosine"} tab
  * @property {number} digits  after the point, of masses and contributions
  * @property {import("./numbers.js").Flow[]} lines  flows to draw
- * @property {import("./numbers.js").Region | null} active  the region that is looked at
+ * @property {import("./numbers.js").Region | null} active  the region that is hovered, focused or pinned
  * @property {boolean} pinned
- * @property {{q: number, g: number} | null} pairOf  the entry of the ledger that is pointed at
+ * @property {{q: number, g: number} | null} pairOf  the entry of the ledger under the pointer
  *
  * @typedef {Object} Listeners
- * @property {(at: import("./numbers.js").Region | null) => void} look  pointer or focus came to a region, or left
+ * @property {(at: import("./numbers.js").Region | null) => void} look  pointer or focus entered a region, or left
  * @property {(at: import("./numbers.js").Region) => void} pin
  */
 
@@ -56,12 +56,12 @@ function makeSide(pair, side, image, on) {
 }
 
 /**
- * A image with its regions over it: a grid in the sense of ARIA, one cell of which is in the tab order.
+ * An image with its regions over it: an ARIA grid, one cell of which is in the tab order.
  * @param {import("./numbers.js").Image} image
- * @param {string} role  what the image is: query or gallery
+ * @param {string} role  query or gallery
  * @param {import("./numbers.js").SideKey} side
  * @param {import("./numbers.js").Grid} grid
- * @param {string[]} labels  what a region is called when it is read out
+ * @param {string[]} labels  accessible names of the regions
  * @param {Listeners} on
  */
 export function regionGrid(image, role, side, grid, labels, on) {
@@ -76,24 +76,24 @@ export function regionGrid(image, role, side, grid, labels, on) {
   }
   cells[0].tabIndex = 0;
   listen(table, cells, side, columns, on);
-  const img = element("img", { src: image.src, width: image.width, height: image.height, draggable: "false" });
-  img.alt = `The ${role} image, ${shortName(image.name)}, as the model saw it`;
-  const frame = element("div", { class: "frame" }, ...(grid ? [image] : [element("div", { class: "blank" })]), table);
+  const shown = element("img", { src: image.src, width: image.width, height: image.height, draggable: "false" });
+  shown.alt = `The ${role} image, ${shortName(image.name)}, as the model saw it`;
+  const frame = element("div", { class: "frame" }, ...(grid ? [shown] : [element("div", { class: "blank" })]), table);
   return { frame, cells };
 }
 
-/** What a region is called when it is read out. */
+/** The accessible name of a region. */
 function labelFor(pair, side, region) {
   const other = side === "q" ? "g" : "q";
   const row = lineOf(pair.plan, { side, region });
   const best = row.indexOf(largestOf(row));
   const weight = pair[`weight_${side}`][region];
-  const told = weight > 0 ? `, most ${side === "q" ? "to" : "from"} ${cellName(best, pair[`grid_${other}`])}` : "";
+  const strongest = weight > 0 ? `, mostly ${side === "q" ? "to" : "from"} ${cellName(best, pair[`grid_${other}`])}` : "";
   const name = cellName(region, pair[`grid_${side}`]);
-  return `${name}: ${side === "q" ? "sends" : "receives"} ${percent(weight)} of the mass${told}`;
+  return `${name}: ${side === "q" ? "sends" : "receives"} ${percent(weight)} of the mass${strongest}`;
 }
 
-/** Pointer, focus and keys of a side's regions; one of them is in the tab order, arrows go from it to the others. */
+/** Pointer, focus and keys of the regions of a side; one of them is in the tab order, arrow keys move between them. */
 function listen(table, cells, side, columns, on) {
   const regionAt = (event) => {
     const cell = event.target.closest(".cell");
@@ -149,7 +149,7 @@ function paintSide(pair, side, { cells }, view) {
   });
 }
 
-/** What stands in a region that the active one has to do with: share and mass, or the cosine. */
+/** The numbers in a region related to the active one: share and mass, or the cosine. */
 function labelOf(pair, view, value) {
   if (view.tab === "cosine") return [element("span", { class: "share" }, signed(value, 2))];
   const whole = pair[`weight_${view.active.side}`][view.active.region];
@@ -157,14 +157,14 @@ function labelOf(pair, view, value) {
   return [share, element("span", { class: "mass" }, signed(value, view.digits))];
 }
 
-/** Without an active region: the weights, or for cosines the most alike region of the other side. */
+/** Values without an active region: the weights, or the largest cosine with a region of the other side. */
 function idleValues(pair, side, tab) {
   const weights = pair[`weight_${side}`];
   if (tab !== "cosine") return weights;
   return weights.map((_, region) => largestOf(lineOf(pair.cosine, { side, region }), -1));
 }
 
-/** Both images share one scale: from the least to the most, or over a tenth where they are alike. */
+/** The common scale of both images: smallest to largest value, but at least a tenth of the largest wide. */
 export function idleRange(pair, tab) {
   const values = ["q", "g"].flatMap((side) => idleValues(pair, side, tab));
   const high = largestOf(values, -1);

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from diml.extras import require
 from diml.files import exclusive_lock
 from diml.search.filters import Where, sql_value, to_sql
 from diml.search.store import (
@@ -202,12 +203,9 @@ class LanceStore:
 
 
 def _connect(folder: Path) -> Any:
-    try:
-        import lancedb
-    except ImportError as error:
-        raise ValueError(
-            f"index: a folder needs LanceDB, which is not installed ({error}); pip install 'diml[search]'"
-        ) from error
+    require("search", "an index in a folder")
+    import lancedb
+
     # Without an interval a table would keep showing the state in which it was opened.
     return lancedb.connect(folder, read_consistency_interval=datetime.timedelta(0))
 

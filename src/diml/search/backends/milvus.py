@@ -30,6 +30,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from diml.extras import require
 from diml.search.filters import And, ColumnComparison, ColumnMembership, ColumnType, Constant, Operator, Or, Where
 from diml.search.store import (
     IndexConfig,
@@ -205,15 +206,12 @@ def _translated_errors(place: MilvusPlace) -> Iterator[None]:
 
 
 def _pymilvus(place: MilvusPlace) -> Any:
-    try:
-        import pymilvus
+    require("milvus", f"index {place.shown}")
+    import pymilvus
 
-        if place.folder is not None:
-            import milvus_lite.server_manager  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            f"index: {place.shown} needs pymilvus and milvus-lite, not installed ({error}); pip install 'diml[milvus]'"
-        ) from error
+    if place.folder is not None:
+        import milvus_lite.server_manager  # noqa: F401
+
     for name in ("pymilvus", "milvus_lite", "grpc._server"):  # they also print the errors that they raise
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     return pymilvus

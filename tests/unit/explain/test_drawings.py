@@ -1,11 +1,12 @@
-"""The two images that our own code draws."""
+"""The drawn pair of sample images."""
 
 import numpy as np
 import pytest
 
 from diml.assets import asset_status
-from diml.explain import drawn_pair, match_images
-from diml.explain.drawing import PLACES
+from diml.explain import drawn_pair
+from diml.explain.drawings import PLACES
+from diml.explain.explanation import match_pair
 
 
 def test_the_images_are_the_same_at_each_call() -> None:
@@ -15,7 +16,7 @@ def test_the_images_are_the_same_at_each_call() -> None:
         assert first.tobytes() == again.tobytes()
 
 
-def test_each_thing_has_its_colour_in_both_images_where_places_say() -> None:
+def test_each_object_has_its_colour_at_its_place_in_both_images() -> None:
     images = [np.asarray(image, dtype=float) for image in drawn_pair(128)]
     for name, places in PLACES.items():
         colours = []
@@ -25,7 +26,7 @@ def test_each_thing_has_its_colour_in_both_images_where_places_say() -> None:
         assert np.abs(colours[0] - colours[1]).max() < 25, name
 
 
-def test_things_moved_and_stay_inside() -> None:
+def test_objects_move_and_stay_inside() -> None:
     for first, second in PLACES.values():
         assert abs(first.x - second.x) + abs(first.y - second.y) > 0.4
         for place in (first, second):
@@ -38,19 +39,21 @@ def test_a_size_out_of_range_is_refused(size: int) -> None:
         drawn_pair(size)
 
 
-def test_the_default_model_joins_each_thing_with_itself() -> None:
+def test_the_default_model_matches_each_object_with_itself() -> None:
     if not any(status.cached for status in asset_status() if status.asset.name == "mobilenetv2"):
         pytest.skip("the MobileNetV2 weights are not in the cache; `diml demo` fetches them")
-    found = match_images(*drawn_pair(256))
+    found = match_pair(*drawn_pair(256))
 
-    def thing(region: int, which: int) -> str:
-        """The thing nearest to a cell's middle; the model sees the centre 7/8 of the image."""
+    def object_at(region: int, which: int) -> str:
+        """The object nearest to the centre of a cell; the model sees the central 7/8 of the image."""
         row, column = divmod(region, 4)
         x, y = (1 / 16 + (at + 0.5) / 4 * 7 / 8 for at in (column, row))
         return min(PLACES, key=lambda name: (PLACES[name][which].x - x) ** 2 + (PLACES[name][which].y - y) ** 2)
 
-    lines = [(thing(flow.region_q, 0), thing(flow.region_g, 1)) for flow in found.ledger().top(8)]
+    lines = [(object_at(flow.region_q, 0), object_at(flow.region_g, 1)) for flow in found.ledger().top(8)]
     assert all(first == second for first, second in lines)
     assert {first for first, _ in lines} == set(PLACES)
-    together = sum(float(found.plan[0, q, g]) for q in range(16) for g in range(16) if thing(q, 0) == thing(g, 1))
-    assert together > 0.8  # of the mass; 0.25 by chance
+    together = sum(
+        float(found.plan[0, q, g]) for q in range(16) for g in range(16) if object_at(q, 0) == object_at(g, 1)
+    )
+    assert together > 0.8  # of the mass; the chance level is 0.25

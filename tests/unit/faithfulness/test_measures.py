@@ -1,38 +1,44 @@
-"""All measures on a tiny network: every finding there, repeatable, with known answers where there are any."""
+"""All measures on a tiny network: complete, reproducible, and with the known answers where there are any."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
-from unit.explain.faithfulness.small import small_shop, tiny_embedder
 
-from diml.faithfulness import Measures, choose_pairs, faithfulness, run_study, tables, write_plots
-from diml.faithfulness.findings import RANDOM, Judgement, summed_up
-from diml.faithfulness.study import Study
+from diml.faithfulness import FaithfulnessReport, Measures, faithfulness
+from diml.faithfulness.measures import Measurements, measure_pairs
+from diml.faithfulness.pairs import choose_pairs
+from diml.faithfulness.plots import write_plots
+from diml.faithfulness.report import RANDOM, estimates_of
+from diml.faithfulness.tables import tables
+from diml.matching import Matcher
+from diml.models import Embedder
+from unit.faithfulness.small import small_shop, tiny_embedder
 
 FEW = Measures(warps=("identity", "flip"), steps=3, top=4, grad_cam=False)
 
 
 @pytest.fixture(scope="session")
 def found(tmp_path_factory):
-    """A judgement of four pairs; nothing changes it, so that all tests can share it."""
-    return faithfulness(tiny_embedder(), small_shop(tmp_path_factory.mktemp("judged")), pairs=4, measures=FEW)
+    """The report of four pairs; no test changes it, so that all can share it."""
+    return faithfulness(tiny_embedder(), small_shop(tmp_path_factory.mktemp("measured")), pairs=4, measures=FEW)
 
 
-def test_every_measure_is_there_for_both_networks_and_can_be_written(found):
+def test_every_measure_is_reported_for_both_networks_and_can_be_written(found):
     told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert set(told) == {"model", "random weights"}
     for numbers in told.values():
-        measures = {finding["measure"] for finding in numbers["findings"]}
+        measures = {estimate["measure"] for estimate in numbers["estimates"]}
         assert measures == {"additivity", "deletion", "insertion", "correspondence", "stability"}
-        assert all(finding["low"] <= finding["value"] <= finding["high"] for finding in numbers["findings"])
-        assert numbers["unfinished_plans"] == 0
+        assert all(e["low"] <= e["value"] <= e["high"] for e in numbers["estimates"])
+        assert numbers["unconverged_plans"] == 0
     orders = {curve["method"] for curve in told["model"]["curves"]}
     assert orders == {"credit", "weights", "argmax", "random", "randomised"}
 
 
 def test_answers_that_are_known(found):
-    for name in found.studies:
+    for name in found.measurements:
         assert found.find("additivity", "", "ledger", "error", name).value <= 1e-6
         assert found.find("correspondence", "identity", "argmax", "mass", name).value == pytest.approx(1)
         assert found.find("correspondence", "identity", "ceiling", "mass", name).value == pytest.approx(1)
@@ -44,7 +50,7 @@ def test_answers_that_are_known(found):
 
 
 def test_every_curve_begins_and_ends_at_the_same_two_images(found):
-    for measured in found.studies.values():
+    for measured in found.measurements.values():
         deleted, inserted = measured.curves["deletion", "credit"], measured.curves["insertion", "credit"]
         for (kind, _), rows in measured.curves.items():
             first, last = (deleted[:, 0], deleted[:, -1]) if kind == "deletion" else (inserted[:, 0], inserted[:, -1])
@@ -53,11 +59,11 @@ def test_every_curve_begins_and_ends_at_the_same_two_images(found):
         assert deleted[:, 0] == pytest.approx(inserted[:, -1])
 
 
-def test_a_pair_has_the_same_numbers_whatever_its_companions(tiny, shop, monkeypatch):
+def test_the_values_of_a_pair_do_not_depend_on_the_other_pairs(tiny, shop, monkeypatch):
     pairs = choose_pairs(shop, 4, seed=0)
-    together = run_study(tiny, shop, pairs, measures=FEW, settings={})
-    monkeypatch.setattr("diml.faithfulness.study.CHUNK", 1)
-    apart = run_study(tiny, shop, pairs, measures=FEW, settings={})
+    together = measure_pairs(tiny, shop, pairs, measures=FEW)
+    monkeypatch.setattr("diml.faithfulness.measures.CHUNK", 1)
+    apart = measure_pairs(tiny, shop, pairs, measures=FEW)
     assert together.values.keys() == apart.values.keys()
     for key, values in together.values.items():
         assert apart.values[key] == pytest.approx(values, abs=1e-4), key
@@ -71,8 +77,8 @@ def test_intervals_hold_the_mean_and_deletion_is_paired_with_chance():
         ("deletion", "", "credit", "area"): chance - 0.25,
         ("additivity", "", "ledger", "error"): np.array([1e-9, 5e-8, 2e-8]),
     }
-    findings = summed_up(Study(values, {}, np.array([0.0, 1.0]), 0), seed=0)
-    by_name = {(f.method, f.quantity): f for f in findings}
+    estimates = estimates_of(Measurements(values, {}, np.array([0.0, 1.0]), 0), seed=0)
+    by_name = {(f.method, f.quantity): f for f in estimates}
     less = by_name["credit", "area_less_random"]
     assert (less.value, less.low, less.high) == pytest.approx((-0.25, -0.25, -0.25))
     area = by_name["credit", "area"]
@@ -98,7 +104,7 @@ def test_tables_and_plots_show_what_was_found(found, tmp_path):
     }
     axes = plots.deletion_plot(found).axes
     curve = next(line for line in axes[0].lines if line.get_label() == "credit (ledger)")
-    assert curve.get_ydata() == pytest.approx(found.studies["model"].curves["deletion", "credit"].mean(axis=0))
+    assert curve.get_ydata() == pytest.approx(found.measurements["model"].curves["deletion", "credit"].mean(axis=0))
     drawn = [bar.get_height() for bar in plots.correspondence_plot(found).axes[0].patches]
     assert min(abs(height - value) for height in drawn) < 1e-9
 
@@ -108,13 +114,13 @@ def test_the_correspondence_shows_chance_and_the_strongest_matches_of_both_netwo
 
     axes = plots.correspondence_plot(found).axes[0]
     lines = {line.get_label(): line for line in axes.lines}
-    for label, study in (("strongest match of the plan", "model"), ("the same, random weights", RANDOM)):
-        values = [found.find("correspondence", case, "plan", "strongest", study).value for case in FEW.warps]
+    for label, network in (("strongest match of the plan", "model"), ("the same, random weights", RANDOM)):
+        values = [found.find("correspondence", case, "plan", "strongest", network).value for case in FEW.warps]
         assert lines[label].get_ydata() == pytest.approx(values)
     assert lines["chance"].get_ydata() == pytest.approx([1 / 9, 1 / 9])
     words = [text.get_text() for text in axes.get_legend().get_texts()]
     assert words[0] == "plan that scores"
-    alone = Judgement({"model": found.studies["model"]}, {"model": found.findings["model"]})
+    alone = FaithfulnessReport({"model": found.measurements["model"]}, {"model": found.estimates["model"]})
     assert "the same, random weights" not in {
         line.get_label() for line in plots.correspondence_plot(alone).axes[0].lines
     }
@@ -125,7 +131,7 @@ def test_every_error_of_additivity_is_drawn_whatever_its_size(found):
 
     errors = np.array([0.0, 1e-15, 3e-8, 2e-4])
     values = dict.fromkeys((("additivity", "", method, "error") for method in ("ledger", "ranking")), errors)
-    made = Judgement({"model": Study(values, {}, np.array([0.0, 1.0]), 0)}, {"model": ()})
+    made = FaithfulnessReport({"model": Measurements(values, {}, np.array([0.0, 1.0]), 0)}, {"model": ()})
     shares = plots.additivity_plot(made).axes[0].patches[0].get_data().values
     assert sum(shares) == pytest.approx(1)
     assert (shares[0], shares[-1]) == pytest.approx((0.5, 0.25))
@@ -143,3 +149,26 @@ def test_every_error_of_additivity_is_drawn_whatever_its_size(found):
 def test_settings_out_of_range_are_refused(settings, told):
     with pytest.raises(ValueError, match=told):
         Measures(grad_cam=False, **settings)
+
+
+def test_the_matcher_is_the_embedders_own_or_the_one_given(tiny, shop):
+    matcher = Matcher(epsilon=0.3, structural_weight=4)
+    options = {"pairs": 2, "measures": Measures(warps=("flip",), steps=2, grad_cam=False), "sanity": False}
+    given = faithfulness(tiny, shop, matcher=matcher, **options)
+    config = dataclasses.replace(tiny.config, matcher=matcher)
+    own = faithfulness(Embedder(tiny.backbone, tiny.head, config).eval(), shop, **options)
+    default = faithfulness(tiny, shop, **options)
+    assert own.to_dict() == given.to_dict()
+    assert default.to_dict() != given.to_dict()
+    (first, *_), (plain, *_) = (
+        report.measurements["model"].curves["deletion", "credit"][0] for report in (given, default)
+    )
+    assert first > plain + 1.5  # pooled + 4 structural instead of pooled + structural
+    for method in ("ledger", "ranking"):
+        assert given.find("additivity", "", method, "error").value <= 1e-6
+
+
+def test_reprs_are_short(found):
+    assert len(repr(found)) < 120
+    assert len(repr(found.measurements["model"])) < 120
+    assert found._repr_html_().count("<tr>") == 1 + sum(len(rows) for rows in found.estimates.values())
