@@ -6,7 +6,7 @@ KERNEL := CMakeLists.txt $(wildcard csrc/*.cpp csrc/*.hpp)
 
 .PHONY: demo test test-milvus check bench sanitize docs venv clean
 
-demo: .venv/.installed   ## table and images on 400 photos, into runs/demo/
+demo: .venv/.installed   ## tables and figures on 400 photos, into runs/demo/
 	$(BIN)/diml demo
 
 test: .venv/.complete    ## the default tests
@@ -54,7 +54,7 @@ sanitize: .venv/.complete   ## the tests of the kernel under AddressSanitizer an
 		import diml, pytest; assert 'sanitized' in diml.__file__, diml.__file__; \
 		sys.exit(pytest.main(['-n', '0', '-p', 'no:randomly', 'tests/unit/matching/test_native.py', 'tests/unit/objectives/test_planned.py']))"
 
-docs: .venv/.complete    ## draw the images of the README and docs/explain.md anew
+docs: .venv/.complete    ## draw the figures of the README and docs/explain.md again
 	$(BIN)/python docs/draw_figures.py
 
 venv: .venv/.complete    ## .venv with all extras

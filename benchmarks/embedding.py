@@ -1,66 +1,72 @@
-"""Images a second that an embedder takes, with the C library's defaults and with kept memory, in turns.
+"""Images per second of an embedder, with the defaults of the C library and with freed memory kept, alternating.
 
     python benchmarks/embedding.py --images 256 --runs 5
 
-Each run is a process of its own, as the setting cannot be taken back. Prints a table and, with --output, writes JSON.
+Each run embeds random images with MobileNetV2 at 224 pixels, in a process of its own, as keeping freed memory cannot be
+undone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
-import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
+from typing import Any
+
+import torch
+
+import measure
+from diml.allocator import keep_freed_memory
+
+MEMORY = ("default", "kept")
+QUANTITIES = {
+    "images_per_second": "images/s",
+    "user_seconds": "user, s",
+    "system_seconds": "system, s",
+    "page_faults": "page faults",
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--measure", choices=("default", "kept"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    made = measure.parser(__doc__, warmup=0)
+    made.add_argument("--images", type=int, default=256, help="images per run; default: %(default)s")
+    made.add_argument("--batch-size", type=int, default=64, help="images per batch; default: %(default)s")
+    made.add_argument("--measure", choices=MEMORY, help=argparse.SUPPRESS)
+    options = measure.read(made)
     if options.measure:
-        print(json.dumps(measure(options)))
+        print(json.dumps(embed(options)))
         return
-    words = [sys.executable, __file__, "--images", str(options.images), "--batch-size", str(options.batch_size)]
-    runs: dict[str, list[dict[str, float]]] = {"default": [], "kept": []}
-    for _ in range(options.runs):
-        for memory, found in runs.items():
-            done = subprocess.run([*words, "--measure", memory], check=True, capture_output=True, text=True)
-            found.append(json.loads(done.stdout))
-    for memory, found in runs.items():
-        for what in ("images_per_second", "user_seconds", "system_seconds", "page_faults"):
-            values = [run[what] for run in found]
-            print(
-                f"{memory:8} {what:20} median {statistics.median(values):10.1f}  ({min(values):.1f}..{max(values):.1f})"
-            )
-    pairs = zip(runs["kept"], runs["default"], strict=True)
-    ratios = [kept["images_per_second"] / default["images_per_second"] for kept, default in pairs]
-    print(f"ratio kept / default: median {statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})")
-    if options.output:
-        machine = {"processor": platform.machine(), "cores": os.cpu_count(), "system": platform.platform()}
-        options.output.write_text(json.dumps({"runs": runs, "ratios": ratios, "machine": machine}, indent=1))
+    arguments = ["--images", str(options.images), "--batch-size", str(options.batch_size), "--seed", str(options.seed)]
+    arguments += ["--threads", str(options.threads)] if options.threads else []
+    runs: dict[str, list[dict[str, float]]] = {memory: [] for memory in MEMORY}
+    for number in range(options.warmup + options.runs):
+        for memory in MEMORY:
+            with measure.progress.status(f"run {number + 1} of {options.warmup + options.runs}: {memory}"):
+                found = measure.in_own_process(__file__, [*arguments, "--measure", memory])
+            if number >= options.warmup:
+                runs[memory].append(found)
+    results: list[dict[str, Any]] = [
+        {"memory": memory} | {name: measure.spread([run[name] for run in found]) for name in QUANTITIES}
+        for memory, found in runs.items()
+    ]
+    speeds = ([run["images_per_second"] for run in runs[memory]] for memory in ("kept", "default"))
+    results[1]["ratio"] = measure.ratios(*speeds)
+    rows = [[result["memory"], *(measure.shown(result[name]) for name in QUANTITIES)] for result in results]
+    ratio = measure.shown(results[1]["ratio"])
+    rows = [[*row, shown] for row, shown in zip(rows, ("", ratio), strict=True)]
+    columns = ("freed memory", *QUANTITIES.values(), "kept / default")
+    measure.finish("embedding", options, results, measure.table("Embedding: median, min..max", columns, rows))
 
 
-def measure(options: argparse.Namespace) -> dict[str, float]:
-    """One process: embed random images with MobileNetV2 at 224 pixels."""
-    import torch
-
-    from diml.allocator import keep_freed_memory
+def embed(options: argparse.Namespace) -> dict[str, float]:
+    """One run: its speed, and what it took of the processor and the system."""
     from diml.models import load_embedder
 
     if options.measure == "kept":
         keep_freed_memory()
     embedder = load_embedder("mobilenetv2_100")
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(options.seed)
     images = torch.randn(options.batch_size, 3, 224, 224, generator=generator)
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():

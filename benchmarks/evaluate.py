@@ -1,13 +1,14 @@
-"""A whole evaluation, rankings and metrics included: the authors' algorithm against `diml.evaluation.evaluate_regions`.
+"""A whole evaluation, with rankings and metrics: the authors' algorithm against `diml.evaluation.evaluate_regions`.
 
     python benchmarks/evaluate.py --size cub
     python benchmarks/evaluate.py --size sop --plain-queries 500 --runs 3 --json runs/evaluate_sop.json
     python benchmarks/evaluate.py --size cub --dtype int16 --tolerance 2e-4
     python benchmarks/evaluate.py --images 2000 --classes 40 --embeddings hard
 
-Both measure the plain ranking and the best K re-ranked, leave-one-out, in the authors' columns; ours also the standard
-metrics, 95 % intervals and paired comparisons by 1,000 resamples. With --plain-queries the plain side does a drawn part
-of the queries and its time is scaled up in proportion, which table and JSON then say: it works query by query.
+Both evaluate the ranking by pooled cosine and its best K re-ranked, leave-one-out, in the authors' metrics; ours also
+the standard metrics, 95 % intervals and paired comparisons by 1,000 resamples. With --plain-queries the plain side,
+which works query by query, evaluates a random sample of the queries; its time is scaled up in proportion, and table and
+JSON say so.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import measure
 import plain
 import regimes
 from diml.evaluation import Report, evaluate_regions
-from diml.matching import ConvergenceWarning
+from diml.matching import ConvergenceWarning, Matcher
 
-#: Columns as tables call them; starred ones count the query among its own positives.
+#: Names of the columns in tables; starred ones count the query among its own positives.
 SHORT = dict(zip(plain.COLUMNS, ("R@1", "RP*", "MAP@R*"), strict=True))
 
 #: Test images and classes.
@@ -34,10 +35,10 @@ SIZES = {"cub": (5924, 100), "sop": (60502, 11316)}
 def main() -> None:
     made = measure.parser(__doc__, runs=3)
     regimes.add_arguments(made, images=SIZES["cub"][0], classes=SIZES["cub"][1])
-    made.add_argument("--size", choices=SIZES, help="images and classes of a known test set, instead of those flags")
-    made.add_argument("--rerank", type=int, default=100, help="K; default: %(default)s")
+    made.add_argument("--size", choices=SIZES, help="images and classes of a known test set, in place of those flags")
+    made.add_argument("--rerank-at", type=int, default=100, help="K; default: %(default)s")
     measure.add_tolerance(made)
-    made.add_argument("--plain-queries", type=int, help="queries that the plain side does; default: all")
+    made.add_argument("--plain-queries", type=int, help="queries that the plain side evaluates; default: all")
     options = measure.read(made)
     if options.size:
         options.images, options.classes = SIZES[options.size]
@@ -46,14 +47,14 @@ def main() -> None:
 
 
 def one(found: regimes.Labelled, options: argparse.Namespace) -> dict[str, Any]:
-    """Both sides on the same embeddings."""
+    """Time both sides on the same embeddings."""
     images = len(found.regions)
     sample = min(options.plain_queries or images, images)
     queries = regimes.drawn_queries(sample, images, options.seed).sort().values
     slow = found.regions.to(torch.float32)
-    kept: dict[str, Any] = {}  # what the last run of each side found, so that nothing is computed once more
+    kept: dict[str, Any] = {}  # results of the last run of each side, so that none is computed again
     sides = {
-        "plain": lambda: kept.update(plain=plain.evaluate(slow, found.labels, options.rerank, queries)),
+        "plain": lambda: kept.update(plain=plain.evaluate(slow, found.labels, options.rerank_at, queries)),
         "diml": lambda: kept.update(diml=by_diml(found, options)),
     }
     seconds = measure.alternate(sides, options.runs, 0 if options.warmup == 0 else small_warmup(found, options))
@@ -65,7 +66,7 @@ def one(found: regimes.Labelled, options: argparse.Namespace) -> dict[str, Any]:
         "classes": int(found.labels.max()) + 1,
         "regions": slow.num_regions,
         "dim": slow.dim,
-        "rerank": options.rerank,
+        "rerank_at": options.rerank_at,
         "plain_queries": sample,
         "plain_scaled": sample < images,
         "seconds": {
@@ -74,54 +75,59 @@ def one(found: regimes.Labelled, options: argparse.Namespace) -> dict[str, Any]:
         },
         "ratio": measure.ratios(seconds["plain"], seconds["diml"], images / sample),
         "plain_mean_iterations": kept["plain"].mean_iterations,
-        "diml_unfinished_pairs": kept["diml"].unfinished_pairs,
+        "diml_unconverged_pairs": kept["diml"].unconverged_pairs,
         "metrics": compared(kept["plain"], kept["diml"], queries),
     }
 
 
 def small_warmup(found: regimes.Labelled, options: argparse.Namespace) -> int:
-    """Warm up on a few hundred images rather than a whole evaluation; so many runs are left to do: none."""
+    """Warm up on a few hundred images rather than by a whole evaluation; returns the warm-up runs that remain, 0."""
     few = regimes.Labelled(found.name, found.regions[:300], found.labels[:300] % 10)
     for _ in range(options.warmup):
-        plain.evaluate(
-            few.regions.to(torch.float32), few.labels, options.rerank, torch.arange(20).clamp(max=len(few.labels) - 1)
-        )
+        queries = torch.arange(20).clamp(max=len(few.labels) - 1)
+        plain.evaluate(few.regions.to(torch.float32), few.labels, options.rerank_at, queries)
         by_diml(few, options)
     return 0
 
 
 def by_diml(found: regimes.Labelled, options: argparse.Namespace) -> Report:
-    """Conversion to the type of storage included."""
+    """Our side, including the conversion to the type of storage."""
     gallery = regimes.stored(found, options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return evaluate_regions(
-            gallery, found.labels, rerank=(0, options.rerank), without_relevant="miss", tolerance=options.tolerance
+            gallery,
+            found.labels,
+            rerank_at=(0, options.rerank_at),
+            matcher=Matcher(tolerance=options.tolerance),
+            without_relevant="miss",
         )
 
 
 def compared(released: plain.Evaluation, report: Report, queries: torch.Tensor) -> list[dict[str, Any]]:
-    """Percent of both sides on the queries that both did, and how many of those differ."""
+    """Percent of both sides on the queries that both evaluated, and how many of those differ."""
     rows = []
     for k, columns in released.per_query.items():
         for name, values in columns.items():
             ours = report.per_query[k][name][queries.numpy()]
             differ = int((abs(values - ours) > 1e-9).sum())
             sides = {"plain": 100 * float(values.mean()), "diml": 100 * float(ours.mean())}
-            rows.append({"rerank": k, "metric": name, **sides, "queries_that_differ": differ, "queries": len(values)})
+            rows.append(
+                {"rerank_at": k, "metric": name, **sides, "queries_that_differ": differ, "queries": len(values)}
+            )
     return rows
 
 
 def times(results: list[dict[str, Any]]) -> measure.Table:
     rows = []
     for result in results:
-        sizes = [f"{result[size]:,}" for size in ("images", "classes", "rerank")]
+        sizes = [f"{result[size]:,}" for size in ("images", "classes", "rerank_at")]
         sides = [measure.shown(result["seconds"][side]) for side in ("plain", "diml")]
         if result["plain_scaled"]:
             sides[0] += f"\nscaled from\n{result['plain_queries']:,} queries"
         rows.append([result["embeddings"], result["dtype"], *sizes, *sides, measure.shown(result["ratio"])])
     columns = ("embeddings", "stored", "N", "classes", "K", "plain, s", "diml, s", "plain / diml")
-    return measure.table("Whole evaluation, seconds: median, least..most", columns, rows)
+    return measure.table("Whole evaluation, seconds: median, min..max", columns, rows)
 
 
 def agreement(results: list[dict[str, Any]]) -> measure.Table:
@@ -131,10 +137,12 @@ def agreement(results: list[dict[str, Any]]) -> measure.Table:
             difference = f"{row['diml'] - row['plain']:+.3f}"
             differ = f"{row['queries_that_differ']} of {row['queries']:,}"
             numbers = [f"{row[side]:.3f}" for side in ("plain", "diml")]
-            rows.append([result["embeddings"], str(row["rerank"]), SHORT[row["metric"]], *numbers, difference, differ])
+            rows.append(
+                [result["embeddings"], str(row["rerank_at"]), SHORT[row["metric"]], *numbers, difference, differ]
+            )
     columns = ("embeddings", "K", "metric", "plain, %", "diml, %", "difference", "queries differ")
-    caption = "At K = 0 nothing but ties may differ; re-ranked, the plain solver stops early."
-    return measure.table("Agreement, in the authors' protocol", columns, rows, caption)
+    caption = "At K = 0 only ties may differ; when re-ranked, the plain solver stops before it has converged."
+    return measure.table("Agreement, under the authors' protocol", columns, rows, caption)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
-"""Iterations of the solver at equal accuracy: Sinkhorn's own, mixed, and over-relaxed in several ways.
+"""Iterations of the solver at equal accuracy: plain Sinkhorn, mixed, and over-relaxed in several ways.
 
     python benchmarks/iterations.py --embeddings orl orl-whitened
     python benchmarks/iterations.py --embeddings grocery grocery-whitened --data ../shared/datasets --epsilon 0.0125
 
-The candidates of drawn queries, solved in float64 by the torch path with its constants set otherwise; "block" is the
-mean over blocks of 8 pairs of the most iterations in a block, which is what a kernel with 8 lanes does. Not in use:
-Sinkhorn started from the potentials that other candidates of the query ended with, and steps of Newton's method, each
-of which solves a system of 2 R - 1 equations, after a few sweeps.
+Candidates of randomly drawn queries are solved in float64 by the torch solver with changed constants. "block" is the
+mean over blocks of 8 pairs of the largest number of iterations in a block, which is the work of a kernel with 8 lanes.
+Not in use: Sinkhorn started from the final potentials of other candidates of the query, and steps of Newton's method
+after a few sweeps, each of which solves a system of 2 R - 1 equations.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -21,13 +20,11 @@ import torch
 
 import measure
 import regimes
-from diml.matching import Regions, match
+from diml.matching import Matcher, Regions, transport
 from other_starts import FIRST, SWEEPS_BEFORE_NEWTON, Problem, newton_finish, warm_start
 
-solver = importlib.import_module("diml.matching.sinkhorn")  # the package has the function of that name
-
 NEVER: Final = 10**9
-#: Name -> constants of the solver. The first is Sinkhorn, the second what is in use.
+#: Name -> changed constants of `diml.matching.transport`. The first is plain Sinkhorn, the second the one in use.
 VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "Sinkhorn": {"MIXING": 0, "FIRST_ESTIMATE": NEVER},
     "in use": {},
@@ -43,15 +40,15 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
 def main() -> None:
     made = measure.parser(__doc__, runs=None)
     regimes.add_arguments(made)
-    made.add_argument("--queries", type=int, default=20, help="drawn queries; default: %(default)s")
-    made.add_argument("--rerank", type=int, default=100, help="K; default: %(default)s")
-    made.add_argument("--epsilon", type=float, default=0.05, help="default: %(default)s")
-    made.add_argument("--tolerance", type=float, default=4e-6, help="marginal error; default: %(default)s")
+    made.add_argument("--queries", type=int, default=20, help="randomly drawn queries; default: %(default)s")
+    made.add_argument("--rerank-at", type=int, default=100, help="K; default: %(default)s")
+    made.add_argument("--epsilon", type=float, default=Matcher().epsilon, help="default: %(default)s")
+    measure.add_tolerance(made)
     options = measure.read(made)
-    if options.rerank <= FIRST:
-        made.error(f"--rerank: need more than {FIRST}, as later candidates start from the first, got {options.rerank}")
+    if options.rerank_at <= FIRST:
+        made.error(f"--rerank-at: need more than {FIRST}, whose potentials others start from, got {options.rerank_at}")
     results = [result for name in options.embeddings for result in of_embeddings(name, options)]
-    columns = ("embeddings", "solver", "mean", "block", "95 %", "most", "not converged")
+    columns = ("embeddings", "solver", "mean", "block", "95 %", "max", "not converged")
     rows = [
         [
             result["embeddings"],
@@ -66,11 +63,11 @@ def main() -> None:
 
 
 def of_embeddings(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All variants on the candidates of drawn queries of one set of embeddings."""
+    """All variants on the candidates of randomly drawn queries of one set of embeddings."""
     found = regimes.load(name, options)
     regions = found.regions.to(torch.float64)
     queries = regimes.drawn_queries(options.queries, len(regions), options.seed)
-    rows, _ = regimes.candidates(found.regions, queries, options.rerank)
+    rows, _ = regimes.candidates(found.regions, queries, options.rerank_at)
     results = []
     for variant, constants in VARIANTS.items():
         with measure.progress.status(f"{name}: {variant}"), changed(constants):
@@ -84,10 +81,10 @@ def of_embeddings(name: str, options: argparse.Namespace) -> list[dict[str, Any]
 def others(
     name: str, regions: Regions, queries: torch.Tensor, rows: torch.Tensor, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Sinkhorn from other candidates' potentials, and finished by Newton's method."""
+    """Sinkhorn started from other candidates' potentials, and finished by Newton's method."""
     problems = []
     for query, row in zip(queries.tolist(), rows, strict=True):
-        found = match(regions[query], regions[row], max_iterations=1)
+        found = Matcher(max_iterations=1).match(regions[query], regions[row])  # for its cosines and weights
         problems.append(Problem.of(found.cosine, found.weight_q, found.weight_g, options.epsilon))
     ways = {
         "Sinkhorn, warm": (warm_start, 5000),
@@ -101,7 +98,7 @@ def others(
 
 
 def summary(counts: torch.Tensor, most: int) -> dict[str, float | int]:
-    """Numbers of (B,) iterations, in the order in which a kernel would get the pairs."""
+    """Statistics of (B,) iterations, in the order in which a kernel would solve the pairs."""
     counts = counts.double()
     return {
         "pairs": len(counts),
@@ -116,8 +113,9 @@ def summary(counts: torch.Tensor, most: int) -> dict[str, float | int]:
 def counted(
     regions: Regions, queries: torch.Tensor, rows: torch.Tensor, options: argparse.Namespace
 ) -> dict[str, float | int]:
-    settings = {"epsilon": options.epsilon, "tolerance": options.tolerance, "max_iterations": 5000}
-    compared = [match(regions[int(q)], regions[row], **settings) for q, row in zip(queries, rows, strict=True)]
+    """Statistics of the iterations of the solver as it is configured now."""
+    matcher = Matcher(epsilon=options.epsilon, tolerance=options.tolerance, max_iterations=5000)
+    compared = [matcher.match(regions[int(q)], regions[row]) for q, row in zip(queries, rows, strict=True)]
     counts = torch.cat([one.iterations for one in compared])
     unconverged = sum(int((~one.converged).sum()) for one in compared)
     return summary(counts, NEVER) | {"unconverged": unconverged}
@@ -125,15 +123,15 @@ def counted(
 
 @contextmanager
 def changed(constants: dict[str, Any]) -> Iterator[None]:
-    """Within, the solver has other constants."""
-    before = {name: getattr(solver, name) for name in constants}
+    """Within this block the solver has these constants."""
+    before = {name: getattr(transport, name) for name in constants}
     for name, value in constants.items():
-        setattr(solver, name, value)
+        setattr(transport, name, value)
     try:
         yield
     finally:
         for name, value in before.items():
-            setattr(solver, name, value)
+            setattr(transport, name, value)
 
 
 if __name__ == "__main__":

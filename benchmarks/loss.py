@@ -1,4 +1,4 @@
-"""Time and memory of the training losses, forward and backward: as the released code has them, and `diml.objectives`.
+"""Time and memory of the training losses, forward and backward: the authors' algorithm against `diml.objectives`.
 
     python benchmarks/loss.py
     python benchmarks/loss.py --objectives margin_diml --embeddings hard --runs 20
@@ -6,9 +6,9 @@
     python benchmarks/loss.py --profile --threads 1
 
 Peak memory is that of forward and backward above what was resident before, each in a process of its own. Both sides of
-the margin loss mine the same triplets, the plain one an anchor at a time. "The loss alone" leaves mining and unit
-vectors out: it begins with unit vectors and, for the margin loss, with triplets at hand. --keep-memory has freed memory
-reused rather than given back, as the commands of diml have it.
+the margin loss mine the same triplets, the plain one an anchor at a time. "The loss alone" excludes mining and
+normalisation: it is given unit vectors and, for the margin loss, triplets. With --keep-memory freed memory is reused
+rather than returned to the system, as in the commands of diml.
 """
 
 from __future__ import annotations
@@ -25,18 +25,17 @@ import measure
 import plain
 import regimes
 from diml.allocator import keep_freed_memory
-from diml.matching import Regions
+from diml.matching import Matcher, Regions
 from diml.objectives import Objective, build_objective
-from diml.objectives.build import MATCHING
 
 OBJECTIVES = ("multisimilarity_diml", "margin_diml")
 SIDES = ("plain", "diml")
 ALONE = "alone"
 
-#: Tolerance of the reference in float64.
-EXACT = 1e-9
+#: Matcher of the reference in float64.
+EXACT = Matcher(tolerance=1e-9)
 
-#: A side of a benchmark: value of the loss and gradient of the embeddings.
+#: A step of one side: the loss and the gradient of the embeddings.
 Step = Callable[[], tuple[float, Tensor]]
 
 
@@ -50,13 +49,13 @@ def main() -> None:
     made.add_argument("--per-class", type=int, default=2, help="images of each class; default: %(default)s")
     made.add_argument("--regions", type=int, default=16, help="R; default: %(default)s")
     made.add_argument("--dim", type=int, default=128, help="D; default: %(default)s")
-    made.add_argument("--tolerance", type=float, default=MATCHING["tolerance"], help="of ours; default: %(default)s")
+    measure.add_tolerance(made)
     made.add_argument("--keep-memory", action="store_true", help="reuse freed memory on both sides, as our commands do")
-    made.add_argument("--profile", action="store_true", help="show instead in which operations our time goes")
+    made.add_argument("--profile", action="store_true", help="show only which operations our side spends its time in")
     made.add_argument("--measure", help=argparse.SUPPRESS)  # side, objective, embeddings: memory of one step
     options = measure.read(made)
     if options.keep_memory and not keep_freed_memory():
-        made.error("--keep-memory: only systems with glibc can; leave it out")
+        made.error("--keep-memory: needs a system with glibc; omit it")
     if options.measure:
         print(json.dumps(memory(*options.measure.split(","), options)))
         return
@@ -68,19 +67,19 @@ def main() -> None:
 
 
 def one(name: str, kind: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Both sides of one objective: seconds in turns, memory in processes, and whether they agree."""
+    """Both sides of one objective: seconds, alternating, memory, each in its own process, and their agreement."""
     steps = {side: step(side, name, kind, options.batch, options) for side in SIDES}
     steps |= {f"{side}, {ALONE}": step(side, name, kind, options.batch, options, alone=True) for side in SIDES}
     seconds = measure.alternate(steps, options.runs, options.warmup)
     (released, released_gradient), (ours, gradient) = (steps[side]() for side in SIDES)
     exact, exact_gradient = step("diml", name, kind, options.batch, options, exact=True)()
     flags = ("batch", "per_class", "regions", "dim", "seed", "tolerance")
-    words = [word for flag in flags for word in (f"--{flag.replace('_', '-')}", str(getattr(options, flag)))]
-    words += ["--threads", str(torch.get_num_threads()), *(["--keep-memory"] if options.keep_memory else [])]
+    arguments = [word for flag in flags for word in (f"--{flag.replace('_', '-')}", str(getattr(options, flag)))]
+    arguments += ["--threads", str(torch.get_num_threads()), *(["--keep-memory"] if options.keep_memory else [])]
     megabytes = {}
     for side in SIDES:
         with measure.progress.status(f"memory of {name}, {kind}: {side}"):
-            megabytes[side] = measure.in_own_process(__file__, [*words, "--measure", f"{side},{name},{kind}"])
+            megabytes[side] = measure.in_own_process(__file__, [*arguments, "--measure", f"{side},{name},{kind}"])
     return {
         "objective": name,
         "embeddings": kind,
@@ -110,9 +109,9 @@ def step(
     alone: bool = False,
     exact: bool = False,
 ) -> Step:
-    """Forward and backward of one batch, from raw feature maps as a head gives them; or the loss `alone`.
+    """Forward and backward of one batch, from the feature maps of a head; or the loss `alone`.
 
-    `exact` is in float64 and to a tolerance that leaves no error that matters here.
+    With `exact` in float64, and to a tolerance whose error is negligible.
     """
     classes = max(2, batch // options.per_class)
     sizes = {"images": batch, "classes": classes, "regions": options.regions, "dim": options.dim}
@@ -124,7 +123,7 @@ def step(
         num_classes=classes,
         embedding_dim=options.dim,
         generator=(generator := torch.Generator()),
-        tolerance=EXACT if exact else options.tolerance,
+        matcher=EXACT if exact else Matcher(tolerance=options.tolerance),
     )
     leaves = [features]
     if alone:
@@ -156,32 +155,32 @@ def value(side: str, objective: Objective, regions: Regions, labels: Tensor) -> 
 
 
 def plain_triplets(miner: nn.Module, regions: Regions, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What `miner` would draw, drawn by the plain side; or what was given."""
+    """The triplets that `miner` would draw, drawn by the plain side; or those that were given."""
     if isinstance(miner, Given):
         return miner.triplets
     return plain.distance_weighted(regions.pooled.detach(), labels, miner.cutoff, miner.upper_cutoff, miner.generator)
 
 
 class Given(nn.Module):
-    """In place of a miner: triplets drawn before."""
+    """In place of a miner: triplets that were drawn before."""
 
     def __init__(self, triplets: tuple[Tensor, Tensor, Tensor]) -> None:
         super().__init__()
         self.triplets = triplets
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Whatever the batch."""
+        """The same triplets for every batch."""
         return self.triplets
 
 
 def memory(side: str, name: str, kind: str, options: argparse.Namespace) -> float:
-    """Megabytes of one step above what was there, after a step of a few images has loaded what is loaded once."""
+    """Megabytes of one step above what was resident before, once a step of a few images has loaded all libraries."""
     step(side, name, kind, 2 * options.per_class, options)()
     return measure.memory_above(step(side, name, kind, options.batch, options))
 
 
 def profile(options: argparse.Namespace) -> None:
-    """Print the operations that our side spends most in; our kernel counts as the function that calls it."""
+    """Print the operations that our side spends most time in; our kernel counts as the function that calls it."""
     for name in options.objectives:
         for kind in options.embeddings:
             run = step("diml", name, kind, options.batch, options)
@@ -193,8 +192,8 @@ def profile(options: argparse.Namespace) -> None:
             milliseconds = [event.self_cpu_time_total / 1000 / options.runs for event in found]
             rows = [[event.key, f"{spent:.2f}"] for event, spent in zip(found[:12], milliseconds, strict=False)]
             rows.append(["all", f"{sum(milliseconds):.2f}"])
-            title = f"{name}, {kind}: milliseconds a step, mean of {options.runs}"
-            measure.progress.print(measure.table(title, ("operation", "by itself, ms"), rows))
+            title = f"{name}, {kind}: milliseconds per step, mean of {options.runs}"
+            measure.progress.print(measure.table(title, ("operation", "self, ms"), rows))
 
 
 def costs(results: list[dict[str, Any]]) -> measure.Table:
@@ -207,7 +206,7 @@ def costs(results: list[dict[str, Any]]) -> measure.Table:
         rows.append([name, *sides, measure.shown(result["ratio"]), megabytes, less])
     columns = ("objective", "plain, ms", "diml, ms", "ratio", "MB, plain\nand diml", "ratio")
     first = results[0]
-    title = f"Forward and backward, batch {first['batch']}, R {first['regions']}, D {first['dim']}: median, least..most"
+    title = f"Forward and backward, batch {first['batch']}, R {first['regions']}, D {first['dim']}: median, min..max"
     return measure.table(title, columns, rows)
 
 
@@ -217,9 +216,7 @@ def alone(results: list[dict[str, Any]]) -> measure.Table:
         sides = [measure.shown(result["alone_ms"][side]) for side in SIDES]
         rows.append([f"{result['objective']}, {result['embeddings']}", *sides, measure.shown(result["alone_ratio"])])
     columns = ("objective", "plain, ms", "diml, ms", "ratio")
-    return measure.table(
-        "The loss alone: unit vectors, and the triplets of the margin loss, are at hand", columns, rows
-    )
+    return measure.table("The loss alone: unit vectors, and the triplets of the margin loss, are given", columns, rows)
 
 
 def agreement(results: list[dict[str, Any]]) -> measure.Table:
@@ -229,7 +226,7 @@ def agreement(results: list[dict[str, Any]]) -> measure.Table:
         errors = [f"{result[name]:.1e}" for name in ("gradient_difference", "loss_error", "gradient_error")]
         rows.append([f"{result['objective'].removesuffix('_diml')}\n{result['embeddings']}", *losses, *errors])
     columns = ("objective", "loss, plain", "loss, diml", "gradients\ndiffer by", "diml: error\nof loss", "of gradient")
-    title = "Agreement; the plain solver stops early, by the released rule. Relative errors are against float64"
+    title = "Agreement; errors are relative, against float64. The plain solver stops before it has converged"
     return measure.table(title, columns, rows)
 
 

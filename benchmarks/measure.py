@@ -1,4 +1,4 @@
-"""What the benchmarks share: flags, timing in turns, peak memory, facts of the machine, tables and JSON."""
+"""Shared by the benchmarks: flags, alternating timing, peak memory, facts about the machine, tables and JSON."""
 
 from __future__ import annotations
 
@@ -25,31 +25,35 @@ from diml.files import write_text
 
 PACKAGES = ("diml", "torch", "numpy", "pytorch-metric-learning", "POT")
 
-#: Progress goes here, so that the table alone is on standard output.
+#: Progress is printed here, so that standard output has only the tables.
 progress = Console(stderr=True)
 
-#: A timed run lasts at least so long: of single milliseconds much is waking up.
+#: A timed run lasts at least this long: shorter ones measure mainly the waking of threads.
 LEAST_SECONDS = 0.05
 
 
 def parser(description: str | None, *, runs: int | None = 5, warmup: int = 1) -> argparse.ArgumentParser:
-    """A command line with the flags that every benchmark has; `description` is the module's text with its examples.
+    """A command line with the flags of every benchmark; `description` is the docstring of the module with its examples.
 
-    `runs` and `warmup` are their defaults; without `runs` nothing is timed.
+    `runs` and `warmup` are the defaults of their flags; with `runs=None` the benchmark has no timed runs.
     """
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if runs is not None:
-        made.add_argument("--runs", type=int, default=runs, help="timed runs a side, in turns; default: %(default)s")
-        made.add_argument("--warmup", type=int, default=warmup, help="untimed runs before; default: %(default)s")
-    made.add_argument("--threads", type=int, help="threads of torch; default: its own choice")
-    made.add_argument("--seed", type=int, default=0, help="of everything drawn; default: %(default)s")
+        made.add_argument(
+            "--runs", type=int, default=runs, help="timed runs per side, alternating; default: %(default)s"
+        )
+        made.add_argument("--warmup", type=int, default=warmup, help="untimed runs before them; default: %(default)s")
+    made.add_argument("--threads", type=int, help="torch threads; default: chosen by torch")
+    made.add_argument("--seed", type=int, default=0, help="random seed; default: %(default)s")
     made.add_argument("--json", type=Path, help="also write the numbers to this file")
     return made
 
 
 def add_tolerance(made: argparse.ArgumentParser) -> None:
-    """The flag of the marginal error at which our side is done with a pair."""
-    made.add_argument("--tolerance", type=float, default=4e-6, help="marginal error of ours; default: %(default)s")
+    """The flag of the marginal error at which a pair has converged on our side."""
+    made.add_argument(
+        "--tolerance", type=float, default=4e-6, help="marginal error at which ours stops; default: %(default)s"
+    )
 
 
 def read(made: argparse.ArgumentParser) -> argparse.Namespace:
@@ -68,9 +72,9 @@ def read(made: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def alternate(sides: Mapping[str, Callable[[], object]], runs: int, warmup: int = 1) -> dict[str, list[float]]:
-    """Seconds of each run of each side, measured in turns (A B A B ...), so that a slow minute hits all alike.
+    """Seconds of each run of each side, alternating (A B A B ...), so that a slow period affects all sides equally.
 
-    What takes less than `LEAST_SECONDS` is done again within a run, and counts with its mean.
+    Work that takes less than `LEAST_SECONDS` is repeated within a run; the run counts with the mean.
     """
     for work in sides.values():
         for _ in range(warmup):
@@ -88,24 +92,24 @@ def alternate(sides: Mapping[str, Callable[[], object]], runs: int, warmup: int 
 
 
 def spread(values: Sequence[float], factor: float = 1.0) -> dict[str, Any]:
-    """Median, extremes and all values, times `factor` (1000 / queries makes milliseconds a query of seconds)."""
+    """Median, extremes and all values, times `factor` (1000 / queries turns seconds into milliseconds per query)."""
     scaled = [factor * value for value in values]
     return {"median": statistics.median(scaled), "low": min(scaled), "high": max(scaled), "values": scaled}
 
 
 def ratios(slow: Sequence[float], fast: Sequence[float], factor: float = 1.0) -> dict[str, Any]:
-    """How many times as long `slow` took, run by run."""
+    """How many times longer `slow` took than `fast`, run by run."""
     return spread([a / b for a, b in zip(slow, fast, strict=True)], factor)
 
 
 def shown(found: Mapping[str, Any], digits: int = 3) -> str:
-    """`spread` for a table: the median, and below it least and most."""
+    """`spread` for a table: the median, and below it the smallest and the largest value."""
     median, low, high = (number(found[name], digits) for name in ("median", "low", "high"))
     return f"{median}\n{low}..{high}"
 
 
 def number(value: float, digits: int = 3) -> str:
-    """So many digits that count, and all of those before the point."""
+    """At least that many significant digits, and all digits before the decimal point."""
     return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
@@ -115,13 +119,13 @@ def number(value: float, digits: int = 3) -> str:
 def peak_gb() -> float:
     """Largest resident memory of this process since `forget_peak`, in 10^9 bytes.
 
-    Not by getrusage where it can be helped: its mark passes from parent to child and cannot be set back.
+    getrusage is the last resort: its maximum is inherited by child processes and cannot be reset.
     """
     return _status_gb("VmHWM")
 
 
 def resident_gb() -> float:
-    """Resident memory of this process now, in 10^9 bytes; where the system does not tell, the largest so far."""
+    """Resident memory of this process now, in 10^9 bytes; the largest so far where the system does not report it."""
     return _status_gb("VmRSS")
 
 
@@ -136,24 +140,24 @@ def _status_gb(name: str) -> float:
 
 
 def forget_peak() -> None:
-    """Set the mark of `peak_gb` back to what is resident now, where the system can do so."""
+    """Reset `peak_gb` to what is resident now, where the system allows it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def memory_above(work: Callable[[], object]) -> float:
-    """Peak resident memory of `work()` above what was resident before, in 10^6 bytes."""
+    """Peak resident memory of `work()` above what was resident before it, in 10^6 bytes."""
     before = resident_gb()
     forget_peak()
     work()
     return 1000 * max(0.0, peak_gb() - before)
 
 
-def in_own_process(script: str, words: Sequence[str]) -> Any:
-    """What `python script words...` prints, read as JSON."""
-    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=False)
+def in_own_process(script: str, arguments: Sequence[str], python: str | Path = sys.executable) -> Any:
+    """Run `python script arguments...` and read what it prints as JSON."""
+    done = subprocess.run([str(python), script, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{Path(script).name} {' '.join(words)} failed:\n{done.stderr}")
+        raise RuntimeError(f"{python} {Path(script).name} {' '.join(arguments)} failed:\n{done.stderr}")
     return json.loads(done.stdout)
 
 
@@ -171,7 +175,7 @@ def machine() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Name of the processor where the system tells, else its architecture."""
+    """Name of the processor where the system reports it, else its architecture."""
     listing = Path("/proc/cpuinfo")
     lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -179,7 +183,7 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what is measured; packages that are not installed are left out."""
+    """Versions of the packages that are measured, without those that are not installed."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -188,11 +192,9 @@ def versions() -> dict[str, str]:
 
 
 def kernel() -> dict[str, Any]:
-    """Whether the compiled kernel is in use, and which: as `diml.matching.native.info` tells."""
-    try:
-        from diml.matching import native
-    except ImportError:
-        return {"available": False, "dispatch": "torch", "reason": "this version has no compiled kernel"}
+    """Whether the compiled kernel is in use, and with which instruction set; see `diml.matching.native.info`."""
+    from diml.matching import native
+
     return dict(native.info())
 
 
@@ -200,7 +202,7 @@ def kernel() -> dict[str, Any]:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> Table:
-    """A table whose first column is text and whose others are numbers."""
+    """A table whose first column is text and whose other columns are numbers."""
     made = Table(title=title, title_justify="left", caption=caption or None, caption_justify="left")
     for place, column in enumerate(columns):
         made.add_column(column, justify="right" if place else "left", overflow="fold")
@@ -210,12 +212,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], cap
 
 
 def finish(name: str, options: argparse.Namespace, results: Sequence[Mapping[str, Any]], *tables: Table) -> None:
-    """Print the tables with the machine below, and write everything to `--json`."""
+    """Print the tables and the machine, and write everything to `--json`."""
     console, used, where = Console(), kernel(), machine()
     for made in tables:
         console.print(made)
     state = used.get("dispatch") if used.get("available") else f"off ({used.get('reason')})"
-    console.print(f"{where['processor']}, {where['threads']} threads of {where['cores']} cores; kernel: {state}")
+    console.print(f"{where['processor']}, {where['threads']} threads on {where['cores']} cores; kernel: {state}")
     if options.json:
         plain = {key: value for key, value in vars(options).items() if key not in ("json", "measure")}
         document = {"benchmark": name, "options": plain, "seed": options.seed, "machine": where}

@@ -1,14 +1,14 @@
-"""Pairs a second of pure transport at equal marginal error: our solver against others.
+"""Pairs per second of optimal transport alone at equal marginal error: our solver against others.
 
     python benchmarks/peers.py
     python benchmarks/peers.py --pairs 20000 --embeddings hard --json runs/peers.json
     python benchmarks/peers.py --peers pot_batch pot_batch_log --regions 49
 
-Cost matrices and weights are given: those of queries and their best K candidates, weights not below 1e-7, as several
-solvers fail at zero. Ours stops each pair at a marginal error of 4e-6. Every other one gets the least effort of its own
-(a cap of iterations, or a tolerance where it stops by itself) with which the mean marginal error of its plans is not
-above that of ours, all measured alike, in float64, as the L1 distance of both marginals together. Batched ones get the
-best of several batch sizes.
+Costs and weights are given: those of queries and their best K candidates, with weights of at least 1e-7, as several
+solvers fail at zero. Ours stops each pair at a marginal error of 4e-6. Every other solver gets the least effort (a
+number of iterations, or a tolerance where it has a stopping rule) at which the mean marginal error of its plans is not
+above that of ours. The error is measured in the same way for all, in float64: the L1 distance of row sums and column
+sums from the weights, together. Batched solvers get the best of several batch sizes.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from torch import Tensor
 
 import measure
 import regimes
-from diml.matching import match, sinkhorn
+from diml.matching import Matcher, sinkhorn
 from solvers import EPSILON, PEERS, Peer, Problems
 
 #: Least weight of a region.
 LEAST_WEIGHT = 1e-7
 
-#: Batch sizes that batched peers may choose from; all pairs at once besides.
+#: Batch sizes that batched peers may choose from, besides all pairs together.
 BATCHES = (100, 400, 1600)
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     made = measure.parser(__doc__)
     regimes.add_arguments(made, images=2000)
     made.add_argument("--pairs", type=int, default=5000, help="B; default: %(default)s")
-    made.add_argument("--rerank", type=int, default=100, help="candidates a query; default: %(default)s")
+    made.add_argument("--rerank-at", type=int, default=100, help="K, candidates per query; default: %(default)s")
     made.add_argument("--peers", choices=tuple(PEERS), nargs="+", default=list(PEERS), help="default: all")
     options = measure.read(made)
     results = [row for name in options.embeddings for row in compare(regimes.load(name, options), options)]
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def compare(found: regimes.Labelled, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a solver."""
+    """One row per solver."""
     problems = problems_of(found, options)
     plan = ours(problems)
     wanted = float(marginal_error(plan, problems).mean())
@@ -89,10 +89,11 @@ def row(found: regimes.Labelled, solver: str, facts: dict[str, Any], pairs: int)
 def problems_of(found: regimes.Labelled, options: argparse.Namespace) -> Problems:
     """Cost (B, R, R) and weights (B, R) of queries with their candidates, float32."""
     regions = found.regions.to(torch.float32)
-    queries = regimes.drawn_queries(math.ceil(options.pairs / options.rerank), len(regions), options.seed)
-    order, _ = regimes.candidates(regions, queries, options.rerank)
+    queries = regimes.drawn_queries(math.ceil(options.pairs / options.rerank_at), len(regions), options.seed)
+    order, _ = regimes.candidates(regions, queries, options.rerank_at)
     left = queries.repeat_interleave(order.shape[1])[: options.pairs]
-    compared = match(regions[left], regions[order.flatten()[: options.pairs]], max_iterations=1)
+    right = order.flatten()[: options.pairs]
+    compared = Matcher(max_iterations=1).match(regions[left], regions[right])  # for its cosines and weights
     weights = [weight.clamp(min=LEAST_WEIGHT) for weight in (compared.weight_q, compared.weight_g)]
     weight_q, weight_g = (weight / weight.sum(dim=1, keepdim=True) for weight in weights)
     return 1 - compared.cosine, weight_q, weight_g
@@ -106,7 +107,7 @@ def marginal_error(plan: Tensor, problems: Problems) -> Tensor:
 
 
 def plan_error(plan: Tensor, exact: Tensor) -> float:
-    """Mean L1 distance from the converged plan: whether a solver solves the same problem."""
+    """Mean L1 distance from the converged plan, which shows whether a solver solves the same problem."""
     return float((plan.double() - exact).abs().sum(dim=(1, 2)).mean())
 
 
@@ -121,10 +122,10 @@ def least_effort(peer: Peer, problems: Problems, wanted: float) -> float | None:
 
 
 def best_batch(peer: Peer, problems: Problems, effort: float) -> int:
-    """The batch size with the best time of two runs each."""
-    sizes = [size for size in BATCHES if size < len(problems[0])] + [len(problems[0])]
+    """The fastest batch size, by the better of two runs each."""
     if not peer.batched:
         return 1
+    sizes = [size for size in BATCHES if size < len(problems[0])] + [len(problems[0])]
 
     def seconds(size: int) -> float:
         start = time.perf_counter()
@@ -149,8 +150,8 @@ def table(results: list[dict[str, Any]]) -> measure.Table:
         effort = f"{result['effort']:.3g} {result['effort_is']}\nbatch {result['batch']}"
         rows.append([*start, rate, effort, *errors, measure.shown(result["ratio"])])
     columns = ("solver", "pairs/s", "effort", "marginal\nerror", "plan\nerror", "diml / it")
-    caption = "Errors: mean L1, of both marginals, and of the plan from the converged one."
-    return measure.table("Transport at equal marginal error: median, least..most", columns, rows, caption)
+    caption = "Errors: mean L1 distance of row and column sums from the weights, of the plan from the converged one."
+    return measure.table("Transport at equal marginal error: median, min..max", columns, rows, caption)
 
 
 if __name__ == "__main__":

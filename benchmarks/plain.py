@@ -1,14 +1,14 @@
-"""The slow twin: the authors' algorithm, query by query and loss by loss, as anyone would write it in torch.
+"""The slow twin: the authors' algorithm, query by query and loss by loss, in straightforward torch.
 
-What the benchmarks measure against. Written anew from docs/method.md: matching and stopping rule of the released code,
-with its defect 1 (weights of the training losses swapped) and 7 (n x n terms) repaired. Where the released code leaves
-time on the table without need, matching here does not: all candidates of a query, and all pairs of a loss, go in one
-batch. Queries are ranked one by one and triplets mined one by one, as there.
-`tests/reference/test_plain_twin.py` shows that it gives the numbers of the released code.
+The benchmarks compare against it. It is written from docs/method.md: matching and stopping rule of the released code,
+with defects 1 (weights of the training losses swapped) and 7 (n x n terms) repaired. Matching is batched where the
+released code is slower than it needs to be: all candidates of a query, and all pairs of a loss, form one batch. Queries
+are ranked one by one and triplets are mined one by one, as in the released code. `tests/reference/test_plain_twin.py`
+shows that the numbers are those of the released code.
 
-In evaluation rows are the regions of the *gallery* image here, columns those of the query; in the losses rows belong to
-the first image. So the released code has it, and as its solver starts with the rows and stops early, the other way
-round gives other digits.
+In evaluation, rows are the regions of the *gallery* image here and columns those of the query; in the losses, rows
+belong to the first image. This is the order of the released code; as its solver starts with the rows and stops before
+it has converged, the opposite order gives different digits.
 
 Legend: Q queries, G gallery images, K candidates of a query, B pairs, N images of a batch, R regions, D channels.
 """
@@ -27,24 +27,24 @@ from diml.matching import Regions
 
 EPSILON = 0.05
 
-#: The released rule: stop when the mean over the batch of |change of the row scaling| is below this, or at the cap.
+#: The released rule: stop when the mean over the batch of |change of the row scaling| is below this, or at the limit.
 STOP_BELOW, MOST_ITERATIONS = 0.1, 100
 
-#: Added to the sum that weights are divided by, and under the root of a distance.
+#: Added to the sum that weights are divided by, and under the square root of a distance.
 MASS_EPSILON, ROOT_EPSILON = 1e-5, 1e-6
 
-#: Columns of the authors' tables.
+#: Metrics of the authors' tables.
 COLUMNS = ("recall@1", "r_precision_self_counted", "map@r_self_counted")
 
 
 @torch.no_grad()
 def sinkhorn(cost: Tensor, weight_row: Tensor, weight_column: Tensor) -> tuple[Tensor, int]:
-    """Plans (B, R, R) for cost (B, R, R) and weights (B, R), stopped all together; and the iterations it took."""
+    """Plans (B, R, R) for cost (B, R, R) and weights (B, R), all stopped together; and the number of iterations."""
     kernel = torch.exp(-cost / EPSILON)
     turned = kernel.mT.contiguous()
     row, column = torch.ones_like(weight_row), torch.ones_like(weight_column)
     iterations = 0
-    for iterations in range(1, MOST_ITERATIONS + 1):  # noqa: B007 - wanted after the loop
+    for iterations in range(1, MOST_ITERATIONS + 1):  # noqa: B007 - used after the loop
         before = row
         row = weight_row / torch.bmm(kernel, column.unsqueeze(2)).squeeze(2)
         column = weight_column / torch.bmm(turned, row.unsqueeze(2)).squeeze(2)
@@ -58,11 +58,11 @@ def structural(
     pooled_q: Tensor,
     dense_g: Tensor,
     pooled_g: Tensor,
-    marginals: Literal["cross_correlation", "uniform"] = "cross_correlation",
+    weights: Literal["cross_correlation", "uniform"] = "cross_correlation",
 ) -> tuple[Tensor, int]:
     """Structural similarities (K,) of one query (R, D), (D,) to its candidates (K, R, D), (K, D); and iterations."""
     cosine = dense_g @ dense_q.T  # (K, R, R)
-    if marginals == "uniform":
+    if weights == "uniform":
         weight_q = weight_g = cosine.new_full(cosine.shape[:2], 1 / cosine.shape[1])
     else:
         weight_q = normalize(pooled_g @ dense_q.T)
@@ -72,13 +72,13 @@ def structural(
 
 
 def normalize(mass: Tensor) -> Tensor:
-    """Non-negative part of (..., R), scaled to sum to 1, but for a trifle."""
+    """Non-negative part of (..., R), scaled to sum to 1 up to `MASS_EPSILON`."""
     mass = mass.relu()
     return mass / (mass.sum(dim=-1, keepdim=True) + MASS_EPSILON)
 
 
 def rerank(regions: Regions, query: int, candidates: Tensor, pooled: Tensor) -> tuple[Tensor, int]:
-    """Scores (K,) of the gallery rows `candidates` (K,) with their pooled cosines (K,) at hand; and iterations."""
+    """Scores (K,) of the gallery rows `candidates` (K,), given their pooled cosines (K,); and iterations."""
     dense_g, pooled_g = regions.dense[candidates], regions.pooled[candidates]
     found, iterations = structural(regions.dense[query], regions.pooled[query], dense_g, pooled_g)
     return pooled + found, iterations
@@ -86,7 +86,7 @@ def rerank(regions: Regions, query: int, candidates: Tensor, pooled: Tensor) -> 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """K -> column -> value of each query, fractions; and the mean iterations of the solver over the queries."""
+    """K -> metric -> value of each query, as fractions; and the mean over the queries of the solver's iterations."""
 
     per_query: dict[int, dict[str, NDArray[np.float64]]]
     mean_iterations: float
@@ -98,12 +98,12 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(regions: Regions, labels: Tensor, k: int, queries: Tensor | None = None) -> Evaluation:
-    """Leave-one-out, as the released code does it: for each query cosines with all, a full sort, the best k anew.
+    """Leave-one-out as in the released code: for each query cosines with all images, a full sort, the best k re-ranked.
 
     Args:
         regions: N images.
         labels: (N,) int64.
-        k: candidates to re-rank; the plain ranking is measured beside it.
+        k: candidates to re-rank; the ranking by pooled cosine is evaluated as well.
         queries: (Q,) image rows; all when omitted.
     """
     sizes = torch.bincount(labels)
@@ -126,14 +126,14 @@ def evaluate(regions: Regions, labels: Tensor, k: int, queries: Tensor | None = 
 
 
 def metrics(relevant: Tensor) -> Tensor:
-    """R@1, RP and MAP@R from which of the first R places are relevant (R,)."""
+    """R@1, RP and MAP@R of a ranking, from which of its first R images are relevant (R,)."""
     hits = relevant.double()
     precision = hits.cumsum(0) / torch.arange(1, len(hits) + 1)
     return torch.stack([hits[0], hits.mean(), (precision * hits).mean()])
 
 
 def expanded(side: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """All pairs of (N, ...) and (M, ...) as two tensors (N * M, ...): where the released losses spend their memory."""
+    """All pairs of (N, ...) and (M, ...) as two tensors (N * M, ...), which take most of the memory of the losses."""
     pairs = (len(side), len(other))
     left = side.unsqueeze(1).expand(*pairs, *side.shape[1:])
     right = other.unsqueeze(0).expand(*pairs, *other.shape[1:])
@@ -190,8 +190,8 @@ def distance_weighted(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Triplets by distance-weighted mining, an anchor at a time as the released code draws them.
 
-    The chances are those of `diml.objectives.miners.DistanceWeightedMiner`, and random numbers are taken in its order: with one
-    seed both draw the same triplets.
+    The probabilities are those of `diml.objectives.miners.DistanceWeightedMiner`, and random numbers are drawn in its
+    order: with the same seed both draw the same triplets.
     """
     distances = torch.cdist(pooled, pooled).double().numpy()
     classes, dim = labels.numpy(), pooled.shape[1]
@@ -220,7 +220,7 @@ def margin_diml(
 ) -> Tensor:
     """Margin loss over mined triplets (anchor, positive, negative), mean over its terms above zero.
 
-    Only the pairs of the triplets are compared, as the released code does; `beta` (C,) is learnt for each class.
+    Only the pairs of the triplets are compared, as in the released code; `beta` (C,) is learned for each class.
     """
     anchor, positive, negative = triplets
     boundary = beta[labels[anchor]]

@@ -1,4 +1,4 @@
-"""Transport plans that are sharper than the one that scores, for benchmarks/sharpening.py: how each is made.
+"""Transport plans that are sharper than the one that scores, for benchmarks/sharpening.py: how to compute each.
 
 Legend: B pairs, R regions.
 """
@@ -17,29 +17,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diml.explain import sharpened
-from diml.matching import Match, sinkhorn
+from diml.explain.sharpening import sharpened
+from diml.matching import Match, Matcher, sinkhorn
 
-#: The plan that scores: what all others are held against.
-EPSILON = 0.05
+#: Epsilon of the plan that scores, which all others are compared with.
+EPSILON = Matcher().epsilon
 
-#: Marginal error at which a plan is done, and of the stations on the way of an annealed one.
-TOLERANCE, STATION = 5e-6, 1e-2
+#: Marginal error at which a plan has converged, and of the intermediate plans of an annealed one.
+TOLERANCE, INTERMEDIATE_TOLERANCE = 5e-6, 1e-2
 
-#: Cap of iterations of one plan.
+#: Limit of the iterations of one plan.
 MOST_ITERATIONS = 20_000
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to a plan.
+    """A way to compute a plan.
 
     Attributes:
-        make: plans (B, R, R) of compared pairs, whose own plan is not looked at.
-        package: what has to be installed, as it is imported; None for nothing.
-        keeps_score: whether it is for showing only, so that pairs keep the score of `EPSILON`.
-        most_queries: so many are enough for its retrieval, more would take too long; 0 where another way makes the
-            same plan.
+        make: computes plans (B, R, R) of compared pairs; their own plan is ignored.
+        package: the package to import; None where none is needed.
+        keeps_score: whether it is for display only, so that pairs keep the score at `EPSILON`.
+        most_queries: largest number of queries of its retrieval, as more would take too long; 0 where another way
+            gives the same plan.
     """
 
     make: Callable[[Match], Tensor]
@@ -48,7 +48,7 @@ class Way:
     most_queries: int = 10**9
 
     def missing(self) -> str | None:
-        """Why it cannot be measured here, or None."""
+        """Why it cannot be measured on this machine, or None."""
         if self.package is None:
             return None
         if importlib.util.find_spec(self.package) is None:
@@ -69,22 +69,23 @@ def sharpened_plan(compared: Match, factor: float) -> Tensor:
 
 
 def annealed(compared: Match, epsilons: tuple[float, ...]) -> Tensor:
-    """The plan at the last epsilon; the duals of each station start the next. With one epsilon, not annealed.
+    """The plan at the last epsilon; each epsilon starts from the dual potentials of the one before.
 
-    In float64, which holds exp(-cost / epsilon) down to an epsilon of 0.005, and without over-relaxation: annealed and
-    not are to be compared with each other.
+    With one epsilon the plan is not annealed. In float64, which can represent exp(-cost / epsilon) down to an epsilon
+    of 0.005, and by plain Sinkhorn, so that annealed and direct solutions can be compared.
     """
     cost, weight_q, weight_g = (part.double() for part in (1 - compared.cosine, compared.weight_q, compared.weight_g))
     f, g = torch.zeros_like(weight_q), torch.zeros_like(weight_g)
     for epsilon in epsilons:
+        tolerance = TOLERANCE if epsilon == epsilons[-1] else INTERMEDIATE_TOLERANCE
         kernel = ((f.unsqueeze(2) + g.unsqueeze(1) - cost) / epsilon).exp()
-        u, v = scaled(kernel, weight_q, weight_g, TOLERANCE if epsilon == epsilons[-1] else STATION)
+        u, v = scaled(kernel, weight_q, weight_g, tolerance)
         f, g = f + epsilon * u.log(), g + epsilon * v.log()
     return u.unsqueeze(2) * kernel * v.unsqueeze(1)
 
 
 def scaled(kernel: Tensor, weight_q: Tensor, weight_g: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-    """Sinkhorn's scaling vectors (B, R) of kernels (B, R, R), each pair until its own marginal error is small."""
+    """Sinkhorn's scaling vectors (B, R) of kernels (B, R, R), each pair stopped by its own marginal error."""
     u, v = torch.ones_like(weight_q), torch.ones_like(weight_g)
     left = torch.arange(len(kernel))
     for iteration in range(MOST_ITERATIONS):
@@ -102,7 +103,7 @@ def scaled(kernel: Tensor, weight_q: Tensor, weight_g: Tensor, tolerance: float)
 
 
 def by_pot(solve: Callable[..., Any], compared: Match) -> Tensor:
-    """Plans of a solver of POT, pair by pair in float64; weights are scaled to sum to 1 as exactly as it asks for."""
+    """Plans of a solver of POT, pair by pair in float64; weights are normalised as exactly as POT requires."""
     parts = (1 - compared.cosine, compared.weight_q, compared.weight_g)
     plans = []
     for cost, *weights in zip(*(part.double().numpy() for part in parts), strict=True):
@@ -112,14 +113,14 @@ def by_pot(solve: Callable[..., Any], compared: Match) -> Tensor:
 
 
 def exact(weight_q: Any, weight_g: Any, cost: Any) -> Any:
-    """No regularisation at all: a vertex of the polytope of plans, at most 2 R - 1 entries."""
+    """No regularisation: a vertex of the polytope of plans, with at most 2 R - 1 entries."""
     import ot
 
     return ot.emd(weight_q, weight_g, cost)
 
 
 def smooth(weight_q: Any, weight_g: Any, cost: Any, *, strength: float, most: int | None = None) -> Any:
-    """Quadratic regularisation, strength / 2 times the sum of squares; with `most` entries a column at most."""
+    """Quadratic regularisation, strength / 2 times the sum of squares; at most `most` entries per column."""
     from ot.smooth import smooth_ot_dual
 
     kind = {"reg_type": "l2"} if most is None else {"reg_type": "sparsity_constrained", "max_nz": most}
@@ -131,11 +132,11 @@ def _pot(solve: Callable[..., Any], most_queries: int) -> Way:
 
 
 def halved(last: float) -> tuple[float, ...]:
-    """Epsilons from that of the score, halved again and again, and the last."""
-    stations = [EPSILON]
-    while stations[-1] / 2 > last:
-        stations.append(stations[-1] / 2)
-    return (*stations, last)
+    """Epsilons from that of the score, halved repeatedly, down to the last."""
+    epsilons = [EPSILON]
+    while epsilons[-1] / 2 > last:
+        epsilons.append(epsilons[-1] / 2)
+    return (*epsilons, last)
 
 
 WAYS = {

@@ -1,12 +1,13 @@
-"""Embeddings for the benchmarks, generated in two regimes or real, and how hard each is for either solver.
+"""Embeddings for the benchmarks, generated in two regimes or real, and the iterations that both solvers need on each.
 
     python benchmarks/regimes.py
     python benchmarks/regimes.py --embeddings easy hard --images 60502 --classes 11316 --queries 50
     python benchmarks/regimes.py --embeddings orl orl-whitened grocery grocery-whitened --data ../shared/datasets
 
-`easy` has the high cosines of raw ImageNet features: the released rule stops after about five iterations. `hard` is
-spread as whitened or trained embeddings are: it runs to its cap of 100. Real ones are of a frozen MobileNetV2, as it is
-(1280 channels) or whitened to 128; they are embedded once and kept in the cache.
+`easy` has the high cosines of raw ImageNet features: the released stopping rule stops after about five iterations.
+`hard` is spread as whitened or trained embeddings are: the released solver runs to its limit of 100 iterations. Real
+embeddings are those of a frozen MobileNetV2, unchanged (1,280 channels) or whitened to 128; they are computed once and
+cached.
 """
 
 from __future__ import annotations
@@ -14,32 +15,32 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 import measure
 import plain
-from diml.evaluation.dataset import stored_as
-from diml.matching import QuantizedRegions, Regions, match
+from diml.evaluation.evaluate import stored_as
+from diml.matching import Matcher, QuantizedRegions, Regions
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CODES = ("int16", "int8")
 
-#: Images made at once, so that making them needs little more memory than they take in the end.
+#: Images generated at a time, so that generating them needs little more memory than the result.
 CHUNK = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Regime:
-    """A region is a sum of normal vectors, each times its scale, brought to unit length.
+    """A region is a sum of normal vectors, each times its scale, normalised to unit length.
 
     Attributes:
-        shared: of the vector that all regions share; what makes cosines high.
-        class_, image: of those that a class or an image shares.
-        part: of one of `parts` vectors, drawn for each region: a beak is like other beaks.
-        noise: of the region's own.
+        shared: scale of the vector that all regions share, which makes cosines high.
+        class_, image: scales of the vectors that a class or an image shares.
+        part: scale of one of `parts` vectors, drawn for each region: a beak resembles other beaks.
+        noise: scale of the region's own vector.
     """
 
     shared: float
@@ -56,10 +57,16 @@ REGIMES = {
 }
 REAL = ("orl", "orl-whitened", "grocery", "grocery-whitened")
 
+#: Protocol and way of resizing of the data sets of real embeddings.
+REAL_DATA: dict[str, tuple[str, Literal["crop", "square"] | None]] = {
+    "orl": ("all", None),
+    "grocery": ("class_disjoint", "square"),
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Embeddings of N images and their classes (N,), int64 from 0."""
+    """Embeddings of N images and their classes (N,), int64, from 0."""
 
     name: str
     regions: Regions
@@ -69,23 +76,23 @@ class Labelled:
 def add_arguments(
     parser: argparse.ArgumentParser, *, images: int = 6000, classes: int = 100, several: bool = True
 ) -> None:
-    """Flags that say which embeddings."""
+    """Flags that choose the embeddings."""
     known, default = (*REGIMES, *REAL), ["easy", "hard"] if several else "easy"
     parser.add_argument(
         "--embeddings", choices=known, default=default, nargs="+" if several else None, help="default: easy hard"
     )
     parser.add_argument("--images", type=int, default=images, help="N; default: %(default)s (real ones: all)")
     parser.add_argument("--classes", type=int, default=classes, help="default: %(default)s")
-    parser.add_argument("--regions", type=int, default=16, help="R of generated ones; default: %(default)s")
-    parser.add_argument("--dim", type=int, default=128, help="D of generated ones; default: %(default)s")
+    parser.add_argument("--regions", type=int, default=16, help="R of generated embeddings; default: %(default)s")
+    parser.add_argument("--dim", type=int, default=128, help="D of generated embeddings; default: %(default)s")
     parser.add_argument(
         "--dtype", choices=(*DTYPES, *CODES), default="float32", help="storage of the gallery; default: %(default)s"
     )
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with real data sets; default: data")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of real data sets; default: data")
 
 
 def load(name: str, options: argparse.Namespace) -> Labelled:
-    """The embeddings of this name, by the flags of `add_arguments`."""
+    """The embeddings of this name, as the flags of `add_arguments` choose them."""
     if name in REAL:
         found = real(name, options.data)
         return Labelled(name, found.regions.to(DTYPES.get(options.dtype, torch.float32)), found.labels)
@@ -95,7 +102,7 @@ def load(name: str, options: argparse.Namespace) -> Labelled:
 
 
 def stored(found: Labelled, options: argparse.Namespace) -> Regions | QuantizedRegions:
-    """The gallery as `--dtype` has it: integers are made of what was loaded in float32."""
+    """The gallery in the type of `--dtype`; integers are quantized from float32."""
     return stored_as(found.regions, options.dtype)
 
 
@@ -109,7 +116,7 @@ def generate(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Labelled:
-    """Make `images` of `classes` in the regime of this name; the pooled vector is the mean of the regions."""
+    """Generate `images` of `classes` in the regime of this name; the pooled vector is the mean of the regions."""
     regime, generator = REGIMES[name], torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -127,24 +134,24 @@ def generate(
         made += regime.noise * normal(size, regions)
         unit = Regions.normalized(made, made.mean(dim=1))
         dense[chunk], pooled[chunk] = unit.dense, unit.pooled
-    # they are of unit length already, and checking all at once would take as much memory again
+    # they have unit length, and checking all of them together would double the memory
     return Labelled(name, Regions._trusted(dense, pooled, unit.grid), labels)
 
 
 def real(name: str, data: Path) -> Labelled:
-    """Photos embedded by a frozen MobileNetV2: all faces, or the grocery classes 40 to 80, leave-one-out."""
-    from diml.cli.evaluate import embedding_cache, open_dataset, open_embedder
+    """Photos embedded by a frozen MobileNetV2: all faces, or the grocery classes 40 to 80, for leave-one-out."""
+    from diml.cli.options import DEFAULT_MODEL, DataOptions, EmbedderOptions, embedding_cache
     from diml.models.cache import embed_cached
 
     dataset_name, _, whitened = name.partition("-")
-    protocol, resize = {"orl": ("all", None), "grocery": ("class_disjoint", "square")}[dataset_name]
-    dataset = open_dataset(dataset_name, data, protocol)
+    protocol, resize = REAL_DATA[dataset_name]
+    dataset = DataOptions(data=data, protocol=protocol).open(dataset_name)
     cached: dict[str, Any] = {"cache_dir": embedding_cache(), "progress": True}
-    embedder = open_embedder("mobilenetv2_100", None, resize, head="identity")
+    embedder = EmbedderOptions(resize=resize).load(DEFAULT_MODEL, head="identity")
     if whitened:
         images = dataset.test if dataset.train is None else dataset.train
         raw = embed_cached(embedder, images.paths, **cached).regions
-        embedder = open_embedder("mobilenetv2_100", None, resize, head="whiten")
+        embedder = EmbedderOptions(resize=resize).load(DEFAULT_MODEL, head="whiten")
         embedder.fit_head(raw)
     regions = embed_cached(embedder, dataset.test.paths, **cached).regions
     labels = torch.unique(torch.tensor(dataset.test.labels), return_inverse=True)[1]
@@ -152,7 +159,7 @@ def real(name: str, data: Path) -> Labelled:
 
 
 def drawn_queries(count: int, images: int, seed: int) -> Tensor:
-    """So many image rows, or all, drawn without replacement."""
+    """`count` image rows, at most all, drawn without replacement."""
     return torch.randperm(images, generator=torch.Generator().manual_seed(seed))[:count]
 
 
@@ -171,12 +178,12 @@ def _nearest(regions: Regions, block: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def effort(found: Labelled, queries: Tensor, k: int) -> dict[str, Any]:
-    """Iterations of both solvers on the candidates of these queries, and how high their cosines are."""
+    """Iterations of both solvers on the candidates of these queries, and the range of their cosines."""
     regions = found.regions.to(torch.float32)
     released, ours, cosines = [], [], []
     for query, row, pooled in zip(queries.tolist(), *candidates(regions, queries, k), strict=True):
         released.append(plain.rerank(regions, query, row, pooled)[1])
-        compared = match(regions[query], regions[row], max_iterations=10_000)
+        compared = Matcher(max_iterations=10_000).match(regions[query], regions[row])
         ours.append(compared.iterations)
         cosines.append(compared.cosine.flatten())
     levels = torch.tensor([0.05, 0.5, 0.95])
@@ -201,24 +208,15 @@ def main() -> None:
     made = measure.parser(__doc__, runs=None)
     add_arguments(made)
     made.add_argument("--queries", type=int, default=50, help="drawn queries; default: %(default)s")
-    made.add_argument("--rerank", type=int, default=100, help="K; default: %(default)s")
+    made.add_argument("--rerank-at", type=int, default=100, help="K; default: %(default)s")
     options = measure.read(made)
     results = []
     for name in options.embeddings:
         found = load(name, options)
         with measure.progress.status(f"solving {name}"):
-            results.append(
-                effort(found, drawn_queries(options.queries, len(found.regions), options.seed), options.rerank)
-            )
-    columns = (
-        "embeddings",
-        "N",
-        "R",
-        "D",
-        "cosine",
-        "plain iterations",
-        "diml iterations",
-    )
+            queries = drawn_queries(options.queries, len(found.regions), options.seed)
+            results.append(effort(found, queries, options.rerank_at))
+    columns = ("embeddings", "N", "R", "D", "cosine", "plain iterations", "diml iterations")
     rows = []
     for result in results:
         sizes = [f"{result[size]:,}" for size in ("images", "regions", "dim")]
@@ -227,15 +225,11 @@ def main() -> None:
         ranges = [f"{count['mean']:.1f}\n{count['low']}..{count['high']}" for count in counts]
         rows.append([result["embeddings"], *sizes, cosine, *ranges])
     caption = (
-        "cosine: of two regions, median and 5 to 95 %. plain stops a query's candidates all together by the released "
-        "rule, diml each pair at a marginal error of 4e-6."
+        "cosine: of two regions, median and 5 to 95 %. plain stops all candidates of a query together, by the released "
+        "rule; diml stops each pair at a marginal error of 4e-6."
     )
-    measure.finish(
-        "regimes",
-        options,
-        results,
-        measure.table("Iterations of both solvers: mean, least..most", columns, rows, caption),
-    )
+    table = measure.table("Iterations of both solvers: mean, min..max", columns, rows, caption)
+    measure.finish("regimes", options, results, table)
 
 
 if __name__ == "__main__":

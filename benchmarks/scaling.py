@@ -1,11 +1,11 @@
-"""How the time of a query grows with N, K, R and D, one at a time around the defaults: the slow twin beside ours.
+"""How the time per query grows with N, K, R and D, one at a time around the defaults: the plain side and ours.
 
     python benchmarks/scaling.py
     python benchmarks/scaling.py --embeddings hard --plot runs/scaling.png --json runs/scaling.json
-    python benchmarks/scaling.py --axes K R --rerank-grid 10 100 1000 --regions-grid 4 16 64
+    python benchmarks/scaling.py --axes K R --vary-rerank-at 10 100 1000 --vary-regions 4 16 64
 
-Along N the time is that of a whole evaluation (ranking, re-ranking, metrics; no intervals) of the drawn queries, along
-K, R and D that of re-ranking given candidates.
+Along N the time is that of a whole evaluation (ranking, re-ranking, metrics; no intervals) of randomly drawn queries,
+along K, R and D that of re-ranking given candidates.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import plain
 import regimes
 import rerank
 from diml.evaluation import evaluate_regions
-from diml.matching import ConvergenceWarning
+from diml.matching import ConvergenceWarning, Matcher
 
 #: Axis -> the flag that it varies.
-AXES = {"N": "images", "K": "rerank", "R": "regions", "D": "dim"}
-GRIDS = {
+AXES = {"N": "images", "K": "rerank_at", "R": "regions", "D": "dim"}
+SIZES = {
     "N": [1000, 4000, 16000, 64000],
     "K": [10, 30, 100, 300, 1000],
     "R": [4, 9, 16, 25, 49, 64],
@@ -39,24 +39,24 @@ SIDES = ("plain", "diml")
 def main() -> None:
     made = measure.parser(__doc__, runs=3)
     regimes.add_arguments(made, images=3000)
-    made.add_argument("--rerank", type=int, default=100, help="K; default: %(default)s")
-    made.add_argument("--queries", type=int, default=100, help="queries of ours; default: %(default)s")
+    made.add_argument("--rerank-at", type=int, default=100, help="K; default: %(default)s")
+    made.add_argument("--queries", type=int, default=100, help="queries of our side; default: %(default)s")
     made.add_argument("--plain-queries", type=int, default=20, help="queries of the plain side; default: %(default)s")
     measure.add_tolerance(made)
     made.add_argument("--axes", choices=tuple(AXES), nargs="+", default=list(AXES), help="default: N K R D")
     for axis, flag in AXES.items():
-        shown = " ".join(map(str, GRIDS[axis]))
-        made.add_argument(f"--{flag}-grid", type=int, nargs="+", default=GRIDS[axis], help=f"{axis}; default: {shown}")
-    made.add_argument("--plot", type=Path, help="draw them here, a panel for each axis")
+        shown, name = " ".join(map(str, SIZES[axis])), flag.replace("_", "-")
+        made.add_argument(f"--vary-{name}", type=int, nargs="+", default=SIZES[axis], help=f"{axis}; default: {shown}")
+    made.add_argument("--plot", type=Path, help="file of the figure, one panel per axis")
     options = measure.read(made)
     unreal = [name for name in options.embeddings if name in regimes.REAL]
     if unreal:
-        made.error(f"--embeddings: need generated ones, whose sizes can be chosen, got {' '.join(unreal)}")
+        made.error(f"--embeddings: need generated embeddings, whose sizes can be chosen, got {' '.join(unreal)}")
     results = [
         point(name, axis, size, options)
         for name in options.embeddings
         for axis in options.axes
-        for size in getattr(options, f"{AXES[axis]}_grid")
+        for size in getattr(options, f"vary_{AXES[axis]}")
     ]
     if options.plot:
         draw(results, options.plot)
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def point(name: str, axis: str, size: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Milliseconds a query of both sides at one size, the others at their defaults."""
+    """Milliseconds per query of both sides at one size, the others at their defaults."""
     chosen = argparse.Namespace(**vars(options) | {AXES[axis]: size})
     if axis == "K":
         chosen.images = max(chosen.images, size + 1)
@@ -86,10 +86,10 @@ Sides = dict[str, Callable[[], object]]
 
 
 def rerankings(found: regimes.Labelled, chosen: argparse.Namespace) -> tuple[Sides, dict[str, int]]:
-    """Both sides' re-ranking of given candidates, and how many queries each does."""
+    """Re-ranking of given candidates by both sides, and the number of queries of each."""
     regions = found.regions
     queries = regimes.drawn_queries(chosen.queries, len(regions), chosen.seed)
-    order, best = regimes.candidates(regions, queries, chosen.rerank)
+    order, best = regimes.candidates(regions, queries, chosen.rerank_at)
     few = slice(chosen.plain_queries)
     slow, query, gallery = regions.to(torch.float32), regions[queries], regimes.stored(found, chosen)
     sides: Sides = {
@@ -100,7 +100,7 @@ def rerankings(found: regimes.Labelled, chosen: argparse.Namespace) -> tuple[Sid
 
 
 def evaluations(found: regimes.Labelled, chosen: argparse.Namespace) -> tuple[Sides, dict[str, int]]:
-    """Both sides' evaluation of drawn queries against all images, and how many each does."""
+    """Evaluation of drawn queries against all images by both sides, and the number of queries of each."""
     queries = regimes.drawn_queries(chosen.queries, len(found.regions), chosen.seed)
     few, slow = queries[: chosen.plain_queries], found.regions.to(torch.float32)
     gallery = regimes.stored(found, chosen)
@@ -108,19 +108,25 @@ def evaluations(found: regimes.Labelled, chosen: argparse.Namespace) -> tuple[Si
     def by_diml() -> object:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            settings: dict[str, Any] = {"rerank": (0, chosen.rerank), "without_relevant": "miss", "resamples": 1}
-            settings["tolerance"] = chosen.tolerance
-            return evaluate_regions(gallery, found.labels, queries=queries, **settings)
+            return evaluate_regions(
+                gallery,
+                found.labels,
+                rerank_at=(0, chosen.rerank_at),
+                matcher=Matcher(tolerance=chosen.tolerance),
+                queries=queries,
+                without_relevant="miss",
+                resamples=1,
+            )
 
     sides: Sides = {
-        "plain": lambda: plain.evaluate(slow, found.labels, chosen.rerank, few),
+        "plain": lambda: plain.evaluate(slow, found.labels, chosen.rerank_at, few),
         "diml": by_diml,
     }
     return sides, {"plain": len(few), "diml": len(queries)}
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """A panel for each axis: milliseconds a query over its size, both sides, on logarithmic scales."""
+    """One panel per axis: milliseconds per query of both sides over the size, on logarithmic scales."""
     from matplotlib.figure import Figure
 
     chosen = list(dict.fromkeys(result["axis"] for result in results))
@@ -137,7 +143,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
 
 
 def draw_axis(panel: Any, axis: str, results: list[dict[str, Any]]) -> None:
-    """Both sides over one axis, with the spread of their runs."""
+    """Both sides over one axis, with the range of their runs."""
     sizes = list(dict.fromkeys(result["size"] for result in results))
     for name in dict.fromkeys(result["embeddings"] for result in results):
         for side in SIDES:
@@ -147,7 +153,7 @@ def draw_axis(panel: Any, axis: str, results: list[dict[str, Any]]) -> None:
             spread = [[time[end] for time in times] for end in ("low", "high")]
             panel.fill_between(sizes, *spread, color=line.get_color(), alpha=0.2)
     fixed = ", ".join(f"{other} {results[0][flag]:,}" for other, flag in AXES.items() if other != axis)
-    panel.set(xscale="log", yscale="log", xlabel=axis, ylabel=f"{results[0]['what']}, ms a query")
+    panel.set(xscale="log", yscale="log", xlabel=axis, ylabel=f"{results[0]['what']}, ms per query")
     panel.set_title(fixed, fontsize="small")
     panel.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize="small")
     panel.minorticks_off()
@@ -161,7 +167,7 @@ def table(results: list[dict[str, Any]]) -> measure.Table:
         where = f"{result['axis']} = {result['size']:,}"
         rows.append([f"{where}, {result['embeddings']}", result["what"], *sides, measure.shown(result["ratio"])])
     columns = ("size", "what", "plain, ms", "diml, ms", "plain / diml")
-    return measure.table("Milliseconds a query: median, least..most", columns, rows)
+    return measure.table("Milliseconds per query: median, min..max", columns, rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Search in an index: times of each stage, recall of the first, disk and memory.
+"""Search in an index: time of each stage, recall of stage 1, disk and memory.
 
     python benchmarks/search.py --embeddings easy hard --images 10000
     python benchmarks/search.py --embeddings hard --images 100000 --storage float16
@@ -7,11 +7,11 @@
     python benchmarks/search.py --embeddings hard --store lite
     python benchmarks/search.py --embeddings hard --store 'http://127.0.0.1:19530?consistency=Bounded'
 
-Queries are images of the same kind that are not in the index; one after the other, warm. Stage 1: the 100 nearest by
-pooled vectors; fetch: all of these 100, regions included, by id; search: both, re-ranking of the 100, and the ten best
-hits, without embedding; reasons: the ledgers of these ten, which are computed when asked for. Recall: of stage 1 among
-the 100 nearest of all by a matrix product. Opening is measured in a process of its own, libraries loaded before.
-Milliseconds: median, and below it the median of each run (least and most) and the 95th percentile of all.
+Queries are images of the same kind that are not in the index; they run one after the other, after a warm-up. Stage 1:
+the 100 nearest by pooled vectors; fetch: these 100 with their regions, by id; search: both, re-ranking of the 100, and
+the ten best hits, without embedding; ledgers: those of the ten hits, which are computed on access. Recall: of stage 1,
+against the 100 nearest by a matrix product. Opening is measured in a process of its own, with libraries loaded before.
+Milliseconds: median, below it the smallest and largest median of a run and the 95th percentile of all queries.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ import torch
 import measure
 import regimes
 from diml.matching import Regions
-from diml.search import IndexConfig, Rows, Searcher, create_store, lance_store, milvus_store, open_store
-from diml.search.coding import encode_regions
-from diml.search.opening import is_milvus
+from diml.search import Searcher, open_store
+from diml.search.backends import lance, milvus
+from diml.search.index import create_store, is_milvus
+from diml.search.store import IndexConfig, Rows, encode_regions
 
 K = 100
 BLOCK = 50_000
@@ -47,34 +48,38 @@ BATCH = 5_000
 def main() -> None:
     made = measure.parser(__doc__, runs=3)
     regimes.add_arguments(made, images=10_000, classes=1_000)
-    made.add_argument("--queries", type=int, default=200, help="a run; default: %(default)s")
+    made.add_argument("--queries", type=int, default=200, help="queries per run; default: %(default)s")
     made.add_argument("--storage", choices=("float16", "int8", "none"), default="float16", help="default: %(default)s")
-    made.add_argument("--wait", type=float, default=31.0, help="seconds before old versions go; default: %(default)s")
-    made.add_argument("--always-index", action="store_true", help="index pooled vectors of however few images")
+    made.add_argument(
+        "--wait", type=float, default=31.0, help="seconds until old versions may be removed; default: %(default)s"
+    )
+    made.add_argument(
+        "--always-index", action="store_true", help="build an index of pooled vectors for any number of images"
+    )
     made.add_argument(
         "--store", default="lance", help="lance, lite (Milvus Lite) or http://host:port; default: %(default)s"
     )
     made.add_argument(
-        "--cells", type=int, help="of 256, to look into with index=IVF_FLAT of Milvus; default: the store's"
+        "--probes", type=int, help="of 256 clusters, searched with index=IVF_FLAT of Milvus; default: the store's"
     )
-    made.add_argument("--folder", type=Path, help="where to make the indices; default: a temporary folder")
+    made.add_argument("--folder", type=Path, help="where to create the indexes; default: a temporary folder")
     made.add_argument("--first-query", nargs=2, metavar=("INDEX", "QUERY"), help=argparse.SUPPRESS)
     options = measure.read(made)
     if options.first_query:
         print(json.dumps(first_query(*options.first_query)))
         return
-    if options.cells:
-        milvus_store.PROBED = options.cells
+    if options.probes:
+        milvus.PROBED = options.probes
     if options.always_index:
-        lance_store.INDEX_FROM = 1
+        lance.INDEX_FROM = 1
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         results = [one(name, Path(folder), options) for name in options.embeddings]
-    columns = ("embeddings", "N", "stage 1, ms", "fetch, ms", "search, ms", "reasons, ms", "recall@100, %", "open, s")
+    columns = ("embeddings", "N", "stage 1, ms", "fetch, ms", "search, ms", "ledgers, ms", "recall@100, %", "open, s")
     rows = [
         [
             f"{found['embeddings']}\n{found['storage']}",
             f"{found['images']:,}",
-            *(shown(found.get(stage)) for stage in ("stage1", "fetch", "search", "reasons")),
+            *(shown(found.get(stage)) for stage in ("stage1", "fetch", "search", "ledgers")),
             f"{100 * found['recall']:.2f}\nworst {100 * found['worst']:.0f}",
             f"{found['open']['seconds']:.2f}",
         ]
@@ -93,13 +98,13 @@ def main() -> None:
         ]
         for found in results
     ]
-    names = ("embeddings", "N", "write, s", "index, s", "kind", "disk, MB", "bytes a image", "memory, MB")
+    names = ("embeddings", "N", "write, s", "index, s", "kind", "disk, MB", "bytes per image", "memory, MB")
     first = measure.table("Search", columns, rows)
     measure.finish("search", options, results, first, measure.table("Writing and size", names, sizes))
 
 
 def one(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Make an index, measure it."""
+    """Build an index and measure it."""
     place = place_of(name, folder, options.store)
     with measure.progress.status(f"writing {name}"):
         started = time.perf_counter()
@@ -112,28 +117,28 @@ def one(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     if options.store != "lance":
         settle(store)
         store.close()
-        store = open_store(place)  # with the consistency asked for, which writing does not take
+        store = open_store(place)  # with the consistency of the URI, which does not apply to writing
     found: dict[str, Any] = {"embeddings": name, "storage": options.storage, "images": store.count()}
     near = [store.nearest(query.pooled.numpy(), K)[0] for query in queries]
     found |= agreement(near, pooled, queries)
     if options.store == "lance":
-        time.sleep(options.wait)  # versions from before the index are kept a while, for readers
+        time.sleep(options.wait)  # versions from before the index are kept for a while, for readers
         store.optimize()
     info = store.info()
     found |= {"write": write, "optimize": indexing, "index": info.index, "disk": info.disk_bytes}
     found |= timed(Searcher(store), queries, options)
-    store.close()  # Milvus Lite takes one process at a time
+    store.close()  # Milvus Lite allows one process at a time
     file = folder / f"{name}.npz"
     np.savez(file, dense=queries[0].dense.numpy(), pooled=queries[0].pooled.numpy())
-    words = ["--first-query", str(place), str(file), *(["--threads", str(options.threads)] if options.threads else [])]
-    found |= {"open": measure.in_own_process(__file__, words)}
+    threads = ["--threads", str(options.threads)] if options.threads else []
+    found |= {"open": measure.in_own_process(__file__, ["--first-query", str(place), str(file), *threads])}
     if options.store.startswith("http"):
         drop(place)
     return found
 
 
 def settle(store: Any) -> None:
-    """Wait until a server has built its index and gone over to it."""
+    """Wait until a server has built its index and uses it."""
     deadline = time.monotonic() + 300
     while store.info().index != "none" and store.info().indexed < store.count() and time.monotonic() < deadline:
         time.sleep(1)
@@ -141,7 +146,7 @@ def settle(store: Any) -> None:
 
 
 def place_of(name: str, folder: Path, store: str) -> str:
-    """Where the index of these embeddings goes."""
+    """URI of the index of these embeddings."""
     if store in ("lance", "lite"):
         return str(folder / (name if store == "lance" else f"{name}.db"))
     parts = urlsplit(store)
@@ -150,7 +155,7 @@ def place_of(name: str, folder: Path, store: str) -> str:
 
 def drop(uri: str) -> None:
     """Remove a collection from a server."""
-    from diml.search.backends.milvus_place import Connection, read_place
+    from diml.search.backends.milvus import Connection, read_place
 
     place = read_place(uri)
     connection = Connection(place)
@@ -159,7 +164,7 @@ def drop(uri: str) -> None:
 
 
 def filled(name: str, place: str, options: argparse.Namespace) -> tuple[Any, list[Regions], np.ndarray, float]:
-    """The index, Q queries, (N, D) pooled vectors for the truth, and the seconds that making embeddings took."""
+    """The index, Q queries, (N, D) pooled vectors for the ground truth, and the seconds spent on making embeddings."""
     started = time.perf_counter()
     parts = blocks(name, options)
     first = next(parts)
@@ -188,7 +193,7 @@ def filled(name: str, place: str, options: argparse.Namespace) -> tuple[Any, lis
 
 
 def blocks(name: str, options: argparse.Namespace) -> Iterator[Regions]:
-    """The embeddings part by part; each part of generated ones has classes of its own. The first has Q more."""
+    """The embeddings part by part; the first has Q more. Every part of generated embeddings has its own classes."""
     if name in regimes.REAL:
         yield regimes.load(name, options).regions
         return
@@ -201,7 +206,7 @@ def blocks(name: str, options: argparse.Namespace) -> Iterator[Regions]:
 
 
 def agreement(near: list[Any], pooled: np.ndarray, queries: list[Regions]) -> dict[str, float]:
-    """Share of the true 100 nearest that stage 1 found, on average and of the worst query."""
+    """Fraction of the true 100 nearest that stage 1 found: mean and worst query."""
     shares = []
     for found, query in zip(near, queries, strict=True):
         best = np.argpartition(-(pooled @ query.pooled[0].numpy()), K)[:K]
@@ -210,20 +215,20 @@ def agreement(near: list[Any], pooled: np.ndarray, queries: list[Regions]) -> di
 
 
 def timed(searcher: Searcher, queries: list[Regions], options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each stage, query by query, in turns."""
+    """Milliseconds of each stage, query by query, stages alternating."""
     store = searcher.store
     near = [store.nearest(query.pooled.numpy(), K)[0].ids for query in queries]
     depth = 0 if options.storage == "none" else K
-    hits = [searcher.search_regions(query, 10, rerank=depth) for query in queries]
-    other = open_store(store.info().uri)  # one that has seen no query, and goes by ids alone
+    hits = [searcher.search(query, 10, rerank_at=depth) for query in queries]
+    other = open_store(store.info().uri)  # one without any query before, which fetches by ids alone
     stages: dict[str, Callable[[int], object]] = {
         "stage1": lambda at: store.nearest(queries[at].pooled.numpy(), K),
         "fetch": lambda at: store.regions(near[at]),
         "by_id": lambda at: other.regions(near[at]),
-        "search": lambda at: searcher.search_regions(queries[at], 10, rerank=depth),
+        "search": lambda at: searcher.search(queries[at], 10, rerank_at=depth),
     }
     if depth:
-        stages["reasons"] = lambda at: [hits[at].__dict__.pop("match", None), hits[at].to_dict()]
+        stages["ledgers"] = lambda at: [hits[at].__dict__.pop("match", None), hits[at].to_dict()]
     seconds: dict[str, list[list[float]]] = {name: [] for name in stages}
     for _ in range(options.warmup + options.runs):
         for name, work in stages.items():
@@ -250,8 +255,8 @@ def shown(found: dict[str, float] | None) -> str:
 
 
 def first_query(index: str, query: str) -> dict[str, float]:
-    """Seconds from the path to the answer, and the memory it took."""
-    # libraries are loaded before the clock starts
+    """Seconds from the path of an index to the first answer, and the memory used."""
+    # libraries are imported before timing starts
     importlib.import_module("pymilvus" if is_milvus(index) else "lancedb")
 
     with np.load(query) as arrays:
@@ -260,10 +265,10 @@ def first_query(index: str, query: str) -> dict[str, float]:
     started = time.perf_counter()
     searcher = Searcher(open_store(index))
     depth = 0 if searcher.store.config.storage == "none" else K
-    searcher.search_regions(regions, 10, rerank=depth)
+    searcher.search(regions, 10, rerank_at=depth)
     seconds = time.perf_counter() - started
     for _ in range(50):
-        searcher.search_regions(regions, 10, rerank=depth)
+        searcher.search(regions, 10, rerank_at=depth)
     return {"seconds": seconds, "memory": measure.peak_gb() - before}
 
 

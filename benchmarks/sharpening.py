@@ -1,14 +1,15 @@
-"""What sharpens the ledger, and what it costs: plans of known warps, additivity, time, and retrieval by each plan.
+"""Sharper plans and their cost: accuracy on known warps, additivity, time, and retrieval by each plan.
 
     python benchmarks/sharpening.py --data ../shared/datasets --pairs 40
     python benchmarks/sharpening.py --datasets orl --ways "plan that scores" "epsilon 0.02" exact --queries 100
 
 A photo and its mirror image, or two windows of it two cells apart, are compared as by `diml faithfulness --warps flip
-shift`, with the same weights and cosines for every plan. Retrieval: the best K of drawn queries are re-ranked by pooled
-cosine + sum of plan x cosine; MAP@R is held against that of the plan that scores, query by query. Ways: a smaller
-epsilon; annealed epsilon (duals handed on, each epsilon half of the one before); quadratic regularisation ("quadratic
-STRENGTH"), with at most so many entries a column besides ("sparse ENTRIES, STRENGTH"), or none ("exact"), these three
-by POT; and the plan of `diml explain --sharpen`, which is for showing and leaves score and ranking alone.
+shift`, with the same weights and cosines for every plan. Retrieval: the best K of randomly drawn queries are re-ranked
+by pooled cosine + sum of plan x cosine; MAP@R is compared with that of the plan that scores, query by query. Ways: a
+smaller epsilon; annealed epsilon (each epsilon is half of the one before and starts from its dual potentials);
+quadratic regularisation ("quadratic STRENGTH"), also with a limited number of entries per column ("sparse ENTRIES,
+STRENGTH"); no regularisation ("exact"); these three by POT. The plan of `diml explain --sharpen` is for display only
+and changes neither scores nor rankings.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ from torch import Tensor
 
 import measure
 import regimes
-from diml.cli.evaluate import embedding_cache, open_dataset, open_embedder
+from diml.cli.options import DataOptions, EmbedderOptions, embedding_cache
 from diml.data import ImageSet, load_image
-from diml.evaluation.intervals import bootstrap_means, interval
 from diml.evaluation.metrics import query_metrics
-from diml.faithfulness.correspondence import landing
+from diml.evaluation.report import bootstrap_means, interval
+from diml.faithfulness.correspondence import plan_accuracy
 from diml.faithfulness.pairs import choose_pairs, embed_views
 from diml.faithfulness.warps import WARPS, Truth, true_cells
-from diml.matching import Match, Regions, match
+from diml.matching import Match, Matcher, Regions
 from diml.models import Embedder
 from diml.models.cache import embed_cached
 from plans import WAYS, Way
 
 KINDS = ("flip", "shift")
 
-#: Below this share of a row's mass an entry counts as none.
+#: Entries below this fraction of the mass of their row count as zero.
 NOTHING = 1e-6
 
 #: Pairs that are solved together.
@@ -49,7 +50,7 @@ AT_ONCE = 400
 
 @dataclass(frozen=True, eq=False)
 class Warped:
-    """Pairs of windows into one photo each, compared, and where the regions truly are."""
+    """Pairs of views of one photo each, compared, and the true counterparts of their regions."""
 
     compared: Match
     truths: list[Truth]
@@ -57,7 +58,7 @@ class Warped:
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """Q queries and the rows (Q, N) of all others by pooled cosine, of which the best K are re-ranked."""
+    """Q queries and all other images of each by pooled cosine (Q, N - 1), of which the best K are re-ranked."""
 
     regions: Regions
     labels: Tensor
@@ -69,15 +70,15 @@ class Search:
 def main() -> None:
     made = measure.parser(__doc__, runs=None)
     made.add_argument("--datasets", nargs="+", default=["grocery", "orl"], help="default: grocery orl")
-    made.add_argument("--data", type=Path, default=Path("data"), help="folder with the data sets; default: data")
+    made.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets; default: data")
     made.add_argument("--protocol", default="class_disjoint", help="default: %(default)s")
     made.add_argument("--model", default="mobilenetv2_100", help="default: %(default)s")
-    made.add_argument("--grid", type=int, default=7, help="regions a side; default: %(default)s")
+    made.add_argument("--grid", type=int, default=7, help="regions per side; default: %(default)s")
     made.add_argument("--pairs", type=int, default=40, help="photos that are warped; default: %(default)s")
     made.add_argument(
-        "--queries", type=int, default=100, help="drawn queries; slow ways take fewer; default: %(default)s"
+        "--queries", type=int, default=100, help="randomly drawn queries; slow ways use fewer; default: %(default)s"
     )
-    made.add_argument("--rerank", type=int, default=100, help="K; default: %(default)s")
+    made.add_argument("--rerank-at", type=int, default=100, help="K; default: %(default)s")
     made.add_argument("--ways", choices=tuple(WAYS), nargs="+", default=list(WAYS), help="default: all")
     options = measure.read(made)
     results = [row for name in options.datasets for row in measured(name, options)]
@@ -85,14 +86,14 @@ def main() -> None:
 
 
 def measured(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a way."""
-    dataset = open_dataset(name, options.data, options.protocol)
-    embedder = open_embedder(options.model, options.grid, None)
+    """One row per way."""
+    dataset = DataOptions(data=options.data, protocol=options.protocol).open(name)
+    embedder = EmbedderOptions(grid=options.grid).load(options.model)
     with measure.progress.status(f"{name}: embedding"):
         cases = {kind: warped(embedder, dataset.test, kind, options) for kind in KINDS}
         search = searched(embedder, dataset.test, options)
     usual = WAYS["plan that scores"]
-    before = map_at_r(search, usual, len(search.queries), options.rerank)
+    before = map_at_r(search, usual, len(search.queries), options.rerank_at)
     rows = []
     for named in options.ways:
         way = WAYS[named]
@@ -101,7 +102,7 @@ def measured(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             rows.append(start | {"skipped": way.missing()})
             continue
         with measure.progress.status(f"{name}: {named}"):
-            facts = {kind: landed(way, case, options.seed) for kind, case in cases.items()}
+            facts = {kind: accuracy(way, case, options.seed) for kind, case in cases.items()}
             rows.append(start | facts | retrieval(search, way, before, options))
     return rows
 
@@ -112,8 +113,8 @@ def measured(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 def warped(embedder: Embedder, images: ImageSet, kind: str, options: argparse.Namespace) -> Warped:
     """The warps that `diml faithfulness --warps flip shift` makes of the same photos with the same seed."""
     rows = [query for query, _ in choose_pairs(images, options.pairs, options.seed)]
-    chances = (np.random.default_rng([options.seed, 10 + KINDS.index(kind), place]) for place in range(len(rows)))
-    warps = [WARPS[kind](chance) for chance in chances]
+    streams = ([options.seed, 10 + KINDS.index(kind), place] for place in range(len(rows)))
+    warps = [WARPS[kind](np.random.default_rng(stream)) for stream in streams]
     photos = (embedder.preprocess.view(load_image(images.paths[row]), 2) for row in rows)
     size = embedder.preprocess.size
     sides = [warp.sides(photo, size) for warp, photo in zip(warps, photos, strict=True)]
@@ -123,16 +124,16 @@ def warped(embedder: Embedder, images: ImageSet, kind: str, options: argparse.Na
 
 
 def compared(query: Regions, gallery: Regions) -> Match:
-    """Cosines and weights; the plan is for the ways to make."""
-    return match(query, gallery, max_iterations=1)
+    """Cosines and weights of pairs; the plan after one iteration is ignored."""
+    return Matcher(max_iterations=1).match(query, gallery)
 
 
-def landed(way: Way, case: Warped, seed: int) -> dict[str, Any]:
-    """Where the plan's mass lands, how well it sums up, how sparse it is, and how long it takes."""
-    start = time.process_time()  # not by the clock: a plan may take minutes, in which others want the cores too
+def accuracy(way: Way, case: Warped, seed: int) -> dict[str, Any]:
+    """Mass on the true cells, errors of the sum and of the weights, sparsity and time of the plans of one way."""
+    start = time.process_time()  # processor time: others may use the cores during the minutes that a plan takes
     plan = way.make(case.compared)
     seconds = time.process_time() - start
-    found = (landing(*rows) for rows in zip(plan, case.compared.weight_q, case.truths, strict=True))
+    found = (plan_accuracy(*rows) for rows in zip(plan, case.compared.weight_q, case.truths, strict=True))
     mass = np.array([numbers.mass for numbers in found if numbers is not None])
     rows, columns = (
         (plan.double().sum(dim=axis) - weight.double()).abs().sum(dim=1)
@@ -150,7 +151,7 @@ def landed(way: Way, case: Warped, seed: int) -> dict[str, Any]:
 
 
 def structural(plan: Tensor, found: Match) -> Tensor:
-    """(B,) the score of a plan as `match` sums it up, in float32."""
+    """(B,) structural score of a plan, summed in float32 as by `Matcher.match`."""
     return (plan.float() * found.cosine).sum(dim=(1, 2))
 
 
@@ -164,7 +165,7 @@ def shares(values: Any, seed: int) -> dict[str, float]:
 
 
 def searched(embedder: Embedder, images: ImageSet, options: argparse.Namespace) -> Search:
-    """All images embedded, leave-one-out, and drawn queries with their plain ranking."""
+    """All images embedded, for leave-one-out, and randomly drawn queries with their ranking by pooled cosine."""
     regions = embed_cached(embedder, images.paths, cache_dir=embedding_cache()).regions
     queries = regimes.drawn_queries(options.queries, len(regions), options.seed)
     order, pooled = regimes.candidates(regions, queries, len(regions) - 1)
@@ -172,7 +173,7 @@ def searched(embedder: Embedder, images: ImageSet, options: argparse.Namespace) 
 
 
 def map_at_r(search: Search, way: Way, queries: int, k: int) -> Tensor:
-    """(Q',) MAP@R of the first queries, their best k in the order of pooled cosine + structural score of a way."""
+    """(Q',) MAP@R of the first queries, their best k re-ranked by pooled cosine + structural score of a way."""
     order, k = search.order[:queries].clone(), min(k, search.order.shape[1])
     left = search.queries[:queries].repeat_interleave(k)
     scores = []
@@ -193,12 +194,12 @@ def of_ranking(search: Search, order: Tensor) -> Tensor:
 
 
 def retrieval(search: Search, way: Way, before: Tensor, options: argparse.Namespace) -> dict[str, Any]:
-    """MAP@R by a way, less that of the plan that scores and less the plain one, of the same queries, and the time."""
+    """MAP@R of a way, its differences from the plan that scores and from pooled cosines, and time."""
     queries = min(way.most_queries, len(search.queries))
     if way.keeps_score or not queries:
         return {}
     start = time.process_time()
-    after = map_at_r(search, way, queries, options.rerank)
+    after = map_at_r(search, way, queries, options.rerank_at)
     seconds = time.process_time() - start
     plain = of_ranking(search, search.order[:queries])
     there = ~after.isnan()
@@ -233,9 +234,9 @@ def table(results: Sequence[dict[str, Any]], dataset: str) -> measure.Table:
         rows.append([name, *cells, searched_cell(result)])
     columns = ("plan", "flip", "shift", "errors", "cells", "ms", "MAP@R")
     caption = (
-        "Percent of mass on the true cell; the larger of both warps for errors (of the sum, and marginal) and ms of "
-        "the processor a pair; cells that a region sends to, flip and shift. MAP@R (queries): less that of the plan "
-        "that scores."
+        "Percent of the mass on the true cell; errors (of the sum, and marginal) and processor ms per pair, the larger "
+        "of both warps; cells that a region sends mass to, flip and shift. MAP@R (number of queries), and below it the "
+        "difference from the plan that scores."
     )
     return measure.table(f"{dataset}: sharper plans", columns, rows, caption)
 
@@ -246,7 +247,7 @@ def percent(found: dict[str, float], sign: str = "") -> str:
 
 
 def searched_cell(result: dict[str, Any]) -> str:
-    """MAP@R, of how many queries, and what it gains on the plan that scores."""
+    """MAP@R, the number of queries, and the difference from the plan that scores."""
     found = result.get("retrieval")
     if found is None:
         return "as scored" if WAYS[result["way"]].keeps_score else ""

@@ -1,4 +1,4 @@
-"""Other solvers of the same problem, for benchmarks/peers.py: how each is called, and its scale of effort.
+"""Other solvers of the same problem, for benchmarks/peers.py: how to call each, and its scale of effort.
 
 Legend: B pairs, R regions.
 """
@@ -18,22 +18,22 @@ EPSILON = 0.05
 #: Cost (B, R, R) and the weights (B, R) of rows and columns, float32.
 Problems = tuple[Tensor, Tensor, Tensor]
 
-#: Caps of iterations to choose from, 5 % apart, and tolerances, three a factor of ten.
+#: Numbers of iterations to choose from, 5 % apart, and tolerances, three per factor of ten.
 CAPS = tuple(sorted({round(1.05**power) for power in range(165)}))
 TOLERANCES = tuple(10 ** (-power / 3) for power in range(3, 22))
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A solver from elsewhere.
+    """A solver of another project.
 
     Attributes:
-        package: what has to be installed, as it is imported; None for torch alone.
-        run: plans (B, R, R) of problems at an effort.
-        efforts: its scale, least first.
-        effort_is: what that is.
-        batched: whether the size of a batch matters.
-        most_pairs: so many are enough to time it; the rest would take minutes.
+        package: the package to import; None where torch suffices.
+        run: computes plans (B, R, R) of problems at an effort.
+        efforts: the scale of effort, ascending.
+        effort_is: the unit of that scale.
+        batched: whether it solves a batch of problems together.
+        most_pairs: number of pairs that are timed at most, as more would take minutes.
     """
 
     package: str | None
@@ -44,19 +44,19 @@ class Peer:
     most_pairs: int = 10**9
 
     def missing(self) -> str | None:
-        """Why it cannot be measured here, or None."""
+        """Why it cannot be measured on this machine, or None."""
         if self.package and importlib.util.find_spec(self.package.partition(".")[0]) is None:
             return f"{self.package.partition('.')[0]} is not installed"
         return None
 
     def solve(self, problems: Problems, effort: float, batch: int) -> Tensor:
-        """Plans of all problems, so many at a time."""
+        """Plans of all problems, `batch` at a time."""
         parts = zip(*(part.split(batch if self.batched else len(part)) for part in problems), strict=True)
         return torch.cat([self.run(part, effort) for part in parts])
 
 
 def pot_batch(method: str) -> Callable[[Problems, float], Tensor]:
-    """POT's batched solver on torch; a tolerance that is never met, as the cap is the effort."""
+    """POT's batched solver on torch; its tolerance is never met, as the number of iterations is the effort."""
 
     def run(problems: Problems, effort: float) -> Tensor:
         import ot.batch
@@ -69,7 +69,7 @@ def pot_batch(method: str) -> Callable[[Problems, float], Tensor]:
 
 
 def pot_loop(problems: Problems, effort: float) -> Tensor:
-    """POT's `sinkhorn` on numpy, pair by pair, each stopping by itself."""
+    """POT's `sinkhorn` on numpy, pair by pair, each stopped by its tolerance."""
     import ot
 
     plans = [
@@ -81,7 +81,7 @@ def pot_loop(problems: Problems, effort: float) -> Tensor:
 
 @torch.no_grad()
 def torch_batch(problems: Problems, effort: float) -> Tensor:
-    """The plain batched iteration, as anyone writes it in torch; no test of convergence, which would cost time."""
+    """The plain batched iteration in torch, without a test of convergence, which would take time."""
     cost, weight_q, weight_g = problems
     kernel = torch.exp(-cost / EPSILON)
     turned = kernel.mT.contiguous()
@@ -104,7 +104,7 @@ _COMPILED: dict[int, Callable[..., object]] = {}
 
 
 def _ott(iterations: int) -> Callable[..., object]:
-    """Compiled once an effort, as it would be in use."""
+    """Compiled once per effort, as in normal use."""
     if iterations not in _COMPILED:
         import jax
         from ott.geometry import geometry

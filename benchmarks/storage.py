@@ -1,11 +1,11 @@
-"""Compressed regions: bytes a image, and how far the best hits agree with those of float32.
+"""Compressed regions: bytes per image, and how far the best hits agree with those of float32.
 
     python benchmarks/storage.py --embeddings orl orl-whitened
     python benchmarks/storage.py --embeddings grocery grocery-whitened --data ../shared/datasets
 
-Every image queries all others: the best K by pooled cosine are re-ranked from a gallery stored as float32, float16,
-int16 and int8 (one scale a region). Agreement is the share of the ten best hits of float32 that are among the ten best.
-Queries come from the same store. Pooled vectors: float32, and float16 with the float16 store.
+Every image is a query against all others: the best K by pooled cosine are re-ranked from a gallery stored as float32,
+float16, int16 and int8 (one scale per region). Agreement is the fraction of the ten best hits of float32 that are among
+the ten best. Queries are stored in the same way. Pooled vectors are float32, and float16 where regions are float16.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import measure
 import regimes
 from diml.evaluation import evaluate_regions
-from diml.evaluation.dataset import Storage, stored_as
+from diml.evaluation.evaluate import Storage, stored_as
 from diml.matching import QuantizedRegions, Regions
 
 BEST = 10
@@ -26,14 +26,14 @@ BEST = 10
 def main() -> None:
     made = measure.parser(__doc__, runs=None)
     regimes.add_arguments(made)
-    made.add_argument("--rerank", type=int, default=100, help="K; default: %(default)s")
+    made.add_argument("--rerank-at", type=int, default=100, help="K; default: %(default)s")
     options = measure.read(made)
     results = []
     for name in options.embeddings:
         found = regimes.load(name, options)
         with measure.progress.status(f"searching {name}"):
-            results += one(found, options.rerank)
-    columns = ("embeddings", "N", "stored as", "bytes a image", "top 10 as float32, %", "first hit, %", "MAP@R, %")
+            results += one(found, options.rerank_at)
+    columns = ("embeddings", "N", "stored as", "bytes per image", "top 10 as float32, %", "first hit, %", "MAP@R, %")
     rows = [
         [
             f"{result['embeddings']}",
@@ -50,12 +50,12 @@ def main() -> None:
 
 
 def one(found: regimes.Labelled, k: int) -> list[dict[str, Any]]:
-    """The stores of one set of embeddings, float32 first."""
+    """Every type of storage of one set of embeddings, float32 first."""
     regions = found.regions.to(torch.float32)
     stores = {name: stored_as(regions, name) for name in get_args(Storage)}
     results, best = [], torch.empty(0)
     for name, stored in stores.items():
-        report = evaluate_regions(stored, found.labels, rerank=(0, k), resamples=1)
+        report = evaluate_regions(stored, found.labels, rerank_at=(0, k), resamples=1)
         hits = torch.from_numpy(report.hits[k][:, :BEST])
         best = hits if name == "float32" else best
         shared = (hits.unsqueeze(2) == best.unsqueeze(1)).any(dim=2).double().mean()
@@ -76,7 +76,7 @@ def one(found: regimes.Labelled, k: int) -> list[dict[str, Any]]:
 
 
 def bytes_of(stored: Regions | QuantizedRegions) -> int:
-    """Bytes a image, pooled vector included."""
+    """Bytes per image, including the pooled vector."""
     coded = isinstance(stored, QuantizedRegions)
     parts = (stored.codes, stored.scale, stored.pooled) if coded else (stored.dense, stored.pooled)
     return sum(part[0].numel() * part.element_size() for part in parts)

@@ -1,4 +1,4 @@
-"""What the runs of seconds share: small images, and one thread, with which they are equal to the bit."""
+"""Fixtures of the short runs: small images, and one thread, with which runs are bit-identical."""
 
 import pytest
 import torch

@@ -1,5 +1,5 @@
-// Scores, plans and gradients of the portable kernel against plain loops in double: for compilers and processors that
-// have no Python here. Prints the largest errors; the exit code is 1 where one is too large.
+// Scores, plans and gradients of the portable kernel against plain loops in double: for compilers and processors for
+// which there is no Python to test with. Prints the largest errors; exits with status 1 where one is too large.
 
 #include <algorithm>
 #include <array>
@@ -83,25 +83,24 @@ struct Memory {
 double worst_error(const Kernels& kernels, int64_t rows, int64_t cols, int64_t dim) {
   const Images q = drawn(3, rows, dim, 1), g = drawn(7, cols, dim, 2);
   const int64_t pairs = q.count * g.count, cells = rows * cols;
-  std::vector<int64_t> query_of(pairs), image_of(pairs);
-  for (int64_t pair = 0; pair < pairs; ++pair) query_of[pair] = pair / g.count, image_of[pair] = pair % g.count;
+  std::vector<int64_t> query_rows(pairs), gallery_rows(pairs);
+  for (int64_t pair = 0; pair < pairs; ++pair) query_rows[pair] = pair / g.count, gallery_rows[pair] = pair % g.count;
   Floats structural(pairs), pooled(pairs), error(pairs), plan(pairs * cells);
   std::vector<int32_t> iterations(pairs);
   diml::ScoreTask task{};
-  task.dense_q = q.vector(0, 0), task.pooled_q = q.vector(0, rows), task.regions_q = rows;
-  task.dense_g = g.vector(0, 0), task.pooled_g = g.vector(0, cols), task.regions_g = cols;
-  task.apart_q = task.pooled_apart_q = (rows + 1) * dim, task.apart_g = task.pooled_apart_g = (cols + 1) * dim;
-  task.storage = diml::Storage::float32, task.dim = dim;
-  task.query_of = query_of.data(), task.image_of = image_of.data();
-  task.solver = {0.1f, 1e-6f, 1000, [](void*) { return false; }, nullptr};
-  task.structural = structural.data(), task.pooled = pooled.data(), task.error = error.data();
-  task.iterations = iterations.data(), task.plan = plan.data();
+  const int64_t stride = (rows + 1) * dim, stride_g = (cols + 1) * dim;
+  task.dim = dim;
+  task.query = {q.vector(0, 0), q.vector(0, rows), rows, stride, stride};
+  task.gallery = {g.vector(0, 0), nullptr, g.vector(0, cols), diml::Storage::float32, cols, stride_g, stride_g};
+  task.pairs = {query_rows.data(), gallery_rows.data()};
+  task.solver = {diml::PlanKind::entropic, 0.1f, 1e-6f, 1000, [](void*) { return false; }, nullptr};
+  task.results = {structural.data(), pooled.data(), error.data(), iterations.data(), plan.data(), nullptr};
   const Memory memory(kernels.score_bytes(task));
   kernels.score(task, 0, pairs, memory.at);
   double worst = 0;
   std::vector<double> exact(cells), gradient(q.count * (rows + 1) * dim);
   for (int64_t pair = 0; pair < pairs; ++pair) {
-    const int64_t i = query_of[pair], j = image_of[pair];
+    const int64_t i = query_rows[pair], j = gallery_rows[pair];
     worst = std::max(worst, std::fabs(solved(q, i, g, j, 0.1, exact) - structural[pair]));
     worst = std::max(worst, std::fabs(dot(q.vector(i, rows), g.vector(j, cols), dim) - pooled[pair]));
     for (int64_t x = 0; x < cells; ++x) {
@@ -110,15 +109,15 @@ double worst_error(const Kernels& kernels, int64_t rows, int64_t cols, int64_t d
       for (int64_t d = 0; d < dim; ++d) to[d] += (double)plan[pair * cells + x] * g.vector(j, x % cols)[d];
     }
   }
-  std::vector<diml::Part> parts(pairs);
+  std::vector<diml::Contribution> contributions(pairs);
   std::vector<int64_t> begin(q.count + 1);
-  for (int64_t pair = 0; pair < pairs; ++pair) parts[pair] = {pair, image_of[pair], false};
+  for (int64_t pair = 0; pair < pairs; ++pair) contributions[pair] = {pair, gallery_rows[pair], false};
   for (int64_t image = 0; image <= q.count; ++image) begin[image] = image * g.count;
   Floats ones(pairs, 1.0f), nothing(pairs), found(gradient.size());
-  const diml::PullTask pulled{plan.data(), ones.data(),  nothing.data(), parts.data(), begin.data(),
-                              g.vector(0, 0), rows, cols, dim, found.data()};
-  const Memory more(kernels.pull_bytes(pulled));
-  kernels.pull(pulled, 0, q.count, more.at);
+  const diml::GradientTask backward{plan.data(),     ones.data(), nothing.data(), contributions.data(), begin.data(),
+                                    g.vector(0, 0), rows,        cols,           dim,                  found.data()};
+  const Memory more(kernels.accumulate_gradients_bytes(backward));
+  kernels.accumulate_gradients(backward, 0, q.count, more.at);
   for (size_t x = 0; x < found.size(); ++x) worst = std::max(worst, std::fabs(gradient[x] - found[x]));
   return worst;
 }

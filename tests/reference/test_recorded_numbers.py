@@ -1,4 +1,4 @@
-"""Reports, losses and explanations equal those recorded before the refactoring; to the bit on a like machine."""
+"""Reports, losses and explanations equal those recorded before the refactoring; bit for bit on a like machine."""
 
 from __future__ import annotations
 

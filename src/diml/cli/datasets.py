@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class DatasetsCommand:
     """List the known data sets and the local copies found, or compare a copy with the known totals.
 
-    Examples:
+    For instance:
 
     diml datasets --data /mnt/images
 

@@ -191,13 +191,12 @@ def _hit(embedder: Embedder, found: DatasetEvaluation, query: int, rank: int) ->
     from diml.data import load_image
     from diml.explain import Explanation
     from diml.explain.drawn_hits import DrawnHit
-    from diml.matching import match
 
     report, images = found.report, found.images
     rows = (int(report.queries[query]), int(report.hits[RERANK][query, rank - 1]))
     views = tuple(embedder.preprocess.view(load_image(images.images[row]), 2) for row in rows)
     names = tuple("/".join(Path(images.image_name(row)).parts[-2:]) for row in rows)
-    matched = match(found.regions[rows[0]], found.regions[rows[1]])
+    matched = found.matcher.match(found.regions[rows[0]], found.regions[rows[1]])
     return DrawnHit(
         Explanation.of(matched, (views[0], views[1]), (names[0], names[1])),
         correct=bool(images.labels[rows[0]] == images.labels[rows[1]]),

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 _STDOUT = Path("-")
 Warps = tuple[Literal["identity", "crop", "flip", "shift", "rotation", "homography"], ...]
 #: Options that are passed on as `Measures`.
-_MEASURES = ("warps", "steps", "top", "sharpen", "grad_cam", "seed")
+_MEASURES = ("warps", "steps", "top", "sharpen", "grad_cam", "ledgers", "controls", "interaction", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaithfulnessCommand:
     """Measure how faithful explanations are, on random pairs of one class: whether the ledger sums to the score,
-    regions of high credit matter to it, mass reaches the true counterparts, and the largest matches are stable under
+    regions of high credit matter to it more than other regions of the same spatial structure, matched regions matter
+    together, mass reaches the true counterparts, and the largest matches are stable under
     perturbations of the query; and the same for random weights, as a control.
 
     For instance:
@@ -59,13 +60,24 @@ class FaithfulnessCommand:
     """Factor of the sharpened plan whose correspondence is measured as well (`diml explain --sharpen`)."""
 
     steps: int = 6
-    """Steps of deletion and insertion; each takes two embeddings for each order and pair."""
+    """Steps of deletion and insertion; each takes about two embeddings for each order and pair."""
 
     top: int = 8
     """Number of largest entries of the ledger compared under noise and JPEG compression."""
 
     grad_cam: bool = True
     """Compare deletion with Grad-CAM as well; needs the package grad-cam (diml[faithfulness])."""
+
+    ledgers: tuple[Literal["credit", "whole"], ...] = ("credit",)
+    """Ledgers that deletion and insertion test: `credit`, contributions to the structural score; `whole`, to the whole
+    score. Each takes about as many embeddings again."""
+
+    controls: bool = True
+    """Compare deletion and insertion with orders of the same spatial structure as well: credit shifted on the torus,
+    mirrored, rotated, reversed, and that of another pair."""
+
+    interaction: bool = True
+    """Delete and insert matched regions of both images together as well, and as many unmatched ones."""
 
     sanity: bool = True
     """Measure the same network with random weights as well; doubles the time."""
@@ -155,6 +167,8 @@ class FaithfulnessCommand:
         for name, measured in found.measurements.items():
             for table in tables(found, name):
                 console.print(table)
+            per_pair = measured.embeddings / found.pairs
+            console.print(f"{name}: {found.pairs} pairs, {per_pair:.0f} embeddings per pair", markup=False)
             if measured.unconverged_plans:
                 console.print(
                     f"{name}: {measured.unconverged_plans} plans stopped at max_iterations; raise --max-iterations or "

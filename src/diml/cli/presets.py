@@ -13,7 +13,7 @@ import tyro
 class PresetsCommand:
     """List the authors' training runs, or print the settings of one as YAML.
 
-    Examples:
+    For instance:
 
     diml presets
 

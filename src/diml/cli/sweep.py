@@ -16,7 +16,7 @@ class SweepCommand:
 
     Finished runs are skipped and unfinished ones resumed, so the same command continues after Ctrl-C or a crash.
 
-    Examples:
+    For instance:
 
     diml sweep benchmarks/grocery_training.yaml
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class TrainCommand(TrainConfig):
     """Train an embedder on a data set. A run is a folder, which all other commands accept as a model.
 
-    Examples:
+    For instance:
 
     diml train orl --objective margin --batch-size 16 --epochs 5 --lr 1e-5 --output runs/orl-margin
 

@@ -134,7 +134,7 @@ def _solve(
     relaxation = last = torch.ones_like(target[:, 0])
     over, waiting = relaxation - 1, torch.ones_like(index, dtype=torch.bool)
     mixture, updated = _Mixture.start(target), _updater(kernel.device)
-    for iteration in range(max_iterations + 1):  # so many are done
+    for iteration in range(max_iterations + 1):  # iterations that are done
         u, _ = updated(u, _row_mass(kernel, v, log), weight_q, over, log)
         mass_g = _row_mass(kernel.mT, u, log)
         plain_v, reached = updated(v, mass_g, weight_g, torch.zeros_like(over), log)

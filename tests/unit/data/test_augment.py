@@ -54,7 +54,7 @@ def torchvision_twin(augment: Augment, image: Image.Image, seed: int) -> Image.I
     grayscale=st.sampled_from([0.0, 0.5]),
     interpolation=st.sampled_from(["bilinear", "bicubic"]),
 )
-def test_equal_to_torchvision_to_the_bit(width, height, seed, scale, flip, jitter, grayscale, interpolation) -> None:
+def test_bit_identical_to_torchvision(width, height, seed, scale, flip, jitter, grayscale, interpolation) -> None:
     preprocess = Preprocess(size=16, resize=18, interpolation=interpolation)
     augment = Augment(preprocess=preprocess, scale=scale, flip=flip, jitter=jitter, grayscale=grayscale)
     image = noise(width, height)

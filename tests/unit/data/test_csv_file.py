@@ -116,7 +116,7 @@ def test_files_that_cannot_be_used_say_why(tmp_path: Path, text: str, message: s
         load(tmp_path, text)
 
 
-def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
+def test_a_missing_file_or_one_that_is_not_text(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         load_dataset("csv", tmp_path / "shop.csv")
     with pytest.raises(FileNotFoundError, match="that is a folder"):

@@ -39,7 +39,7 @@ def test_the_same_image_by_every_way_in(tmp_path: Path) -> None:
         assert np.array_equal(pixels(way), GRADIENT)
 
 
-def test_a_image_passed_in_is_never_the_one_that_comes_out() -> None:
+def test_an_image_passed_in_is_never_the_one_that_comes_out() -> None:
     image = Image.fromarray(GRADIENT)
     load_image(image).putpixel((0, 0), (9, 9, 9))
     assert image.getpixel((0, 0)) == (0, 1, 2)

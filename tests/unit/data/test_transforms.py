@@ -1,4 +1,4 @@
-"""Preprocessing equals torchvision's to the bit, and the view is what the network sees."""
+"""Preprocessing is bit-identical to torchvision's, and the view is what the network sees."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def torchvision_twin(preprocess: Preprocess) -> transforms.Compose:
     interpolation=st.sampled_from(["bilinear", "bicubic"]),
     resize=st.sampled_from([None, 32, 37, 48]),
 )
-def test_equal_to_torchvision_to_the_bit(width, height, mode, interpolation, resize) -> None:
+def test_bit_identical_to_torchvision(width, height, mode, interpolation, resize) -> None:
     preprocess = Preprocess(size=32, resize=resize, mode=mode, interpolation=interpolation)
     image = noise(width, height)
     assert torch.equal(preprocess(image), torchvision_twin(preprocess)(image))

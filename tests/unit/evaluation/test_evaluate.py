@@ -248,7 +248,7 @@ def test_the_place_behind_the_end_is_no_hit():
     assert {row[metric] for row in alone.rows for metric in METRICS} == {0.0}
 
 
-# -------------------------------------------------------------------------------------------- unfinished pairs
+# -------------------------------------------------------------------------------------------- unconverged pairs
 
 
 def unconverged(queries, gallery, **settings) -> int:

@@ -26,7 +26,7 @@ from diml.matching import Regions
 
 
 def clouds(sizes: list[int], spread: float = 0.5, dim: int = 6, seed: int = 0) -> tuple[Regions, np.ndarray]:
-    """Classes as clouds around centres by chance; labels are not consecutive."""
+    """Classes as clouds around random centres; labels are not consecutive."""
     generator = torch.Generator().manual_seed(seed)
     labels = np.repeat(np.arange(len(sizes)) * 7 + 3, sizes)
     centres = torch.randn(len(sizes), dim, generator=generator)

@@ -50,7 +50,7 @@ def test_the_first_pair_is_the_default(found):
 
 
 @pytest.mark.parametrize("index", [3, -4])
-def test_a_pair_that_is_not_there_is_refused(found, index):
+def test_a_missing_pair_is_refused(found, index):
     with pytest.raises(IndexError):
         found.ledger(index)
 

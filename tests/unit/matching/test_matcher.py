@@ -194,7 +194,7 @@ def test_blank_images_match_with_a_score_of_zero():
         close(found.plan, torch.full((2, 4, 4), 1 / 16))
 
 
-def test_an_image_and_its_negative_are_as_unlike_as_can_be():
+def test_an_image_and_its_negative_score_minus_two():
     query = Regions.normalized(torch.ones(1, 4, 8), torch.ones(1, 8))
     close(match(query, Regions(-query.dense, -query.pooled)).score, torch.tensor([-2.0]))
     close(match(query, query).score, torch.tensor([2.0]))

@@ -120,7 +120,7 @@ def test_plans_are_those_of_the_torch_path(instruction_set, monkeypatch):
         assert found.converged.all()
 
 
-def test_a_pair_scores_the_same_alone_and_in_a_batch_to_the_bit(instruction_set):
+def test_a_pair_scores_the_same_alone_and_in_a_batch_bit_for_bit(instruction_set):
     query, gallery = images(5, 16, 64, 4), images(40, 16, 64, 5)
     rows = torch.arange(40).repeat(5, 1)
     together = Matcher().score(query, gallery, rows)

@@ -138,7 +138,7 @@ def test_bad_images_are_told_and_what_was_there_of_them_stays(build, store, phot
     assert "class 1/4.png" in by_path(store())
 
 
-def test_a_listed_image_that_is_not_there_is_bad(build, photos):
+def test_a_listed_image_that_is_missing_is_bad(build, photos):
     (photos / "shop.csv").write_text("path,label\nclass 0/0.png,a\nnowhere.png,b\n")
     report = build(photos / "shop.csv")
     assert counts(report) == (1, 0, 0, 0, 1)

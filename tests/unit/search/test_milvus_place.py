@@ -60,7 +60,7 @@ def test_what_cannot_be_a_place_is_named(uri, told):
         create_store(uri, CONFIG)
 
 
-def test_a_server_that_is_not_there_is_named_without_the_password(monkeypatch):
+def test_a_missing_server_is_named_without_the_password(monkeypatch):
     monkeypatch.setattr(milvus, "CONNECT_SECONDS", 0.3)
     with socket.socket() as taken:  # bound, and not listening: nobody else can be there
         taken.bind(("127.0.0.1", 0))
