@@ -1,11 +1,11 @@
 // x86-64 with AVX2, FMA and F16C; compiled with -mavx2 -mfma -mf16c where the compiler has them.
 #include "tasks.hpp"
+
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define DIML_LANES 8
-#define DIML_NAME "avx2"
-#include "kernel.inl"
+#include "kernels.hpp"
 
-const diml::Kernels* diml::kernels_avx2() { return &table; }
+const diml::Kernels* diml::kernels_avx2() { return &avx2::kKernels; }
 #else
 const diml::Kernels* diml::kernels_avx2() { return nullptr; }
 #endif

@@ -1,11 +1,11 @@
 // x86-64 with AVX-512 F, BW, DQ and VL; compiled with the flags of these where the compiler has them.
 #include "tasks.hpp"
+
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define DIML_LANES 16
-#define DIML_NAME "avx512"
-#include "kernel.inl"
+#include "kernels.hpp"
 
-const diml::Kernels* diml::kernels_avx512() { return &table; }
+const diml::Kernels* diml::kernels_avx512() { return &avx512::kKernels; }
 #else
 const diml::Kernels* diml::kernels_avx512() { return nullptr; }
 #endif

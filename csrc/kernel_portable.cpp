@@ -1,6 +1,5 @@
 // Any processor: four floats side by side are what SSE2 and NEON have.
 #define DIML_LANES 4
-#define DIML_NAME "portable"
-#include "kernel.inl"
+#include "kernels.hpp"
 
-const diml::Kernels* diml::kernels_portable() { return &table; }
+const diml::Kernels* diml::kernels_portable() { return &portable::kKernels; }

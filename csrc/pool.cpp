@@ -1,7 +1,10 @@
 #include "pool.hpp"
 
+#include <algorithm>
 #include <exception>
-#include <memory>
+#include <mutex>
+#include <new>
+#include <thread>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <dlfcn.h>
@@ -19,7 +22,7 @@ using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 #if defined(__unix__) || defined(__APPLE__)
 bool forked = false;
 
-// The child of a fork has one thread: the parent's pool, and a lock held at that moment, are of no use to it.
+// The child of a fork has one thread: it must not use the parent's pool, nor a lock that was held at that moment.
 void forget_after_fork() {
   current = nullptr, forked = true;
   new (&current_mutex) std::mutex;
@@ -27,8 +30,8 @@ void forget_after_fork() {
 
 const int registered = pthread_atfork(nullptr, nullptr, forget_after_fork);
 
-// The parallel region of the OpenMP that torch brought along, if it is GNU's or has its names. Its threads spin for some
-// milliseconds after torch's work: other threads of ours would have to share their cores. Not after a fork, which GNU's
+// The parallel region of torch's OpenMP library, if it is GNU's or has its names. Its threads spin for some
+// milliseconds after torch's work, so that additional threads would share their cores. Not after a fork, which GNU's
 // does not survive.
 Parallel torch_parallel() {
   static const auto found = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
@@ -118,7 +121,7 @@ void Pool::run(int64_t pieces, int threads, const std::function<void(int64_t, in
   }
   std::unique_lock<std::mutex> lock(mutex_);
   end_.wait(lock, [&] { return busy_ == 0; });
-  work_ = nullptr;  // a helper that wakes only now finds nothing to do
+  work_ = nullptr;  // a thread that wakes only now finds nothing to do
   if (failure_) std::rethrow_exception(failure_);
 }
 

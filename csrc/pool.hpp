@@ -1,7 +1,7 @@
-// Threads that wait for work, torch's own where they can be had: at most one task at a time, split into pieces that threads take in turn.
+// A thread pool that runs one task at a time, split into pieces that the threads take in turn. It uses the OpenMP
+// threads of torch where they are available, and threads of its own elsewhere.
 #pragma once
 
-#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -15,12 +15,12 @@ namespace diml {
 
 class Pool {
  public:
-  // Calls work(piece, worker) for each piece in 0..pieces, by at most `threads` workers, the caller being worker 0.
-  // Between pieces the caller asks `stop()`; if true, no further piece is begun. An exception of a piece is rethrown.
+  // Calls work(piece, worker) for each piece in 0..pieces, on at most `threads` workers; the caller is worker 0. The
+  // caller checks `stop()` between pieces; once it is true, no further piece is started. Rethrows exceptions of pieces.
   void run(int64_t pieces, int threads, const std::function<void(int64_t, int)>& work,
            const std::function<bool()>& stop);
 
-  // The one pool of this process. After a fork the child gets a new one: threads do not survive it.
+  // The pool of this process. The child of a fork gets a new one, since threads do not survive a fork.
   static Pool& instance();
 
   ~Pool();
@@ -31,18 +31,18 @@ class Pool {
   void grow(int threads);
   static void join(void* pool);
 
-  std::mutex turn_;  // held by the caller whose task is under way
+  std::mutex turn_;  // held by the caller whose task is running
   std::mutex mutex_;
   std::condition_variable begin_, end_;
   std::vector<std::thread> threads_;
   const std::function<void(int64_t, int)>* work_ = nullptr;
   const std::function<bool()>* stop_ = nullptr;
   std::thread::id caller_;
-  std::atomic<int> joined_{0};  // threads of torch that take part, besides the caller
+  std::atomic<int> joined_{0};  // threads of torch that take part, without the caller
   std::atomic<int64_t> next_{0};
   std::atomic<bool> halt_{false};
   int64_t pieces_ = 0;
-  int wanted_ = 0;  // helpers that may take part in this task
+  int wanted_ = 0;  // own threads that may take part in this task
   int busy_ = 0;
   uint64_t task_ = 0;
   bool closing_ = false;

@@ -1,6 +1,7 @@
-// What the kernel is asked to do: plain structures, filled by module.cpp and read by the code of each instruction set.
+// What the kernel can be asked to do: plain structures that bindings.cpp fills and the code of each instruction set
+// reads.
 //
-// Legend: Q queries, N images of the gallery, B pairs, R regions, D channels, W pairs side by side.
+// Legend: Q queries, N gallery images, B pairs, R regions, D channels, W SIMD lanes (one pair each).
 // Arrays are C-contiguous unless a stride is given; strides count elements.
 #pragma once
 
@@ -8,122 +9,137 @@
 
 namespace diml {
 
+// Element types of stored regions.
 enum class Storage : int { float32 = 0, float16 = 1, int8 = 2, int16 = 3 };
 
-// Of the 16-bit integers that stand for a query whose gallery is stored as int16: SHORTS_PER_UNIT of regions.py.
-constexpr float kShortsPerUnit = 32000.0f, kShortStep = 1.0f / kShortsPerUnit;
+// How the plan of a pair is made. Further kinds get a value here and a case in `make_plans` (score.hpp).
+enum class PlanKind : int { entropic = 0 };
 
-// When the transport problem of a pair is done, see sinkhorn.py, whose constants these are.
-struct Solver {
+struct SolverSettings {
+  PlanKind plan;
   float epsilon;
-  float tolerance;
+  float tolerance;  // marginal error at which a pair is done
   int32_t max_iterations;
-  bool (*stop)(void* owner);  // asked now and then: whether to leave off, with results that nobody will look at
+  bool (*cancelled)(void* owner);  // asked now and then: whether to stop, with results that the caller discards
   void* owner;
 };
 
-// A pair whose costs span more than the plain kernel can hold is left to the caller, with this many iterations.
-constexpr int32_t kTooWide = -1;
+struct QueryRegions {
+  const float* dense;   // (Q, R, D), queries `stride` apart
+  const float* pooled;  // (Q, D), `pooled_stride` apart
+  int64_t regions, stride, pooled_stride;
+};
 
-// Pairs of embedded images: pair p is query query_of[p] against gallery image image_of[p].
-struct ScoreTask {
-  const float* dense_q;   // (Q, Rq, D), queries `apart_q` numbers apart
-  const float* pooled_q;  // (Q, D), `pooled_apart_q` numbers apart
-  int64_t regions_q, apart_q, pooled_apart_q;
-  const void* dense_g;    // (N, Rg, D) as stored, images `apart_g` apart
-  const float* scale_g;   // (N, Rg), int8 and int16 only
-  const float* pooled_g;  // (N, D), `pooled_apart_g` apart
+struct StoredRegions {
+  const void* dense;    // (N, R, D) of type `storage`, images `stride` apart
+  const float* scale;   // (N, R), int8 and int16 only
+  const float* pooled;  // (N, D), `pooled_stride` apart
   Storage storage;
-  int64_t regions_g, apart_g, pooled_apart_g;
-  int64_t dim;
-  const int64_t* query_of;  // (B,), those of one query side by side
-  const int64_t* image_of;  // (B,)
-  bool uniform;             // weights 1 / R in place of cross-correlation
-  Solver solver;
-  float* structural;    // (B,)
-  float* pooled;        // (B,)
+  int64_t regions, stride, pooled_stride;
+};
+
+// Pair p is query query_rows[p] against gallery image gallery_rows[p]; pairs of one query should be adjacent.
+struct PairIndices {
+  const int64_t* query_rows;    // (B,)
+  const int64_t* gallery_rows;  // (B,)
+};
+
+struct PairResults {
+  float* structural;    // (B,); null for given costs
+  float* pooled;        // (B,); null for given costs
   float* error;         // (B,) marginal error
   int32_t* iterations;  // (B,)
   float* plan;          // (B, Rq, Rg); may be null
   float* cosine;        // (B, Rq, Rg); may be null
 };
 
-// Pairs whose costs are known, which stand for cosines with the sign turned.
+// Score pairs of embedded images.
+struct ScoreTask {
+  QueryRegions query;
+  StoredRegions gallery;
+  int64_t dim;
+  PairIndices pairs;
+  bool uniform;  // weights 1 / R instead of cross-correlation
+  SolverSettings solver;
+  PairResults results;
+};
+
+// Solve pairs whose costs are given. The solver works on cosines, so costs are read with the opposite sign.
 struct SolveTask {
   const float* cost;    // (B, Rq, Rg)
   const float* mass_q;  // (B, Rq), non-negative
   const float* mass_g;  // (B, Rg)
   int64_t regions_q;
   int64_t regions_g;
-  Solver solver;
-  float* error;         // (B,)
-  int32_t* iterations;  // (B,)
-  float* plan;          // (B, Rq, Rg); may be null
+  SolverSettings solver;
+  PairResults results;
 };
 
-// One image's part in a pair: whose slopes, read by columns where the image is the second of its pair; and its partner.
-struct Part {
+// One pair's contribution to the gradient of an image: the pair, the image's partner in it, and whether the image is
+// the second of the pair, so that the slopes are read by columns.
+struct Contribution {
   int64_t pair;
-  int64_t other;
-  bool turned;
+  int64_t partner;
+  bool transposed;
 };
 
-// Gradients of images of one side, packed as R + 1 vectors with the pooled one last: for each of its parts, slopes
-// times the partner's regions, and the partner's pooled vector.
-struct PullTask {
-  const float* slope;          // (B, Rq, Rg), what a cosine moves the value of its pair by
-  const float* weight;         // (B,) of the slopes of each pair
-  const float* pooled_weight;  // (B,) of the pooled cosine
-  const Part* parts;
-  const int64_t* begin;        // (N + 1,), parts of image n are begin[n]..begin[n + 1]
-  const float* vectors;        // (M, R' + 1, D), the partners
+// Gradients of images of one side, packed as R + 1 vectors, the pooled one last: the sum over an image's pairs of
+// weighted slopes times the partner's regions, and of pooled weights times the partner's pooled vector.
+struct GradientTask {
+  const float* slope;          // (B, Rq, Rg), derivative of a pair's value by each cosine
+  const float* weight;         // (B,) factor of the slopes of each pair
+  const float* pooled_weight;  // (B,) factor of the pooled cosine
+  const Contribution* contributions;
+  const int64_t* begin;        // (N + 1,), contributions to image n are begin[n]..begin[n + 1]
+  const float* partners;       // (M, R' + 1, D)
   int64_t regions;             // R of the images
-  int64_t regions_other;       // R'
+  int64_t regions_partner;     // R'
   int64_t dim;
   float* gradient;             // (N, R + 1, D)
 };
 
-// The best gallery rows of queries by dot product: everything that may be among the `depth` best.
+// Candidates of one query: every gallery row that may be among its `depth` best.
 struct Shortlist {
   float* scores;
   int64_t* rows;
   int64_t count;
   int64_t capacity;
-  float guess;  // the first threshold if it was guessed, else -infinity
+  float guess;  // the first threshold where it was guessed, else -infinity
 };
 
+// Find the gallery rows with the largest dot products.
 struct NearestTask {
-  const float* pooled_q;  // (Q, D)
-  const float* pooled_g;  // (N, D)
-  int64_t images;         // N
+  const float* pooled_q;   // (Q, D)
+  const float* pooled_g;   // (N, D)
+  int64_t images;          // N
   int64_t dim;
-  const int16_t* brief_g;  // (N, up to even D) gallery as 16-bit integers of step `step_g`, or null: float32 is used
+  const int16_t* codes_g;  // (N, D rounded up to even) gallery as 16-bit integers of step `step_g`; null: use float32
   float step_q, step_g;
-  Shortlist* lists;   // (Q,)
-  float* thresholds;  // (Q,): only scores at or above are kept
-  int64_t depth;      // wanted of each query
-  bool guess;         // begin with thresholds that a sample of the gallery suggests: lists that end below lack rows
-  void (*make_room)(void* owner, int64_t query);  // called when a list is full
+  Shortlist* lists;        // (Q,)
+  float* thresholds;       // (Q,), only scores at or above are kept
+  int64_t depth;           // rows wanted for each query
+  bool guess;              // start from thresholds guessed from a sample; lists that end below theirs lack rows
+  void (*compact)(void* owner, int64_t query);  // called when a list is full
   void* owner;
 };
 
-// One instruction set.
+// The functions of one instruction set. `..._bytes` is the working memory that one thread needs for a task.
 struct Kernels {
   const char* name;
   int lanes;
-  int64_t (*score_bytes)(const ScoreTask&);  // working memory of one thread
+  int64_t (*score_bytes)(const ScoreTask&);
   void (*score)(const ScoreTask&, int64_t first, int64_t last, void* memory);  // pairs first..last
   int64_t (*solve_bytes)(const SolveTask&);
-  void (*solve)(const SolveTask&, int64_t first, int64_t last, void* memory);
-  int64_t (*pull_bytes)(const PullTask&);
-  void (*pull)(const PullTask&, int64_t first, int64_t last, void* memory);  // images first..last
+  void (*solve)(const SolveTask&, int64_t first, int64_t last, void* memory);  // pairs first..last
+  int64_t (*accumulate_gradients_bytes)(const GradientTask&);
+  void (*accumulate_gradients)(const GradientTask&, int64_t first, int64_t last, void* memory);  // images first..last
   int64_t (*nearest_bytes)(const NearestTask&);
   void (*nearest)(const NearestTask&, int64_t first, int64_t last, void* memory);  // queries first..last
   // dot products of a vector with `count` of the rows, summed in float64 and rounded to float32
   void (*exact_dots)(const double* vector, const float* vectors, int64_t dim, const int64_t* rows, int64_t count,
                      float* to);
-  // numbers * per_unit to the nearest integer, `dim` of them and a 0 behind an odd one; null: 16 bits are no gain
-  void (*shorten)(const float* from, int64_t dim, float per_unit, int16_t* to);
+  // values * per_unit to the nearest integer, D of them and a 0 after an odd D; null: 16-bit products are not faster
+  void (*encode)(const float* from, int64_t dim, float per_unit, int16_t* to);
   void (*exp2)(const float* from, float* to, int64_t count);  // for tests of its accuracy
 };
 

@@ -141,3 +141,26 @@ def test_an_unfinished_run_is_reported(runs, tmp_path):
     (begun / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=f"diml train --resume --output {begun}"):
         read_run(begun)
+
+
+@pytest.mark.parametrize(("options", "epsilon"), [([], 0.02), (["--epsilon", "0.05"], 0.05)])
+def test_report_explain_and_an_index_use_the_matcher_of_the_run(runs, images, tmp_path, capsys, options, epsilon):
+    """Unless another one is given, which they then say."""
+    run, (a, b, *_) = str(runs / "wide"), load_dataset("csv", images).test.paths
+    printed = ""
+    assert main(["report", run, "--html", str(tmp_path / "report.html"), "--queries", "1", *QUIET, *options]) == 0
+    printed += "".join(capsys.readouterr())
+    page = (tmp_path / "report.html").read_text()
+    assert f'"epsilon": {epsilon}' in page or f'"epsilon":{epsilon}' in page
+    assert main(["explain", str(a), str(b), "--model", run, "--json", "-", *options]) == 0
+    told, notice = capsys.readouterr()
+    assert json.loads(told)["matcher"]["epsilon"] == epsilon
+    printed += notice
+    pytest.importorskip("lancedb", reason="lancedb is not installed; it is in the extra `search`")
+    index = str(tmp_path / "run.index")
+    assert main(["index", "build", str(images), "--index", index, "--model", run, "--workers", "0", *options]) == 0
+    printed += "".join(capsys.readouterr())
+    assert main(["index", "info", index, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["matcher"]["epsilon"] == epsilon
+    notices = " ".join(printed.split()).count("epsilon 0.05 (the model's own: 0.02)")
+    assert notices == (3 if options else 0), printed

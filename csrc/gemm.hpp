@@ -1,0 +1,296 @@
+// Dot products of the vectors of a query with those of one gallery image, in float32 and in 16-bit integers.
+//
+// The query is packed once into panels of up to two SIMD vectors of regions, channel by channel. A tile of NV SIMD
+// vectors of query regions times NJ gallery rows then stays in registers; gallery rows are read where they are stored.
+#pragma once
+
+#include <cstdint>
+
+#include "constants.hpp"
+#include "lanes.hpp"
+#include "storage.hpp"
+
+namespace diml::DIML_INSTRUCTION_SET {
+
+constexpr int kTile = W == 16 ? 24 : 12;  // accumulators of one tile; the other registers hold operands
+
+constexpr int64_t kChannels = 256;  // channels at a time, so that their part of a panel stays in the first-level cache
+
+struct PackedQuery {
+  int64_t regions, dim, vectors;  // SIMD vectors of W regions, the last one padded
+  bool spare;                     // the lane after the last region is free and holds the pooled vector
+  float* panels;
+  const float* pooled;
+  Mask* code_panels;      // panels of 16-bit codes, two channels in each number, where the gallery is stored so
+  int16_t* pooled_codes;  // the pooled vector as codes
+};
+
+// Copies regions (R, D) and the pooled vector into panels of two SIMD vectors of regions, the last one possibly of one.
+static void pack(PackedQuery& query, const float* dense) {
+  const int64_t lanes = query.vectors * W;
+  for (int64_t first = 0; first < lanes; first += 2 * W) {
+    const int64_t width = first + 2 * W <= lanes ? 2 * W : W;
+    float* panel = query.panels + first * query.dim;
+    for (int64_t x = 0; x < width; ++x) {
+      const int64_t region = first + x;
+      const float* from = region < query.regions ? dense + region * query.dim
+                          : region == query.regions ? query.pooled
+                                                    : nullptr;
+      for (int64_t d = 0; d < query.dim; ++d) panel[d * width + x] = from ? from[d] : 0.0f;
+    }
+  }
+}
+
+// Products over `dim` channels, added to the values in `to` where `accumulate` is set. The last row may be elsewhere.
+template <int NV, int NJ>
+static void tile(const float* panel, const float* rows, int64_t row_stride, const float* last, int64_t dim, float* to,
+                 int64_t to_stride, bool accumulate, Prefetcher& shared) {
+  Lanes sum[NV * NJ];
+#pragma GCC unroll 24
+  for (int x = 0; x < NV * NJ; ++x) sum[x] = accumulate ? load(to + x / NV * to_stride + x % NV * W) : Lanes{};
+  Prefetcher prefetcher = shared;
+  const auto channel = [&](int64_t d) __attribute__((always_inline)) {
+    Lanes q[NV];
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) q[v] = load(panel + d * NV * W + v * W);
+#pragma GCC unroll 24
+    for (int j = 0; j < NJ; ++j) {
+      const Lanes g = all(j < NJ - 1 ? rows[j * row_stride + d] : last[d]);
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) sum[j * NV + v] += q[v] * g;
+    }
+  };
+  int64_t d = 0;
+  for (; d + 2 <= dim; d += 2) {
+    prefetcher.step();
+    channel(d);
+    channel(d + 1);
+  }
+  if (d < dim) channel(d);
+  shared = prefetcher;
+#pragma GCC unroll 24
+  for (int j = 0; j < NJ; ++j) {
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) store(to + j * to_stride + v * W, sum[j * NV + v]);
+  }
+}
+
+// `tile` of `count` rows, at most NJ.
+template <int NV, int NJ = kTile / NV>
+static void tile_of(int64_t count, const float* panel, const float* rows, int64_t row_stride, const float* last,
+                    int64_t dim, float* to, int64_t to_stride, bool accumulate, Prefetcher& prefetcher) {
+  if constexpr (NJ > 0) {
+    if (count == NJ) return tile<NV, NJ>(panel, rows, row_stride, last, dim, to, to_stride, accumulate, prefetcher);
+    tile_of<NV, NJ - 1>(count, panel, rows, row_stride, last, dim, to, to_stride, accumulate, prefetcher);
+  }
+}
+
+// to[j][lane] = <region `lane` of the query, row j>, for `count` rows, in tiles of about equal height; the last row is
+// at `last`.
+template <int NV>
+static void panel_products(const float* panel, const float* rows, int64_t count, const float* last, int64_t dim,
+                           float* to, int64_t to_stride, Prefetcher& prefetcher) {
+  constexpr int64_t highest = kTile / NV;
+  for (int64_t d = 0; d < dim; d += kChannels) {
+    const int64_t depth = d + kChannels < dim ? kChannels : dim - d;
+    for (int64_t tiles = (count + highest - 1) / highest, done = 0; tiles > 0; --tiles) {
+      const int64_t height = (count - done + tiles - 1) / tiles;
+      const float* end = tiles > 1 ? rows + (done + height - 1) * dim : last;
+      tile_of<NV>(height, panel + d * NV * W, rows + done * dim + d, dim, end + d, depth, to + done * to_stride,
+                  to_stride, d > 0, prefetcher);
+      done += height;
+    }
+  }
+}
+
+static void products(const PackedQuery& query, const float* rows, int64_t count, const float* last, float* to,
+                     Prefetcher& prefetcher) {
+  const int64_t lanes = query.vectors * W;
+  for (int64_t first = 0; first < lanes; first += 2 * W) {
+    const float* panel = query.panels + first * query.dim;
+    if (first + 2 * W <= lanes) {
+      panel_products<2>(panel, rows, count, last, query.dim, to + first, lanes, prefetcher);
+    } else {
+      panel_products<1>(panel, rows, count, last, query.dim, to + first, lanes, prefetcher);
+    }
+  }
+}
+
+#ifdef DIML_INT16_PRODUCTS
+// Products of 16-bit codes, two channels at a time into 32 bits: twice as many per instruction as in float32.
+// |sum| <= |a| |b| < 2^31 where the lengths are at most kLongestCode.
+
+DIML_INLINE Mask multiply_pairs(Mask a, Mask b) {
+#if DIML_LANES == 16
+  return (Mask)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#else
+  return (Mask)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#endif
+}
+
+// A panel of `width` vectors, `count` of them from `from` on and then zeros, two channels side by side. `row` is memory
+// for one vector.
+static void pack_codes(const float* from, int64_t count, int64_t width, int64_t dim, float per_unit, int16_t* row,
+                       Mask* panel) {
+  int32_t* lanes = reinterpret_cast<int32_t*>(panel);
+  const int64_t pairs = (dim + 1) / 2;
+  for (int64_t x = 0; x < width; ++x) {
+    if (x < count) encode(from + x * dim, dim, per_unit, row);
+    for (int64_t d = 0; d < pairs; ++d) {
+      if (x < count) __builtin_memcpy(lanes + d * width + x, row + 2 * d, 4);
+      if (x >= count) lanes[d * width + x] = 0;
+    }
+  }
+}
+
+// Regions (R, D) of a query, in panels like those of `pack`, and its pooled vector.
+static void pack_query_codes(PackedQuery& query, const float* dense, int16_t* row) {
+  const int64_t lanes = query.vectors * W;
+  for (int64_t first = 0; first < lanes; first += 2 * W) {
+    const int64_t width = first + 2 * W <= lanes ? 2 * W : W, left = query.regions - first;
+    pack_codes(dense + first * query.dim, left < width ? left : width, width, query.dim, kShortsPerUnit, row,
+               query.code_panels + first / W * (query.dim / 2));
+  }
+  encode(query.pooled, query.dim, kShortsPerUnit, query.pooled_codes);
+}
+
+// to[j][lane] = unit * scale[j] * <vector `lane` of the panel, row j>, for NJ rows of `pairs` pairs of channels; just
+// `unit` where `scale` is null. The last row may be elsewhere.
+template <int NV, int NJ>
+static void tile_codes(const Mask* panel, const int16_t* rows, const int16_t* last, int64_t pairs, float unit,
+                       const float* scale, float* to, int64_t to_stride, Prefetcher& shared) {
+  Mask sum[NV * NJ];
+#pragma GCC unroll 24
+  for (int x = 0; x < NV * NJ; ++x) sum[x] = Mask{};
+  Prefetcher prefetcher = shared;
+  for (int64_t d = 0; d < pairs; ++d) {
+    prefetcher.step();
+    Mask q[NV];
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) q[v] = panel[d * NV + v];
+#pragma GCC unroll 24
+    for (int j = 0; j < NJ; ++j) {
+      int32_t both;
+      __builtin_memcpy(&both, j < NJ - 1 ? rows + 2 * (j * pairs + d) : last + 2 * d, 4);
+      const Mask g = both - Mask{};
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) sum[j * NV + v] += multiply_pairs(q[v], g);
+    }
+  }
+  shared = prefetcher;
+#pragma GCC unroll 24
+  for (int j = 0; j < NJ; ++j) {
+    const float factor = scale ? unit * scale[j] : unit;
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) {
+      store(to + j * to_stride + v * W, __builtin_convertvector(sum[j * NV + v], Lanes) * factor);
+    }
+  }
+}
+
+// `tile_codes` of `count` rows, at most NJ.
+template <int NV, int NJ = kTile / NV>
+static void tile_codes_of(int64_t count, const Mask* panel, const int16_t* rows, const int16_t* last, int64_t pairs,
+                          float unit, const float* scale, float* to, int64_t to_stride, Prefetcher& prefetcher) {
+  if constexpr (NJ > 0) {
+    if (count == NJ) return tile_codes<NV, NJ>(panel, rows, last, pairs, unit, scale, to, to_stride, prefetcher);
+    tile_codes_of<NV, NJ - 1>(count, panel, rows, last, pairs, unit, scale, to, to_stride, prefetcher);
+  }
+}
+
+template <int NV>
+static void panel_products_of_codes(const Mask* panel, const int16_t* rows, int64_t count, const int16_t* last,
+                                    int64_t pairs, const float* scale, float* to, int64_t to_stride,
+                                    Prefetcher& prefetcher) {
+  constexpr int64_t highest = kTile / NV;
+  for (int64_t tiles = (count + highest - 1) / highest, done = 0; tiles > 0; --tiles) {
+    const int64_t height = (count - done + tiles - 1) / tiles;
+    const int16_t* end = tiles > 1 ? rows + (done + height - 1) * 2 * pairs : last;
+    tile_codes_of<NV>(height, panel, rows + done * 2 * pairs, end, pairs, kCodeStep, scale + done,
+                      to + done * to_stride, to_stride, prefetcher);
+    done += height;
+  }
+}
+
+// to[j][lane] = <region `lane` of the query, row j>, for `count` rows of 16-bit codes times `scale` (count,), the last
+// of which is at `last`.
+static void products_of_codes(const PackedQuery& query, const int16_t* rows, const float* scale, int64_t count,
+                              const int16_t* last, float* to, Prefetcher& prefetcher) {
+  const int64_t pairs = query.dim / 2, lanes = query.vectors * W;
+  for (int64_t first = 0; first < lanes; first += 2 * W) {
+    const Mask* panel = query.code_panels + first / W * pairs;
+    if (first + 2 * W <= lanes) {
+      panel_products_of_codes<2>(panel, rows, count, last, pairs, scale, to + first, lanes, prefetcher);
+    } else {
+      panel_products_of_codes<1>(panel, rows, count, last, pairs, scale, to + first, lanes, prefetcher);
+    }
+  }
+}
+
+// to[j] = <pooled vector of the query, row j> for rows of 16-bit codes times `scale`.
+static void dots_of_codes(const PackedQuery& query, const int16_t* rows, const float* scale, int64_t count, float* to) {
+  const int64_t dim = query.dim, whole = dim / (2 * W) * (2 * W);
+  const auto read = [](const int16_t* at) __attribute__((always_inline)) {
+    Mask both;
+    __builtin_memcpy(&both, at, sizeof both);
+    return both;
+  };
+  for (int64_t first = 0; first < count; first += W) {
+    const int16_t* at[W];
+    for (int j = 0; j < W; ++j) at[j] = rows + (first + j < count ? first + j : count - 1) * dim;
+    Mask sum[W];
+#pragma GCC unroll 16
+    for (int j = 0; j < W; ++j) sum[j] = Mask{};
+    for (int64_t d = 0; d < whole; d += 2 * W) {
+      const Mask q = read(query.pooled_codes + d);
+#pragma GCC unroll 16
+      for (int j = 0; j < W; ++j) sum[j] += multiply_pairs(q, read(at[j] + d));
+    }
+    Lanes total[W];
+#pragma GCC unroll 16
+    for (int j = 0; j < W; ++j) total[j] = __builtin_convertvector(sum[j], Lanes);
+    sum_rows(total);
+    for (int64_t d = whole; d < dim; ++d) {
+      for (int j = 0; j < W; ++j) total[0][j] += (float)(query.pooled_codes[d] * at[j][d]);
+    }
+    for (int j = 0; j < W && first + j < count; ++j) to[first + j] = total[0][j] * kCodeStep * scale[first + j];
+  }
+}
+#endif
+
+// to[j] = <vector, row j>; writes round_up(count) numbers.
+static void dots(const float* vector, const float* rows, int64_t count, int64_t dim, float* to) {
+  for (int64_t first = 0; first < count; first += W) {
+    Lanes sum[W];
+#pragma GCC unroll 16
+    for (int j = 0; j < W; ++j) sum[j] = Lanes{};
+    const float* at[W];
+    for (int j = 0; j < W; ++j) at[j] = rows + (first + j < count ? first + j : count - 1) * dim;
+    int64_t d = 0;
+    for (; d + W <= dim; d += W) {
+      const Lanes q = load(vector + d);
+#pragma GCC unroll 16
+      for (int j = 0; j < W; ++j) sum[j] += q * load(at[j] + d);
+    }
+    sum_rows(sum);
+    for (; d < dim; ++d) {
+      for (int j = 0; j < W; ++j) sum[0][j] += vector[d] * at[j][d];
+    }
+    store(to + first, sum[0]);
+  }
+}
+
+static float dot(const float* a, const float* b, int64_t dim) {
+  Lanes sum[4] = {Lanes{}, Lanes{}, Lanes{}, Lanes{}};
+  int64_t d = 0;
+  for (; d + 4 * W <= dim; d += 4 * W) {
+    for (int x = 0; x < 4; ++x) sum[x] += load(a + d + x * W) * load(b + d + x * W);
+  }
+  const Lanes part = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  float total = 0;
+  for (int lane = 0; lane < W; ++lane) total += part[lane];
+  for (; d < dim; ++d) total += a[d] * b[d];
+  return total;
+}
+
+}  // namespace diml::DIML_INSTRUCTION_SET

@@ -1,0 +1,26 @@
+// The table of one instruction set; included by one source file for each (kernel_*.cpp).
+#pragma once
+
+#include "backward.hpp"
+#include "lanes.hpp"
+#include "nearest.hpp"
+#include "score.hpp"
+#include "storage.hpp"
+#include "tasks.hpp"
+
+namespace diml::DIML_INSTRUCTION_SET {
+
+#define DIML_QUOTED(name) #name
+#define DIML_NAME_OF(name) DIML_QUOTED(name)
+
+#ifdef DIML_INT16_PRODUCTS
+constexpr auto kEncode = encode;
+#else
+constexpr auto kEncode = nullptr;
+#endif
+
+constexpr Kernels kKernels{DIML_NAME_OF(DIML_INSTRUCTION_SET), W, score_bytes, score, solve_bytes, solve,
+                           accumulate_gradients_bytes, accumulate_gradients, nearest_bytes, nearest, exact_dots,
+                           kEncode, powers_of_two};
+
+}  // namespace diml::DIML_INSTRUCTION_SET

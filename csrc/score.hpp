@@ -1,0 +1,274 @@
+// Scores of embedded pairs, and plans of pairs whose costs are given.
+#pragma once
+
+#include <cstdint>
+
+#include "constants.hpp"
+#include "gemm.hpp"
+#include "lanes.hpp"
+#include "storage.hpp"
+#include "tasks.hpp"
+#include "transport.hpp"
+
+namespace diml::DIML_INSTRUCTION_SET {
+
+// Makes the plans of pairs first..last by the solver that the settings name; `fill` and `end` as in `solve_entropic`.
+template <typename Fill, typename End>
+static void make_plans(Block& fresh, Block& rest, const SolverSettings& solver, int64_t first, int64_t last, Fill fill,
+                       End end) {
+  switch (solver.plan) {
+    case PlanKind::entropic:
+      return solve_entropic(fresh, rest, solver, first, last, fill, end);
+  }
+}
+
+// Working memory of one thread that scores.
+struct Workspace {
+  PackedQuery query;
+  Block fresh, rest;
+  bool codes;           // whether cosines are products of 16-bit codes
+  int16_t* pooled_g;    // with `codes`: the image's pooled vector, or any other one, as codes
+  float* scale;         // with `codes`: of the rows of `cells`
+  float* rounded;       // int16 without `codes`: regions and pooled vector of the query, then the image's, rounded
+  const float* pooled;  // the query's pooled vector as given
+  float* image;         // decoded regions of the image
+  float* cells;         // (W, Rg + 1, lanes), of each pair the products with the regions, then with the pooled vector
+  float* mass;          // (W, round_up(Rg)), products of the query's pooled vector with the regions
+  int64_t bytes;
+};
+
+static Workspace workspace_in(const ScoreTask& task, void* memory) {
+  Arena arena{static_cast<char*>(memory), 0};
+  Workspace space{};
+  const int64_t regions_q = task.query.regions, regions_g = task.gallery.regions;
+  const Storage storage = task.gallery.storage;
+  space.query.regions = regions_q, space.query.dim = task.dim;
+  space.query.vectors = round_up(regions_q) / W;
+  const int64_t lanes = space.query.vectors * W;
+  for (Block* block : {&space.fresh, &space.rest}) {
+    Lanes* problem = arena.take<Lanes>(problem_lanes(regions_q, regions_g));
+    block->problem = problem_in(problem, regions_q, regions_g);
+  }
+#ifdef DIML_INT16_PRODUCTS
+  space.codes = storage == Storage::int16 && task.dim % 2 == 0;
+#endif
+  space.query.spare = regions_q % W != 0 && !space.codes;
+  space.query.panels = arena.take<float>(space.codes ? 0 : lanes * task.dim);
+  space.query.code_panels = arena.take<Mask>(space.codes ? space.query.vectors * task.dim / 2 : 0);
+  space.query.pooled_codes = arena.take<int16_t>(space.codes ? task.dim : 0);
+  space.pooled_g = arena.take<int16_t>(space.codes ? task.dim : 0);
+  space.scale = arena.take<float>(space.codes ? regions_g + 1 : 0);
+  space.rounded = arena.take<float>(storage == Storage::int16 && !space.codes ? (regions_q + 2) * task.dim : 0);
+  space.image = arena.take<float>(storage == Storage::float32 ? 0 : regions_g * task.dim);
+  space.cells = arena.take<float>(W * (regions_g + 1) * lanes);
+  space.mass = arena.take<float>(W * round_up(regions_g));
+  space.bytes = arena.used;
+  return space;
+}
+
+static int64_t score_bytes(const ScoreTask& task) { return workspace_in(task, nullptr).bytes; }
+
+// Packs a query for comparison.
+static void pack_query(const ScoreTask& task, Workspace& space, int64_t query) {
+  const float* dense = task.query.dense + query * task.query.stride;
+  space.pooled = space.query.pooled = task.query.pooled + query * task.query.pooled_stride;
+#ifdef DIML_INT16_PRODUCTS
+  if (space.codes) return pack_query_codes(space.query, dense, space.pooled_g);
+#endif
+  if (task.gallery.storage == Storage::int16) {
+    const int64_t count = task.query.regions * task.dim;
+    dense = rounded_to_codes(dense, count, space.rounded);
+    space.query.pooled = rounded_to_codes(space.pooled, task.dim, space.rounded + count);
+  }
+  pack(space.query, dense);
+}
+
+#ifdef DIML_INT16_PRODUCTS
+// `compare_pair` by 16-bit codes: fills `cells` and, unless it is null, `mass`.
+static void compare_codes(const ScoreTask& task, Workspace& space, int64_t image, int64_t rows, float* cells,
+                          float* mass, Prefetcher& prefetcher) {
+  const StoredRegions& gallery = task.gallery;
+  const int64_t regions = gallery.regions;
+  const int16_t* codes = static_cast<const int16_t*>(gallery.dense) + image * regions * task.dim;
+  const int16_t* last = rows == regions ? codes + (regions - 1) * task.dim : space.pooled_g;
+  for (int64_t j = 0; j < regions; ++j) space.scale[j] = gallery.scale[image * regions + j];
+  space.scale[regions] = kCodeStep;
+  encode(gallery.pooled + image * gallery.pooled_stride, task.dim, kShortsPerUnit, space.pooled_g);
+  products_of_codes(space.query, codes, space.scale, rows, last, cells, prefetcher);
+  if (mass) dots_of_codes(space.query, codes, space.scale, regions, mass);
+}
+#endif
+
+// Computes the cosines of the regions of a pair, and of each region with the pooled vector of the other image, into
+// place `lane` of `cells` and `mass`; returns the cosine of the pooled vectors. `next` is the pair that follows.
+static float compare_pair(const ScoreTask& task, Workspace& space, int lane, int64_t pair, int64_t next) {
+  const StoredRegions& gallery = task.gallery;
+  const int64_t lanes = space.query.vectors * W, regions = gallery.regions;
+  const int64_t image = task.pairs.gallery_rows[pair], next_image = task.pairs.gallery_rows[next];
+  const int64_t rows = task.uniform ? regions : regions + 1;
+  const float* pooled = gallery.pooled + image * gallery.pooled_stride;
+  float* cells = space.cells + lane * (regions + 1) * lanes;
+  float* mass = task.uniform || space.query.spare ? nullptr : space.mass + lane * round_up(regions);
+  Prefetcher prefetcher = prefetch_image(gallery, task.dim, next_image);
+  const float* next_pooled = gallery.pooled + next_image * gallery.pooled_stride;
+  for (int64_t d = 0; d < task.dim; d += kLine / 4) __builtin_prefetch(next_pooled + d);
+  if (gallery.scale) __builtin_prefetch(gallery.scale + next_image * regions);
+#ifdef DIML_INT16_PRODUCTS
+  if (space.codes) {
+    compare_codes(task, space, image, rows, cells, mass, prefetcher);
+    return dot(space.pooled, pooled, task.dim);
+  }
+#endif
+  const float *dense = read_image(gallery, task.dim, image, space.image), *last = pooled;
+  const bool integers = gallery.storage == Storage::int16;
+  if (integers) last = rounded_to_codes(pooled, task.dim, space.rounded + (task.query.regions + 1) * task.dim);
+  if (task.uniform) last = dense + (regions - 1) * task.dim;
+  products(space.query, dense, rows, last, cells, prefetcher);
+  if (mass) dots(space.query.pooled, dense, regions, task.dim, mass);
+  const bool known = !task.uniform && space.query.spare && !integers;
+  return known ? cells[regions * lanes + task.query.regions] : dot(space.pooled, pooled, task.dim);
+}
+
+// Transposes the numbers of W pairs into the problem of `fresh`, where the pairs are side by side.
+static void interleave(const ScoreTask& task, Workspace& space) {
+  const Problem& problem = space.fresh.problem;
+  const int64_t lanes = space.query.vectors * W, rows = task.query.regions, cols = task.gallery.regions;
+  Lanes block[W];
+  for (int64_t first = 0; first < lanes; first += W) {
+    for (int64_t j = 0; j < cols; ++j) {
+      for (int lane = 0; lane < W; ++lane) block[lane] = load(space.cells + (lane * (cols + 1) + j) * lanes + first);
+      transpose(block);
+      for (int x = 0; x < W && first + x < rows; ++x) problem.cosine[(first + x) * cols + j] = block[x];
+      if (rows >= first && rows < first + W) problem.weight_g[j] = block[rows - first];
+    }
+    for (int lane = 0; lane < W; ++lane) block[lane] = load(space.cells + (lane * (cols + 1) + cols) * lanes + first);
+    transpose(block);
+    for (int x = 0; x < W && first + x < rows; ++x) problem.weight_q[first + x] = block[x];
+  }
+  if (task.uniform) {
+    for (int64_t i = 0; i < rows; ++i) problem.weight_q[i] = all(1.0f);
+    for (int64_t j = 0; j < cols; ++j) problem.weight_g[j] = all(1.0f);
+  } else if (!space.query.spare) {
+    for (int64_t first = 0; first < cols; first += W) {
+      for (int lane = 0; lane < W; ++lane) block[lane] = load(space.mass + lane * round_up(cols) + first);
+      transpose(block);
+      for (int x = 0; x < W && first + x < cols; ++x) problem.weight_g[first + x] = block[x];
+    }
+  }
+}
+
+// Writes marginal error and iterations of the pairs that are done.
+static void write_convergence(const PairResults& results, const Block& block, Mask done) {
+  for (int lane = 0; lane < W; ++lane) {
+    if (!done[lane]) continue;
+    results.error[block.pair[lane]] = block.error[lane];
+    results.iterations[block.pair[lane]] = block.iterations[lane];
+  }
+}
+
+// Reads `count` numbers of each of W pairs and puts the pairs side by side.
+static void gather(const float* const (&from)[W], int64_t count, Lanes* to) {
+  Lanes block[W];
+  int64_t x = 0;
+  for (; x + W <= count; x += W) {
+    for (int lane = 0; lane < W; ++lane) block[lane] = load(from[lane] + x);
+    transpose(block);
+    for (int row = 0; row < W; ++row) to[x + row] = block[row];
+  }
+  for (; x < count; ++x) {
+    for (int lane = 0; lane < W; ++lane) to[x][lane] = from[lane][x];
+  }
+}
+
+// Writes the matrix (rows, cols) of each pair that is done to its place in `to` (B, rows, cols).
+static void write_matrices(const Lanes* from, const Block& block, Mask done, float* to) {
+  const int64_t cells = block.problem.rows * block.problem.cols;
+  float* place[W];
+  for (int lane = 0; lane < W; ++lane) place[lane] = done[lane] ? to + block.pair[lane] * cells : nullptr;
+  Lanes turned[W];
+  int64_t x = 0;
+  for (; x + W <= cells; x += W) {
+    for (int row = 0; row < W; ++row) turned[row] = from[x + row];
+    transpose(turned);
+    for (int lane = 0; lane < W; ++lane) {
+      if (place[lane]) store(place[lane] + x, turned[lane]);
+    }
+  }
+  for (; x < cells; ++x) {
+    for (int lane = 0; lane < W; ++lane) {
+      if (place[lane]) place[lane][x] = from[x][lane];
+    }
+  }
+}
+
+// Writes the plans of the pairs that are done; they overwrite the lanes of these pairs in the kernel.
+static void write_plans(const Block& block, Mask done, float* to) {
+  const Problem& p = block.problem;
+  for (int64_t i = 0; i < p.rows; ++i) {
+    for (int64_t j = 0; j < p.cols; ++j) {
+      Lanes& cell = p.kernel[i * p.cols + j];
+      cell = select(done, cell * p.u[i] * p.v[j], cell);
+    }
+  }
+  write_matrices(p.kernel, block, done, to);
+}
+
+static void score(const ScoreTask& task, int64_t first, int64_t last, void* memory) {
+  Workspace space = workspace_in(task, memory);
+  const PairResults& results = task.results;
+  int64_t packed = -1;
+  const auto fill = [&](Block& block, int64_t start) {
+    for (int lane = 0; lane < W; ++lane) {
+      const int64_t pair = start + lane < last ? start + lane : last - 1, query = task.pairs.query_rows[pair];
+      if (query != packed) pack_query(task, space, packed = query);
+      results.pooled[pair] = compare_pair(task, space, lane, pair, pair + 1 < last ? pair + 1 : pair);
+    }
+    interleave(task, space);
+    normalize(block.problem.weight_q, task.query.regions);
+    normalize(block.problem.weight_g, task.gallery.regions);
+  };
+  const auto end = [&](const Block& block, Mask done) {
+    write_convergence(results, block, done);
+    const Lanes found = structural(block.problem);
+    for (int lane = 0; lane < W; ++lane) {
+      if (done[lane]) results.structural[block.pair[lane]] = found[lane];
+    }
+    if (results.cosine) write_matrices(block.problem.cosine, block, done, results.cosine);
+    if (results.plan) write_plans(block, done, results.plan);
+  };
+  make_plans(space.fresh, space.rest, task.solver, first, last, fill, end);
+}
+
+static int64_t solve_bytes(const SolveTask& task) {
+  return 2 * problem_lanes(task.regions_q, task.regions_g) * (int64_t)sizeof(Lanes);
+}
+
+// Reads the given problems of a block, the pairs from `start` on, side by side.
+static void read_problems(const SolveTask& task, const Problem& problem, int64_t start, int64_t last) {
+  const int64_t rows = task.regions_q, cols = task.regions_g;
+  const float *cost[W], *mass_q[W], *mass_g[W];
+  for (int lane = 0; lane < W; ++lane) {
+    const int64_t pair = start + lane < last ? start + lane : last - 1;
+    cost[lane] = task.cost + pair * rows * cols;
+    mass_q[lane] = task.mass_q + pair * rows, mass_g[lane] = task.mass_g + pair * cols;
+  }
+  gather(cost, rows * cols, problem.cosine);
+  for (int64_t x = 0; x < rows * cols; ++x) problem.cosine[x] = -problem.cosine[x];
+  gather(mass_q, rows, problem.weight_q), gather(mass_g, cols, problem.weight_g);
+  normalize(problem.weight_q, rows), normalize(problem.weight_g, cols);
+}
+
+static void solve(const SolveTask& task, int64_t first, int64_t last, void* memory) {
+  const int64_t rows = task.regions_q, cols = task.regions_g;
+  Block fresh, rest;
+  fresh.problem = problem_in(static_cast<Lanes*>(memory), rows, cols);
+  rest.problem = problem_in(static_cast<Lanes*>(memory) + problem_lanes(rows, cols), rows, cols);
+  const auto fill = [&](Block& block, int64_t start) { read_problems(task, block.problem, start, last); };
+  const auto end = [&](const Block& block, Mask done) {
+    write_convergence(task.results, block, done);
+    if (task.results.plan) write_plans(block, done, task.results.plan);
+  };
+  make_plans(fresh, rest, task.solver, first, last, fill, end);
+}
+
+}  // namespace diml::DIML_INSTRUCTION_SET
