@@ -43,6 +43,7 @@ PUBLIC: dict[str, list[str]] = {
         "rerank",
         "sinkhorn",
     ],
+    "diml.calibration": ["Calibrator", "calibrate", "load_calibration"],
     "diml.data": [
         "BadImageError",
         "DataSet",
