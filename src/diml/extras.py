@@ -25,6 +25,8 @@ class MissingExtraError(ImportError):
 
 def missing_extra(error: ImportError) -> MissingExtraError | None:
     """The error that names the extra, where `error` is about a module that an extra installs; else None."""
+    if isinstance(error, MissingExtraError):
+        return error
     top = (error.name or "").partition(".")[0]
     for extra, modules in EXTRAS.items():
         if top in modules:
@@ -37,10 +39,10 @@ def require(extra: str, purpose: str) -> None:
 
     Args:
         extra: name in `EXTRAS`.
-        purpose: what needs them, as the subject of the message: "training", "figures".
+        purpose: what needs them, as the message begins: "training", "figures".
     """
     missing = [name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtraError(
-            f"{purpose}: needs {', '.join(missing)}, not installed; pip install 'diml[{extra}]'", name=missing[0]
+            f"{purpose}: {', '.join(missing)} not installed; pip install 'diml[{extra}]'", name=missing[0]
         )

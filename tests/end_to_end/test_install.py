@@ -44,12 +44,12 @@ def alone(folder: Path, code: str, *words: str) -> subprocess.CompletedProcess[s
 def test_it_works_and_says_once_what_is_missing(installed: Path) -> None:
     code = """
 import torch, diml
-from diml.matching import Regions, rerank
+from diml.matching import Matcher, Regions
 assert diml.__file__.startswith(sys.path[0]), diml.__file__
 dense = torch.eye(4).expand(3, 4, 4)
 regions = Regions.normalized(dense, dense.mean(dim=1))
 for _ in range(3):
-    scores = rerank(regions, regions, torch.tensor([[0], [1], [2]]))
+    scores = Matcher().score(regions, regions, torch.tensor([[0], [1], [2]]))
 print(scores.flatten().tolist())
 """
     done = alone(installed, code)

@@ -81,7 +81,7 @@ class ServeCommand:
 
     def run(self) -> int:
         """Open the port, load the model, start embedding, serve until Ctrl-C."""
-        require("web", "diml serve")
+        require("web", "the server")
         from diml.web import create_app, serve
         from diml.web.folder import checked_folder
         from diml.web.server import open_port

@@ -63,7 +63,7 @@ def test_a_missing_extra_is_told_with_its_remedy(
         importlib.util, "find_spec", lambda name, *more: None if name == "uvicorn" else real(name, *more)
     )
     assert main(["serve"]) == 2
-    assert "diml serve needs uvicorn" in (error := capsys.readouterr().err)
+    assert "the server: uvicorn not installed" in (error := capsys.readouterr().err)
     assert "pip install 'diml[web]'" in error
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from diml.extras import MissingExtraError
 from diml.search import open_store
 from diml.search.backends import lance
 from diml.search.filters import parse_where
@@ -44,7 +45,7 @@ def test_a_foreign_lance_folder_is_named_as_such(tmp_path):
 def test_a_missing_extra_is_named_with_the_remedy(tmp_path, monkeypatch):
     create_store(tmp_path / "index", CONFIG).add(make_rows(1))
     monkeypatch.setitem(__import__("sys").modules, "lancedb", None)
-    with pytest.raises(ValueError, match=r"pip install 'diml\[search\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'diml\[search\]'"):
         open_store(tmp_path / "index")
 
 

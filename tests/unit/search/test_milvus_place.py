@@ -9,6 +9,7 @@ import textwrap
 
 import pytest
 
+from diml.extras import MissingExtraError
 from diml.search import open_store
 from diml.search.backends import milvus
 from diml.search.backends.milvus import read_place
@@ -89,10 +90,10 @@ def test_what_is_no_folder_of_milvus_lite_is_left_alone(tmp_path):
     assert (tmp_path / "file.db").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("module", ["pymilvus", "milvus_lite.server_manager"])
+@pytest.mark.parametrize("module", ["pymilvus", "milvus_lite"])
 def test_a_missing_extra_is_named_with_the_remedy(tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ValueError, match=r"pip install 'diml\[milvus\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'diml\[milvus\]'"):
         create_store(tmp_path / "index.db", CONFIG)
 
 
