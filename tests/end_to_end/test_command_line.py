@@ -134,8 +134,10 @@ def test_faithfulness_prints_and_writes(
     for title in ("Additivity", "Deletion and insertion", "Correspondence", "Stability"):
         assert f"{title}, model" in shown
         assert f"{title}, random weights" in shown
-    names = {"faithfulness.json", "additivity.png", "deletion.png", "correspondence.png", "stability.png"}
-    assert {path.name for path in output.iterdir()} == names
+    assert "Controls of the same spatial structure, credit (ledger), model" in shown
+    assert "embeddings per pair" in shown
+    figures = ("additivity", "deletion", "controls", "interaction", "correspondence", "stability")
+    assert {path.name for path in output.iterdir()} == {"faithfulness.json", *(f"{name}.png" for name in figures)}
     document = json.loads((output / "faithfulness.json").read_text())
     assert (document["unit"], document["config"]["grid"], document["config"]["pairs"]) == ("fraction", 4, 2)
     estimates = document["networks"]["model"]["estimates"]

@@ -9,7 +9,7 @@ Legend: R regions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Grid = tuple[int, int]
+Cells = TypeVar("Cells", Floats, Ints)
 
 
-def rolled(cells: Floats | Ints, grid: Grid, generator: np.random.Generator) -> Floats | Ints:
+def rolled(cells: Cells, grid: Grid, generator: np.random.Generator) -> Cells:
     """(R,) values of a grid, moved on the torus by a random shift that is not zero (if there is another region)."""
     down, right = divmod(int(generator.integers(1, max(2, len(cells)))), grid[1])
-    moved: Floats | Ints = np.roll(cells.reshape(grid), (down, right), axis=(0, 1)).ravel()
+    moved: Cells = np.roll(cells.reshape(grid), (down, right), axis=(0, 1)).ravel()
     return moved
 
 
@@ -36,8 +37,7 @@ def rotated(credit: Floats, grid: Grid, _: np.random.Generator) -> Floats:
     return np.rot90(credit.reshape(grid), 1 if grid[0] == grid[1] else 2).ravel()
 
 
-#: Name -> credit (R,), grid, generator -> credit of the control. Two others are made elsewhere: `reversed`, and `other
-#: pair`, the credit of another pair.
+#: Name -> (credit (R,), grid, generator) -> credit of the control. Two more, `reversed` and `other pair`, need no map.
 MOVED: Final[Mapping[str, Callable[[Floats, Grid, np.random.Generator], Floats]]] = {
     "shifted": rolled,
     "mirrored": mirrored,

@@ -50,6 +50,12 @@ def blurred(view: Image.Image) -> Image.Image:
     return view.filter(ImageFilter.GaussianBlur(BLUR * min(view.size)))
 
 
+def shuffled(view: Image.Image, generator: np.random.Generator) -> Image.Image:
+    """The image with its pixels in random order: noise of the same colours, unlike anything in a blurred image."""
+    pixels = np.asarray(view)
+    return Image.fromarray(generator.permutation(pixels.reshape(-1, pixels.shape[-1])).reshape(pixels.shape))
+
+
 def composed(view: Image.Image, other: Image.Image, regions: Sequence[int] | Ints, grid: Grid) -> Image.Image:
     """The image `view` with some regions, cells of the grid, copied from the image `other` of the same size."""
     made = view.copy()
@@ -72,11 +78,12 @@ class ComposedImages:
     Args:
         view: as the network sees it; row 0 of `images`. Row 1 is the blurred view.
         grid: of the regions.
+        removed: takes the place of the blurred view.
     """
 
-    def __init__(self, view: Image.Image, grid: Grid) -> None:
+    def __init__(self, view: Image.Image, grid: Grid, removed: Image.Image | None = None) -> None:
         self.grid = grid
-        self.images = [view, blurred(view)]
+        self.images = [view, blurred(view) if removed is None else removed]
         regions = grid[0] * grid[1]
         self._rows = {bytes(regions): 0, b"\1" * regions: 1}
 

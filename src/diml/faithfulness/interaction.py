@@ -28,7 +28,7 @@ Ints = NDArray[np.int64]
 Grid = tuple[int, int]
 
 #: The method of the matched pairs is that of the ledger; its controls.
-CONTROLS = ("permuted", "shifted", "random")
+CONTROLS = ("permuted", "shifted", "same place", "random")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,18 +45,20 @@ class JointOrders:
 
 
 def joint_orders(
-    attribution: Attribution, random_q: Ints, grid_g: Grid, steps: int, generator: np.random.Generator
+    attribution: Attribution, random_q: Ints, grids: tuple[Grid, Grid], steps: int, generator: np.random.Generator
 ) -> JointOrders:
     """Matched regions in the order of a ledger, and unmatched ones of the same number.
 
     - permuted: the same regions of the query, the partners exchanged among each other so that none keeps its own;
     - shifted: the same regions of the query, the partners moved on the torus: the same spatial structure;
+    - same place: the same regions of the query, with those at the same positions (only if `matched` pairs single
+      regions of grids of one shape);
     - random: random regions on both sides.
 
     Args:
         attribution: of the ledger; where sets of regions are matched, they are changed region by region.
         random_q: (Rq,) a random order of the query's regions.
-        grid_g: of the gallery image's regions.
+        grids: of the query's and of the gallery image's regions.
         steps: S.
         generator: of the controls.
     """
@@ -64,14 +66,16 @@ def joint_orders(
     ends_q, ends_g = (np.cumsum([0, *(len(pair[side]) for pair in attribution.matched)]) for side in (0, 1))
     changed_q = [round(at * len(order_q) / steps) for at in range(steps + 1)]
     changed_g = [round(float(at)) for at in np.interp(changed_q, ends_q, ends_g)]
-    regions_g = grid_g[0] * grid_g[1]
-    moved_to = np.argsort(rolled(np.arange(regions_g), grid_g, generator))  # region -> where it is moved to
+    regions_g = grids[1][0] * grids[1][1]
+    moved_to = np.argsort(rolled(np.arange(regions_g), grids[1], generator))  # region -> where it is moved to
     orders = {
         "matched": (order_q, order_g),
         "permuted": (order_q, order_g[derangement(len(order_g), generator)]),
         "shifted": (order_q, moved_to[order_g]),
-        "random": (random_q, generator.permutation(regions_g)),
     }
+    if grids[0] == grids[1] and all(len(side) == 1 for pair in attribution.matched for side in pair):
+        orders["same place"] = (order_q, order_q)
+    orders["random"] = (random_q, generator.permutation(regions_g))
     return JointOrders(list(zip(changed_q, changed_g, strict=True)), orders)
 
 

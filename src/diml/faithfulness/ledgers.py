@@ -38,10 +38,17 @@ class Attribution:
 
 @dataclass(frozen=True)
 class LedgerKind:
-    """A kind of ledger: the name of its rows in tables, and how it is read off pair `int` of a match."""
+    """A kind of ledger.
+
+    Args:
+        label: name of its rows in tables and figures.
+        read: (match, row of the pair) -> what the ledger claims.
+        needs_shares: whether it needs the shares of the pooled vectors (see `Regions.shares`).
+    """
 
     label: str
     read: Callable[[Match, int], Attribution]
+    needs_shares: bool = False
 
 
 def one_to_one(contributions: Tensor) -> list[tuple[Ints, Ints]]:
@@ -66,5 +73,5 @@ def _of_cells(contributions: Tensor) -> Attribution:
 #: Name of a kind, which is the name of its method in the results -> the kind.
 LEDGERS: Final[Mapping[str, LedgerKind]] = {
     "credit": LedgerKind("credit (ledger)", lambda match, pair: _of_cells(match.ledger(pair).contributions)),
-    "whole": LedgerKind("credit (whole score)", lambda match, pair: _of_cells(match.ledger(pair).whole)),
+    "whole": LedgerKind("credit (whole score)", lambda match, pair: _of_cells(match.ledger(pair).whole), True),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,9 @@ Ints = NDArray[np.int64]
 #: (measure, case, method, quantity), such as ("correspondence", "flip", "plan", "mass").
 Key = tuple[str, str, str, str]
 
+#: How regions of the gallery image are removed.
+Removal = Literal["blur", "shuffle"]
+
 #: Pairs that are measured together.
 CHUNK = 16
 
@@ -52,6 +56,8 @@ class Measures:
         ledgers: kinds of ledgers that deletion and insertion test, of `diml.faithfulness.ledgers.LEDGERS`.
         controls: whether to delete and insert by orders of the same spatial structure as well (see `controls`).
         interaction: whether to delete and insert matched regions of both images together (see `interaction`).
+        gallery_removal: how these are removed from the gallery image: "blur", or "shuffle" its pixels. Blurred regions
+            of two images resemble each other; shuffled ones resemble nothing in the blurred query.
         seed: of warps, noise, random orders and controls.
 
     Raises:
@@ -66,6 +72,7 @@ class Measures:
     ledgers: tuple[str, ...] = ("credit",)
     controls: bool = True
     interaction: bool = True
+    gallery_removal: Removal = "blur"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -76,6 +83,8 @@ class Measures:
             unknown = sorted(set(getattr(self, name)) - set(known))
             if unknown:
                 raise ValueError(f"{name}: need some of {', '.join(known)}, got {', '.join(unknown)}")
+        if self.gallery_removal not in get_args(Removal):
+            raise ValueError(f"gallery_removal: need one of {get_args(Removal)}, got {self.gallery_removal!r}")
         if not self.ledgers:
             raise ValueError(f"ledgers: need at least one of {', '.join(LEDGERS)}, got none")
         check_sharpening(self.sharpen)
@@ -219,7 +228,7 @@ class _Chunk:
         loaded = [[load_image(images.images[row], name=images.image_name(row)) for row in pair] for pair in pairs]
         views_q, views_g = ([embedder.preprocess.view(pair[side]) for pair in loaded] for side in (0, 1))
         photos = [embedder.preprocess.view(pair[0], 2) for pair in loaded]
-        shares = "whole" in measures.ledgers
+        shares = any(LEDGERS[name].needs_shares for name in measures.ledgers)
         query, gallery = (collector.embed(embedder, views, shares=shares) for views in (views_q, views_g))
         if query.grid is None:
             raise ValueError("grid: need regions on a known grid, got none; give the embedder one with --grid")
@@ -312,9 +321,10 @@ def _measure_deletion(
             other = other_credit[name][pair] if other_credit else None
             orders |= _controls(chunk, pair, name, own[name][pair].credit, other, orders[name])
         images_q = deletion.ComposedImages(view, chunk.grid)
-        images_g = deletion.ComposedImages(chunk.views_g[pair], chunk.match.grid_g or chunk.grid)
+        images_g = _gallery_images(chunk, pair)
         curves = deletion.curve_rows(images_q, orders, counts)
-        scored, joint_curves = ScoredPairs(), {}
+        scored = ScoredPairs()
+        joint_curves: dict[tuple[str, str], JointCurve] = {}
         for name, order in joint.items():
             joint_curves |= _joint_curves(name, order, (images_q, images_g), scored)
         made = collector.embed(chunk.embedder, images_q.images + (images_g.images if joint else []))
@@ -370,7 +380,7 @@ def _credits(
 def _controls(
     chunk: _Chunk, pair: int, ledger: str, credit: Floats, other: Floats | None, order: Ints
 ) -> dict[str, Ints]:
-    """ "LEDGER/CONTROL" -> order; the same random numbers for every kind of ledger."""
+    """Name of a control, LEDGER/CONTROL -> its order; the same random numbers for every kind of ledger."""
     generator = chunk.generator(pair, 2)
     moved = {name: move(credit, chunk.grid, generator) for name, move in MOVED.items()}
     if other is not None:
@@ -383,11 +393,17 @@ def _joint_orders(
     chunk: _Chunk, pair: int, own: Mapping[str, Sequence[Attribution]], random: Ints
 ) -> dict[str, JointOrders]:
     """Kind of ledger -> orders in which regions of both images are changed; none if they are not measured."""
-    grid_g, steps = chunk.match.grid_g or chunk.grid, chunk.measures.steps
+    grids, steps = (chunk.grid, chunk.match.grid_g or chunk.grid), chunk.measures.steps
     return {
-        name: joint_orders(found[pair], random, grid_g, steps, chunk.generator(pair, 3))
+        name: joint_orders(found[pair], random, grids, steps, chunk.generator(pair, 3))
         for name, found in (own if chunk.measures.interaction else {}).items()
     }
+
+
+def _gallery_images(chunk: _Chunk, pair: int) -> deletion.ComposedImages:
+    view, shuffle = chunk.views_g[pair], chunk.measures.gallery_removal == "shuffle"
+    removed = deletion.shuffled(view, chunk.generator(pair, 5)) if shuffle else None
+    return deletion.ComposedImages(view, chunk.match.grid_g or chunk.grid, removed)
 
 
 def _joint_curves(

@@ -17,8 +17,8 @@ from diml.matching import Regions
 from diml.models import Embedder
 from diml.models.backbones import inference
 
-#: Images per batch.
-BATCH = 64
+#: Images per batch; on the CPU few, whose feature maps stay in the cache: half the time of 64 with MobileNetV2.
+BATCH, BATCH_CPU = 64, 4
 
 
 def choose_pairs(images: ImageSet, count: int, seed: int) -> list[tuple[int, int]]:
@@ -67,8 +67,9 @@ def embed_views(
     With `shares`, also the shares of the pooled vector, which the ledger of the whole score needs.
     """
     parts = []
-    for start in range(0, len(views), BATCH):
-        some = views[start : start + BATCH]
+    batch = BATCH_CPU if embedder.device.type == "cpu" else BATCH
+    for start in range(0, len(views), batch):
+        some = views[start : start + batch]
         with inference(embedder, embedder.device, embedder.autocast_type()):
             parts.append(embedder(to_input(embedder, some), **({"shares": True} if shares else {})))
         advance(len(some))

@@ -1,8 +1,8 @@
-"""A figure for each measure: additivity, deletion and insertion, correspondence, stability."""
+"""A figure for each measure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from diml.explain.canvas import INK, PALETTE, QUIET, save_figure
+from diml.faithfulness.ledgers import LEDGERS
 from diml.faithfulness.report import MODEL, RANDOM, Estimate, FaithfulnessReport
-from diml.faithfulness.tables import NAMES
+from diml.faithfulness.tables import CONTROLS, NAMES, UNMATCHED
 
 #: The colours of the methods, the same in every figure.
 _COLOURS: Final = {
@@ -30,17 +31,37 @@ _COLOURS: Final = {
     "overlap": PALETTE[2],
     "ceiling": QUIET,
     "random_gallery": PALETTE[3],
+    "whole": PALETTE[5],
+}
+#: Colour of a control, the same for all ledgers, which have figures of their own.
+_CONTROL_COLOURS: Final = {
+    "shifted": PALETTE[1],
+    "mirrored": PALETTE[2],
+    "rotated": PALETTE[3],
+    "other pair": PALETTE[4],
+    "reversed": QUIET,
+    "permuted": PALETTE[2],
+    "same place": PALETTE[3],
+    "random": PALETTE[7],
 }
 
 
 def write_plots(found: FaithfulnessReport, folder: Path) -> list[Path]:
-    """Write additivity.png, deletion.png, correspondence.png and stability.png to a folder; returns their paths."""
-    drawn = {
-        "additivity": additivity_plot(found),
-        "deletion": deletion_plot(found),
-        "correspondence": correspondence_plot(found),
-        "stability": stability_plot(found),
-    }
+    """Write a figure for each measure to a folder, and return their paths.
+
+    additivity.png, deletion.png, correspondence.png and stability.png; where they were measured also controls.png and
+    interaction.png, and for further ledgers controls-LEDGER.png and interaction-LEDGER.png.
+    """
+    drawn = {"additivity": additivity_plot(found), "deletion": deletion_plot(found), "stability": stability_plot(found)}
+    if _correspondence(found, MODEL):
+        drawn["correspondence"] = correspondence_plot(found)
+    curves = found.measurements[MODEL].curves
+    for ledger in LEDGERS:
+        ending = "" if ledger == "credit" else f"-{ledger}"
+        if ("deletion", f"{ledger}/shifted") in curves:
+            drawn["controls" + ending] = controls_plot(found, ledger)
+        if ("interaction_deletion", ledger) in curves:
+            drawn["interaction" + ending] = interaction_plot(found, ledger)
     return [save_figure(figure, folder / f"{name}.png") for name, figure in drawn.items()]
 
 
@@ -68,15 +89,47 @@ def additivity_plot(found: FaithfulnessReport) -> Figure:
 
 def deletion_plot(found: FaithfulnessReport) -> Figure:
     """Mean score while regions are blurred, and while they are restored, in the order of each method."""
+    curves = found.measurements[MODEL].curves
+    methods = [method for kind, method in curves if kind == "deletion" and "/" not in method]
+    return _curves_plot(found, ("deletion", "insertion"), {method: NAMES[method] for method in methods})
+
+
+def controls_plot(found: FaithfulnessReport, ledger: str = "credit") -> Figure:
+    """The curves of a ledger's credit and of its controls of the same spatial structure, and of random orders."""
+    names = {ledger: NAMES[ledger], "random": NAMES["random"]}
+    return _curves_plot(
+        found, ("deletion", "insertion"), names | {f"{ledger}/{name}": label for name, label in CONTROLS.items()}
+    )
+
+
+def interaction_plot(found: FaithfulnessReport, ledger: str = "credit") -> Figure:
+    """Mean score while matched regions of both images are blurred, or restored, and while unmatched ones are."""
+    names = {ledger: f"matched by {NAMES[ledger]}"}
+    return _curves_plot(
+        found,
+        ("interaction_deletion", "interaction_insertion"),
+        names | {f"{ledger}/{name}": label for name, label in UNMATCHED.items()},
+    )
+
+
+def _curves_plot(found: FaithfulnessReport, kinds: tuple[str, str], names: Mapping[str, str]) -> Figure:
+    """Curves of a measure of deletion and one of insertion, for those methods (method -> label) that were measured."""
     figure, axes = _figure(2)
     measured = found.measurements[MODEL]
-    for (kind, method), rows in measured.curves.items():
-        at = axes[0] if kind == "deletion" else axes[1]
-        style = "--" if method in ("random", "randomised") else "-"
-        at.plot(measured.shares, rows.mean(0), style, color=_COLOURS[method], label=NAMES[method], linewidth=1.8)
+    for at, kind in zip(axes, kinds, strict=True):
+        for method, label in names.items():
+            if (kind, method) in measured.curves:
+                rows = measured.curves[kind, method]
+                control = method.partition("/")[2]
+                style = "--" if control or method in ("random", "randomised") else "-"
+                colour = _CONTROL_COLOURS[control] if control else _COLOURS.get(method, QUIET)
+                shares = measured.shares if kind in ("deletion", "insertion") else np.linspace(0, 1, rows.shape[1])
+                at.plot(shares, rows.mean(0), style, color=colour, label=label, linewidth=1.8)
+    both = kinds[0] != "deletion"
+    titles = ("Deletion in both images", "Insertion in both images: higher is better")
     for at, title, label in zip(
         axes,
-        ("Deletion: lower is better", "Insertion: higher is better"),
+        titles if both else ("Deletion: lower is better", "Insertion: higher is better"),
         ("share of regions blurred", "share of regions restored"),
         strict=True,
     ):

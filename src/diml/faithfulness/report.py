@@ -35,10 +35,12 @@ class Estimate:
     """One quantity with its 95 % interval over pairs.
 
     Args:
-        measure: "additivity", "deletion", "insertion", "correspondence" or "stability".
+        measure: "additivity", "deletion", "insertion", "interaction_deletion", "interaction_insertion",
+            "correspondence" or "stability".
         case: kind of warp or perturbation, or "".
-        method: what was measured, or a baseline.
-        quantity: such as "mass" or "area".
+        method: what was measured, or a baseline; "credit/shifted" is the control "shifted" of the method "credit".
+        quantity: such as "mass" or "area"; "area_less_shifted" is the difference from the control of that name, paired
+            by pair.
         value: mean over the pairs; for additivity the maximum.
         low, high: bootstrap interval of the mean; for additivity both equal `value`.
         pairs: number of pairs.
@@ -79,7 +81,7 @@ class FaithfulnessReport:
         raise KeyError((measure, case, method, quantity))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values by network: estimates, mean curves of deletion and insertion, number of unconverged plans."""
+        """Plain values by network: estimates, mean curves, numbers of unconverged plans and of embedded images."""
         return {
             name: {
                 "estimates": [asdict(estimate) for estimate in self.estimates[name]],
@@ -88,13 +90,18 @@ class FaithfulnessReport:
                     for (kind, method), rows in found.curves.items()
                 ],
                 "unconverged_plans": found.unconverged_plans,
+                "embeddings": found.embeddings,
             }
             for name, found in self.measurements.items()
         }
 
+    @property
+    def pairs(self) -> int:
+        """Number of pairs."""
+        return max((estimate.pairs for estimates in self.estimates.values() for estimate in estimates), default=0)
+
     def __repr__(self) -> str:
-        pairs = max((estimate.pairs for estimates in self.estimates.values() for estimate in estimates), default=0)
-        return f"FaithfulnessReport({' and '.join(self.estimates)}: {pairs} pairs; find(...) has the estimates)"
+        return f"FaithfulnessReport({' and '.join(self.estimates)}: {self.pairs} pairs; find(...) has the estimates)"
 
     def _repr_html_(self) -> str:
         """All estimates as a table, for notebooks."""
@@ -136,7 +143,9 @@ def faithfulness(
         BadImageError: an image cannot be used.
         ValueError: there are no pairs, a setting is out of range, or Grad-CAM is impossible.
 
-    Source: deletion and insertion, Petsiuk et al., BMVC 2018; random weights, Adebayo et al., NeurIPS 2018.
+    Source: deletion and insertion, Petsiuk et al., BMVC 2018; random weights, Adebayo et al., NeurIPS 2018; changing
+    both images together, Baniecki et al., "Explaining Similarity in Vision-Language Encoders with Weighted Banzhaf
+    Interactions", NeurIPS 2025 (FIxLIP).
 
     Example:
         >>> report = faithfulness(load_embedder("mobilenetv2_100", grid=7), images)  # doctest: +SKIP
@@ -157,12 +166,22 @@ def faithfulness(
 
 
 def estimates_of(found: Measurements, seed: int) -> tuple[Estimate, ...]:
-    """All quantities with intervals, and the areas of deletion and insertion minus those of random orders, paired."""
-    estimates = [_estimate(key, values, seed) for key, values in found.values.items()]
-    for (measure, case, method, quantity), values in found.values.items():
-        if measure in ("deletion", "insertion") and method != "random":
-            random = found.values[measure, case, "random", quantity]
+    """All quantities with intervals, and differences from controls, paired.
+
+    The areas of deletion and insertion are compared with those of random orders; every quantity of a ledger for which
+    a control was measured ("credit/shifted" is one of "credit") with that of the control.
+    """
+    values_of = found.values
+    estimates = [_estimate(key, values, seed) for key, values in values_of.items()]
+    for (measure, case, method, quantity), values in values_of.items():
+        if measure in ("deletion", "insertion") and method != "random" and "/" not in method:
+            random = values_of[measure, case, "random", quantity]
             estimates.append(_estimate((measure, case, method, "area_less_random"), values - random, seed))
+    for (measure, case, method, quantity), values in values_of.items():
+        ledger, _, control = method.partition("/")
+        if control:
+            key = (measure, case, ledger, f"{quantity}_less_{control}")
+            estimates.append(_estimate(key, values_of[measure, case, ledger, quantity] - values, seed))
     return tuple(estimates)
 
 

@@ -5,7 +5,17 @@ import pytest
 import torch
 from PIL import Image
 
-from diml.faithfulness.deletion import area, composed, curve_images, order_by, region_credit, steps_of
+from diml.faithfulness.deletion import (
+    ComposedImages,
+    area,
+    baseline_credit,
+    composed,
+    curve_rows,
+    order_by,
+    shuffled,
+    steps_of,
+)
+from diml.faithfulness.ledgers import LEDGERS
 
 
 def test_order_is_by_decreasing_credit_and_ties_are_random():
@@ -17,8 +27,8 @@ def test_order_is_by_decreasing_credit_and_ties_are_random():
 
 def test_credit_is_the_row_sums_of_the_ledger(random_match):
     found = random_match((2, 2), (3, 3), 2)
-    credit = region_credit(found, 1)
-    assert float(credit["credit"].sum()) == pytest.approx(float(found.structural[1]), abs=1e-6)
+    assert LEDGERS["credit"].read(found, 1).credit.sum() == pytest.approx(float(found.structural[1]), abs=1e-6)
+    credit = baseline_credit(found, 1)
     assert credit["argmax"].tolist() == pytest.approx(found.cosine[1].amax(dim=1).tolist())
     assert credit["weights"].tolist() == pytest.approx(found.weight_q[1].tolist())
 
@@ -47,19 +57,45 @@ def test_curves_begin_and_end_where_they_must():
     generator = np.random.default_rng(5)
     view = Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8))
     counts = steps_of(4, 4)
-    made = curve_images(view, {"a": np.arange(4), "b": np.arange(4)[::-1].copy()}, (2, 2), counts)
+    made = ComposedImages(view, (2, 2))
+    curves = curve_rows(made, {"a": np.arange(4), "b": np.arange(4)[::-1].copy()}, counts)
     clear, gone = (np.asarray(image) for image in made.images[:2])
     assert (clear == np.asarray(view)).all()
     assert clear.std() > 5 * gone.std()
-    assert set(made.curves) == {(kind, order) for kind in ("deletion", "insertion") for order in "ab"}
-    for (kind, _), places in made.curves.items():
+    assert set(curves) == {(kind, order) for kind in ("deletion", "insertion") for order in "ab"}
+    for (kind, _), places in curves.items():
         assert len(places) == len(counts)
         assert (places[0], places[-1]) == ((0, 1) if kind == "deletion" else (1, 0))
     # what deletion in one order leaves after one step, insertion in the opposite order has after all but one
-    left = np.asarray(made.images[made.curves["deletion", "a"][1]])
-    assert (left == np.asarray(made.images[made.curves["insertion", "b"][3]])).all()
+    left = np.asarray(made.images[curves["deletion", "a"][1]])
+    assert (left == np.asarray(made.images[curves["insertion", "b"][3]])).all()
     assert (left[:16, :16] == gone[:16, :16]).all()
     assert (left[16:] == clear[16:]).all()
+
+
+def test_an_image_of_several_orders_is_made_once():
+    view = Image.fromarray(np.random.default_rng(6).integers(0, 256, (48, 48, 3), dtype=np.uint8))
+    made = ComposedImages(view, (3, 3))
+    orders = {"a": np.arange(9), "b": np.array([1, 0, 2, 3, 4, 5, 6, 7, 8]), "reversed": np.arange(9)[::-1].copy()}
+    curves = curve_rows(made, orders, steps_of(9, 9))
+    assert curves["deletion", "a"] == curves["insertion", "reversed"][::-1]
+    assert [x == y for x, y in zip(curves["deletion", "a"], curves["deletion", "b"], strict=True)].count(False) == 1
+    assert (
+        len(made.images) == 2 + 2 * 8 + 2
+    )  # both ends; deletion and insertion of `a`; the one step of `b` that differs
+    assert len({image.tobytes() for image in made.images}) == len(made.images)
+
+
+def test_another_image_can_take_the_place_of_the_blurred_one():
+    view = Image.fromarray(np.random.default_rng(7).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    noise = shuffled(view, np.random.default_rng(0))
+    before, after = (np.asarray(image).reshape(-1, 3).tolist() for image in (view, noise))
+    assert before != after
+    assert sorted(before) == sorted(after)
+    made = ComposedImages(view, (2, 2), noise)
+    left = np.asarray(made.images[made.row("deletion", np.array([3]))])
+    assert (left[16:, 16:] == np.asarray(noise)[16:, 16:]).all()
+    assert (left[:16] == np.asarray(view)[:16]).all()
 
 
 def test_the_area_of_known_curves():

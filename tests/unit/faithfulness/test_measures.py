@@ -30,11 +30,15 @@ def test_every_measure_is_reported_for_both_networks_and_can_be_written(found):
     assert set(told) == {"model", "random weights"}
     for numbers in told.values():
         measures = {estimate["measure"] for estimate in numbers["estimates"]}
-        assert measures == {"additivity", "deletion", "insertion", "correspondence", "stability"}
+        joint = {"interaction_deletion", "interaction_insertion"}
+        assert measures == {"additivity", "deletion", "insertion", "correspondence", "stability"} | joint
         assert all(e["low"] <= e["value"] <= e["high"] for e in numbers["estimates"])
         assert numbers["unconverged_plans"] == 0
-    orders = {curve["method"] for curve in told["model"]["curves"]}
-    assert orders == {"credit", "weights", "argmax", "random", "randomised"}
+    orders = {curve["method"] for curve in told["model"]["curves"] if curve["measure"] == "deletion"}
+    controls = {f"credit/{name}" for name in ("shifted", "mirrored", "rotated", "reversed", "other pair")}
+    assert orders == {"credit", "weights", "argmax", "random", "randomised"} | controls
+    orders = {curve["method"] for curve in told["model"]["curves"] if curve["measure"] == "interaction_insertion"}
+    assert orders == {"credit", *(f"credit/{name}" for name in ("permuted", "shifted", "same place", "random"))}
 
 
 def test_answers_that_are_known(found):
@@ -53,6 +57,8 @@ def test_every_curve_begins_and_ends_at_the_same_two_images(found):
     for measured in found.measurements.values():
         deleted, inserted = measured.curves["deletion", "credit"], measured.curves["insertion", "credit"]
         for (kind, _), rows in measured.curves.items():
+            if kind not in ("deletion", "insertion"):
+                continue
             first, last = (deleted[:, 0], deleted[:, -1]) if kind == "deletion" else (inserted[:, 0], inserted[:, -1])
             assert rows[:, 0] == pytest.approx(first)
             assert rows[:, -1] == pytest.approx(last)
@@ -100,7 +106,7 @@ def test_tables_and_plots_show_what_was_found(found, tmp_path):
     assert f"{100 * value:.1f} (" in shown
     assert "plan, sharpened" in shown
     assert {path.name for path in write_plots(found, tmp_path / "plots")} == {
-        f"{name}.png" for name in ("additivity", "deletion", "correspondence", "stability")
+        f"{name}.png" for name in ("additivity", "deletion", "controls", "interaction", "correspondence", "stability")
     }
     axes = plots.deletion_plot(found).axes
     curve = next(line for line in axes[0].lines if line.get_label() == "credit (ledger)")
@@ -144,6 +150,9 @@ def test_every_error_of_additivity_is_drawn_whatever_its_size(found):
         ({"top": 0}, "top: need at least 1"),
         ({"warps": ("flip", "twist")}, "warps: need some of .*, got twist"),
         ({"sharpen": 0.5}, "sharpen: need a finite number"),
+        ({"ledgers": ("credit", "tale")}, "ledgers: need some of .*, got tale"),
+        ({"ledgers": ()}, "ledgers: need at least one of"),
+        ({"gallery_removal": "cut"}, "gallery_removal: need one of .*, got 'cut'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, told):
