@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "calibration": BASE | {"evaluation"},
     "explain": BASE | {"evaluation"},
     "faithfulness": BASE | {"evaluation", "explain"},
+    "audit": BASE | {"evaluation", "explain"},
     "training": BASE | {"objectives", "evaluation"},
     "cli": PACKAGES,
     "web": PACKAGES - {"cli"},

@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "report": "an evaluation as an interactive page: metrics, queries with their hits, worst first",
     "calibrate": "what a score means: a probability, and thresholds for a named false-accept rate",
     "faithfulness": "measure how faithful explanations are: additivity, deletion, correspondence, stability",
+    "audit": "given where objects are: evidence from objects against backgrounds, right for the wrong reason",
     "index": "build and maintain a searchable index of images",
     "search": "find the most similar images of an index, with explanations; or near-duplicates",
     "serve": "a local web page and JSON API to compare and search images",

@@ -1,0 +1,436 @@
+"""Where the object is in each image: masks, alpha channels or boxes, and how much of every region it covers.
+
+A region is a cell of the grid in the view of the image that the network sees, which is resized and may be cropped.
+All areas are computed in pixels of the upright image as it is stored, without resampling.
+
+Legend: N images, H x W pixels of an image, R regions.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
+
+from diml.data import BadImageError, ImageSet, Preprocess
+from diml.data.images import BadImage
+from diml.data.transforms import _short_side_to
+from diml.progress import ShowProgress, progress_bar
+
+#: (width, height) in pixels.
+Size = tuple[int, int]
+#: (H, W) float32, fraction of each pixel that belongs to the object.
+Plane = NDArray[np.float32]
+#: left, top, right, bottom in pixels of the image, counted from the outer edge of its first pixel.
+Box = tuple[float, float, float, float]
+#: The plane of an image of a given row and size, and how many of its boxes were clipped.
+ReadPlane = Callable[[int, Size], tuple[Plane, int]]
+
+#: In files of lossy formats zeros are blurred near edges; there, values from the middle of the range on are object.
+_LOSSY: Final = ("JPEG", "MPO", "WEBP")
+_HALF: Final = 128
+#: How many parents of the common folder of all images a mask folder may mirror.
+_PARENTS: Final = 3
+_CORNERS: Final = ("x0", "y0", "x1", "y1")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Coverage:
+    """How much of every region of the images is object.
+
+    Args:
+        values: (N', R) float64 in [0, 1], fraction of the area of each region, row-major.
+        kept: (N',) int64, rows of the images with a foreground.
+        left_out: the other images, with the reason.
+        clipped: boxes that extended beyond their image and were clipped to it.
+        empty: images whose view shows nothing of the object; they are kept.
+    """
+
+    values: NDArray[np.float64]
+    kept: NDArray[np.int64]
+    left_out: tuple[BadImage, ...] = ()
+    clipped: int = 0
+    empty: int = 0
+
+    def __repr__(self) -> str:
+        mean = f"{self.values.mean():.1%} object" if len(self.values) else "none"
+        return f"Coverage({len(self.kept):,} images, {len(self.left_out):,} left out, {mean})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Foregrounds:
+    """Where the object is in each image of a set; made by `from_masks`, `from_alpha` or `from_boxes`.
+
+    Args:
+        images: N images in files.
+        kind: what was given.
+        read: from the row and the upright size of an image to its plane.
+
+    Example:
+        >>> foregrounds = Foregrounds.from_masks(load_dataset("folder", "shop").test, "shop-masks")  # doctest: +SKIP
+    """
+
+    images: ImageSet
+    kind: Literal["masks", "alpha", "boxes"]
+    read: ReadPlane
+
+    @classmethod
+    def from_masks(cls, images: ImageSet, folder: str | os.PathLike[str]) -> Foregrounds:
+        """Masks in files with the relative path and stem of their image, in any image format; nonzero is object.
+
+        In colour masks a pixel is object where any channel is nonzero; with an alpha channel only where that is nonzero
+        too. In JPEG and WebP files, which blur zeros, values of at least 128 are object. Images of palettes count by
+        their index.
+
+        Args:
+            images: N images in files; paths are relative to their common folder, or to one of its next parents.
+            folder: the masks.
+
+        Raises:
+            FileNotFoundError: the folder is missing.
+            ValueError: the images are not files; two masks of one stem; a mask is its own image.
+        """
+        masks = _masks_below(Path(folder))
+        relative = _relative_keys(images.paths, {key.as_posix() for key in masks}, without_suffix=True)
+
+        def read(row: int, size: Size) -> tuple[Plane, int]:
+            path = images.paths[row]
+            mask = masks.get(Path(relative[row]))
+            if mask is None:
+                raise BadImageError(str(path), f"has no mask {relative[row]}.* in {folder}")
+            if mask.resolve() == path.resolve():
+                raise ValueError(f"masks: need other files than the images, got {mask}; name the folder of the masks")
+            return _checked_size(_read_mask(mask, path), size, f"mask {mask}", path), 0
+
+        return cls(images, "masks", read)
+
+    @classmethod
+    def from_alpha(cls, images: ImageSet) -> Foregrounds:
+        """The alpha channels of the images themselves; opacity is the fraction of a pixel that is object.
+
+        The network sees transparent parts as white.
+        """
+
+        def read(row: int, size: Size) -> tuple[Plane, int]:
+            path = images.paths[row]
+            return _checked_size(_read_alpha(path), size, f"alpha channel of {path}", path), 0
+
+        _ = images.paths  # raises where images are not files
+        return cls(images, "alpha", read)
+
+    @classmethod
+    def from_boxes(cls, images: ImageSet, file: str | os.PathLike[str]) -> Foregrounds:
+        """Boxes in pixels of the original images; several boxes of one image are united.
+
+        Args:
+            images: N images in files.
+            file: `bounding_boxes.txt` of CUB-200-2011 with `images.txt` next to it (lines `id x y width height` and
+                `id path`), or a CSV file with the columns path,x0,y0,x1,y1 (paths relative to the file, or absolute;
+                other columns are ignored). x1 and y1 are the far edges, so that x1 - x0 is the width.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: a line is invalid; the images are not files.
+        """
+        given = Path(file)
+        if given.suffix.lower() == ".csv":
+            found = _boxes_of_csv(given)
+            boxes = {row: found[key] for row, path in enumerate(images.paths) if (key := str(_absolute(path))) in found}
+        else:
+            found = _boxes_of_cub(given)
+            relative = _relative_keys(images.paths, found)
+            boxes = {row: found[key] for row, key in enumerate(relative) if key in found}
+
+        def read(row: int, size: Size) -> tuple[Plane, int]:
+            if row not in boxes:
+                raise BadImageError(str(images.paths[row]), f"has no box in {file}")
+            plane, clipped = _box_plane(boxes[row], size)
+            if not plane.any():
+                raise BadImageError(str(images.paths[row]), f"its box in {file} lies outside of the image")
+            return plane, clipped
+
+        return cls(images, "boxes", read)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        return f"Foregrounds({self.kind} of {self.images!r})"
+
+    def plane(self, row: int) -> Plane:
+        """(H, W) float32, fraction of each pixel of an upright image that belongs to the object.
+
+        Raises:
+            BadImageError: the image, or what its foreground is read from, is missing or unreadable.
+            ValueError: a mask has another size than its image.
+        """
+        return self._read(row)[0]
+
+    def cover(self, preprocess: Preprocess, grid: tuple[int, int], *, progress: ShowProgress = False) -> Coverage:
+        """How much of every region in the network's view is object.
+
+        Args:
+            preprocess: of the embedder; its resizing and cropping decide what a region is.
+            grid: (rows, columns) of the regions.
+            progress: show a progress bar.
+
+        Raises:
+            ValueError: a mask has another size than its image; no image has a foreground.
+        """
+        values, kept, left_out = [], [], []
+        clipped = 0
+        with progress_bar(len(self), show=progress, what="foregrounds", unit="images") as advance:
+            for row in range(len(self)):
+                try:
+                    plane, beyond = self._read(row)
+                except BadImageError as error:
+                    left_out.append(BadImage(error.path, error.reason))
+                else:
+                    kept.append(row)
+                    values.append(region_coverage(plane, view_box(preprocess, plane.shape[::-1]), grid))
+                    clipped += beyond
+                advance(1)
+        if not kept:
+            reasons = "; ".join(f"{image.path} {image.reason}" for image in left_out[:3])
+            raise ValueError(f"foregrounds: none of the {len(self)} images has one ({reasons}); check {self.kind}")
+        covered = np.stack(values)
+        empty = int((covered.max(axis=1) == 0).sum())
+        return Coverage(covered, np.array(kept, dtype=np.int64), tuple(left_out), clipped, empty)
+
+    def _read(self, row: int) -> tuple[Plane, int]:
+        return self.read(row, _upright_size(self.images.paths[row]))
+
+
+def view_box(preprocess: Preprocess, size: Size) -> Box:
+    """The part of an image that the network sees, in pixels of the image.
+
+    Args:
+        preprocess: of the embedder.
+        size: (width, height) of the upright image.
+    """
+    if preprocess.mode == "square":
+        return (0.0, 0.0, float(size[0]), float(size[1]))
+    side = preprocess.size
+    width, height = _short_side_to(size, side if preprocess.resize is None else preprocess.resize)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    x, y = size[0] / width, size[1] / height
+    return (left * x, top * y, (left + side) * x, (top + side) * y)
+
+
+def region_coverage(plane: Plane, view: Box, grid: tuple[int, int]) -> NDArray[np.float64]:
+    """(R,) fraction of the area of each region that is object, row-major; exact where pixels are cut by borders.
+
+    Args:
+        plane: (H, W), fraction of each pixel that is object.
+        view: the part of the image that is divided into regions.
+        grid: (rows, columns).
+    """
+    left, top, right, bottom = view
+    rows = _overlap(plane.shape[0], top, bottom, grid[0])
+    columns = _overlap(plane.shape[1], left, right, grid[1])
+    covered: NDArray[np.float64] = rows @ plane.astype(np.float64) @ columns.T
+    return covered.round(12).clip(0, 1).flatten()  # a region that is all object is exactly 1
+
+
+def view_plane(plane: Plane, view: Box, side: int) -> NDArray[np.bool_]:
+    """(side, side) whether the centre of each pixel of the view, shown at this size, is object."""
+    left, top, right, bottom = view
+    centre = (np.arange(side) + 0.5) / side
+    rows, columns = (
+        np.clip(start + centre * (end - start), 0, size - 1).astype(np.int64)
+        for start, end, size in ((top, bottom, plane.shape[0]), (left, right, plane.shape[1]))
+    )
+    inside: NDArray[np.bool_] = plane[rows][:, columns] >= 0.5
+    return inside
+
+
+def _overlap(pixels: int, start: float, end: float, parts: int) -> NDArray[np.float64]:
+    """(parts, pixels) fraction of each of `parts` equal intervals from start to end that lies in each pixel."""
+    edges = start + (end - start) * np.arange(parts + 1) / parts
+    first = np.arange(pixels, dtype=np.float64)
+    shared = np.minimum(first + 1, edges[1:, None]) - np.maximum(first, edges[:-1, None])
+    return np.asarray(shared.clip(0) * (parts / (end - start)))
+
+
+def _upright_size(path: Path) -> Size:
+    try:
+        with _no_warnings(), Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    except Exception as error:  # decoders raise almost any type on damaged files
+        raise BadImageError(str(path), f"cannot be read ({error})") from error
+    return (height, width) if turned else (width, height)
+
+
+def _read_mask(mask: Path, path: Path) -> Plane:
+    try:
+        with _no_warnings(), Image.open(mask) as image:
+            least = _HALF if image.format in _LOSSY else 1
+            upright = ImageOps.exif_transpose(image)
+            upright = upright.convert("RGB") if upright.mode in ("CMYK", "YCbCr", "LAB", "HSV") else upright
+            transparent = upright.mode in ("LA", "PA", "RGBA")
+            values: NDArray[Any] = np.asarray(upright)
+    except Exception as error:
+        raise BadImageError(str(path), f"its mask {mask} cannot be read ({error})") from error
+    inside: NDArray[Any] = np.asarray(values >= least if values.dtype == np.uint8 else np.nan_to_num(values) != 0)
+    if inside.ndim == 2:
+        return inside.astype(np.float32)
+    visible = inside[..., -1] if transparent else True
+    colours = inside[..., :-1] if transparent else inside
+    return np.asarray(colours.any(axis=2) & visible, dtype=np.float32)
+
+
+def _read_alpha(path: Path) -> Plane:
+    try:
+        with _no_warnings(), Image.open(path) as image:
+            image.load()
+            if not image.has_transparency_data:
+                raise BadImageError(str(path), "has no alpha channel")  # noqa: TRY301
+            alpha = ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
+            return np.asarray(alpha, dtype=np.float32) / np.float32(255)
+    except BadImageError:
+        raise
+    except Exception as error:
+        raise BadImageError(str(path), f"cannot be read ({error})") from error
+
+
+def _checked_size(plane: Plane, size: Size, what: str, path: Path) -> Plane:
+    height, width = plane.shape
+    if (width, height) != size:
+        raise ValueError(
+            f"{what}: need the size of its image {path}, {size[0]} x {size[1]} pixels, got {width} x {height}; masks "
+            "are of the original, upright image"
+        )
+    return plane
+
+
+def _masks_below(folder: Path) -> dict[Path, Path]:
+    """Relative path without suffix -> file, of all images below a folder."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"masks: need a folder, got {folder}")
+    suffixes = set(Image.registered_extensions())
+    found: dict[Path, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in suffixes or not path.is_file():
+            continue
+        key = path.relative_to(folder).with_suffix("")
+        if key in found:
+            raise ValueError(f"masks: need one file for each image, got {found[key]} and {path}")
+        found[key] = path
+    if not found:
+        raise FileNotFoundError(f"masks: need image files below {folder}, got none")
+    return found
+
+
+def _relative_keys(paths: Sequence[Path], known: Any, without_suffix: bool = False) -> list[str]:
+    """Paths relative to their common folder, or to that of its next parents by which most of them are in `known`."""
+    absolute = [_absolute(path) for path in paths]
+    common = Path(os.path.commonpath([path.parent for path in absolute]))
+    best: list[str] = []
+    most = -1
+    for root in (common, *common.parents[:_PARENTS]):
+        keys = [path.relative_to(root) for path in absolute]
+        names = [(key.with_suffix("") if without_suffix else key).as_posix() for key in keys]
+        found = sum(name in known for name in names)
+        if found > most:
+            best, most = names, found
+    return best
+
+
+def _absolute(path: Path) -> Path:
+    """The path without `..`; symbolic links are kept, as they may be how a data set is arranged."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def _boxes_of_csv(file: Path) -> dict[str, list[Box]]:
+    """Absolute path of an image -> its boxes."""
+    if not file.is_file():
+        raise FileNotFoundError(f"boxes: no such file: {file}")
+    boxes: dict[str, list[Box]] = defaultdict(list)
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, skipinitialspace=True)
+        missing = [name for name in ("path", *_CORNERS) if name not in (reader.fieldnames or ())]
+        if missing:
+            got = ",".join(reader.fieldnames or ()) or "nothing"
+            raise ValueError(f"boxes: {file} needs the columns path,{','.join(_CORNERS)}, got {got}")
+        for cells in reader:
+            corners = [(cells[name] or "").strip() for name in _CORNERS]
+            if not any(corners):  # no box of this image, for instance in training
+                continue
+            path = str(_absolute(file.parent / (cells["path"] or "").strip()))
+            boxes[path].append(_checked_box(corners, f"{file}, line {reader.line_num}"))
+    return boxes
+
+
+def _boxes_of_cub(file: Path) -> dict[str, list[Box]]:
+    """Path below the folder of images -> its boxes."""
+    file = file / "bounding_boxes.txt" if file.is_dir() else file
+    listing = file.with_name("images.txt")
+    paths = {image: path for image, path in _cub_lines(listing, 2)}  # noqa: C416
+    boxes: dict[str, list[Box]] = defaultdict(list)
+    for number, (image, x, y, width, height) in enumerate(_cub_lines(file, 5), start=1):
+        where = f"{file}, line {number}"
+        if image not in paths:
+            raise ValueError(f"{where}: image {image} is not in {listing}")
+        try:
+            corners = [float(x), float(y), float(x) + float(width), float(y) + float(height)]
+        except ValueError as error:
+            raise ValueError(f"{where}: need `id x y width height`, got {x} {y} {width} {height}") from error
+        boxes[paths[image]].append(_checked_box(corners, where))
+    return boxes
+
+
+def _cub_lines(file: Path, columns: int) -> list[list[str]]:
+    """The words of the lines of a file of CUB-200-2011; the last word may contain spaces."""
+    if not file.is_file():
+        raise FileNotFoundError(f"boxes: no such file: {file}; CUB needs bounding_boxes.txt and images.txt together")
+    lines = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        words = line.split(maxsplit=columns - 1)
+        if words and len(words) != columns:
+            raise ValueError(f"{file}, line {number}: need {columns} words, got {line!r}")
+        if words:
+            lines.append(words)
+    return lines
+
+
+def _checked_box(corners: Sequence[str | float], where: str) -> Box:
+    try:
+        left, top, right, bottom = (float(corner) for corner in corners)
+    except ValueError as error:
+        raise ValueError(f"{where}: need four numbers x0,y0,x1,y1, got {','.join(map(str, corners))}") from error
+    if not (math.isfinite(left + top + right + bottom) and left < right and top < bottom):
+        raise ValueError(f"{where}: need x0 < x1 and y0 < y1, got x {left:g} to {right:g}, y {top:g} to {bottom:g}")
+    return (left, top, right, bottom)
+
+
+def _box_plane(boxes: Sequence[Box], size: Size) -> tuple[Plane, int]:
+    """The union of boxes, and how many of them extended beyond the image."""
+    plane = np.zeros((size[1], size[0]), dtype=np.float32)
+    clipped = 0
+    for left, top, right, bottom in boxes:
+        clipped += left < 0 or top < 0 or right > size[0] or bottom > size[1]
+        rows, columns = (_inside(*side) for side in ((size[1], top, bottom), (size[0], left, right)))
+        np.maximum(plane, rows[:, None] * columns, out=plane)
+    return plane, clipped
+
+
+def _inside(pixels: int, start: float, end: float) -> Plane:
+    """(pixels,) fraction of each pixel that lies between start and end."""
+    first = np.arange(pixels, dtype=np.float64)
+    return (np.minimum(first + 1, end) - np.maximum(first, start)).clip(0, 1).astype(np.float32)
+
+
+def _no_warnings() -> warnings.catch_warnings[None]:
+    """Pillow warns about malformed metadata, which is harmless."""
+    return warnings.catch_warnings(action="ignore")
