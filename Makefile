@@ -31,6 +31,7 @@ bench: .venv/.complete   ## small sizes of all benchmarks, into runs/bench/
 	$(BIN)/python benchmarks/evaluate.py --images 1000 --classes 20 --plain-queries 100 --json runs/bench/evaluate.json
 	$(BIN)/python benchmarks/loss.py --runs 3 --json runs/bench/loss.json
 	$(BIN)/python benchmarks/peers.py --images 1000 --pairs 500 --runs 3 --peers pot_batch pot_batch_log torch_batch --json runs/bench/peers.json
+	$(BIN)/python benchmarks/exact_plans.py --embeddings easy --queries 10 --pairs 100 --json runs/bench/exact_plans.json
 	$(BIN)/python benchmarks/sharpening.py --datasets orl --pairs 10 --queries 10 --ways "plan that scores" "sharpened 10" \
 		"epsilon 0.02" "quadratic 1" exact --json runs/bench/sharpening.json
 	$(BIN)/python benchmarks/storage.py --embeddings orl orl-whitened --json runs/bench/storage.json

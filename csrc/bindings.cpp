@@ -43,9 +43,13 @@ using Stored = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu, nb::ndim<3>>;
 using Float1 = In<float, nb::ndim<1>>;
 using Float2 = In<float, nb::ndim<2>>;
 using Float3 = In<float, nb::ndim<3>>;
+using Double2 = In<double, nb::ndim<2>>;
+using Double3 = In<double, nb::ndim<3>>;
 using Long1 = In<int64_t, nb::ndim<1>>;
 using OutFloat1 = Out<float, nb::ndim<1>>;
 using OutFloat3 = Out<float, nb::ndim<3>>;
+using OutDouble2 = Out<double, nb::ndim<2>>;
+using OutDouble3 = Out<double, nb::ndim<3>>;
 using OutInt1 = Out<int32_t, nb::ndim<1>>;
 
 // Arguments of Python, see the data classes of native.py.
@@ -69,6 +73,12 @@ struct ResultArrays {
   OutFloat1 error;                              // (B,)
   OutInt1 iterations;                           // (B,)
   std::optional<OutFloat3> plan, cosine;        // (B, Rq, Rg)
+};
+
+struct ExactArrays {
+  OutDouble3 plan;                      // (B, Rq, Rg)
+  OutDouble2 potential_q, potential_g;  // (B, Rq) and (B, Rg)
+  OutInt1 iterations;                   // (B,)
 };
 
 void need(bool fits, const char* what) {
@@ -239,6 +249,7 @@ void compare(const Float3& query, const Float3& gallery, const IndexArrays& pair
 void solve(const Float3& cost, const Float2& mass_q, const Float2& mass_g, const SolverSettings& settings, int threads,
            const ResultArrays& results) {
   const size_t pairs = cost.shape(0), rows = cost.shape(1), cols = cost.shape(2);
+  need(settings.plan == PlanKind::entropic, "settings.plan: need entropic; solve_exact makes exact plans");
   need(rows >= 1 && cols >= 1, "regions: need at least 1");
   need(mass_q.shape(0) == pairs && mass_q.shape(1) == rows, "mass_q: need (B, Rq) as cost");
   need(mass_g.shape(0) == pairs && mass_g.shape(1) == cols, "mass_g: need (B, Rg) as cost");
@@ -252,6 +263,29 @@ void solve(const Float3& cost, const Float2& mass_q, const Float2& mass_g, const
   const int64_t count = static_cast<int64_t>(pairs), work = task.regions_q * task.regions_g * 64;
   in_pieces(count, piece_of(count, threads, work), threads, kernels.solve_bytes(task), interruption,
             [&](int64_t first, int64_t last, void* memory) { kernels.solve(task, first, last, memory); });
+}
+
+void solve_exact(const Double3& cost, const Double2& mass_q, const Double2& mass_g, int threads,
+                 const ExactArrays& results) {
+  const size_t pairs = cost.shape(0), rows = cost.shape(1), cols = cost.shape(2);
+  need(rows >= 1 && cols >= 1, "regions: need at least 1");
+  need(mass_q.shape(0) == pairs && mass_q.shape(1) == rows, "mass_q: need (B, Rq) as cost");
+  need(mass_g.shape(0) == pairs && mass_g.shape(1) == cols, "mass_g: need (B, Rg) as cost");
+  need(results.plan.size() == pairs * rows * cols, "plan: need (B, Rq, Rg)");
+  need(results.potential_q.size() == pairs * rows && results.potential_g.size() == pairs * cols,
+       "potential_q, potential_g: need (B, Rq) and (B, Rg)");
+  need(results.iterations.size() == pairs, "iterations: need one number for each pair");
+  ExactTask task{};
+  task.cost = cost.data(), task.mass_q = mass_q.data(), task.mass_g = mass_g.data();
+  task.regions_q = rows, task.regions_g = cols;
+  task.plan = results.plan.data(), task.iterations = results.iterations.data();
+  task.potential_q = results.potential_q.data(), task.potential_g = results.potential_g.data();
+  Interruption interruption;
+  task.solver = interruption.cancelling(SolverSettings{PlanKind::exact, 0, 0, 0, nullptr, nullptr});
+  const Kernels& kernels = kernels_in_use();
+  const int64_t count = static_cast<int64_t>(pairs), work = task.regions_q * task.regions_g * 64;
+  in_pieces(count, piece_of(count, threads, work), threads, kernels.solve_exact_bytes(task), interruption,
+            [&](int64_t first, int64_t last, void* memory) { kernels.solve_exact(task, first, last, memory); });
 }
 
 // The contributions to the gradient of each image, those of image n at begin[n]..begin[n + 1] of `list`.
@@ -358,6 +392,7 @@ nb::dict constants() {
   named["FURTHEST"] = kFurthest;
   named["FIRST_ESTIMATE"] = kFirstEstimate, named["ESTIMATE_EVERY"] = kEstimateEvery;
   named["STEP"] = kStep, named["DAMPING"] = kDamping, named["SLOWEST"] = kSlowest;
+  named["TIE_BREAK"] = kTieBreak, named["NO_MASS"] = kNoMass;
   named["SAMPLE_EVERY"] = kSampleEvery, named["SAMPLE_MOST"] = kSampleMost;
   named["TOO_WIDE"] = kTooWide;
   named["STORED"] = nb::make_tuple("float32", "float16", "int16", "int8");
@@ -365,7 +400,7 @@ nb::dict constants() {
 }
 
 void bind_arguments(nb::module_& m) {
-  nb::enum_<PlanKind>(m, "PlanKind").value("entropic", PlanKind::entropic);
+  nb::enum_<PlanKind>(m, "PlanKind").value("entropic", PlanKind::entropic).value("exact", PlanKind::exact);
   nb::class_<SolverSettings>(m, "SolverSettings")
       .def("__init__",
            [](SolverSettings* self, PlanKind plan, double epsilon, double tolerance, int32_t max_iterations) {
@@ -400,6 +435,12 @@ void bind_arguments(nb::module_& m) {
            nb::kw_only(), nb::arg("error"), nb::arg("iterations"), nb::arg("structural").none() = nb::none(),
            nb::arg("pooled").none() = nb::none(), nb::arg("plan").none() = nb::none(),
            nb::arg("cosine").none() = nb::none());
+  nb::class_<ExactArrays>(m, "ExactResults")
+      .def("__init__",
+           [](ExactArrays* self, OutDouble3 plan, OutDouble2 potential_q, OutDouble2 potential_g, OutInt1 iterations) {
+             new (self) ExactArrays{plan, potential_q, potential_g, iterations};
+           },
+           nb::kw_only(), nb::arg("plan"), nb::arg("potential_q"), nb::arg("potential_g"), nb::arg("iterations"));
 }
 
 }  // namespace
@@ -422,6 +463,8 @@ NB_MODULE(_kernel, m) {
   m.def("compare", &compare, nb::kw_only(), nb::arg("query"), nb::arg("gallery"), nb::arg("pairs"), nb::arg("uniform"),
         nb::arg("settings"), nb::arg("threads"), nb::arg("results"));
   m.def("solve", &solve, nb::kw_only(), nb::arg("cost"), nb::arg("mass_q"), nb::arg("mass_g"), nb::arg("settings"),
+        nb::arg("threads"), nb::arg("results"));
+  m.def("solve_exact", &solve_exact, nb::kw_only(), nb::arg("cost"), nb::arg("mass_q"), nb::arg("mass_g"),
         nb::arg("threads"), nb::arg("results"));
   m.def("accumulate_gradients", &accumulate_gradients, nb::kw_only(), nb::arg("slopes"), nb::arg("pairs"),
         nb::arg("partners"), nb::arg("as_query"), nb::arg("as_gallery"), nb::arg("threads"), nb::arg("gradient"));

@@ -27,6 +27,9 @@ constexpr float kGrown = 1.5f, kRidge = 1e-6f, kLeast = -0.75f, kMost = 2.0f, kF
 constexpr int kFirstEstimate = 4, kEstimateEvery = 4;
 constexpr float kStep = 0.5f, kDamping = 0.7f, kSlowest = 0.9999f;
 
+// Exact plans: perturbation of the costs, as a share of their range, that settles ties; mass that counts as none.
+constexpr double kTieBreak = 1e-10, kNoMass = 1e-13;
+
 // Nearest rows: one gallery row in this many is sampled to guess thresholds, and at most kSampleMost altogether.
 constexpr int64_t kSampleEvery = 16, kSampleMost = 2048;
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "backward.hpp"
+#include "exact.hpp"
 #include "lanes.hpp"
 #include "nearest.hpp"
 #include "score.hpp"
@@ -20,7 +21,7 @@ constexpr auto kEncode = nullptr;
 #endif
 
 constexpr Kernels kKernels{DIML_NAME_OF(DIML_INSTRUCTION_SET), W, score_bytes, score, solve_bytes, solve,
-                           accumulate_gradients_bytes, accumulate_gradients, nearest_bytes, nearest, exact_dots,
-                           kEncode, powers_of_two};
+                           solve_exact_bytes, solve_exact, accumulate_gradients_bytes, accumulate_gradients,
+                           nearest_bytes, nearest, exact_dots, kEncode, powers_of_two};
 
 }  // namespace diml::DIML_INSTRUCTION_SET

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "constants.hpp"
+#include "exact.hpp"
 #include "gemm.hpp"
 #include "lanes.hpp"
 #include "storage.hpp"
@@ -12,20 +13,11 @@
 
 namespace diml::DIML_INSTRUCTION_SET {
 
-// Makes the plans of pairs first..last by the solver that the settings name; `fill` and `end` as in `solve_entropic`.
-template <typename Fill, typename End>
-static void make_plans(Block& fresh, Block& rest, const SolverSettings& solver, int64_t first, int64_t last, Fill fill,
-                       End end) {
-  switch (solver.plan) {
-    case PlanKind::entropic:
-      return solve_entropic(fresh, rest, solver, first, last, fill, end);
-  }
-}
-
 // Working memory of one thread that scores.
 struct Workspace {
   PackedQuery query;
   Block fresh, rest;
+  ExactProblem exact;   // for exact plans
   bool codes;           // whether cosines are products of 16-bit codes
   int16_t* pooled_g;    // with `codes`: the image's pooled vector, or any other one, as codes
   float* scale;         // with `codes`: of the rows of `cells`
@@ -49,6 +41,7 @@ static Workspace workspace_in(const ScoreTask& task, void* memory) {
     Lanes* problem = arena.take<Lanes>(problem_lanes(regions_q, regions_g));
     block->problem = problem_in(problem, regions_q, regions_g);
   }
+  if (task.solver.plan == PlanKind::exact) space.exact = exact_in(arena, regions_q, regions_g);
 #ifdef DIML_INT16_PRODUCTS
   space.codes = storage == Storage::int16 && task.dim % 2 == 0;
 #endif
@@ -236,7 +229,10 @@ static void score(const ScoreTask& task, int64_t first, int64_t last, void* memo
     if (results.cosine) write_matrices(block.problem.cosine, block, done, results.cosine);
     if (results.plan) write_plans(block, done, results.plan);
   };
-  make_plans(space.fresh, space.rest, task.solver, first, last, fill, end);
+  if (task.solver.plan == PlanKind::exact) {
+    return solve_exact_pairs(space.fresh, space.exact, task.solver, first, last, fill, end);
+  }
+  solve_entropic(space.fresh, space.rest, task.solver, first, last, fill, end);
 }
 
 static int64_t solve_bytes(const SolveTask& task) {
@@ -268,7 +264,7 @@ static void solve(const SolveTask& task, int64_t first, int64_t last, void* memo
     write_convergence(task.results, block, done);
     if (task.results.plan) write_plans(block, done, task.results.plan);
   };
-  make_plans(fresh, rest, task.solver, first, last, fill, end);
+  solve_entropic(fresh, rest, task.solver, first, last, fill, end);
 }
 
 }  // namespace diml::DIML_INSTRUCTION_SET

@@ -26,13 +26,16 @@ DIML_INLINE float half_to_float(uint16_t half) {
   return value;
 }
 
+// Unrolled: the speed of so short a loop depends on its place relative to cache lines, by 6 % of the time of a score.
 static void read_half(const uint16_t* from, float* to, int64_t count) {
   int64_t x = 0;
 #if DIML_LANES == 16
+#pragma GCC unroll 4
   for (; x + 16 <= count; x += 16) {
     store(to + x, (Lanes)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + x))));
   }
 #elif DIML_LANES == 8
+#pragma GCC unroll 4
   for (; x + 8 <= count; x += 8) {
     store(to + x, (Lanes)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + x))));
   }

@@ -12,11 +12,11 @@ namespace diml {
 // Element types of stored regions.
 enum class Storage : int { float32 = 0, float16 = 1, int8 = 2, int16 = 3 };
 
-// How the plan of a pair is made. Further kinds get a value here and a case in `make_plans` (score.hpp).
-enum class PlanKind : int { entropic = 0 };
+// How the plan of a pair is made. Further kinds get a value here and a branch where score.hpp calls `solve_entropic`.
+enum class PlanKind : int { entropic = 0, exact = 1 };
 
 struct SolverSettings {
-  PlanKind plan;
+  PlanKind plan;    // the exact plan needs none of the three numbers
   float epsilon;
   float tolerance;  // marginal error at which a pair is done
   int32_t max_iterations;
@@ -75,6 +75,19 @@ struct SolveTask {
   PairResults results;
 };
 
+// Solve pairs whose costs are given exactly, in double.
+struct ExactTask {
+  const double* cost;    // (B, Rq, Rg)
+  const double* mass_q;  // (B, Rq), non-negative
+  const double* mass_g;  // (B, Rg)
+  int64_t regions_q;
+  int64_t regions_g;
+  SolverSettings solver;
+  double* plan;                       // (B, Rq, Rg)
+  double *potential_q, *potential_g;  // (B, Rq) and (B, Rg) dual prices
+  int32_t* iterations;                // (B,) shortest paths
+};
+
 // One pair's contribution to the gradient of an image: the pair, the image's partner in it, and whether the image is
 // the second of the pair, so that the slopes are read by columns.
 struct Contribution {
@@ -131,6 +144,8 @@ struct Kernels {
   void (*score)(const ScoreTask&, int64_t first, int64_t last, void* memory);  // pairs first..last
   int64_t (*solve_bytes)(const SolveTask&);
   void (*solve)(const SolveTask&, int64_t first, int64_t last, void* memory);  // pairs first..last
+  int64_t (*solve_exact_bytes)(const ExactTask&);
+  void (*solve_exact)(const ExactTask&, int64_t first, int64_t last, void* memory);  // pairs first..last
   int64_t (*accumulate_gradients_bytes)(const GradientTask&);
   void (*accumulate_gradients)(const GradientTask&, int64_t first, int64_t last, void* memory);  // images first..last
   int64_t (*nearest_bytes)(const NearestTask&);

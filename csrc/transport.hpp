@@ -171,6 +171,7 @@ DIML_INLINE void step(const Problem& p, int64_t cols, Mask mixing, int32_t sweep
 }
 
 // A mixed step: new v of the pairs that mix, from the column sums in p.columns.
+static_assert(kMixEvery == 2, "`mix` adds the products of two changes, its own and that of the plain step before it");
 DIML_INLINE void mix(const Problem& p, int64_t cols, Mask mixing, int32_t sweep, Lanes error, PairState& state) {
   const int slot = sweep % kMixed, former = (sweep - 1) % kMixed;
   Lanes *const change = p.change + slot * cols, *const motion = p.motion + slot * cols, drift = Lanes{};
@@ -320,7 +321,7 @@ static void run(Block& block, const SolverSettings& solver, int remaining) {
       }
     }
     if (!any(active & mixing)) continue;
-    if (sweep % kMixEvery != 0 || sweep == 0) {
+    if (sweep % kMixEvery == 1 || sweep == 0) {
       step(p, cols, active & mixing, sweep, error, state);
     } else {
       mix(p, cols, active & mixing, sweep, error, state);

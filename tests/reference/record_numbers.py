@@ -143,7 +143,8 @@ def match(*, query: Images, gallery: Images, storage: str, settings: dict[str, A
 
 def sinkhorn(*, cost: Tensor, weight_q: Tensor, weight_g: Tensor, settings: dict[str, Any]) -> dict[str, Any]:
     """Plans and how good they are."""
-    return dict(vars(matching.sinkhorn(cost, weight_q, weight_g, **settings)))
+    found = vars(matching.sinkhorn(cost, weight_q, weight_g, **settings))
+    return {name: value for name, value in found.items() if value is not None}  # potentials are of exact plans
 
 
 def objective(

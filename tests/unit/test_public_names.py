@@ -43,6 +43,7 @@ PUBLIC: dict[str, list[str]] = {
         "rerank",
         "sinkhorn",
     ],
+    "diml.audit": ["Audit", "Foregrounds", "audit_dataset"],
     "diml.calibration": ["Calibrator", "calibrate", "load_calibration"],
     "diml.data": [
         "BadImageError",
@@ -94,7 +95,8 @@ def test_the_public_names_are_those_of_the_snapshot(package):
 
 
 def test_there_are_about_sixty():
-    assert len({name for names in PUBLIC.values() for name in names}) <= 65
+    """About, as audit and calibration came with three names each."""
+    assert len({name for names in PUBLIC.values() for name in names}) <= 68
 
 
 @pytest.mark.parametrize(("package", "name"), [(package, name) for package, names in PUBLIC.items() for name in names])

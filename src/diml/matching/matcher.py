@@ -22,7 +22,15 @@ from diml.matching.ledger import Contrast, Ledger, Number, combined, plain_weigh
 from diml.matching.pairs import by_content
 from diml.matching.regions import NOT_COMPUTED, SHORTS_PER_UNIT, QuantizedRegions, Regions
 from diml.matching.retrieval import NOTHING, Ranking
-from diml.matching.transport import EPSILON, MAX_ITERATIONS, TOLERANCE, TransportPlan, check_solver, sinkhorn
+from diml.matching.transport import (
+    EPSILON,
+    MAX_ITERATIONS,
+    TOLERANCE,
+    TransportPlan,
+    check_solver,
+    exact_transport,
+    sinkhorn,
+)
 from diml.matching.weights import Weights, cross_correlation_weights, given_weights
 
 Grid = tuple[int, int]
@@ -66,14 +74,15 @@ class Matcher:
     """Mass of each region: its agreement with the other image as a whole, or the same for every region."""
 
     epsilon: float = EPSILON
-    """Entropic regularisation of the transport plan, in units of cosine, > 0; a smaller value gives a sharper plan and
-    takes more iterations."""
+    """Entropic regularisation of the transport plan, in units of cosine, >= 0; a smaller value gives a sharper plan and
+    takes more iterations. 0 is the exact plan, which has at most Rq + Rg - 1 entries and needs no iterations."""
 
     tolerance: float = TOLERANCE
-    """Marginal error at which the plan of a pair has converged, > 0."""
+    """Marginal error at which the plan of a pair has converged, > 0; not used with epsilon 0."""
 
     max_iterations: int = MAX_ITERATIONS
-    """Iterations after which a plan is used although it has not converged; such pairs are reported."""
+    """Iterations after which a plan is used although it has not converged; such pairs are reported. Not used with
+    epsilon 0, where every plan has converged."""
 
     structural_weight: float = 1.0
     """Weight of the structural score against the pooled cosine, >= 0: 1 as in the paper, 0 ranks by the pooled cosine
@@ -213,7 +222,7 @@ class Matcher:
 
     @property
     def solver(self) -> dict[str, Any]:
-        """Keyword arguments of `sinkhorn`."""
+        """Keyword arguments of `sinkhorn`; with epsilon 0 `exact_transport` takes its place."""
         return {"epsilon": self.epsilon, "tolerance": self.tolerance, "max_iterations": self.max_iterations}
 
     def to_dict(self) -> dict[str, Any]:
@@ -383,7 +392,8 @@ def _compare(
             else:
                 both = cross_correlation_weights(dense_q, pooled_q, dense_g, pooled_g)
                 weight_q, weight_g = (weight.flatten(0, 1) for weight in both)
-            transport = sinkhorn(1 - cosine, weight_q, weight_g, **matcher.solver)
+            problem = 1 - cosine, weight_q, weight_g
+            transport = sinkhorn(*problem, **matcher.solver) if matcher.epsilon else exact_transport(*problem)
         structural = (transport.plan * cosine).sum(dim=(1, 2))
     parts = {"cosine": cosine, "structural": structural, "pooled": pooled, "weight_q": weight_q, "weight_g": weight_g}
     found: dict[str, Any] = vars(transport) | parts

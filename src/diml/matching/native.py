@@ -20,7 +20,7 @@ from torch import Tensor
 STORED = (torch.float32, torch.float16, torch.int16, torch.int8)
 
 #: Kinds of plan that the kernel makes.
-PlanKind = Literal["entropic"]
+PlanKind = Literal["entropic", "exact"]
 
 
 class KernelMissingWarning(UserWarning):
@@ -58,7 +58,8 @@ def info() -> dict[str, Any]:
 def suits(*tensors: Tensor) -> bool:
     """Whether the kernel can work on these: it is installed, and they are on the CPU and not in float64.
 
-    Warns once (KernelMissingWarning) where the package was installed without a kernel.
+    Without tensors: whether it is installed. Warns once (KernelMissingWarning) where the package was installed without
+    a kernel.
     """
     global _warned
     if _KERNEL is None:
@@ -77,12 +78,16 @@ def suits(*tensors: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class SolverSettings:
-    """How the plan of a pair is made: settings of the solver as in `diml.matching.Matcher`, and the kind of plan."""
+    """How the plan of a pair is made: settings of the solver as in `diml.matching.Matcher`."""
 
     epsilon: float
     tolerance: float
     max_iterations: int
-    plan: PlanKind = "entropic"
+
+    @property
+    def plan(self) -> PlanKind:
+        """The kind of plan: exact where epsilon is 0."""
+        return "entropic" if self.epsilon else "exact"
 
     def _to_kernel(self) -> Any:
         assert _KERNEL is not None
@@ -156,7 +161,7 @@ def score(
     assert _KERNEL is not None
     results = _empty_results(len(pairs), similarities=True)
     _KERNEL.score(
-        query=StoredRegions(_floats(query.values), query.pooled)._to_kernel(),
+        query=_KERNEL.StoredRegions(values=_floats(query.values), pooled=_floats(query.pooled)),
         gallery=gallery._to_kernel(),
         pairs=pairs._to_kernel(),
         uniform=uniform,
@@ -185,6 +190,31 @@ def solve(
         results=_KERNEL.PairResults(**results, plan=plan),
     )
     return _scores_of(results, settings)
+
+
+@dataclass(frozen=True, eq=False)
+class ExactPlans:
+    """Exact plans (B, Rq, Rg), their dual prices (B, Rq) and (B, Rg), all float64, and iterations (B,) int32."""
+
+    plan: Tensor
+    potential_q: Tensor
+    potential_g: Tensor
+    iterations: Tensor
+
+
+def solve_exact(cost: Tensor, weight_q: Tensor, weight_g: Tensor) -> ExactPlans:
+    """Solve B problems of costs (B, Rq, Rg) and weights (B, Rq), (B, Rg) exactly; all float64, on the CPU."""
+    assert _KERNEL is not None
+    iterations = torch.empty(len(cost), dtype=torch.int32)
+    found = ExactPlans(torch.empty_like(cost), torch.empty_like(weight_q), torch.empty_like(weight_g), iterations)
+    _KERNEL.solve_exact(
+        cost=cost,
+        mass_q=weight_q,
+        mass_g=weight_g,
+        threads=torch.get_num_threads(),
+        results=_KERNEL.ExactResults(**vars(found)),
+    )
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,7 +333,8 @@ def _scores_of(results: dict[str, Tensor], settings: SolverSettings) -> PairScor
     error, iterations = results["error"], results["iterations"]
     structural, pooled = results.get("structural", error[:0]), results.get("pooled", error[:0])
     too_wide = iterations == _TOO_WIDE
-    return PairScores(structural, pooled, error, iterations, (error <= settings.tolerance) & ~too_wide, too_wide)
+    converged = (error <= settings.tolerance) & ~too_wide if settings.plan == "entropic" else torch.ones_like(too_wide)
+    return PairScores(structural, pooled, error, iterations, converged, too_wide)
 
 
 def _floats(tensor: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""Entropic optimal transport for B small problems (Rq x Rg regions) at once, each stopped on its own error.
+"""Optimal transport of B small problems (Rq x Rg regions) at a time: entropic, each stopped on its own error, or exact.
 
-On the CPU the compiled kernel does the same, step for step (`csrc/transport.hpp`); this is its readable twin.
+On the CPU the compiled kernel does the same, step for step (`csrc/transport.hpp`, `csrc/exact.hpp`); this file and
+`exact.py` are its readable twins.
 
 Legend: B problems, Rq rows (regions of the query) and Rg columns (regions of the gallery image) of each.
 """
@@ -10,13 +11,13 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diml.matching import native
+from diml.matching import exact, native
 
 #: Defaults of the solver, which `Matcher` takes over: epsilon in units of cosine, marginal error, iterations.
 EPSILON, TOLERANCE, MAX_ITERATIONS = 0.05, 4e-6, 1000
@@ -47,14 +48,66 @@ class TransportPlan:
     Args:
         plan: (B, Rq, Rg) transported mass, rows = the query's regions; row sums equal the weights up to rounding.
         marginal_error: (B,) sum over the columns of |column sum - weight|.
-        iterations: (B,) int64, updates of both scaling vectors.
-        converged: (B,) bool, marginal_error <= tolerance.
+        iterations: (B,) int64, updates of both scaling vectors; of an exact plan the shortest paths that led to it.
+        converged: (B,) bool, marginal_error <= tolerance; true of every exact plan.
+        potential_q, potential_g: (B, Rq) and (B, Rg) float64 dual prices of an exact plan, else None. The reduced cost
+            of two regions, cost - potential_q - potential_g, is at least -1e-10 of the range of the costs and zero to
+            that precision where mass flows. It is the amount of cosine by which two regions would have to be more
+            alike before they were matched. The prices of a side, weighted by its masses, sum to half of the cost.
     """
 
     plan: Tensor
     marginal_error: Tensor
     iterations: Tensor
     converged: Tensor
+    potential_q: Tensor | None = field(default=None, kw_only=True)
+    potential_g: Tensor | None = field(default=None, kw_only=True)
+
+
+@torch.no_grad()
+def exact_transport(cost: Tensor, weight_q: Tensor, weight_g: Tensor) -> TransportPlan:
+    """Minimise <T, cost> over plans T >= 0 with row sums weight_q and column sums weight_g: the limit epsilon -> 0.
+
+    A plan has at most Rq + Rg - 1 entries. Ties are settled in one way: exchanging the two sides transposes the plan,
+    unless the problem is its own transpose. The work is done in float64 on the CPU: by the compiled kernel, or in plain
+    Python, which is some hundred times slower.
+
+    Args:
+        cost: (B, Rq, Rg) finite float, on any device.
+        weight_q, weight_g: (B, Rq) and (B, Rg), non-negative, rows summing to 1; single entries may be zero.
+
+    Returns:
+        TransportPlan in float32 (float64 when `cost` is), without gradient, with potentials; sums hold to rounding.
+
+    Raises:
+        ValueError: shapes that disagree.
+
+    Source: successive shortest paths as of Jonker and Volgenant, Computing 1987, for masses.
+
+    Example:
+        >>> found = exact_transport(1 - cosine, weight_q, weight_g)
+        >>> reduced = 1 - cosine - found.potential_q.unsqueeze(2) - found.potential_g.unsqueeze(1)
+    """
+    _check_weights(cost, weight_q, weight_g)
+    dtype = torch.promote_types(cost.dtype, torch.float32)
+    parts = [part.detach().to("cpu", torch.float64).contiguous() for part in (cost, weight_q, weight_g)]
+    if native.suits():
+        found = native.solve_exact(*parts)
+    else:
+        solved = [exact.solve(*problem) for problem in zip(*(part.tolist() for part in parts), strict=True)]
+        plans, *potentials = (
+            torch.tensor([getattr(each, name) for each in solved], dtype=torch.float64).view(like.shape)
+            for name, like in zip(("plan", "potential_q", "potential_g"), parts, strict=True)
+        )
+        paths = torch.tensor([each.paths for each in solved], dtype=torch.int32)
+        found = native.ExactPlans(plans, potentials[0], potentials[1], paths)
+    plan = found.plan.to(dtype)
+    error = (plan.sum(dim=1, dtype=torch.float64) - parts[2]).abs().sum(dim=1).to(dtype)
+    iterations = found.iterations.long()
+    results = (plan, error, iterations, torch.ones_like(iterations, dtype=torch.bool))
+    potential_q, potential_g = (side.to(cost.device) for side in (found.potential_q, found.potential_g))
+    on_device = (result.to(cost.device) for result in results)
+    return TransportPlan(*on_device, potential_q=potential_q, potential_g=potential_g)
 
 
 @torch.no_grad()
@@ -82,12 +135,11 @@ def sinkhorn(
     out of range or shapes that disagree. Source: Cuturi, NeurIPS 2013; mixing: Anderson, J. ACM 1965;
     over-relaxation: Thibault et al., 2021.
     """
+    if not 0 < epsilon < math.inf:
+        raise ValueError(f"epsilon: need a positive, finite number, got {epsilon}; exact_transport needs none")
     check_solver(epsilon, tolerance, max_iterations)
-    batch, rows, columns = cost.shape
-    if weight_q.shape != (batch, rows) or weight_g.shape != (batch, columns):
-        got = f"{tuple(weight_q.shape)} and {tuple(weight_g.shape)}"
-        raise ValueError(f"weight_q, weight_g: need ({batch}, {rows}) and ({batch}, {columns}) as cost, got {got}")
-    dtype = torch.promote_types(cost.dtype, torch.float32)
+    _check_weights(cost, weight_q, weight_g)
+    batch, dtype = len(cost), torch.promote_types(cost.dtype, torch.float32)
     plan, left = torch.empty(cost.shape, dtype=dtype, device=cost.device), torch.arange(batch, device=cost.device)
     if native.suits(cost, weight_q, weight_g):
         settings = native.SolverSettings(epsilon, tolerance, max_iterations)
@@ -112,12 +164,21 @@ def sinkhorn(
 
 
 def check_solver(epsilon: float, tolerance: float, max_iterations: int) -> None:
-    """Raise ValueError for a setting of `sinkhorn` that is out of range."""
-    for name, value in (("epsilon", epsilon), ("tolerance", tolerance)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}: need a positive, finite number, got {value}")
+    """Raise ValueError for a setting of the solver that is out of range; epsilon 0 stands for the exact plan."""
+    if not 0 <= epsilon < math.inf:
+        raise ValueError(f"epsilon: need a finite number of at least 0, got {epsilon}; 0 stands for exact plans")
+    if not 0 < tolerance < math.inf:
+        raise ValueError(f"tolerance: need a positive, finite number, got {tolerance}")
     if not isinstance(max_iterations, numbers.Integral) or max_iterations < 1:
         raise ValueError(f"max_iterations: need an integer of at least 1, got {max_iterations}")
+
+
+def _check_weights(cost: Tensor, weight_q: Tensor, weight_g: Tensor) -> None:
+    """Raise ValueError where the weights do not fit costs (B, Rq, Rg)."""
+    batch, rows, columns = cost.shape
+    if weight_q.shape != (batch, rows) or weight_g.shape != (batch, columns):
+        got = f"{tuple(weight_q.shape)} and {tuple(weight_g.shape)}"
+        raise ValueError(f"weight_q, weight_g: need ({batch}, {rows}) and ({batch}, {columns}) as cost, got {got}")
 
 
 def _solve(

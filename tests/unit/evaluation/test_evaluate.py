@@ -317,7 +317,7 @@ def test_filters_of_the_caller_decide_about_the_warning():
         ({"structural_weight": float("nan")}, "structural_weight: need a number of at least 0, got nan"),
         ({"without_relevant": "skip"}, r"without_relevant: need one of \('exclude', 'miss', 'fail'\), got 'skip'"),
         ({"weights": "flat"}, r"weights: need one of \('cross_correlation', 'uniform'\), got 'flat'"),
-        ({"epsilon": -1.0}, "epsilon: need a positive, finite number, got -1.0"),
+        ({"epsilon": -1.0}, "epsilon: need a finite number of at least 0, got -1.0"),
     ],
 )
 def test_what_does_not_fit_is_named_with_what_was_needed(options, need):

@@ -309,7 +309,7 @@ OWN = torch.zeros(5, 1, dtype=torch.int64)
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
-        ({"epsilon": 0}, ValueError, r"epsilon: need a positive, finite number, got 0"),
+        ({"epsilon": -0.1}, ValueError, r"epsilon: need a finite number of at least 0, got -0.1"),
         ({"tolerance": -1.0}, ValueError, r"tolerance: need a positive, finite number, got -1.0"),
         ({"max_iterations": 0}, ValueError, r"max_iterations: need an integer of at least 1, got 0"),
         ({"weights": "cc"}, ValueError, r"weights: need one of .*, got 'cc'"),
@@ -411,7 +411,7 @@ def test_a_matcher_is_plain_values_and_back():
         ({"epsilom": 0.1}, "matcher: unknown setting 'epsilom'; did you mean epsilon"),
         ({"epsilon": "small"}, "matcher: epsilon needs a number, got 'small'"),
         ({"max_iterations": 2.5}, "matcher: max_iterations needs an integer, got 2.5"),
-        ({"epsilon": -1}, "epsilon: need a positive"),
+        ({"epsilon": -1}, "epsilon: need a finite number of at least 0"),
     ],
 )
 def test_wrong_plain_values_are_named(values, words):

@@ -15,7 +15,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from diml.matching import Matcher, Regions, match, matcher, native, regions, sinkhorn, transport
+from diml.matching import Matcher, Regions, exact, match, matcher, native, regions, sinkhorn, transport
 
 pytestmark = pytest.mark.skipif(not native.info()["available"], reason=native.info()["reason"])
 
@@ -283,6 +283,8 @@ def test_constants_are_those_of_the_torch_path():
     assert kernel.pop("TOO_WIDE") == native._TOO_WIDE
     for name in ("SAMPLE_EVERY", "SAMPLE_MOST"):  # of the kernel alone
         kernel.pop(name)
+    for name in ("TIE_BREAK", "NO_MASS"):  # float64 on both sides
+        assert kernel.pop(name) == getattr(exact, name)
     of_regions = ("SHORTS_PER_UNIT", "LONGEST_CODE")
     twins = {name: getattr(regions if name in of_regions else transport, name) for name in kernel}
     twins["PLAIN_RANGE"] = twins["PLAIN_RANGE"][torch.float32]
@@ -350,8 +352,9 @@ assert len(os.listdir("/proc/self/task")) == before, before
     assert done.returncode == 0, done.stderr
 
 
-def test_ctrl_c_ends_it_soon():
-    code = """
+@pytest.mark.parametrize("setting", ["tolerance=1e-30", "epsilon=0"])
+def test_ctrl_c_ends_it_soon(setting):
+    code = f"""
 import signal
 import torch
 from diml.matching import Matcher, Regions
@@ -361,7 +364,7 @@ r = Regions.normalized(x, x.mean(1))
 rows = torch.arange(300).repeat(300, 1)
 print("ready", flush=True)
 while True:
-    Matcher(tolerance=1e-30).score(r, r, rows)
+    Matcher({setting}).score(r, r, rows)
 """
     words = [sys.executable, "-W", "ignore", "-c", code]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

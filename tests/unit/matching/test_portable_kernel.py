@@ -54,3 +54,16 @@ def test_it_agrees_with_plain_loops(machine, tmp_path):
     found = subprocess.run([*runner, program], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
     assert found.stdout.count("largest error") == 4
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_its_exact_plans_are_optimal_and_have_few_entries(machine, tmp_path):
+    compiler, runner = MACHINES[machine]
+    if missing := [tool for tool in (compiler[0], *runner[:1]) if not shutil.which(tool)]:
+        pytest.skip(f"{' and '.join(missing)} not found")
+    program, source = tmp_path / "check", ROOT / "tests/native/check_exact.cpp"
+    command = [*compiler, *FLAGS, "-Wno-unused-function", "-O2", "-I", KERNEL, source, "-o", program]
+    subprocess.run(command, check=True)
+    found = subprocess.run([*runner, program], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert found.stdout.count("largest error") == 6
