@@ -197,14 +197,26 @@ def _defaults(node: ast.AST) -> list[tuple[str, ast.expr]]:
     return []
 
 
-def test_settings_of_the_matcher_are_checked_in_one_place():
+@pytest.mark.parametrize(
+    ("text", "owner"),
+    [
+        ("epsilon: need", "matching/transport.py"),
+        ("tolerance: need", "matching/transport.py"),
+        ("max_iterations: need", "matching/transport.py"),
+        ("structural_weight: need", "matching/matcher.py"),
+        ("weights: need one of", "matching/matcher.py"),
+    ],
+)
+def test_settings_of_the_matcher_are_checked_in_one_place(text, owner):
     """No other module compares or validates them."""
-    checks = [
-        str(file.relative_to(PACKAGE))
-        for file in FILES
-        if "need a positive, finite number" in (text := file.read_text(encoding="utf-8")) and "epsilon" in text
-    ]
-    assert checks == ["matching/transport.py"]
+    users = {str(file.relative_to(PACKAGE)) for file in FILES if f'"{text}' in file.read_text(encoding="utf-8")}
+    assert users == {owner}
+
+
+def test_names_of_weights_stand_in_one_place():
+    """Elsewhere they are a default of `Matcher`, or compared with "uniform" only."""
+    users = {str(file.relative_to(PACKAGE)) for file in FILES if '"cross_correlation"' in file.read_text("utf-8")}
+    assert users == {"matching/weights.py", "matching/matcher.py"}
 
 
 def run(code: str) -> str:
