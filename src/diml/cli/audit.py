@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from diml.cli.options import (
-    DEFAULT_MODEL,
     DataFlags,
     DataOptions,
     MatcherFlags,
     MatcherOptions,
     ModelFlags,
     ModelOptions,
+    dataset_or_run,
 )
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class AuditCommand:
         given = sum((self.masks is not None, self.alpha, self.boxes is not None))
         if given != 1:
             raise ValueError(f"need one of --masks FOLDER, --alpha and --boxes FILE, got {given} of them")
-        dataset, name = self._open()
+        dataset, name = dataset_or_run(self.dataset, self.data, self.model, "audit")
         foregrounds = self._foregrounds(dataset.test)
         embedder = self.model.load(name)
         notice = self.matcher.notice(embedder.matcher)
@@ -124,19 +124,6 @@ class AuditCommand:
         elif not self.json:
             print("Add --output FOLDER for a page of the worst queries, and a CSV file of all.")
         return 0
-
-    def _open(self) -> tuple[DataSet, str]:
-        """The data set, and the model."""
-        from diml.data import dataset_names
-
-        if self.dataset in dataset_names() or not Path(self.dataset).is_dir():
-            return self.data.open(self.dataset), self.model.model or DEFAULT_MODEL
-        from diml.training.runs import read_run, shared_data
-
-        for flag, value in {"model": self.model.model, "protocol": self.data.protocol}.items():
-            if value:
-                raise ValueError(f"{flag}: set by the run; omit --{flag}, or: diml audit DATASET --model RUN")
-        return shared_data([read_run(self.dataset)], self.data.data), self.dataset
 
     def _foregrounds(self, images: ImageSet) -> Foregrounds:
         from diml.audit import Foregrounds

@@ -21,6 +21,7 @@ from diml.cli.options import (
     MatcherOptions,
     ModelFlags,
     ModelOptions,
+    dataset_or_run,
 )
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class CalibrateCommand:
         from diml.extras import require
 
         require("train", "diml calibrate")
-        dataset, name = self._open()
+        dataset, name = dataset_or_run(self.dataset, self.data, self.model, "calibrate")
         embedder = self.model.load(name)
         notice = self.matcher.notice(embedder.matcher)
         if notice is not None:
@@ -128,20 +129,6 @@ class CalibrateCommand:
             else:
                 print("Add --output FOLDER to save the calibration beside an embedder, run or index.")
         return 0
-
-    def _open(self) -> tuple[DataSet, str]:
-        """The data set, and the model."""
-        from diml.cli.options import DEFAULT_MODEL
-        from diml.data import dataset_names
-
-        if self.dataset in dataset_names() or not Path(self.dataset).is_dir():
-            return self.data.open(self.dataset), self.model.model or DEFAULT_MODEL
-        from diml.training.runs import read_run, shared_data
-
-        for flag, value in {"model": self.model.model, "protocol": self.data.protocol}.items():
-            if value:
-                raise ValueError(f"{flag}: set by the run; omit --{flag}, or: diml calibrate DATASET --model RUN")
-        return shared_data([read_run(self.dataset)], self.data.data), self.dataset
 
     def _embed(self, embedder: Any, dataset: DataSet) -> tuple[Any, Any]:
         """The images that can be read, and their regions."""

@@ -174,6 +174,20 @@ class LoadingOptions:
         return plain | {"cache": embedding_cache() if self.cache else None}
 
 
+def dataset_or_run(word: str, data: DataOptions, model: ModelOptions, command: str) -> tuple[DataSet, str]:
+    """The data set that a command was given, and the model: a data set by name, or a run, which has both."""
+    from diml.data import dataset_names
+
+    if word in dataset_names() or not Path(word).is_dir():
+        return data.open(word), model.model or DEFAULT_MODEL
+    from diml.training.runs import read_run, shared_data
+
+    for flag, value in {"model": model.model, "protocol": data.protocol}.items():
+        if value:
+            raise ValueError(f"{flag}: set by the run; omit --{flag}, or: diml {command} DATASET --model RUN")
+    return shared_data([read_run(word)], data.data), word
+
+
 #: The groups, nested without prefixes.
 EmbedderFlags = Annotated[EmbedderOptions, tyro.conf.OmitArgPrefixes]
 ModelFlags = Annotated[ModelOptions, tyro.conf.OmitArgPrefixes]

@@ -27,7 +27,7 @@ pytest.importorskip("fastapi", reason="fastapi is not installed; it is in the ex
         (["--timeout", "0"], "timeout: need more than 0, got 0"),
         (["--max-megabytes", "-1"], "max_megabytes: need more than 0"),
         (["--max-requests", "0"], "max_requests: need more than 0"),
-        (["--epsilon", "0"], "epsilon: need a positive"),
+        (["--epsilon", "-1"], "epsilon: need a finite number of at least 0"),
         (["--port", "0", "--model", "no-such-model"], "no-such-model"),
         (["--index", "a.index", "--folder", "."], "at most one of the two"),
         (["--port", "0", "--index", "a.index", "--grid", "7"], "grid: an index has its own, got 7"),

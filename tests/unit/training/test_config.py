@@ -104,7 +104,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
         ("matcher: 0.02", r"matcher: need a mapping, for instance \{epsilon: 0.02\}, got 0.02"),
         ("matcher: {epsilom: 0.02}", "matcher: unknown setting 'epsilom'; did you mean epsilon"),
         ("matcher: {epsilon: small}", "matcher: epsilon: need a number, got 'small'"),
-        ("matcher: {epsilon: -1}", "matcher: epsilon: need a positive"),
+        ("matcher: {epsilon: -1}", "matcher: epsilon: need a finite number of at least 0"),
         ("matcher: {weights: unifrom}", "matcher: weights: no 'unifrom'; did you mean 'uniform'"),
     ],
 )
