@@ -158,7 +158,10 @@ def test_runs_with_other_settings_do_not_count_as_finished(write, tmp_path, caps
         ({"runs": {"a": {"objective_options": {"bta": 1}}}}, r"runs: a: .*bta"),
         ({"runs": {"a": {"objective": "proxyanchor", "miner": "distance"}}}, r"runs: a: .*miner"),
         ({"runs": {"a": {"matcher": {"epsilom": 1}}}}, r"runs: a: matcher: unknown setting 'epsilom'"),
-        ({"runs": {"a": {"matcher": {"epsilon": -1}}}}, r"runs: a: matcher: epsilon: need a finite number of at least 0"),
+        (
+            {"runs": {"a": {"matcher": {"epsilon": -1}}}},
+            r"runs: a: matcher: epsilon: need a finite number of at least 0",
+        ),
         ({"runs": {"a": {"objective_options": {"epsilon": 0.1}}}}, r"runs: a: .*epsilon is a matching setting"),
         ({"runs": {"a": {"epochs": 0}}}, r"runs: a: epochs: need a number of at least 1"),
         ({"runs": {"a b": {}}}, r"need a name of letters"),
