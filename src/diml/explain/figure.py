@@ -84,7 +84,8 @@ def draw_match(
         panel.draw(canvas, scale, rows_at=rows_at)
         caption = canvas.text(left, start - 36, side.role, size=11.5, weight="bold")
         used = canvas.text_width(side.role, 11.5, "bold") + 12
-        canvas.text(left + used, start - 36, side.name, size=10.5, color=QUIET, space=_SIDE - used)
+        if side.name != side.role:  # an image without a name of its own is called by its role
+            canvas.text(left + used, start - 36, side.name, size=10.5, color=QUIET, space=_SIDE - used)
         caption.set_gid(f"caption-{side.role}")
         if side.grid is None:
             canvas.text(left, start + band + 16, "no known grid: regions in their order", size=9.5, color=QUIET)

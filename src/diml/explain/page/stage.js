@@ -49,7 +49,7 @@ function makeSide(pair, side, image, on) {
   const grid = pair[`grid_${side}`];
   const labels = pair[`weight_${side}`].map((_, region) => labelFor(pair, side, region));
   const { frame, cells } = regionGrid(image, role, side, grid, labels, on);
-  const name = element("span", { class: "name", title: image.name }, shortName(image.name));
+  const name = image.name === role ? "" : element("span", { class: "name", title: image.name }, shortName(image.name));
   const note = grid ? "" : " (no known grid: regions in their order)";
   const caption = element("figcaption", {}, element("b", {}, role), " ", name, note);
   return { figure: element("figure", { class: `side ${role}` }, caption, frame), cells };
