@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import tyro
 
+from diml.cli.output import print_reports
 from diml.matching import Matcher
 from diml.training.config import (
     FIELDS,
@@ -151,17 +152,7 @@ def _prints() -> bool:
 
 
 def _print_result(config: TrainConfig, result: TrainResult) -> None:
-    from rich.console import Console
-
-    from diml.evaluation.tables import difference_table, report_table
-
-    console = Console()
-    reports = {result.folder.name: result.test}
-    title = f"{config.dataset}, test: {len(result.test.queries)} queries, {result.test.gallery_size} gallery images"
-    console.print(report_table(reports, title))
-    differences = difference_table(reports)
-    if differences is not None:
-        console.print(differences)
+    print_reports(f"{config.dataset}, test", {result.folder.name: result.test})
     if result.best_epoch is not None and result.best_value is not None:
         value = f"{config.select_on} {config.metric} {100 * result.best_value:.2f}"
         print(f"Best epoch: {result.best_epoch}, selected by {value} (K = {config.select_rerank_at})")
