@@ -56,6 +56,8 @@ class Ledger:
         structural_weight: weight of the structural score in `score` (see `Matcher`).
         pooled_parts: (Rq, Rg) float64, the pooled cosine as a sum over pairs of regions, or None (see `Match`).
         undivided: why there are no `pooled_parts`; empty where there are.
+        within_q, within_g: (Rq, Rq) and (Rg, Rg) cosines of the regions of one image with each other, or None.
+        unmatched_q, unmatched_g: (Rq,) and (Rg,) mass that is not transported; None where all of it is.
 
     Source: Zhao et al., ICCV 2021, section 3.3.
     """
@@ -68,6 +70,10 @@ class Ledger:
     structural_weight: float = 1.0
     pooled_parts: Tensor | None = None
     undivided: str = NOT_COMPUTED
+    within_q: Tensor | None = None
+    within_g: Tensor | None = None
+    unmatched_q: Tensor | None = None
+    unmatched_g: Tensor | None = None
 
     @property
     def contributions(self) -> Tensor:

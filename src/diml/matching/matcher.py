@@ -122,7 +122,9 @@ class Matcher:
         else:
             dense_g = gallery.dense.unsqueeze(1).expand(len(query), -1, -1, -1)
             pooled_g = gallery.pooled.unsqueeze(1).expand(len(query), -1, -1)
-        return _with_pooled_parts(_compare(self, query, dense_g, pooled_g, gallery.grid, weights), query, gallery)
+        found = _compare(self, query, dense_g, pooled_g, gallery.grid, weights)
+        dense_q, dense_g = (side.dense.detach().expand(len(found), -1, -1) for side in (query, gallery))
+        return _with_pooled_parts(replace(found, dense_q=dense_q, dense_g=dense_g), query, gallery)
 
     def score(
         self,
@@ -269,6 +271,8 @@ class Match(TransportPlan):
             gradient: <share of the query's pooled vector, share of the gallery image's>; they sum to `pooled`. None
             where a side has no shares (see `Regions.shares`).
         undivided: why there are no `pooled_parts`; empty where there are.
+        dense_q, dense_g: (B, Rq, D) and (B, Rg, D) the regions themselves, for similarities within an image, without
+            gradient; views of those that were compared.
     """
 
     cosine: Tensor
@@ -281,6 +285,8 @@ class Match(TransportPlan):
     grid_g: Grid | None = None
     pooled_parts: Tensor | None = None
     undivided: str = NOT_COMPUTED
+    dense_q: Tensor | None = None
+    dense_g: Tensor | None = None
 
     @property
     def score(self) -> Tensor:
@@ -300,10 +306,27 @@ class Match(TransportPlan):
 
     def ledger(self, pair: int = 0) -> Ledger:
         """The score of one pair as a sum of contributions of pairs of regions."""
-        cosine, pooled = self.cosine[pair].detach(), float(self.pooled[pair].detach())
-        parts = None if self.pooled_parts is None else self.pooled_parts[pair]
-        weight = self.matcher.structural_weight
-        return Ledger(self.plan[pair], cosine, pooled, self.grid_q, self.grid_g, weight, parts, self.undivided)
+
+        def of_pair(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[pair].detach()
+
+        def within(regions: Tensor | None) -> Tensor | None:
+            return None if regions is None else (of := regions[pair].detach().double()) @ of.mT
+
+        return Ledger(
+            self.plan[pair],
+            self.cosine[pair].detach(),
+            float(self.pooled[pair].detach()),
+            self.grid_q,
+            self.grid_g,
+            self.matcher.structural_weight,
+            of_pair(self.pooled_parts),
+            self.undivided,
+            within_q=within(self.dense_q),
+            within_g=within(self.dense_g),
+            unmatched_q=of_pair(self.unmatched_q),
+            unmatched_g=of_pair(self.unmatched_g),
+        )
 
     def contrast(self, other: Match, pair: int = 0, other_pair: int = 0) -> Contrast:
         """Why one of these pairs scores above a pair of `other`; both must be of the same query (see `Contrast`)."""

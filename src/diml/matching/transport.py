@@ -54,6 +54,7 @@ class TransportPlan:
             of two regions, cost - potential_q - potential_g, is at least -1e-10 of the range of the costs and zero to
             that precision where mass flows. It is the amount of cosine by which two regions would have to be more
             alike before they were matched. The prices of a side, weighted by its masses, sum to half of the cost.
+        unmatched_q, unmatched_g: (B, Rq) and (B, Rg) mass that is not transported; None where all of it is (share 1).
     """
 
     plan: Tensor
@@ -62,6 +63,8 @@ class TransportPlan:
     converged: Tensor
     potential_q: Tensor | None = field(default=None, kw_only=True)
     potential_g: Tensor | None = field(default=None, kw_only=True)
+    unmatched_q: Tensor | None = field(default=None, kw_only=True)
+    unmatched_g: Tensor | None = field(default=None, kw_only=True)
 
 
 @torch.no_grad()
