@@ -15,6 +15,7 @@ COMMANDS: Final = {
     "demo": "evaluate, explain and train on 400 real photos; no set-up needed",
     "explain": "compare two images and show which parts match: figure, interactive page, JSON",
     "evaluate": "retrieval metrics on a data set: plain ranking against structural re-ranking",
+    "compare": "settings of the matcher against each other on a data set, paired by query",
     "report": "an evaluation as an interactive page: metrics, queries with their hits, worst first",
     "calibrate": "what a score means: a probability, and thresholds for a named false-accept rate",
     "faithfulness": "measure how faithful explanations are: additivity, deletion, correspondence, stability",

@@ -16,6 +16,8 @@ from diml.cli.options import (
     DataOptions,
     EmbedderFlags,
     EmbedderOptions,
+    HeadFlags,
+    HeadOptions,
     LoadingFlags,
     LoadingOptions,
     MatcherFlags,
@@ -26,7 +28,6 @@ from diml.cli.output import print_evaluation
 if TYPE_CHECKING:
     from diml.data import DataSet
     from diml.evaluation import DatasetEvaluation
-    from diml.models import Embedder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +64,7 @@ class EvaluateCommand:
 
     matcher: MatcherFlags = MatcherOptions()
 
-    head: Literal["identity", "linear", "whiten"] | None = None
-    """What maps features to embeddings; by default the head that the model was saved with, else `identity`."""
-
-    dim: int | None = None
-    """Channels of a `linear` or `whiten` head; 128 by default."""
-
-    fit_on: Literal["train", "test"] = "train"
-    """Images that a `whiten` head is fitted on; labels are not used."""
+    head_options: HeadFlags = HeadOptions()
 
     storage: Literal["float32", "float16", "int16", "int8"] = "float32"
     """How regions are stored while they are compared: `int16` is the fastest on a CPU (scores change by about 1e-5),
@@ -141,7 +135,7 @@ class EvaluateCommand:
         from diml.training.runs import read_run, run_names, shared_data
 
         given = {"model": self.model, "architecture": self.embedder.architecture, "protocol": self.data.protocol}
-        for name, value in (given | {"head": self.head, "dim": self.dim}).items():
+        for name, value in (given | {"head": self.head_options.head, "dim": self.head_options.dim}).items():
             if value:
                 raise ValueError(f"{name}: set by the run; omit --{name}, or: diml evaluate DATASET --model RUN ...")
         runs = [read_run(word) for word in dict.fromkeys(words)]
@@ -154,7 +148,7 @@ class EvaluateCommand:
     def _config(self, dataset: DataSet, models: dict[str, str | Path]) -> dict[str, Any]:
         """The settings as plain values, with what was left open filled in; the matcher stands in each report."""
         plain: dict[str, Any] = json_format.loads(json_format.dumps(asdict(self), default=str))
-        for group in ("data", "embedder", "loading"):
+        for group in ("data", "embedder", "head_options", "loading"):
             plain |= plain.pop(group)
         plain |= {
             "matcher": {
@@ -170,7 +164,7 @@ class EvaluateCommand:
     def _evaluate(self, model: str | Path, dataset: DataSet) -> DatasetEvaluation:
         from diml.evaluation import evaluate_dataset
 
-        embedder = self._embedder(model, dataset)
+        embedder = self.head_options.load(model, dataset, self.embedder, self.loading)
         notice = self.matcher.notice(embedder.matcher)
         if notice is not None and not self.json:
             print(f"{model}: {notice}")
@@ -185,20 +179,6 @@ class EvaluateCommand:
             progress=True,
             **self.loading.arguments(),
         )
-
-    def _embedder(self, model: str | Path, dataset: DataSet) -> Embedder:
-        """Load the model, and fit a whitening head."""
-        embedder = self.embedder.load(model, head=self.head, dim=self.dim)
-        if self.head == "whiten":
-            images = dataset.train if self.fit_on == "train" else dataset.test
-            if images is None:
-                raise ValueError(
-                    f"--fit-on: {dataset.name} has no training images under protocol {dataset.protocol}; "
-                    "use --fit-on test, or another --protocol"
-                )
-            loading: dict[str, Any] = {"batch_size": self.loading.batch_size, "workers": self.loading.workers}
-            embedder.fit_head(images, progress=True, **loading)
-        return embedder
 
 
 COMMAND = EvaluateCommand

@@ -115,6 +115,33 @@ class EmbedderOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """What maps features to embeddings."""
+
+    head: Literal["identity", "linear", "whiten"] | None = None
+    """What maps features to embeddings; by default the head that the model was saved with, else `identity`."""
+
+    dim: int | None = None
+    """Channels of a `linear` or `whiten` head; 128 by default."""
+
+    fit_on: Literal["train", "test"] = "train"
+    """Images that a `whiten` head is fitted on; labels are not used."""
+
+    def load(self, model: str | Path, dataset: DataSet, embedder: EmbedderOptions, loading: LoadingOptions) -> Embedder:
+        """Load a model with this head, and fit a whitening one on images of the data set."""
+        loaded = embedder.load(model, head=self.head, dim=self.dim)
+        if self.head == "whiten":
+            images = dataset.train if self.fit_on == "train" else dataset.test
+            if images is None:
+                raise ValueError(
+                    f"--fit-on: {dataset.name} has no training images under protocol {dataset.protocol}; "
+                    "use --fit-on test, or another --protocol"
+                )
+            loaded.fit_head(images, progress=True, batch_size=loading.batch_size, workers=loading.workers)
+        return loaded
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelOptions(EmbedderOptions):
     """Which model, and how it is opened."""
 
@@ -190,6 +217,7 @@ def dataset_or_run(word: str, data: DataOptions, model: ModelOptions, command: s
 
 #: The groups, nested without prefixes.
 EmbedderFlags = Annotated[EmbedderOptions, tyro.conf.OmitArgPrefixes]
+HeadFlags = Annotated[HeadOptions, tyro.conf.OmitArgPrefixes]
 ModelFlags = Annotated[ModelOptions, tyro.conf.OmitArgPrefixes]
 DataFlags = Annotated[DataOptions, tyro.conf.OmitArgPrefixes]
 LoadingFlags = Annotated[LoadingOptions, tyro.conf.OmitArgPrefixes]

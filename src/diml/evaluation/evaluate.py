@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from diml.data import ImageSet
     from diml.data.images import BadImage
     from diml.models import Embedder
+    from diml.models.embedder import Embedded
 
 WithoutRelevant = Literal["exclude", "miss", "fail"]
 Storage = Literal["float32", "float16", "int16", "int8"]
@@ -91,7 +92,7 @@ def evaluate_regions(
     split = QueryGallerySplit.from_labels(
         labels, queries=queries, gallery=gallery, images=len(regions), device=regions.pooled.device
     )
-    counted = _counted(split, without_relevant)
+    counted = counted_queries(split, without_relevant)
     settings = {
         "matcher": matcher.to_dict(),
         "without_relevant": without_relevant,
@@ -134,7 +135,7 @@ def _evaluate_span(
     return Report.from_rankings(rankings, split, unconverged_pairs=found.unconverged, settings=settings)
 
 
-def _counted(split: QueryGallerySplit, without_relevant: WithoutRelevant) -> Tensor:
+def counted_queries(split: QueryGallerySplit, without_relevant: WithoutRelevant) -> Tensor:
     """(C,) rows of the queries that enter the means."""
     if without_relevant not in get_args(WithoutRelevant):
         raise ValueError(f"without_relevant: need one of {get_args(WithoutRelevant)}, got {without_relevant!r}")
@@ -221,18 +222,11 @@ def evaluate_dataset(
         BadImageError: an unreadable image under "fail".
         ValueError: as `evaluate_regions`.
     """
-    from diml.models.cache import embed_cached
-
     if storage not in get_args(Storage):
         raise ValueError(f"storage: need one of {get_args(Storage)}, got {storage!r}")
     matcher = embedder.matcher if matcher is None else matcher
     loading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "on_bad_image": on_bad_image}
-    if cache is None:
-        embedded = embedder.embed_checked(images, progress=progress, **loading)
-    else:
-        embedded = embed_cached(embedder, images, cache_dir=cache, progress=progress, **loading)
-    if embedded.bad:
-        images = images.subset(embedded.kept.numpy())
+    embedded, images = embed_images(embedder, images, cache=cache, progress=progress, **loading)
     report = evaluate_regions(
         stored_as(embedded.regions, storage),
         images.labels,
@@ -246,6 +240,19 @@ def evaluate_dataset(
         progress=progress,
     )
     return DatasetEvaluation(report, images, embedded.regions, embedded.bad, matcher)
+
+
+def embed_images(
+    embedder: Embedder, images: ImageSet, *, cache: str | os.PathLike[str] | None, progress: bool, **loading: Any
+) -> tuple[Embedded, ImageSet]:
+    """The regions of the images that can be read, and the set of these; arguments as of `evaluate_dataset`."""
+    from diml.models.cache import embed_cached
+
+    if cache is None:
+        embedded = embedder.embed_checked(images, progress=progress, **loading)
+    else:
+        embedded = embed_cached(embedder, images, cache_dir=cache, progress=progress, **loading)
+    return embedded, images.subset(embedded.kept.numpy()) if embedded.bad else images
 
 
 def stored_as(regions: Regions, storage: Storage) -> Regions | QuantizedRegions:
