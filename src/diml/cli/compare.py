@@ -128,6 +128,7 @@ class CompareCommand:
             rerank_at=self.rerank_at,
             queries=images.queries,
             gallery=images.gallery,
+            cameras=images.cameras,
             without_relevant=self.without_relevant,
             resamples=self.resamples,
             seed=self.seed,

@@ -75,8 +75,13 @@ class EvaluateCommand:
 
     loading: LoadingFlags = LoadingOptions()
 
-    metrics: Literal["standard", "all"] = "standard"
-    """`all` adds Recall@1,2,4,8, NMI, F1, variants of mAP, distances within and between classes, and spectral decay."""
+    metrics: Literal["standard", "reid", "all"] = "standard"
+    """`reid` has CMC at ranks 1, 5 and 10, mAP by both conventions and mINP, as in person re-identification; `all` adds
+    to the standard Recall@1,2,4,8, NMI, F1, variants of mAP, distances within and between classes, and spectral
+    decay."""
+
+    recall_at: tuple[int, ...] = ()
+    """Ranks k of Recall@k, instead of 1, 2, 4 and 8 (`reid`: 1, 5 and 10)."""
 
     output: Path | None = None
     """Folder for evaluation.csv and evaluation.json, and metrics.csv with `--metrics all`."""
@@ -98,7 +103,7 @@ class EvaluateCommand:
         extra: dict[str, dict[str, float]] = {}
         for name, evaluation in found.items() if self.metrics == "all" else ():
             images = evaluation.images
-            sides = {"queries": images.queries, "gallery": images.gallery}
+            sides = {"queries": images.queries, "gallery": images.gallery, "cameras": images.cameras}
             extra[name] = extra_metrics(evaluation.regions, images.labels, seed=self.seed, **sides)
         more = {"metrics": extra} if extra else {}
         config = self._config(dataset, models)
@@ -161,6 +166,14 @@ class EvaluateCommand:
         data = {} if runs or self.data.data else {"data": "data"}
         return plain | filled | data | ({"runs": names} if runs else {})
 
+    def _metrics(self) -> tuple[str, ...]:
+        """Names of the metrics."""
+        from diml.evaluation.metrics import METRICS, RECALL_AT, WHOLE_RANKING, recall_metrics
+
+        reid = self.metrics == "reid"
+        ranks = recall_metrics(self.recall_at or ((1, 5, 10) if reid else RECALL_AT))
+        return (*ranks, *(WHOLE_RANKING if reid else METRICS[len(RECALL_AT) :]))
+
     def _evaluate(self, model: str | Path, dataset: DataSet) -> DatasetEvaluation:
         from diml.evaluation import evaluate_dataset
 
@@ -173,6 +186,7 @@ class EvaluateCommand:
             dataset.test,
             matcher=self.matcher.applied_to(embedder.matcher),
             rerank_at=self.rerank_at,
+            metrics=self._metrics(),
             without_relevant=self.without_relevant,
             seed=self.seed,
             storage=self.storage,

@@ -1,9 +1,10 @@
-"""Any images listed in a CSV file with the columns `path,label,split` and optionally `is_query,is_gallery`."""
+"""Any images listed in a CSV file: columns `path,label,split`, optionally `is_query,is_gallery` and `camera`."""
 
 from __future__ import annotations
 
 import csv
 import difflib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,10 @@ from diml.spelling import did_you_mean
 
 _REQUIRED: Final = ("path", "label", "split")
 _FLAGS: Final = ("is_query", "is_gallery")
+#: Either of them: images of one class and camera are ignored for each other in an evaluation.
+_CAMERA: Final = ("camera", "sequence")
+#: Label of images that are neither right nor wrong.
+_JUNK: Final = "-1"
 _SPLITS: Final = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _YES: Final = frozenset({"1", "1.0", "true", "yes", "t", "y"})
 _NO: Final = frozenset({"0", "0.0", "false", "no", "f", "n"})
@@ -33,6 +38,11 @@ class _Row:
     split: str
     is_query: bool | None
     is_gallery: bool | None
+    camera: str | None
+
+
+class UnusedColumnsWarning(UserWarning):
+    """A CSV file has columns that are not read."""
 
 
 def load_csv(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
@@ -41,8 +51,13 @@ def load_csv(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataS
     Columns: `path` (relative to the file, or absolute), `label` (any text), `split` (`train`, `validation` or `val`,
     `test`) and, for images that are not for training, `is_query` and `is_gallery` (`1/0`, `true/false`, `yes/no`).
     An image with neither cell filled is both query and gallery, and never retrieves itself; if this holds for all
-    images, the evaluation is leave-one-out. Protocol `test` uses the test images, or the validation images of a file
-    without test images; protocol `validation` the validation images. Other columns are ignored.
+    images, the evaluation is leave-one-out. `camera` (or `sequence`; any text): for a query, images of its label and
+    camera are ignored. Images for testing with the label -1 are junk and left out. Protocol `test` uses the test
+    images, or the validation images of a file without test images; protocol `validation` the validation images.
+    Training selects its best epoch on the validation images where there are both.
+
+    Warns:
+        UnusedColumnsWarning: Other columns, which are not read.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -57,13 +72,15 @@ def load_csv(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataS
             f"{root}: no line with split {wanted}, so there is nothing to test on; splits: {_list(splits)}"
         )
     stem = Path(str(root)).stem
-    training = [row for row in rows if row.split == "train"]
+    parts = {part: [row for row in rows if row.split == part and row.label != _JUNK] for part in splits}
+    training, validation = parts.get("train"), parts.get("validation") if chosen == "test" else None
     return DataSet(
         name=info.name,
         protocol=protocol,
         train=_image_set(f"{stem} train", training) if training else None,
-        test=_image_set(f"{stem} {chosen}", [row for row in rows if row.split == chosen]),
+        test=_image_set(f"{stem} {chosen}", parts[chosen]),
         credit=info.credit,
+        validation=_image_set(f"{stem} validation", validation) if validation else None,
     )
 
 
@@ -116,11 +133,17 @@ def _check_columns(file: Path, columns: Sequence[str]) -> None:
             f"{file}: the columns {', '.join(missing)} are missing; expected a first line with "
             f"{','.join(_REQUIRED)}[,{','.join(_FLAGS)}], separated by commas, got {','.join(columns) or 'nothing'}"
         )
-    for column in columns:
+    if set(_CAMERA) <= set(columns):
+        raise ValueError(f"{file}: need one of the columns {' and '.join(_CAMERA)}, got both; they mean the same")
+    unused = [column for column in columns if column not in (*_REQUIRED, *_FLAGS, *_CAMERA)]
+    for column in unused:
         # A misspelt flag column would be ignored, and the images evaluated under another protocol unnoticed.
         near = difflib.get_close_matches(column.lower(), _FLAGS, n=1, cutoff=0.75)
-        if near and column not in _FLAGS and near[0] not in columns:
+        if near and near[0] not in columns:
             raise ValueError(f"{file}: unknown column {column!r}; did you mean {near[0]!r}?")
+    if unused:
+        read = ", ".join((*_REQUIRED, *_FLAGS, *_CAMERA))
+        warnings.warn(UnusedColumnsWarning(f"{file}: not used: {', '.join(unused)}; read are {read}"), stacklevel=5)
 
 
 def _read_row(cells: dict[str, str], line: int, folder: Path, listing: FileListing) -> _Row:
@@ -135,6 +158,8 @@ def _read_row(cells: dict[str, str], line: int, folder: Path, listing: FileListi
         raise ValueError(f"split {split!r}: {did_you_mean(split, _SPLITS)}")
     is_query, is_gallery = (_read_flag(name, cells.get(name)) for name in _FLAGS)
     split = _SPLITS[split.lower()]
+    if split == "train" and label == _JUNK:
+        raise ValueError(f"label {_JUNK} means junk, which cannot be trained on; give the image a label, or omit it")
     if split == "train" and (is_query or is_gallery):
         raise ValueError("a training image cannot be query or gallery")
     if split != "train" and not (is_query or is_gallery) and (is_query is not None or is_gallery is not None):
@@ -142,7 +167,10 @@ def _read_row(cells: dict[str, str], line: int, folder: Path, listing: FileListi
     found = listing.find(folder / path)
     if found is None:
         raise ValueError(f"no such image: {folder / path}")
-    return _Row(line, found, label, split, is_query, is_gallery)
+    camera = next((cells[name].strip() for name in _CAMERA if cells.get(name) is not None), None)
+    if camera == "":
+        raise ValueError("the camera is empty; fill it in every line, or omit the column")
+    return _Row(line, found, label, split, is_query, is_gallery, camera)
 
 
 def _read_flag(name: str, cell: str | None) -> bool | None:
@@ -156,15 +184,18 @@ def _read_flag(name: str, cell: str | None) -> bool | None:
 
 def _image_set(name: str, rows: list[_Row]) -> ImageSet:
     paths, labels = [row.path for row in rows], [row.label for row in rows]
+    cameras = [row.camera for row in rows if row.camera is not None] or None
+    if not rows:
+        raise ValueError(f"{name}: every image is junk (label {_JUNK})")
     unset = [row.is_query is None and row.is_gallery is None for row in rows]
     if all(unset):
-        return ImageSet(paths, labels, name=name)
+        return ImageSet(paths, labels, cameras=cameras, name=name)
     queries = np.flatnonzero([row.is_query or both for row, both in zip(rows, unset, strict=True)])
     gallery = np.flatnonzero([row.is_gallery or both for row, both in zip(rows, unset, strict=True)])
     for side, chosen in (("is_query", queries), ("is_gallery", gallery)):
         if not len(chosen):
             raise ValueError(f"{name}: no image has {side}; both queries and gallery images are needed")
-    return ImageSet(paths, labels, queries=queries, gallery=gallery, name=name)
+    return ImageSet(paths, labels, queries=queries, gallery=gallery, cameras=cameras, name=name)
 
 
 def _list(words: set[str]) -> str:

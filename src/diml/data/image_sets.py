@@ -109,6 +109,8 @@ class ImageSet(Dataset[tuple[ImageLike, int]]):
         queries: Distinct indices of the images used as queries. None, together with `gallery`: leave-one-out, every
             image is a query against all others.
         gallery: Distinct indices of the images to be retrieved. An image on both sides never retrieves itself.
+        cameras: (N,) camera or sequence of each image, strings or whole numbers: in an evaluation a query ignores the
+            gallery images of its own class and camera. None: it ignores itself only.
         name: Name of the set in reports.
 
     Attributes:
@@ -116,6 +118,7 @@ class ImageSet(Dataset[tuple[ImageLike, int]]):
         labels: (N,) int64, 0 to C - 1, read-only.
         class_names: C names.
         queries, gallery: int64, read-only, or None.
+        cameras: (N,) int64 camera numbers, read-only, or None.
         name: As given.
 
     Raises:
@@ -132,6 +135,7 @@ class ImageSet(Dataset[tuple[ImageLike, int]]):
     class_names: tuple[str, ...]
     queries: Indices | None
     gallery: Indices | None
+    cameras: Indices | None
     name: str
 
     def __init__(
@@ -142,6 +146,7 @@ class ImageSet(Dataset[tuple[ImageLike, int]]):
         class_names: Sequence[str] = (),
         queries: ArrayLike | None = None,
         gallery: ArrayLike | None = None,
+        cameras: Labels | None = None,
         name: str = "images",
     ) -> None:
         listed = _listed(images, name)
@@ -155,7 +160,11 @@ class ImageSet(Dataset[tuple[ImageLike, int]]):
             side: None if given is None else _chosen(given, len(listed), f"{side} of {name}")
             for side, given in sides.items()
         }
+        seen_by = None if cameras is None else _numbered_labels(cameras, (), name, "cameras")[0]
+        if seen_by is not None and len(seen_by) != len(listed):
+            raise ValueError(f"cameras of {name}: expected {len(listed)}, one per image, got {len(seen_by)}")
         values = {"images": listed, "labels": numbers, "class_names": names, "name": name, **chosen}
+        values["cameras"] = seen_by
         for field, value in values.items():
             object.__setattr__(self, field, value)
 
@@ -211,6 +220,8 @@ class ImageSet(Dataset[tuple[ImageLike, int]]):
         facts = [f"{len(self):,} images", f"{self.num_classes:,} classes"]
         if self.queries is not None and self.gallery is not None:
             facts += [f"{len(self.queries):,} queries", f"gallery of {len(self.gallery):,}"]
+        if self.cameras is not None:
+            facts.append(f"{len(np.unique(self.cameras)):,} cameras")
         return f"ImageSet({self.name!r}, {', '.join(facts)})"
 
     def _repr_html_(self) -> str:
@@ -285,6 +296,7 @@ class ImageSet(Dataset[tuple[ImageLike, int]]):
             class_names=tuple(self.class_names[old] for old in present),
             queries=sides["queries"],
             gallery=sides["gallery"],
+            cameras=None if self.cameras is None else self.cameras[kept],
             name=self.name,
         )
 
@@ -330,6 +342,7 @@ class DataSet:
         train: Training images; None where there are none.
         test: Test images, with queries and gallery where the protocol has them.
         credit: Whom to credit where the images are used; None for a user's own.
+        validation: Images on which training selects its best epoch; None where training holds out some classes.
     """
 
     name: str
@@ -337,9 +350,11 @@ class DataSet:
     train: ImageSet | None
     test: ImageSet
     credit: str | None
+    validation: ImageSet | None = None
 
     def __repr__(self) -> str:
-        return f"DataSet({self.name!r}, {self.protocol!r}, train={self.train!r}, test={self.test!r})"
+        validation = "" if self.validation is None else f", validation={self.validation!r}"
+        return f"DataSet({self.name!r}, {self.protocol!r}, train={self.train!r}{validation}, test={self.test!r})"
 
 
 def numbered(keys: Iterable[Any]) -> tuple[Indices, list[Any]]:
@@ -367,29 +382,31 @@ def _as_path(image: Any) -> Any:
     return Path(image) if isinstance(image, str | os.PathLike) else image
 
 
-def _numbered_labels(labels: Any, class_names: tuple[str, ...], name: str) -> tuple[Indices, tuple[str, ...]]:
+def _numbered_labels(
+    labels: Any, class_names: tuple[str, ...], name: str, what: str = "labels"
+) -> tuple[Indices, tuple[str, ...]]:
     """Return (N,) class numbers, read-only, and the class names, derived from the labels where none are given."""
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else labels
     given = np.asarray(values)
     if given.ndim == 1 and len(given) and all(isinstance(label, str) for label in values):
         if not class_names:
             numbers, distinct = numbered(str(label) for label in values)
-            return _whole_numbers(numbers, f"labels of {name}"), tuple(distinct)
+            return _whole_numbers(numbers, f"{what} of {name}"), tuple(distinct)
         number = {word: place for place, word in enumerate(class_names)}
         for label in values:
             if label not in number:
-                raise ValueError(f"labels of {name}: {label!r} is not in class_names; {did_you_mean(label, number)}")
-        return _whole_numbers([number[label] for label in values], f"labels of {name}"), class_names
+                raise ValueError(f"{what} of {name}: {label!r} is not in class_names; {did_you_mean(label, number)}")
+        return _whole_numbers([number[label] for label in values], f"{what} of {name}"), class_names
     if given.ndim != 1 or (given.size and not np.issubdtype(given.dtype, np.integer)):
         got = f"{given.dtype} of shape {given.shape}"
-        raise ValueError(f"labels of {name}: expected whole numbers or strings of shape (N,), got {got}")
-    numbers = _whole_numbers(given, f"labels of {name}")
+        raise ValueError(f"{what} of {name}: expected whole numbers or strings of shape (N,), got {got}")
+    numbers = _whole_numbers(given, f"{what} of {name}")
     if not class_names:
         values, places = np.unique(numbers, return_inverse=True)
-        return _whole_numbers(places.reshape(-1), f"labels of {name}"), tuple(map(str, values))
+        return _whole_numbers(places.reshape(-1), f"{what} of {name}"), tuple(map(str, values))
     if len(numbers) and (numbers.min() < 0 or numbers.max() >= len(class_names)):
         raise ValueError(
-            f"labels of {name}: expected 0 to {len(class_names) - 1} for {len(class_names)} "
+            f"{what} of {name}: expected 0 to {len(class_names) - 1} for {len(class_names)} "
             f"class names, got {numbers.min()} to {numbers.max()}"
         )
     return numbers, class_names

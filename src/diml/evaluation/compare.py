@@ -23,7 +23,7 @@ from diml.evaluation.metrics import METRICS, depth_needed
 from diml.evaluation.neighbours import NAMES, NeighbourMethod, rank_by_neighbours
 from diml.evaluation.report import HITS_KEPT, Report, bootstrap_means, interval
 from diml.evaluation.split import QueryGallerySplit
-from diml.matching import Matcher, QuantizedRegions, Regions, nearest
+from diml.matching import Matcher, QuantizedRegions, Regions
 from diml.matching.retrieval import NOTHING, Ranking
 from diml.progress import ShowProgress, progress_bar
 
@@ -162,6 +162,7 @@ def compare_matchers(
     rerank_at: int = 100,
     queries: ArrayLike | Tensor | None = None,
     gallery: ArrayLike | Tensor | None = None,
+    cameras: ArrayLike | Tensor | None = None,
     without_relevant: WithoutRelevant = "exclude",
     resamples: int = 1000,
     seed: int = 0,
@@ -171,7 +172,7 @@ def compare_matchers(
 
     Args:
         regions: N images.
-        labels, queries, gallery, without_relevant, resamples, seed: as of `evaluate_regions`.
+        labels, queries, gallery, cameras, without_relevant, resamples, seed: as of `evaluate_regions`.
         matchers: name -> settings; the plain ranking is added as "plain".
         neighbours: methods that rank by neighbours, see `rank_by_neighbours`.
         baseline: name that differences are against.
@@ -196,7 +197,12 @@ def compare_matchers(
     if baseline not in names:
         raise ValueError(f"baseline: need one of {names}, got {baseline!r}")
     split = QueryGallerySplit.from_labels(
-        labels, queries=queries, gallery=gallery, images=len(regions), device=regions.pooled.device
+        labels,
+        queries=queries,
+        gallery=gallery,
+        cameras=cameras,
+        images=len(regions),
+        device=regions.pooled.device,
     )
     split = split.subset(counted_queries(split, without_relevant))
     settings = {"without_relevant": without_relevant, "resamples": resamples, "seed": seed}
@@ -220,8 +226,7 @@ class _Contest:
         self.regions, self.split, self.settings = regions, split, settings
         self.depth = max(HITS_KEPT, depth_needed(split.relevant_count, (rerank_at,)))
         started = time.perf_counter()
-        gallery = regions.pooled if split.gallery_is_everything else regions.pooled[split.gallery]
-        self.plain = nearest(regions.pooled[split.queries], gallery, self.depth, exclude=split.own_row)
+        self.plain = split.nearest(regions.pooled, self.depth)
         self.candidates = split.images(self.plain.order[:, :rerank_at])
         self.reports: dict[str, Report] = {}
         self.described: dict[str, dict[str, Any]] = {}

@@ -19,10 +19,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from diml.distributed import ProcessGroup
-from diml.evaluation.metrics import depth_needed
+from diml.evaluation.metrics import METRICS, check_metrics, depth_needed
 from diml.evaluation.report import HITS_KEPT, Report
 from diml.evaluation.split import QueryGallerySplit
-from diml.matching import ConvergenceWarning, Matcher, QuantizedRegions, Regions, nearest
+from diml.matching import ConvergenceWarning, Matcher, QuantizedRegions, Regions
 from diml.matching.retrieval import QUERIES_AT_ONCE
 from diml.progress import ShowProgress, progress_bar
 
@@ -47,6 +47,8 @@ def evaluate_regions(
     matcher: Matcher | None = None,
     queries: ArrayLike | Tensor | None = None,
     gallery: ArrayLike | Tensor | None = None,
+    cameras: ArrayLike | Tensor | None = None,
+    metrics: Sequence[str] = METRICS,
     without_relevant: WithoutRelevant = "exclude",
     resamples: int = 1000,
     seed: int = 0,
@@ -65,6 +67,10 @@ def evaluate_regions(
         matcher: settings of the comparison; the defaults of `Matcher` when omitted.
         queries: (Q,) image rows that query, or all. Without `queries` and `gallery` this is leave-one-out.
         gallery: (G,) image rows that are searched, or all.
+        cameras: (N,) camera or sequence of each image: for a query, gallery images of its class and camera are ignored,
+            being neither right nor wrong, as in re-identification. Images of class -1 are junk and ignored by all.
+        metrics: names, see `diml.evaluation.metrics.query_metrics`; `recall@k` for any k, and `map`, `map_trapezoid`
+            and `minp`, which need the whole ranking and take longer.
         without_relevant: a query without a relevant image is left out of the means and counted apart ("exclude"),
             counted with zeros ("miss"), or raises ("fail").
         resamples: bootstrap resamples for the 95 % intervals.
@@ -86,11 +92,16 @@ def evaluate_regions(
         >>> report = evaluate_regions(embedder.embed(paths), labels, rerank_at=(0, 100))
         >>> report.row(100)["map@r"] - report.row(0)["map@r"]
     """
-    matcher, ks = matcher or Matcher(), _checked_ks(rerank_at)
+    matcher, ks, metrics = matcher or Matcher(), _checked_ks(rerank_at), check_metrics(metrics)
     if resamples < 1:
         raise ValueError(f"resamples: need at least 1, got {resamples}")
     split = QueryGallerySplit.from_labels(
-        labels, queries=queries, gallery=gallery, images=len(regions), device=regions.pooled.device
+        labels,
+        queries=queries,
+        gallery=gallery,
+        cameras=cameras,
+        images=len(regions),
+        device=regions.pooled.device,
     )
     counted = counted_queries(split, without_relevant)
     settings = {
@@ -102,10 +113,13 @@ def evaluate_regions(
     processes = processes or ProcessGroup()
     alone = len(counted) < processes.size  # some would have nothing to do: then every process evaluates all
     own = counted if alone else counted[processes.shares(len(counted))[processes.rank]]
-    depth = max(HITS_KEPT, depth_needed(split.relevant_count, ks))
+    depth = max(HITS_KEPT, depth_needed(split.relevant_count, ks, metrics, len(split.gallery)))
     spans = torch.split(own, max(QUERIES_AT_ONCE[False], SPAN_BYTES // (8 * depth)))
     with progress_bar(len(own), show=progress, what="matching", unit="queries") as advance:
-        parts = [_evaluate_span(regions, split.subset(span), depth, ks, matcher, settings, advance) for span in spans]
+        parts = [
+            _evaluate_span(regions, split.subset(span), depth, ks, matcher, settings, metrics, advance)
+            for span in spans
+        ]
     if not alone:
         parts = processes.gather_objects(Report.concat(parts))
     report = replace(Report.concat(parts), without_relevant=split.queries[split.relevant_count == 0].cpu().numpy())
@@ -122,17 +136,19 @@ def _evaluate_span(
     ks: tuple[int, ...],
     matcher: Matcher,
     settings: dict[str, Any],
+    metrics: tuple[str, ...],
     advance: Callable[[float], None],
 ) -> Report:
     """Rank, re-rank and measure the queries of `split`."""
-    gallery = regions.pooled if split.gallery_is_everything else regions.pooled[split.gallery]
-    plain = nearest(regions.pooled[split.queries], gallery, depth, exclude=split.own_row)
+    plain = split.nearest(regions.pooled, depth)
     candidates = split.images(plain.order[:, : max(ks)])
     found = matcher.score_unique_pairs(
         regions, split.queries, candidates, progress=lambda share: advance(share * len(split))
     )
     rankings = {k: plain.reranked(found.scores[:, :k]) if k else plain for k in ks}
-    return Report.from_rankings(rankings, split, unconverged_pairs=found.unconverged, settings=settings)
+    return Report.from_rankings(
+        rankings, split, unconverged_pairs=found.unconverged, settings=settings, metrics=metrics
+    )
 
 
 def counted_queries(split: QueryGallerySplit, without_relevant: WithoutRelevant) -> Tensor:
@@ -193,6 +209,7 @@ def evaluate_dataset(
     *,
     matcher: Matcher | None = None,
     rerank_at: Sequence[int] = (0, 100),
+    metrics: Sequence[str] = METRICS,
     without_relevant: WithoutRelevant = "exclude",
     resamples: int = 1000,
     seed: int = 0,
@@ -203,13 +220,13 @@ def evaluate_dataset(
     on_bad_image: Literal["fail", "skip"] = "fail",
     progress: bool = False,
 ) -> DatasetEvaluation:
-    """Embed labelled images and evaluate retrieval among them, by their queries and gallery or leave-one-out.
+    """Embed labelled images and evaluate retrieval among them, by their queries, gallery and cameras.
 
     Args:
         embedder: turns images into regions.
         images: labelled images, for instance `load_dataset("orl").test`.
         matcher: settings of the comparison; the embedder's own when omitted.
-        rerank_at, without_relevant, resamples, seed: as of `evaluate_regions`.
+        rerank_at, metrics, without_relevant, resamples, seed: as of `evaluate_regions`.
         storage: how regions are stored while they are compared; "int16" is the fastest on a CPU and changes scores by
             about 1e-5, "int8" takes a quarter of the memory, "float32" is exact. The plain ranking is exact with all
             but "float16".
@@ -234,6 +251,8 @@ def evaluate_dataset(
         matcher=matcher,
         queries=images.queries,
         gallery=images.gallery,
+        cameras=images.cameras,
+        metrics=metrics,
         without_relevant=without_relevant,
         resamples=resamples,
         seed=seed,

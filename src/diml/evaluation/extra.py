@@ -57,6 +57,7 @@ def extra_metrics(
     *,
     queries: ArrayLike | Tensor | None = None,
     gallery: ArrayLike | Tensor | None = None,
+    cameras: ArrayLike | Tensor | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
     """Compute the base code's further metrics on pooled vectors.
@@ -69,6 +70,7 @@ def extra_metrics(
         labels: (N,) integer class of each.
         queries: (Q,) image rows that query, or all. Without `queries` and `gallery` this is leave-one-out.
         gallery: (G,) image rows that are searched, or all. An image never retrieves itself.
+        cameras: (N,) as of `evaluate_regions`; for `map...` only.
         seed: Of the first centres of k-means.
 
     Returns:
@@ -91,7 +93,12 @@ def extra_metrics(
         >>> extra_metrics(embedder.embed(paths), labels)["nmi"]  # doctest: +SKIP
     """
     split = QueryGallerySplit.from_labels(
-        labels, queries=queries, gallery=gallery, images=len(regions), device=regions.pooled.device
+        labels,
+        queries=queries,
+        gallery=gallery,
+        cameras=cameras,
+        images=len(regions),
+        device=regions.pooled.device,
     )
     if not (split.relevant_count > 0).any():
         raise ValueError("labels: no query has a relevant image in the gallery; check labels, queries and gallery")
@@ -188,7 +195,11 @@ def _mean_average_precisions(pooled: Tensor, split: QueryGallerySplit) -> dict[s
         # the whole gallery is needed: one stable sort, which leaves equal scores in gallery order and the query last
         order = scores.sort(dim=1, descending=True, stable=True).indices
         relevant = split.gallery_labels[order] == split.query_labels[block].unsqueeze(1)
-        relevant &= order != own_row.unsqueeze(1)
+        if split.ignored_count is not None:
+            some = split.subset(block)
+            relevant = some.relevant(some.without_ignored(order, order.shape[1])[0])
+        else:
+            relevant &= order != own_row.unsqueeze(1)
         for name, values in average_precisions(relevant, split.relevant_count[block], own_row != NOTHING).items():
             sums[name] = sums.get(name, 0.0) + float(values.sum())
     return {name: total / len(counted) for name, total in sums.items()}

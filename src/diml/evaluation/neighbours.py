@@ -88,7 +88,10 @@ def rank_by_neighbours(
         raise ValueError(
             f"{method}: needs the cosines of all pairs; at most {MOST_IMAGES:,} images, got {len(pooled):,}"
         )
-    return methods[method](pooled.float(), split, depth)
+    found = methods[method](pooled.float(), split, split.deeper(depth))
+    order, place = split.without_ignored(found.ranking.order, depth)
+    moved_by = found.moved_by.gather(1, place).masked_fill(order == NOTHING, NOTHING)
+    return NeighbourRanking(Ranking(order, len(split.gallery)), moved_by)
 
 
 def _alpha_qe(pooled: Tensor, split: QueryGallerySplit, depth: int) -> NeighbourRanking:

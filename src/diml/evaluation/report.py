@@ -20,6 +20,16 @@ from diml.matching.retrieval import NOTHING, Ranking
 
 Floats = NDArray[np.float64]
 
+#: How the main metrics are written in tables, those of re-identification after those of metric learning.
+SHORT = {
+    "recall@1": "R@1",
+    "r_precision": "RP",
+    "map@r": "MAP@R",
+    "map": "mAP",
+    "map_trapezoid": "mAP (trapezoid)",
+    "minp": "mINP",
+}
+
 #: Best hits of each query that a report keeps.
 HITS_KEPT = 10
 
@@ -39,7 +49,7 @@ class Comparison:
     Args:
         rerank_at: K of the re-ranking.
         against: K of the baseline (0 where it was evaluated).
-        metric: name in `METRICS`.
+        metric: its name.
         difference: mean over queries, a fraction; positive = the re-ranking is better.
         low, high: 95 % interval of the difference, by paired bootstrap over queries.
     """
@@ -85,6 +95,7 @@ class Report:
         *,
         unconverged_pairs: int = 0,
         settings: Mapping[str, Any],
+        metrics: Sequence[str] = METRICS,
     ) -> Report:
         """Measure rankings of the queries of `split`.
 
@@ -92,14 +103,16 @@ class Report:
             rankings: K -> ranking of every query, deep enough for the metrics (see `depth_needed`).
             split: the two sides.
             unconverged_pairs, settings: as of `Report`.
+            metrics: names, see `query_metrics`.
         """
         per_query: dict[int, dict[str, Floats]] = {}
         for k, ranking in rankings.items():
             parts = []
             for rows in torch.split(torch.arange(len(split), device=ranking.order.device), QUERIES_AT_ONCE):
                 some, order = split.subset(rows), ranking.order[rows]
-                parts.append(query_metrics(some.relevant(order), some.relevant_count, some.own_row != NOTHING))
-            per_query[k] = {name: np.concatenate([part[name].cpu().numpy() for part in parts]) for name in METRICS}
+                in_gallery = some.own_row != NOTHING
+                parts.append(query_metrics(some.relevant(order), some.relevant_count, in_gallery, metrics))
+            per_query[k] = {name: np.concatenate([part[name].cpu().numpy() for part in parts]) for name in metrics}
         hits = {k: split.images(ranking.order[:, :HITS_KEPT]).cpu().numpy() for k, ranking in rankings.items()}
         nobody, queries = np.empty(0, np.int64), split.queries.cpu().numpy()
         return cls(per_query, queries, nobody, hits, len(split.gallery), unconverged_pairs, dict(settings))
@@ -123,7 +136,7 @@ class Report:
 
     @property
     def rows(self) -> list[dict[str, float]]:
-        """One dict a K: `rerank_at`, then every name of `METRICS`, the mean over the counted queries."""
+        """One dict a K: `rerank_at`, then every metric, the mean over the counted queries."""
         return self._summary[0]
 
     @property
@@ -166,14 +179,14 @@ class Report:
 
     def __repr__(self) -> str:
         means = "; ".join(
-            f"K = {k}: R@1 {100 * found['recall@1'].mean():.2f}, MAP@R {100 * found['map@r'].mean():.2f}"
+            f"K = {k}: " + ", ".join(f"{SHORT[m]} {100 * found[m].mean():.2f}" for m in SHORT if m in found)
             for k, found in self.per_query.items()
         )
         return f"Report({len(self.queries)} queries, {self.gallery_size} gallery images; {means})"
 
     def _repr_html_(self) -> str:
         """R@1, RP and MAP@R in percent, with intervals, for notebooks."""
-        shown = {"recall@1": "R@1", "r_precision": "RP", "map@r": "MAP@R"}
+        shown = {name: short for name, short in SHORT.items() if name in self.rows[0]}
         head = "".join(f"<th>{name}</th>" for name in ("K", *shown.values()))
         lines = []
         for row, bounds in zip(self.rows, self.intervals, strict=True):
@@ -191,15 +204,16 @@ def _summarize(
 ) -> tuple[list[dict[str, float]], list[dict[str, tuple[float, float]]], list[Comparison]]:
     """Rows, intervals and comparisons from per-query metrics."""
     ks = list(per_query)
-    columns = np.stack([per_query[k][metric] for k in ks for metric in METRICS], axis=1)
-    means = columns.mean(axis=0).reshape(len(ks), len(METRICS))
-    samples = bootstrap_means(columns, resamples, seed).reshape(resamples, len(ks), len(METRICS))
-    rows = [{"rerank_at": k} | dict(zip(METRICS, row, strict=True)) for k, row in zip(ks, means.tolist(), strict=True)]
-    intervals = [{metric: interval(samples[:, i, j]) for j, metric in enumerate(METRICS)} for i in range(len(ks))]
+    metrics = list(per_query[ks[0]])
+    columns = np.stack([per_query[k][metric] for k in ks for metric in metrics], axis=1)
+    means = columns.mean(axis=0).reshape(len(ks), len(metrics))
+    samples = bootstrap_means(columns, resamples, seed).reshape(resamples, len(ks), len(metrics))
+    rows = [{"rerank_at": k} | dict(zip(metrics, row, strict=True)) for k, row in zip(ks, means.tolist(), strict=True)]
+    intervals = [{metric: interval(samples[:, i, j]) for j, metric in enumerate(metrics)} for i in range(len(ks))]
     base = ks.index(min(ks))
     comparisons = []
     for i, k in enumerate(ks):
-        for j, metric in enumerate(METRICS if i != base else ()):
+        for j, metric in enumerate(metrics if i != base else ()):
             low, high = interval(samples[:, i, j] - samples[:, base, j])
             comparisons.append(Comparison(k, ks[base], metric, float(means[i, j] - means[base, j]), low, high))
     return rows, intervals, comparisons

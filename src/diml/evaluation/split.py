@@ -13,7 +13,10 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from diml.matching.retrieval import NOTHING
+from diml.matching.retrieval import NOTHING, Ranking, nearest
+
+#: Class of images that are neither right nor wrong for any query.
+JUNK = -1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -24,8 +27,11 @@ class QueryGallerySplit:
         queries, gallery: (Q,) and (G,) image rows.
         query_labels, gallery_labels: (Q,) and (G,) int64 classes.
         own_row: (Q,) gallery row that is the query itself, or `NOTHING`.
-        relevant_count: (Q,) R, gallery images of the query's class, without the query itself.
+        relevant_count: (Q,) R, gallery images of the query's class, without the query itself and ignored ones.
         gallery_is_everything: gallery rows are image rows.
+        query_cameras, gallery_cameras: (Q,) and (G,) int64 camera of each image, or None. For a query, gallery images
+            of its class and camera are ignored: they are neither right nor wrong.
+        ignored_count: (Q,) gallery images that are ignored for each query, itself included; None without cameras.
     """
 
     queries: Tensor
@@ -35,6 +41,9 @@ class QueryGallerySplit:
     own_row: Tensor
     relevant_count: Tensor
     gallery_is_everything: bool
+    query_cameras: Tensor | None = None
+    gallery_cameras: Tensor | None = None
+    ignored_count: Tensor | None = None
 
     @classmethod
     def from_labels(
@@ -43,14 +52,18 @@ class QueryGallerySplit:
         *,
         queries: ArrayLike | Tensor | None = None,
         gallery: ArrayLike | Tensor | None = None,
+        cameras: ArrayLike | Tensor | None = None,
         images: int | None = None,
         device: torch.device | str = "cpu",
     ) -> QueryGallerySplit:
         """Split N images by their rows; leave-one-out where neither side is given.
 
         Args:
-            labels: (N,) class of each image: integers or strings.
+            labels: (N,) class of each image: integers or strings. Images of class -1 are junk, which never queries and
+                is never searched.
             queries, gallery: (Q,) and (G,) image rows, each at most once; all images when omitted.
+            cameras: (N,) camera (or sequence) of each image, integers or strings: a query ignores the gallery images of
+                its own class and camera. None: nothing is ignored but the query itself.
             images: N, checked against the labels when given.
             device: of the tensors.
 
@@ -65,6 +78,7 @@ class QueryGallerySplit:
             _image_rows(name, given, size, classes.device)
             for name, given in (("queries", queries), ("gallery", gallery))
         )
+        query_rows, gallery_rows = (_without_junk(rows, classes) for rows in (query_rows, gallery_rows))
         place = torch.full((size,), NOTHING, dtype=torch.int64, device=classes.device)
         place[gallery_rows] = torch.arange(len(gallery_rows), device=classes.device)
         own_row = place[query_rows]
@@ -72,14 +86,56 @@ class QueryGallerySplit:
         class_sizes = torch.bincount(number[gallery_rows], minlength=int(number.max()) + 1)
         count = class_sizes[number[query_rows]] - (own_row != NOTHING).long()
         everything = torch.equal(gallery_rows, torch.arange(size, device=classes.device))
-        return cls(query_rows, gallery_rows, classes[query_rows], classes[gallery_rows], own_row, count, everything)
+        split = cls(query_rows, gallery_rows, classes[query_rows], classes[gallery_rows], own_row, count, everything)
+        if cameras is None:
+            return split
+        seen_by = _classes(cameras, classes.device, "cameras")
+        if len(seen_by) != size:
+            raise ValueError(f"cameras: need one for each of {size} images, got {len(seen_by)}")
+        both = torch.unique(torch.stack([number, seen_by]), dim=1, return_inverse=True)[1]
+        ignored = torch.bincount(both[gallery_rows], minlength=int(both.max()) + 1)[both[query_rows]]
+        return replace(
+            split,
+            relevant_count=class_sizes[number[query_rows]] - ignored,
+            query_cameras=seen_by[query_rows],
+            gallery_cameras=seen_by[gallery_rows],
+            ignored_count=ignored,
+        )
 
     def subset(self, rows: Tensor) -> QueryGallerySplit:
         """The same gallery with some of the queries: (q,) rows of `queries`."""
-        parts: dict[str, Any] = {
-            name: getattr(self, name)[rows] for name in ("queries", "query_labels", "own_row", "relevant_count")
-        }
+        names = ("queries", "query_labels", "own_row", "relevant_count", "query_cameras", "ignored_count")
+        parts: dict[str, Any] = {name: part[rows] for name in names if (part := getattr(self, name)) is not None}
         return replace(self, **parts)
+
+    def nearest(self, pooled: Tensor, depth: int) -> Ranking:
+        """The `depth` nearest gallery images of each query by pooled cosine, without itself and what it ignores.
+
+        Args:
+            pooled: (N, D) unit vectors of all images.
+            depth: ranks; `NOTHING` stands at the end where fewer images are left.
+        """
+        gallery = pooled if self.gallery_is_everything else pooled[self.gallery]
+        if self.ignored_count is None or not len(self):
+            return nearest(pooled[self.queries], gallery, depth, exclude=self.own_row)
+        order = nearest(pooled[self.queries], gallery, self.deeper(depth), exclude=self.own_row).order
+        return Ranking(self.without_ignored(order, depth)[0], len(self.gallery))
+
+    def deeper(self, depth: int) -> int:
+        """Ranks to look at so that `depth` remain without what is ignored."""
+        return depth + (0 if self.ignored_count is None or not len(self) else int(self.ignored_count.max()))
+
+    def without_ignored(self, order: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+        """The first `depth` gallery rows of `order` (Q, M) that count, and their places in it; `NOTHING` at the end."""
+        order = order.masked_fill(self.ignored(order), NOTHING)
+        place = (order == NOTHING).to(torch.int8).sort(dim=1, stable=True).indices[:, :depth]
+        return order.gather(1, place), place
+
+    def ignored(self, order: Tensor) -> Tensor:
+        """(Q, M) bool: whether the gallery image at each rank of `order` (Q, M) is neither right nor wrong."""
+        if self.query_cameras is None or self.gallery_cameras is None:
+            return torch.zeros_like(order, dtype=torch.bool)
+        return self.relevant(order) & (self.gallery_cameras[order.clamp_min(0)] == self.query_cameras.unsqueeze(1))
 
     def images(self, gallery_rows: Tensor) -> Tensor:
         """Image rows of gallery rows; `NOTHING` stays."""
@@ -100,15 +156,25 @@ class QueryGallerySplit:
         return f"QueryGallerySplit({len(self)} queries, {len(self.gallery)} gallery images, {without} without relevant)"
 
 
-def _classes(labels: ArrayLike | Tensor, device: torch.device) -> Tensor:
-    """(N,) int64 classes; strings are numbered in sorted order."""
+def _without_junk(rows: Tensor, classes: Tensor) -> Tensor:
+    """The rows of images that have a class."""
+    kept = rows[classes[rows] != JUNK]
+    if not len(kept):
+        raise ValueError(f"labels: need images of a class on both sides, got junk (class {JUNK}) only")
+    return kept
+
+
+def _classes(labels: ArrayLike | Tensor, device: torch.device, name: str = "labels") -> Tensor:
+    """(N,) int64 classes; strings are numbered in sorted order, but for the one that stands for junk."""
     if not isinstance(labels, Tensor):
         array = np.asarray(labels)
         if array.dtype.kind in "OU" and array.size and all(isinstance(label, str) for label in array.flat):
-            labels = np.unique(array, return_inverse=True)[1].reshape(array.shape)
-    classes = _integers("labels", labels, device)
+            numbers = np.unique(array, return_inverse=True)[1].reshape(array.shape)
+            labels = np.where(array == str(JUNK), JUNK, numbers)
+    classes = _integers(name, labels, device)
     if classes.ndim != 1 or not len(classes):
-        raise ValueError(f"labels: need one class for each image, shape (N,), got {tuple(classes.shape)}")
+        what = "class" if name == "labels" else "camera"
+        raise ValueError(f"{name}: need one {what} for each image, shape (N,), got {tuple(classes.shape)}")
     return classes
 
 
@@ -130,10 +196,11 @@ def _integers(name: str, values: ArrayLike | Tensor, device: torch.device) -> Te
     array = np.array([0]) if isinstance(values, Tensor) else np.array(values)
     if array.size == 0:
         return torch.zeros(array.shape, dtype=torch.int64, device=device)
+    words = name in ("labels", "cameras")
     if array.dtype.kind not in "iufcb":
-        raise ValueError(f"{name}: need integers{' or strings' * (name == 'labels')}, got {array.dtype}")
+        raise ValueError(f"{name}: need integers{' or strings' * words}, got {array.dtype}")
     given = values if isinstance(values, Tensor) else torch.from_numpy(array)
-    if given.dtype == torch.bool and name != "labels":
+    if given.dtype == torch.bool and not words:
         raise ValueError(f"{name}: need row numbers, got a boolean mask; use numpy.flatnonzero(mask)")
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         raise ValueError(f"{name}: need integers, got {given.dtype}; convert with .astype(int)")

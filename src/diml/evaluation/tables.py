@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from diml.evaluation.extra import EXTRA_METRICS
-from diml.evaluation.metrics import METRICS, RECALL_AT
-from diml.evaluation.report import Report
+from diml.evaluation.metrics import RECALL_AT
+from diml.evaluation.report import SHORT, Report
 from diml.files import write_text
 
-#: Columns of the printed table; CSV and JSON have all metrics.
+#: Columns of the printed table by default; CSV and JSON have all metrics.
 SHOWN = {"recall@1": "R@1", "r_precision": "RP", "map@r": "MAP@R"}
 SELF_COUNTED = {"r_precision_self_counted": "RP*", "map@r_self_counted": "MAP@R*"}
 
@@ -40,12 +40,14 @@ def report_table(reports: Mapping[str, Report], title: str | None = None) -> Tab
 
     `difference_table` has the paired differences against the plain ranking.
     """
-    table = _table(title, NOTE, (SHOWN | SELF_COUNTED).values())
+    shown = shown_metrics(reports.values())
+    released = SELF_COUNTED if all(set(SELF_COUNTED) <= set(report.rows[0]) for report in reports.values()) else {}
+    table = _table(title, NOTE if released else NOTE.partition(" * ")[0], (shown | released).values())
     for method, report in reports.items():
         for row, bounds in zip(report.rows, report.intervals, strict=True):
-            cells = [_cell(f"{100 * row[metric]:.2f}", bounds[metric], ".1f") for metric in SHOWN]
-            released = [f"{100 * row[metric]:.2f}" for metric in SELF_COUNTED]
-            table.add_row(row_name(method, int(row["rerank_at"])), *cells, *released)
+            cells = [_cell(f"{100 * row[metric]:.2f}", bounds[metric], ".1f") for metric in shown]
+            plain = [f"{100 * row[metric]:.2f}" for metric in released]
+            table.add_row(row_name(method, int(row["rerank_at"])), *cells, *plain)
         table.add_section()
     return table
 
@@ -53,14 +55,30 @@ def report_table(reports: Mapping[str, Report], title: str | None = None) -> Tab
 def difference_table(reports: Mapping[str, Report]) -> Table | None:
     """Re-ranked minus plain, in percentage points with paired intervals; None when nothing was re-ranked."""
     caption = "An interval that contains 0: no difference is shown by this evaluation."
-    table = _table("Re-ranked minus plain, percentage points, paired by query", caption, SHOWN.values())
+    shown = shown_metrics(reports.values())
+    table = _table("Re-ranked minus plain, percentage points, paired by query", caption, shown.values())
     for method, report in reports.items():
         for k in dict.fromkeys(comparison.rerank_at for comparison in report.comparisons):
             found = {c.metric: c for c in report.comparisons if c.rerank_at == k}
-            chosen = [found[metric] for metric in SHOWN]
+            chosen = [found[metric] for metric in shown]
             cells = [_cell(f"{100 * c.difference:+.2f}", (c.low, c.high), "+.1f") for c in chosen]
             table.add_row(row_name(method, k), *cells)
     return table if table.row_count else None
+
+
+def shown_metrics(reports: Collection[Report]) -> dict[str, str]:
+    """Metrics of the printed table, and how they are written.
+
+    The standard columns where all reports have them; else recall at every rank that was asked for, and those of the
+    others that they have.
+    """
+    have = [set(report.rows[0]) for report in reports]
+    names = [name for name in next(iter(reports)).rows[0] if all(name in found for found in have)]
+    if set(SHOWN) <= set(names) and {f"recall@{k}" for k in RECALL_AT} <= set(names):
+        return SHOWN
+    return {
+        name: SHORT.get(name, f"R@{name.partition('@')[2]}") for name in names if name in SHORT or "recall@" in name
+    }
 
 
 def row_name(method: str, rerank_at: int) -> str:
@@ -102,12 +120,13 @@ def write_reports(
 def csv_lines(reports: Mapping[str, Report]) -> list[list[str]]:
     """Header and one line a method and K: `method,rerank_at,queries`, then each metric, its low and high; fractions."""
     header = ["method", "rerank_at", "queries"]
-    header += [name for metric in METRICS for name in (metric, f"{metric}_low", f"{metric}_high")]
+    metrics = list(dict.fromkeys(name for report in reports.values() for name in report.rows[0] if name != "rerank_at"))
+    header += [name for metric in metrics for name in (metric, f"{metric}_low", f"{metric}_high")]
     lines = [header]
     for method, report in reports.items():
         for row, bounds in zip(report.rows, report.intervals, strict=True):
             line = [method, str(int(row["rerank_at"])), str(len(report.queries))]
-            for metric in METRICS:
+            for metric in metrics:
                 line += [f"{value:.6f}" for value in (row[metric], *bounds[metric])]
             lines.append(line)
     return lines

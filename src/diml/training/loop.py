@@ -254,6 +254,7 @@ class _TrainingRun:
             found.images.labels,
             queries=found.images.queries,
             gallery=found.images.gallery,
+            cameras=found.images.cameras,
             rerank_at=rerank_at,
             matcher=self.config.matcher,
             seed=self.config.seed,

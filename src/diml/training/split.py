@@ -33,7 +33,10 @@ def load_training_data(config: TrainConfig) -> DataSet:
 
 
 def split_for_training(data: DataSet, config: TrainConfig, *, warn: bool = True) -> TrainingSplit:
-    """Hold out some training classes for validation, or validate on the test images, as configured.
+    """Validate on the data set's own validation images, on held-out training classes, or on the test images.
+
+    Validation images of the data set are used where there are any and validation is not disabled; no class is then held
+    out.
 
     Args:
         data: the data set.
@@ -61,6 +64,8 @@ def split_for_training(data: DataSet, config: TrainConfig, *, warn: bool = True)
         return TrainingSplit(data.train, data.test, data.test)
     if config.validation_fraction == 0:
         return TrainingSplit(data.train, None, data.test)
+    if data.validation is not None:
+        return TrainingSplit(data.train, data.validation, data.test)
     try:
         train, validation = data.train.split_classes(config.validation_fraction, config.seed)
     except ValueError as error:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from diml.data import DataSet, load_dataset
+from diml.data.csv_file import UnusedColumnsWarning
 from diml.data.datasets import check_dataset
 
 
@@ -32,18 +33,50 @@ def test_leave_one_out_without_flags(tmp_path: Path) -> None:
 
 
 def test_flags_make_queries_and_gallery(tmp_path: Path) -> None:
-    loaded = load(
-        tmp_path,
-        "label,path,is_gallery,split,is_query,colour\n"
-        "1,images/a.jpg,0,test,1,red\n"
-        "1,images/b.jpg,True,Test,false,red\n"
-        "1,images/c.jpg,yes,test,yes,red\n"
-        "2,images/d.jpg,,test,,red\n"
-        "2,images/e.jpg,nan,train,nan,red\n",
-    )
+    with pytest.warns(UnusedColumnsWarning, match="not used: colour; read are path, label, split"):
+        loaded = load(
+            tmp_path,
+            "label,path,is_gallery,split,is_query,colour\n"
+            "1,images/a.jpg,0,test,1,red\n"
+            "1,images/b.jpg,True,Test,false,red\n"
+            "1,images/c.jpg,yes,test,yes,red\n"
+            "2,images/d.jpg,,test,,red\n"
+            "2,images/e.jpg,nan,train,nan,red\n",
+        )
     assert loaded.test.queries.tolist() == [0, 2, 3]
     assert loaded.test.gallery.tolist() == [1, 2, 3]
     assert loaded.train.queries is None
+
+
+def test_cameras_are_read_and_junk_is_left_out(tmp_path: Path) -> None:
+    lines = ["images/a.jpg,x,test,c1", "images/b.jpg,x,test,c2", "images/c.jpg,-1,test,c1", "images/d.jpg,y,test,c1"]
+    for column in ("camera", "sequence"):
+        loaded = load(tmp_path, "\n".join([f"path,label,split,{column}", *lines]))
+        assert loaded.test.cameras.tolist() == [0, 1, 0]
+        assert loaded.test.class_names == ("x", "y")
+        assert loaded.test.subset([1, 2]).cameras.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label,split,camera,sequence\nimages/a.jpg,x,test,1,2", "got both; they mean the same"),
+        ("path,label,split,camera\nimages/a.jpg,x,test,", "the camera is empty"),
+        ("path,label,split\nimages/a.jpg,-1,train", "label -1 means junk"),
+        ("path,label,split\nimages/a.jpg,-1,test", "every image is junk"),
+    ],
+)
+def test_what_is_wrong_with_cameras_and_junk_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, text)
+
+
+def test_validation_images_are_kept_for_training(tmp_path: Path) -> None:
+    head = "path,label,split\n"
+    loaded = load(tmp_path, head + "images/a.jpg,x,train\nimages/b.jpg,y,val\nimages/c.jpg,z,test\n")
+    assert loaded.validation.paths[0].name == "b.jpg"
+    assert loaded.test.paths[0].name == "c.jpg"
+    assert "validation=" in repr(loaded)
 
 
 def test_validation_images_are_tested_on_when_there_are_no_others_or_when_asked(tmp_path: Path) -> None:

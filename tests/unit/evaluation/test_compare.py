@@ -62,7 +62,8 @@ def test_a_copy_of_the_baseline_shows_no_difference(regions, labels) -> None:
 
 
 def test_plans_have_iterations_and_methods_by_neighbours_name_them(found) -> None:
-    assert found.iterations[PLAIN] is None and found.iterations["paper"] > 0
+    assert found.iterations[PLAIN] is None
+    assert found.iterations["paper"] > 0
     assert set(found.moved_by) == {NAMES["alpha_qe"], NAMES["k_reciprocal"]}
     assert found.moved_by[NAMES["alpha_qe"]].shape == found.hits[NAMES["alpha_qe"]].shape
 
@@ -73,7 +74,8 @@ def test_csv_and_json_hold_the_rows(found) -> None:
     assert [line["name"] for line in lines] == [row["name"] for row in document["rows"]] == list(found.per_query)
     assert float(lines[1]["map@r"]) == pytest.approx(document["rows"][1]["map@r"], abs=1e-6)
     assert document["matchers"]["exact"]["epsilon"] == 0
-    assert "paper: MAP@R" in repr(found) and "MAP@R minus paper" in found._repr_html_()
+    assert "paper: MAP@R" in repr(found)
+    assert "MAP@R minus paper" in found._repr_html_()
 
 
 def test_quantized_regions_are_compared_too(regions, labels) -> None:
