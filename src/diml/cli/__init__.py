@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "explain": "compare two images and show which parts match: figure, interactive page, JSON",
     "evaluate": "retrieval metrics on a data set: plain ranking against structural re-ranking",
     "compare": "settings of the matcher against each other on a data set, paired by query",
+    "tune": "choose the settings of the matcher on training classes, with the gain to expect",
     "report": "an evaluation as an interactive page: metrics, queries with their hits, worst first",
     "calibrate": "what a score means: a probability, and thresholds for a named false-accept rate",
     "faithfulness": "measure how faithful explanations are: additivity, deletion, correspondence, stability",
