@@ -32,8 +32,6 @@ bench: .venv/.complete   ## small sizes of all benchmarks, into runs/bench/
 	$(BIN)/python benchmarks/loss.py --runs 3 --json runs/bench/loss.json
 	$(BIN)/python benchmarks/peers.py --images 1000 --pairs 500 --runs 3 --peers pot_batch pot_batch_log torch_batch --json runs/bench/peers.json
 	$(BIN)/python benchmarks/exact_plans.py --embeddings easy --queries 10 --pairs 100 --json runs/bench/exact_plans.json
-	$(BIN)/python benchmarks/sharpening.py --datasets orl --pairs 10 --queries 10 --ways "plan that scores" "sharpened 10" \
-		"epsilon 0.02" "quadratic 1" exact --json runs/bench/sharpening.json
 	$(BIN)/python benchmarks/storage.py --embeddings orl orl-whitened --json runs/bench/storage.json
 	$(BIN)/python benchmarks/memory.py --images 5000 --queries 500 --classes 1000 --json runs/bench/memory.json
 	$(BIN)/python benchmarks/scaling.py --embeddings hard --queries 20 --plain-queries 5 --runs 1 --vary-images 1000 4000 \
@@ -53,7 +51,7 @@ sanitize: .venv/.complete   ## the tests of the kernel under AddressSanitizer an
 		PYTHONPATH=build/sanitized $(BIN)/python -c "import sys; \
 		sys.meta_path = [finder for finder in sys.meta_path if 'ScikitBuild' not in type(finder).__name__]; \
 		import diml, pytest; assert 'sanitized' in diml.__file__, diml.__file__; \
-		sys.exit(pytest.main(['-n', '0', '-p', 'no:randomly', 'tests/unit/matching/test_native.py', 'tests/unit/matching/test_exact.py', 'tests/unit/objectives/test_planned.py']))"
+		sys.exit(pytest.main(['-n', '0', '-p', 'no:randomly', 'tests/unit/matching/test_native.py', 'tests/unit/matching/test_exact.py', 'tests/unit/matching/test_share.py', 'tests/unit/objectives/test_planned.py']))"
 
 docs: .venv/.complete    ## draw the figures of the README and docs/explain.md again
 	$(BIN)/python docs/draw_figures.py

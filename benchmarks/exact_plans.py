@@ -2,15 +2,18 @@
 
     python benchmarks/exact_plans.py --threads 2
     python benchmarks/exact_plans.py --embeddings orl orl-whitened --json runs/exact_plans.json
+    python benchmarks/exact_plans.py --shares 0.8 0.5 auto
 
 The pairs are queries and their best K candidates. Per pair: "embedded" starts from regions and computes costs and
 weights; "given costs" starts from both in float64 and also returns potentials, as POT does. These run on one thread.
 Re-ranking takes the threads of the command line. The gap is the largest difference of the cost from that of POT.
+With `--shares`, plans that leave mass unmatched are timed against those that transport everything, run by run.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ from torch import Tensor
 import measure
 import regimes
 from diml.matching import Matcher, Regions
+from diml.matching.partial import Share
 from diml.matching.transport import exact_transport
 
 EXACT, ENTROPIC = Matcher(epsilon=0), Matcher()
@@ -35,9 +39,18 @@ def main() -> None:
     made.add_argument("--queries", type=int, default=50, help="Q, drawn at random; default: %(default)s")
     made.add_argument("--rerank-at", type=int, default=100, help="K; default: %(default)s")
     made.add_argument("--pairs", type=int, default=300, help="pairs that POT solves; default: %(default)s")
+    made.add_argument(
+        "--shares", nargs="+", type=share_of, default=[], help="shares of the mass, or auto; default: only all of it"
+    )
     options = measure.read(made)
     results = [one(regimes.load(name, options), options) for name in options.embeddings]
-    measure.finish("exact_plans", options, results, per_pair(results), reranking(results))
+    tables = [per_pair(results), reranking(results), *([partial(results)] if options.shares else [])]
+    measure.finish("exact_plans", options, results, *tables)
+
+
+def share_of(word: str) -> Share:
+    """A share from the command line."""
+    return "auto" if word == "auto" else float(word)
 
 
 def one(found: regimes.Labelled, options: argparse.Namespace) -> dict[str, Any]:
@@ -56,6 +69,7 @@ def one(found: regimes.Labelled, options: argparse.Namespace) -> dict[str, Any]:
     }
     counts = dict.fromkeys(SIDES, order.numel()) | dict.fromkeys(("given", "pot"), len(problems[0]))
     seconds = measure.alternate(sides, options.runs, options.warmup)
+    of_shares = timed_shares(query, gallery, order, options)
     torch.set_num_threads(threads)
     reranked = {side: sides[side] for side in ("embedded", "entropic")}
     together = measure.alternate(reranked, options.runs, options.warmup)
@@ -71,7 +85,29 @@ def one(found: regimes.Labelled, options: argparse.Namespace) -> dict[str, Any]:
         "gap": float(gap),
         "us_per_pair": {side: measure.spread(seconds[side], 1e6 / counts[side]) for side in SIDES},
         "ms_per_query": {side: measure.spread(together[side], 1000 / len(queries)) for side in reranked},
+        "shares": of_shares,
     }
+
+
+def timed_shares(
+    query: Regions, gallery: Regions, order: Tensor, options: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    """Of exact and entropic plans with each share: microseconds per pair, and the ratio to all of the mass."""
+    found: dict[str, dict[str, Any]] = {}
+    for kind, plain in {"exact": EXACT, "entropic": ENTROPIC}.items() if options.shares else ():
+        sides = {
+            str(share): lambda ours=replace(plain, share=share): ours.score(query, gallery, order)
+            for share in (1, *options.shares)
+        }
+        seconds = measure.alternate(sides, options.runs, options.warmup)
+        found[kind] = {
+            share: {
+                "us_per_pair": measure.spread(values, 1e6 / order.numel()),
+                "ratio": measure.ratios(values, seconds["1"]),
+            }
+            for share, values in seconds.items()
+        }
+    return found
 
 
 def problems_of(
@@ -108,6 +144,17 @@ def reranking(results: list[dict[str, Any]]) -> measure.Table:
         rows.append([result["embeddings"], result["dtype"], *sizes, *times])
     columns = ("embeddings", "stored", "R", "K", "threads", "exact, ms", "entropic, ms")
     return measure.table("Re-ranking, milliseconds per query: median, min..max", columns, rows)
+
+
+def partial(results: list[dict[str, Any]]) -> measure.Table:
+    rows = []
+    for result in results:
+        for kind, shares in result["shares"].items():
+            sizes = [result["embeddings"], str(result["regions"]), kind]
+            for share, times in shares.items():
+                rows.append([*sizes, share, measure.shown(times["us_per_pair"]), measure.shown(times["ratio"])])
+    columns = ("embeddings", "R", "plan", "share", "us", "share / all")
+    return measure.table("Partial transport, microseconds per pair on one thread: median, min..max", columns, rows)
 
 
 if __name__ == "__main__":

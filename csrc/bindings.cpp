@@ -281,7 +281,7 @@ void solve_exact(const Double3& cost, const Double2& mass_q, const Double2& mass
   task.plan = results.plan.data(), task.iterations = results.iterations.data();
   task.potential_q = results.potential_q.data(), task.potential_g = results.potential_g.data();
   Interruption interruption;
-  task.solver = interruption.cancelling(SolverSettings{PlanKind::exact, 0, 0, 0, nullptr, nullptr});
+  task.solver = interruption.cancelling(SolverSettings{PlanKind::exact, 0, 0, 0, 0, false, nullptr, nullptr});
   const Kernels& kernels = kernels_in_use();
   const int64_t count = static_cast<int64_t>(pairs), work = task.regions_q * task.regions_g * 64;
   in_pieces(count, piece_of(count, threads, work), threads, kernels.solve_exact_bytes(task), interruption,
@@ -403,11 +403,13 @@ void bind_arguments(nb::module_& m) {
   nb::enum_<PlanKind>(m, "PlanKind").value("entropic", PlanKind::entropic).value("exact", PlanKind::exact);
   nb::class_<SolverSettings>(m, "SolverSettings")
       .def("__init__",
-           [](SolverSettings* self, PlanKind plan, double epsilon, double tolerance, int32_t max_iterations) {
+           [](SolverSettings* self, PlanKind plan, double epsilon, double tolerance, int32_t max_iterations,
+              double dustbin, bool open) {
              new (self) SolverSettings{plan, static_cast<float>(epsilon), static_cast<float>(tolerance), max_iterations,
-                                       nullptr, nullptr};
+                                       static_cast<float>(dustbin), open, nullptr, nullptr};
            },
-           nb::kw_only(), nb::arg("plan"), nb::arg("epsilon"), nb::arg("tolerance"), nb::arg("max_iterations"));
+           nb::kw_only(), nb::arg("plan"), nb::arg("epsilon"), nb::arg("tolerance"), nb::arg("max_iterations"),
+           nb::arg("dustbin") = 0.0, nb::arg("open") = false);
   nb::class_<RegionArrays>(m, "StoredRegions")
       .def("__init__",
            [](RegionArrays* self, Stored values, Float2 pooled, std::optional<Float2> scale) {

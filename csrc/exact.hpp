@@ -344,6 +344,25 @@ static bool solve_one(ExactProblem& p, const SolverSettings& solver) {
   return true;
 }
 
+// The costs of a problem whose last row and column are dustbins, as of Dustbins.exact_costs in partial.py: in open ones
+// mass costs a little more, so that regions at their threshold are matched; between closed ones it costs too much.
+template <typename Cost>
+static auto with_dustbins(int32_t rows, int32_t columns, Cost cost, const SolverSettings& solver) {
+  double low = cost(0, 0), high = low;
+  for (int32_t i = 0; i < rows; ++i) {
+    for (int32_t j = 0; j < columns; ++j) {
+      const double of_pair = cost(i, j);
+      low = less_of(of_pair, low), high = of_pair > high ? of_pair : high;
+    }
+  }
+  const double span = high > low ? high - low : 1.0, level = cost(rows, columns);
+  const double beside = solver.open ? level + kTieBreak * span : level;
+  const double corner = solver.open ? level : 2 * level - low + span / 2;
+  return [=](int32_t i, int32_t j) {
+    return i < rows && j < columns ? cost(i, j) : i == rows && j == columns ? corner : beside;
+  };
+}
+
 // Solves the pairs of a block, one after the other, and leaves their plans in its kernel, with scaling vectors of 1.
 static void solve_lanes(Block& block, ExactProblem& exact, const SolverSettings& solver) {
   const Problem& p = block.problem;
@@ -354,9 +373,14 @@ static void solve_lanes(Block& block, ExactProblem& exact, const SolverSettings&
   for (int lane = 0; lane < W; ++lane) {
     if (block.pair[lane] < 0) continue;
     const auto number = [lane](const Lanes* at) { return (double)reinterpret_cast<const float*>(at)[lane]; };
-    read_exact(exact, rows, columns,
-               [&](int32_t i, int32_t j) { return -number(p.cosine + (int64_t)i * columns + j); },
-               [&](int32_t i) { return number(p.weight_q + i); }, [&](int32_t j) { return number(p.weight_g + j); });
+    const auto cost = [&](int32_t i, int32_t j) { return -number(p.cosine + (int64_t)i * columns + j); };
+    const auto mass_q = [&](int32_t i) { return number(p.weight_q + i); };
+    const auto mass_g = [&](int32_t j) { return number(p.weight_g + j); };
+    if (dustbins_of(solver) == 0) {
+      read_exact(exact, rows, columns, cost, mass_q, mass_g);
+    } else {
+      read_exact(exact, rows, columns, with_dustbins(rows - 1, columns - 1, cost, solver), mass_q, mass_g);
+    }
     if (!solve_one(exact, solver)) return;
     double error = 0;
     for (int32_t j = 0; j < columns; ++j) {

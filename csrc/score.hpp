@@ -32,16 +32,16 @@ struct Workspace {
 static Workspace workspace_in(const ScoreTask& task, void* memory) {
   Arena arena{static_cast<char*>(memory), 0};
   Workspace space{};
-  const int64_t regions_q = task.query.regions, regions_g = task.gallery.regions;
+  const int64_t regions_q = task.query.regions, regions_g = task.gallery.regions, bins = dustbins_of(task.solver);
   const Storage storage = task.gallery.storage;
   space.query.regions = regions_q, space.query.dim = task.dim;
   space.query.vectors = round_up(regions_q) / W;
   const int64_t lanes = space.query.vectors * W;
   for (Block* block : {&space.fresh, &space.rest}) {
-    Lanes* problem = arena.take<Lanes>(problem_lanes(regions_q, regions_g));
-    block->problem = problem_in(problem, regions_q, regions_g);
+    Lanes* problem = arena.take<Lanes>(problem_lanes(regions_q + bins, regions_g + bins));
+    block->problem = problem_in(problem, regions_q, regions_g, task.solver);
   }
-  if (task.solver.plan == PlanKind::exact) space.exact = exact_in(arena, regions_q, regions_g);
+  if (task.solver.plan == PlanKind::exact) space.exact = exact_in(arena, regions_q + bins, regions_g + bins);
 #ifdef DIML_INT16_PRODUCTS
   space.codes = storage == Storage::int16 && task.dim % 2 == 0;
 #endif
@@ -131,7 +131,7 @@ static void interleave(const ScoreTask& task, Workspace& space) {
     for (int64_t j = 0; j < cols; ++j) {
       for (int lane = 0; lane < W; ++lane) block[lane] = load(space.cells + (lane * (cols + 1) + j) * lanes + first);
       transpose(block);
-      for (int x = 0; x < W && first + x < rows; ++x) problem.cosine[(first + x) * cols + j] = block[x];
+      for (int x = 0; x < W && first + x < rows; ++x) problem.cosine[(first + x) * problem.cols + j] = block[x];
       if (rows >= first && rows < first + W) problem.weight_g[j] = block[rows - first];
     }
     for (int lane = 0; lane < W; ++lane) block[lane] = load(space.cells + (lane * (cols + 1) + cols) * lanes + first);
@@ -154,7 +154,7 @@ static void interleave(const ScoreTask& task, Workspace& space) {
 static void write_convergence(const PairResults& results, const Block& block, Mask done) {
   for (int lane = 0; lane < W; ++lane) {
     if (!done[lane]) continue;
-    results.error[block.pair[lane]] = block.error[lane];
+    results.error[block.pair[lane]] = block.error[lane] * block.problem.total;
     results.iterations[block.pair[lane]] = block.iterations[lane];
   }
 }
@@ -173,9 +173,17 @@ static void gather(const float* const (&from)[W], int64_t count, Lanes* to) {
   }
 }
 
-// Writes the matrix (rows, cols) of each pair that is done to its place in `to` (B, rows, cols).
-static void write_matrices(const Lanes* from, const Block& block, Mask done, float* to) {
-  const int64_t cells = block.problem.rows * block.problem.cols;
+// Writes the regions' part of a matrix (rows, cols) of each pair that is done to its place in `to` (B, Rq, Rg). Where
+// there are dustbins, the lanes of these pairs are moved together.
+static void write_matrices(Lanes* from, const Block& block, Mask done, float* to) {
+  const Problem& p = block.problem;
+  const int64_t cells = p.regions_q * p.regions_g;
+  for (int64_t i = 1; i < p.regions_q && p.cols > p.regions_g; ++i) {
+    for (int64_t j = 0; j < p.regions_g; ++j) {
+      Lanes& cell = from[i * p.regions_g + j];
+      cell = select(done, from[i * p.cols + j], cell);
+    }
+  }
   float* place[W];
   for (int lane = 0; lane < W; ++lane) place[lane] = done[lane] ? to + block.pair[lane] * cells : nullptr;
   Lanes turned[W];
@@ -200,14 +208,21 @@ static void write_plans(const Block& block, Mask done, float* to) {
   for (int64_t i = 0; i < p.rows; ++i) {
     for (int64_t j = 0; j < p.cols; ++j) {
       Lanes& cell = p.kernel[i * p.cols + j];
-      cell = select(done, cell * p.u[i] * p.v[j], cell);
+      cell = select(done, cell * p.u[i] * p.v[j] * p.total, cell);
     }
   }
   write_matrices(p.kernel, block, done, to);
 }
 
+// The settings for problems whose masses sum to 1 with their dustbins.
+static SolverSettings settings_within(SolverSettings solver) {
+  solver.tolerance /= 1.0f + solver.dustbin;
+  return solver;
+}
+
 static void score(const ScoreTask& task, int64_t first, int64_t last, void* memory) {
   Workspace space = workspace_in(task, memory);
+  const SolverSettings solver = settings_within(task.solver);
   const PairResults& results = task.results;
   int64_t packed = -1;
   const auto fill = [&](Block& block, int64_t start) {
@@ -217,8 +232,7 @@ static void score(const ScoreTask& task, int64_t first, int64_t last, void* memo
       results.pooled[pair] = compare_pair(task, space, lane, pair, pair + 1 < last ? pair + 1 : pair);
     }
     interleave(task, space);
-    normalize(block.problem.weight_q, task.query.regions);
-    normalize(block.problem.weight_g, task.gallery.regions);
+    complete(block.problem, solver);
   };
   const auto end = [&](const Block& block, Mask done) {
     write_convergence(results, block, done);
@@ -230,13 +244,14 @@ static void score(const ScoreTask& task, int64_t first, int64_t last, void* memo
     if (results.plan) write_plans(block, done, results.plan);
   };
   if (task.solver.plan == PlanKind::exact) {
-    return solve_exact_pairs(space.fresh, space.exact, task.solver, first, last, fill, end);
+    return solve_exact_pairs(space.fresh, space.exact, solver, first, last, fill, end);
   }
-  solve_entropic(space.fresh, space.rest, task.solver, first, last, fill, end);
+  solve_entropic(space.fresh, space.rest, solver, first, last, fill, end);
 }
 
 static int64_t solve_bytes(const SolveTask& task) {
-  return 2 * problem_lanes(task.regions_q, task.regions_g) * (int64_t)sizeof(Lanes);
+  const int64_t bins = dustbins_of(task.solver);
+  return 2 * problem_lanes(task.regions_q + bins, task.regions_g + bins) * (int64_t)sizeof(Lanes);
 }
 
 // Reads the given problems of a block, the pairs from `start` on, side by side.
@@ -248,23 +263,28 @@ static void read_problems(const SolveTask& task, const Problem& problem, int64_t
     cost[lane] = task.cost + pair * rows * cols;
     mass_q[lane] = task.mass_q + pair * rows, mass_g[lane] = task.mass_g + pair * cols;
   }
-  gather(cost, rows * cols, problem.cosine);
-  for (int64_t x = 0; x < rows * cols; ++x) problem.cosine[x] = -problem.cosine[x];
+  gather(cost, rows * cols, problem.kernel);
+  const float same = task.solver.open ? 1.0f : 0.0f;  // the cosine whose cost is 0; it only matters for a threshold
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < cols; ++j) problem.cosine[i * problem.cols + j] = same - problem.kernel[i * cols + j];
+  }
   gather(mass_q, rows, problem.weight_q), gather(mass_g, cols, problem.weight_g);
-  normalize(problem.weight_q, rows), normalize(problem.weight_g, cols);
+  complete(problem, task.solver);
 }
 
 static void solve(const SolveTask& task, int64_t first, int64_t last, void* memory) {
   const int64_t rows = task.regions_q, cols = task.regions_g;
+  const SolverSettings solver = settings_within(task.solver);
   Block fresh, rest;
-  fresh.problem = problem_in(static_cast<Lanes*>(memory), rows, cols);
-  rest.problem = problem_in(static_cast<Lanes*>(memory) + problem_lanes(rows, cols), rows, cols);
+  fresh.problem = problem_in(static_cast<Lanes*>(memory), rows, cols, solver);
+  Lanes* const second = static_cast<Lanes*>(memory) + problem_lanes(fresh.problem.rows, fresh.problem.cols);
+  rest.problem = problem_in(second, rows, cols, solver);
   const auto fill = [&](Block& block, int64_t start) { read_problems(task, block.problem, start, last); };
   const auto end = [&](const Block& block, Mask done) {
     write_convergence(task.results, block, done);
     if (task.results.plan) write_plans(block, done, task.results.plan);
   };
-  solve_entropic(fresh, rest, task.solver, first, last, fill, end);
+  solve_entropic(fresh, rest, solver, first, last, fill, end);
 }
 
 }  // namespace diml::DIML_INSTRUCTION_SET

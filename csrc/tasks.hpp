@@ -20,6 +20,8 @@ struct SolverSettings {
   float epsilon;
   float tolerance;  // marginal error at which a pair is done
   int32_t max_iterations;
+  float dustbin;    // mass of a dustbin on either side, which takes what is not transported; 0: all mass is
+  bool open;        // dustbins may send to each other, and cost what the threshold of a pair says (share "auto")
   bool (*cancelled)(void* owner);  // asked now and then: whether to stop, with results that the caller discards
   void* owner;
 };

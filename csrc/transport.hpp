@@ -3,7 +3,7 @@
 // u and v scale the rows and columns of kernel = exp((cosine - largest) / epsilon). One sweep over the kernel computes
 // row sums, new u, and the column sums that new v needs. Steps of v are mixed (Anderson's acceleration); pairs that
 // still take long continue over-relaxed, each by its own rate of convergence. The last update of the rows is plain, so
-// that the row sums hold to rounding.
+// that the row sums hold to rounding. Where not all mass is transported, a dustbin is the last region of either side.
 #pragma once
 
 #include <cstdint>
@@ -19,11 +19,13 @@ constexpr int32_t kCancelEvery = 64;  // sweeps between two questions whether th
 constexpr int kMoveAfter = 32;        // sweeps before which moving a pair to another block costs more than it saves
 
 struct Problem {  // memory for W pairs; arrays of W numbers
-  Lanes *cosine, *kernel;    // (Rq, Rg)
+  Lanes *cosine, *kernel;    // (rows, cols)
   Lanes *weight_q, *u;
   Lanes *weight_g, *v, *columns, *residual, *step;
-  Lanes *change, *motion;    // (kMixed, Rg), of residual and of log v, from sweep to sweep
-  int64_t rows, cols;
+  Lanes *change, *motion;    // (kMixed, cols), of residual and of log v, from sweep to sweep
+  int64_t rows, cols;        // Rq and Rg, one more each with dustbins
+  int64_t regions_q, regions_g;
+  float total;               // mass of a side with its dustbin, where regions have 1; the weights here sum to 1
 };
 
 // Memory of one problem, in vectors.
@@ -31,9 +33,13 @@ DIML_INLINE int64_t problem_lanes(int64_t rows, int64_t cols) {
   return 2 * rows * cols + 2 * rows + (5 + 2 * kMixed) * cols;
 }
 
-static Problem problem_in(Lanes* memory, int64_t rows, int64_t cols) {
+// Of how many places a dustbin takes on either side: 0 or 1.
+DIML_INLINE int64_t dustbins_of(const SolverSettings& solver) { return solver.dustbin > 0 ? 1 : 0; }
+
+static Problem problem_in(Lanes* memory, int64_t regions_q, int64_t regions_g, const SolverSettings& solver) {
+  const int64_t rows = regions_q + dustbins_of(solver), cols = regions_g + dustbins_of(solver);
   Problem p;
-  p.rows = rows, p.cols = cols;
+  p.rows = rows, p.cols = cols, p.regions_q = regions_q, p.regions_g = regions_g, p.total = 1.0f + solver.dustbin;
   p.cosine = memory, p.kernel = p.cosine + rows * cols;
   p.weight_q = p.kernel + rows * cols, p.u = p.weight_q + rows;
   p.weight_g = p.u + rows, p.v = p.weight_g + cols, p.columns = p.v + cols;
@@ -56,6 +62,30 @@ static void normalize(Lanes* mass, int64_t count) {
     total += mass[i];
   }
   for (int64_t i = 0; i < count; ++i) mass[i] /= total;
+}
+
+// The level of the dustbins: the mean cosine of all pairs of regions, by the product of their weights. With open
+// dustbins it is the threshold of partial.py; with closed ones it is arbitrary, and a good start.
+static Lanes level_of(const Problem& p) {
+  Lanes level = Lanes{};
+  for (int64_t i = 0; i < p.regions_q; ++i) {
+    Lanes row = Lanes{};
+    for (int64_t j = 0; j < p.regions_g; ++j) row += p.weight_g[j] * p.cosine[i * p.cols + j];
+    level += p.weight_q[i] * row;
+  }
+  return level;
+}
+
+// Scales the weights of the regions to sum to 1 and adds the dustbins, if there are any, to cosines and weights.
+static void complete(const Problem& p, const SolverSettings& solver) {
+  normalize(p.weight_q, p.regions_q), normalize(p.weight_g, p.regions_g);
+  if (dustbins_of(solver) == 0) return;
+  const Lanes level = level_of(p);
+  for (int64_t i = 0; i < p.rows; ++i) p.cosine[i * p.cols + p.regions_g] = level;
+  for (int64_t j = 0; j < p.cols; ++j) p.cosine[p.regions_q * p.cols + j] = level;
+  for (int64_t i = 0; i < p.regions_q; ++i) p.weight_q[i] /= p.total;
+  for (int64_t j = 0; j < p.regions_g; ++j) p.weight_g[j] /= p.total;
+  p.weight_q[p.regions_q] = p.weight_g[p.regions_g] = all(solver.dustbin / p.total);
 }
 
 // scale * (target / (scale * sum))^relaxation to first order, positive for any ratio; 0 where nothing is reached.
@@ -266,6 +296,7 @@ static void start_pairs(Block& block, const SolverSettings& solver) {
   for (int64_t x = 1; x < cells; ++x) high = largest(high, p.cosine[x]), low = smallest(low, p.cosine[x]);
   const Lanes scale = all(kLog2E / solver.epsilon), top = high * scale, one = all(1.0f);
   for (int64_t x = 0; x < cells; ++x) p.kernel[x] = power_of_two(p.cosine[x] * scale - top);
+  if (dustbins_of(solver) > 0 && !solver.open) p.kernel[cells - 1] = Lanes{};
   const Mask wide = high - low > kPlainRange * solver.epsilon;
   for (int64_t i = 0; i < p.rows; ++i) p.u[i] = one;
   for (int64_t j = 0; j < p.cols; ++j) p.v[j] = one;
@@ -338,19 +369,21 @@ static void run(Block& block, const SolverSettings& solver, int remaining) {
     if (rows == 9) return run<9, 9>(block, solver, remaining);
     if (rows == 49) return run<49, 49>(block, solver, remaining);
     if (rows == 64) return run<64, 64>(block, solver, remaining);
+    if (rows == 17) return run<17, 17>(block, solver, remaining);
+    if (rows == 50) return run<50, 50>(block, solver, remaining);
   }
   run<0, 0>(block, solver, remaining);
 }
 
-// The structural similarity, sum of plan * cosine.
+// The structural similarity, sum of plan * cosine over the regions.
 static Lanes structural(const Problem& p) {
   Lanes sum = Lanes{};
-  for (int64_t i = 0; i < p.rows; ++i) {
+  for (int64_t i = 0; i < p.regions_q; ++i) {
     Lanes row = Lanes{};
-    for (int64_t j = 0; j < p.cols; ++j) row += p.kernel[i * p.cols + j] * p.v[j] * p.cosine[i * p.cols + j];
+    for (int64_t j = 0; j < p.regions_g; ++j) row += p.kernel[i * p.cols + j] * p.v[j] * p.cosine[i * p.cols + j];
     sum += p.u[i] * row;
   }
-  return sum;
+  return sum * p.total;
 }
 
 // Moves the active pairs of `from` into free lanes of `to`, which must have enough of them.

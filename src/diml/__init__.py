@@ -18,10 +18,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diml.calibration import Calibrator
     from diml.data import DataSet, ImageSet, Preprocess, load_dataset
     from diml.data.images import ImageLike
     from diml.evaluation import Report, evaluate_dataset, evaluate_regions
     from diml.explain import Explanation
+    from diml.explain.explanation import Foregrounds
     from diml.matching import Matcher, Ranking, Regions, nearest, rerank
     from diml.models import Embedder, load_embedder
 
@@ -72,6 +74,8 @@ def match(
     *,
     embedder: Embedder | None = None,
     matcher: Matcher | None = None,
+    calibrator: Calibrator | None = None,
+    foregrounds: Foregrounds | None = None,
     **settings: Any,
 ) -> Explanation:
     """Compare two images region by region, or row i of some `Regions` with row i of others.
@@ -81,8 +85,11 @@ def match(
         b: the gallery image, likewise.
         embedder: turns images into regions; MobileNetV2 when omitted. Not for Regions.
         matcher: settings of the method; by default the embedder's own, for Regions `Matcher()`.
+        calibrator: what the scores of this embedder and matcher mean (`diml.calibration.load_calibration`), for the
+            probability that both images are of one class.
+        foregrounds: fraction of each region that is object, (Rq,) and (Rg,) in 0..1, for the share of the background.
         settings: single settings in place of a matcher, which replace those of the default one: weights, epsilon,
-            tolerance, max_iterations, structural_weight (see `Matcher`).
+            tolerance, max_iterations, structural_weight, share (see `Matcher`).
 
     Returns:
         Explanation, a Match: one pair with its images; of Regions B pairs, whose images `draw(images=...)` takes.
@@ -93,11 +100,19 @@ def match(
         ValueError, FileNotFoundError: an image cannot be read, or a setting is out of range.
 
     Example:
-        >>> diml.match("a.jpg", "b.jpg", epsilon=0.02).ledger().top(3)
+        >>> found = diml.match("a.jpg", "b.jpg", epsilon=0.02)
+        >>> print(found.summary(), found.ledger().top(3))
     """
     from diml.explain.explanation import configured_matcher, match_pair
 
-    return match_pair(a, b, embedder=embedder, matcher=configured_matcher(embedder, matcher, settings))
+    return match_pair(
+        a,
+        b,
+        embedder=embedder,
+        matcher=configured_matcher(embedder, matcher, settings),
+        calibrator=calibrator,
+        foregrounds=foregrounds,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -9,11 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
-
-from tiny_model import save_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "benchmarks"
@@ -106,27 +103,6 @@ def test_scaling_draws_one_panel_per_axis(document, tmp_path, axes):
         assert image.height > 250 * -(-len(axes) // 2)
 
 
-def test_sharper_plans_are_compared_on_ones_own_images(tmp_path):
-    generator = np.random.default_rng(0)
-    for number in range(8):
-        coarse = generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        file = tmp_path / "shop" / "ab"[number // 4] / f"{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC).save(file)
-    words = ["--datasets", "folder", "--data", str(tmp_path / "shop"), "--protocol", "all", "--grid", "3"]
-    words += ["--model", str(save_tiny_model(tmp_path / "tiny")), "--pairs", "3", "--queries", "3", "--rerank-at", "4"]
-    words += ["--ways", "plan that scores", "sharpened 10", "epsilon 0.02", "annealed to 0.0125", "exact"]
-    done = run("sharpening", *words, "--json", str(tmp_path / "found.json"))
-    assert done.returncode == 0, done.stderr
-    found = {row["way"]: row for row in json.loads((tmp_path / "found.json").read_text())["results"]}
-    assert all(row[kind]["additivity"] <= 1e-6 for row in found.values() for kind in ("flip", "shift"))
-    masses = [found[way]["flip"]["mass"]["value"] for way in ("plan that scores", "epsilon 0.02", "annealed to 0.0125")]
-    assert masses == sorted(masses)
-    assert found["plan that scores"]["retrieval"]["less_scoring_plan"]["value"] == 0
-    assert "retrieval" not in found["sharpened 10"]
-    assert "as scored" in done.stdout
-
-
 AGAINST = ["--images", "60", "--queries", "3", "--rerank-at", "5", "--evaluation-images", "60", "--classes", "6"]
 AGAINST += ["--batch", "8", "--regions", "4", "--dim", "8", "--runs", "1", "--threads", "1"]
 
@@ -162,7 +138,7 @@ def test_help_shows_the_docstring_of_the_module():
     assert "python benchmarks/evaluate.py --size sop" in done.stdout
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "against_commit", "embedding", "sharpening"])
+@pytest.mark.parametrize("name", [*COMMANDS, "against_commit", "embedding"])
 def test_that_docstring_has_an_example(name):
     source = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
     assert f"\n    python benchmarks/{name}.py" in ast.get_docstring(ast.parse(source))

@@ -64,14 +64,16 @@ def test_tables_and_the_file_beside_the_embedder(words, model, capsys, monkeypat
 
 
 def test_json_is_the_same_calibration_every_time(words, capsys):
-    documents = []
+    documents, fixed = [], ["--fit-on", "all", "--prior", "0.5", "--method", "logistic", "--kind", "person"]
     for _ in range(2):
-        assert main([*words, "--json", "--fit-on", "all", "--prior", "0.5", "--method", "logistic"]) == 0
+        assert main([*words, "--json", *fixed]) == 0
         documents.append(json.loads(capsys.readouterr().out))
     assert documents[0] == documents[1]
     calibration = documents[0]["calibration"]
     assert (calibration["classes"], calibration["prior"], calibration["method"]) == (12, 0.5, "logistic")
     assert calibration["matcher"]["epsilon"] == 0.1
+    assert calibration["kind"] == "person"
+    assert len(calibration["present"]) == 101
     (row,) = documents[0]["measured"]["splits"][0]["pairs"]
     assert row["named"] == 0.01
     assert row["interval"][0] <= row["false_accept"] <= row["interval"][1]

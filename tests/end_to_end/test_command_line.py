@@ -100,7 +100,7 @@ def test_a_bad_image_is_an_error_or_is_left_out_and_named(shop: Path, capsys: py
         (["report", "mobilenetv2_100", "orl", "--rerank-at", "0"], "rerank_at: need at least 1"),
         (["explain", "--query", "missing.jpg", "--hits", "other.jpg"], "missing.jpg"),
         (["faithfulness", "orl", "--pairs", "0", "--no-grad-cam"], "pairs: need at least 1"),
-        (["faithfulness", "orl", "--sharpen", "0.5", "--no-grad-cam"], "sharpen: need a finite number"),
+        (["faithfulness", "orl", "--steps", "0", "--no-grad-cam"], "steps: need at least 1"),
         (["faithfulness", "cub200", "--data", "nowhere", "--no-grad-cam"], "CUB_200_2011"),
     ],
 )
@@ -135,8 +135,10 @@ def test_faithfulness_prints_and_writes(
         assert f"{title}, model" in shown
         assert f"{title}, random weights" in shown
     assert "Controls of the same spatial structure, credit (ledger), model" in shown
+    assert "The largest part against as many other regions, parts (ledger), model" in shown
     assert "embeddings per pair" in shown
-    figures = ("additivity", "deletion", "controls", "interaction", "correspondence", "stability")
+    figures = ["additivity", "deletion", "controls", "interaction", "correspondence", "stability"]
+    figures += ["controls-parts", "interaction-parts", "parts", "unmatched"]
     assert {path.name for path in output.iterdir()} == {"faithfulness.json", *(f"{name}.png" for name in figures)}
     document = json.loads((output / "faithfulness.json").read_text())
     assert (document["unit"], document["config"]["grid"], document["config"]["pairs"]) == ("fraction", 4, 2)
@@ -145,8 +147,8 @@ def test_faithfulness_prints_and_writes(
     assert 0 <= errors[0] <= 1e-6
     flipped = {e["method"]: e["value"] for e in estimates if (e["case"], e["quantity"]) == ("flip", "mass")}
     assert flipped["uniform"] == pytest.approx(1 / 16)
-    assert flipped["uniform"] < flipped["plan"] < flipped["sharpened"] <= 1
-    assert flipped["random_gallery"] < flipped["plan"]
+    assert flipped["uniform"] < flipped["plan"] < flipped["exact"] <= 1
+    assert flipped["random_gallery"] < flipped["exact"]
 
 
 def test_faithfulness_prints_json(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,20 +156,3 @@ def test_faithfulness_prints_json(shop: Path, capsys: pytest.CaptureFixture[str]
     assert main([*words, "--no-grad-cam", "--no-sanity", "--json", "-"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert set(document["networks"]) == {"model"}
-
-
-def test_a_sharpened_plan_is_labelled_and_leaves_the_score_unchanged(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, image in zip("ab", drawn_pair(160), strict=True):
-        image.save(tmp_path / f"{name}.png")
-    words = ["explain", str(tmp_path / "a.png"), str(tmp_path / "b.png")]
-    assert main(words) == 0
-    score = capsys.readouterr().out.split()[1]
-    page = tmp_path / "why.html"
-    assert main([*words, "--sharpen", "10", "--html", str(page)]) == 0
-    shown = capsys.readouterr().out
-    assert f"Sharpened plan (factor 10), for display only: score {score} = pooled" in shown
-    assert "Sharpened plan (factor 10)" in page.read_text()
-    assert main(["explain", "--query", words[1], "--hits", words[2], "--sharpen", "10"]) == 2
-    assert "hits are compared by the plans that scored" in capsys.readouterr().err

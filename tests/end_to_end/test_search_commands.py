@@ -66,12 +66,13 @@ def test_info_tells_what_it_is_of(index, model, capsys):
     assert (told["rows"], told["regions"], told["storage"], told["kind"]) == (10, 16, "float16", "LanceDB")
     assert told["model"] == str(model)
     assert told["embedder"] == load_embedder(model).fingerprint()
+    assert told["calibration"] is None
     assert main(["index", "info", index]) == 0
     assert "float16" in capsys.readouterr().out
 
 
 def test_search_prints_hits_with_their_parts(index, shop, capsys):
-    assert main(["search", index, "shop/class0/0.png", "-k", "3"]) == 0
+    assert main(["search", index, "shop/class0/0.png", "-k", "3", "--explain", "full"]) == 0
     shown = capsys.readouterr().out
     first, second = shown.index("class0/0.png"), shown.index("class1/copy.png")
     assert first < second
@@ -80,7 +81,7 @@ def test_search_prints_hits_with_their_parts(index, shop, capsys):
 
 def test_search_as_json_has_every_ledger(index, shop, capsys):
     words = ["search", index, "shop/class0/0.png", "--k", "4", "--where", "label = 'class1'", "--json"]
-    assert main(words) == 0
+    assert main([*words, "--explain", "full"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [hit["rank"] for hit in told["hits"]] == [1, 2, 3, 4]
     assert {hit["metadata"]["label"] for hit in told["hits"]} == {"class1"}
@@ -89,6 +90,80 @@ def test_search_as_json_has_every_ledger(index, shop, capsys):
         parts = np.multiply(hit["ledger"]["plan"], hit["ledger"]["cosine"])
         assert parts.sum() == pytest.approx(hit["structural"], abs=1e-4)
         assert hit["score"] == pytest.approx(hit["pooled"] + hit["structural"], abs=1e-5)
+
+
+def test_each_hit_has_a_short_explanation_unless_told_otherwise(index, shop, capsys):
+    words = ["search", index, "shop/class0/0.png", "-k", "2"]
+    assert main(words) == 0
+    short = " ".join(capsys.readouterr().out.replace("\u2502", " ").split())
+    assert re.search(r"parts? carr", short)
+    assert " -> " not in short
+    assert "probability" not in short
+    assert main([*words, "--explain", "none"]) == 0
+    assert not re.search(r"parts? carr", capsys.readouterr().out)
+    sizes = {}
+    for explain in ("none", "short", "full"):
+        assert main([*words, "--json", "--explain", explain]) == 0
+        text = capsys.readouterr().out
+        sizes[explain], hit = len(text), json.loads(text)["hits"][0]
+        assert (hit["summary"] is None) == (explain == "none")
+        assert ("ledger" in hit) == (explain == "full")
+    assert hit["summary"]["whole"] is True
+    assert sum(part["value"] for part in hit["summary"]["parts"]) + hit["summary"]["between"]["value"] == pytest.approx(
+        hit["summary"]["score"], abs=1e-4
+    )
+    assert sizes["none"] < sizes["short"] < sizes["full"]
+
+
+@pytest.fixture(params=["calibrated.index", "calibrated.db"])
+def calibrated(request, tmp_path, model, monkeypatch, capsys):
+    """An index that was calibrated on its own images and labels: 12 classes of 5."""
+    if request.param.endswith(".db"):
+        pytest.importorskip("milvus_lite")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "140")
+    for number in range(60):
+        draw(tmp_path / "many" / f"class{number // 5}" / f"{number}.png", seed=number // 5, noise=number)
+    assert main(["index", "build", "many", "--index", request.param, "--model", str(model)]) == 0
+    words = ["calibrate", request.param, "--kind", "product", "--fit-on", "all", "--output", request.param]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert f"{request.param}, leave-one-out, {model}" in shown
+    assert "Written: " in shown
+    assert "calibration.json" in shown
+    assert main(["index", "info", request.param, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["calibration"].startswith(f"Calibrator(test_resnet on {request.param}")
+    return request.param
+
+
+def test_a_calibrated_index_tells_how_sure_it_is(calibrated, capsys):
+    words = ["search", calibrated, "many/class3/15.png", "-k", "6", "--false-accept-rate", "0.2"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("Probably in the gallery: the first hit reaches ")
+    assert "how likely each is of the query's product" in shown
+    assert len(re.findall(r"\d+ % ", shown)) >= 6
+    assert main([*words, "--json", "--html", "hits.html"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    chances = [hit["probability"] for hit in told["hits"]]
+    assert chances == sorted(chances, reverse=True)
+    assert all(hit["summary"]["probability"] == hit["probability"] for hit in told["hits"])
+    assert "likely the same product" in told["hits"][0]["summary"]["headline"]
+    assert told["in_gallery"]["likely"] is True
+    assert told["calibration"]["kind"] == "product"
+    page = Path("hits.html").read_text()
+    assert "likely the same product" in page
+    assert "Probably in the gallery" in page
+    assert main([*words, "--epsilon", "0.2"]) == 0
+    shown = capsys.readouterr().out
+    assert "The calibration of the index is not used" in shown
+    assert "probability" not in shown.replace("probabilities", "")
+    assert main([*words, "--calibration", "nowhere"]) == 2
+    assert "diml calibrate" in capsys.readouterr().err
+    assert main(["calibrate", calibrated, "--label", "colour"]) == 2
+    assert "need a column of the index, got 'colour'" in capsys.readouterr().err
+    assert main(["calibrate", calibrated, "--grid", "2"]) == 2
+    assert "an index has its own" in capsys.readouterr().err
 
 
 def test_search_writes_a_page(index, shop, capsys):

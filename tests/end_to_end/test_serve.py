@@ -12,15 +12,34 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from served import drawn, write_shop
+from calibrated import made_up_calibrator
+from diml.calibration.calibrator import FILE
+from diml.cli import main
+from diml.search import build_index, open_store
+from served import drawn, small_embedder, write_shop
 
 pytest.importorskip("fastapi", reason="fastapi is not installed; it is in the extra `web`")
 ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def serving(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`diml serve` with these options, started in a folder: the process and its address."""
+    words = [sys.executable, "-m", "diml", "serve", "--port", "0", *options]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, text=True, cwd=folder, env=environment)
+    try:
+        yield process, _address(process, folder / "log")
+    finally:
+        process.kill()
+        process.wait(30)
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +50,8 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subproce
     (folder / "shop" / "torn.png").write_bytes(b"torn")
     for name, number in (("a", 0), ("b", 1)):
         drawn(number).save(folder / f"{name}.png")
-    words = [sys.executable, "-m", "diml", "serve", "--folder", "shop", "--port", "0", "--no-cache"]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, text=True, cwd=folder, env=environment)
-    try:
-        yield process, _address(process, folder / "log"), folder
-    finally:
-        process.kill()
-        process.wait(30)
+    with serving(folder, "--folder", "shop", "--no-cache") as (process, address):
+        yield process, address, folder
 
 
 def _address(process: subprocess.Popen[str], log: Path) -> str:
@@ -94,3 +106,51 @@ def test_a_process_answers_runs_the_document_and_ends_by_ctrl_c(
     with pytest.raises(urllib.error.URLError):
         ask(f"{address}/api/status")
     assert {path.name for path in folder.iterdir()} == {"shop", "a.png", "b.png", "log"}  # nothing was written
+
+
+@pytest.mark.parametrize("index", ["shop.index", "shop.db"])
+def test_an_index_is_served_with_its_number_of_images_its_model_and_its_calibration(tmp_path: Path, index: str) -> None:
+    pytest.importorskip("milvus_lite" if index.endswith(".db") else "lancedb")
+    embedder = small_embedder()
+    embedder.save(tmp_path / "model")
+    write_shop(tmp_path / "shop", 5)
+    build_index(tmp_path / "shop", tmp_path / index, embedder, model=str(tmp_path / "model"))
+    store = open_store(tmp_path / index)
+    store.write_text(FILE, made_up_calibrator(embedder, kind="product").to_json())
+    store.close()
+    with serving(tmp_path, "--index", index, "--false-accept-rate", "0.02") as (process, address):
+        status = ask(f"{address}/api/status")
+        assert (status["gallery"]["count"], status["gallery"]["total"], status["gallery"]["name"]) == (5, 5, index)
+        assert status["model"] == str(tmp_path / "model")
+        assert (status["calibration"]["place"], status["calibration"]["kind"]) == ("the index", "product")
+        (item,) = ask(f"{address}/api/gallery?count=1")["items"]
+        request = urllib.request.Request(f"{address}/api/search?id={item['id']}&hits=3", method="POST")
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            told = json.load(answer)
+        assert all(pair["summary"]["whole"] for pair in told["pairs"])
+        assert all(pair["hit"]["probability"] is not None for pair in told["pairs"])
+        assert (told["in_gallery"]["gallery_images"], told["in_gallery"]["false_accept_rate"]) == (4, 0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    log = (tmp_path / "log").read_text()
+    assert "Calibrated on made up (50 classes), in the index." in log
+    assert f"Searching 5 images of {index}." in log
+
+
+def test_a_calibration_that_does_not_fit_is_an_error_only_where_it_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embedder = small_embedder()
+    embedder.save(tmp_path / "model")
+    made_up_calibrator(embedder, fingerprint="0" * 64).save(tmp_path / "other")
+    words = ["serve", "--port", "0", "--model", str(tmp_path / "model")]
+    assert main([*words, "--calibration", str(tmp_path / "other")]) == 2
+    assert "belongs to tiny with fingerprint 0000" in capsys.readouterr().err
+    assert main([*words, "--false-accept-rate", "5"]) == 2
+    assert "false_accept_rate: need a fraction" in capsys.readouterr().err
+    made_up_calibrator(embedder, fingerprint="0" * 64).save(tmp_path / "model")
+    with serving(tmp_path, "--model", "model") as (_, address):
+        status = ask(f"{address}/api/status")
+    assert status["calibration"] is None
+    assert status["calibration_notice"].startswith("The calibration of model is not used")
+    assert "The calibration of model is not used" in (tmp_path / "log").read_text()

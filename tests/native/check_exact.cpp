@@ -63,7 +63,7 @@ double solved(int64_t rows, int64_t columns, int32_t values, uint32_t& seed) {
   diml::ExactTask task{};
   task.cost = cost.data(), task.mass_q = a.data(), task.mass_g = b.data();
   task.regions_q = rows, task.regions_g = columns;
-  task.solver = {diml::PlanKind::exact, 0, 0, 0, not_cancelled, nullptr};
+  task.solver = {diml::PlanKind::exact, 0, 0, 0, 0, false, not_cancelled, nullptr};
   task.plan = plan.data(), task.potential_q = u.data(), task.potential_g = v.data(), task.iterations = &paths;
   void* memory = std::aligned_alloc(64, solve_exact_bytes(task));
   solve_exact(task, 0, 1, memory);

@@ -1,5 +1,6 @@
-// Scores, plans and gradients of the portable kernel against plain loops in double: for compilers and processors for
-// which there is no Python to test with. Prints the largest errors; exits with status 1 where one is too large.
+// Scores, plans and gradients of the portable kernel, with and without dustbins, against plain loops in double: for
+// compilers and processors for which there is no Python to test with. Prints the largest errors; exits with status 1
+// where one is too large.
 
 #include <algorithm>
 #include <array>
@@ -42,33 +43,47 @@ double dot(const float* a, const float* b, int64_t dim) {
   return sum;
 }
 
-// The converged plan of a pair, and its structural similarity.
-double solved(const Images& q, int64_t i, const Images& g, int64_t j, double epsilon, std::vector<double>& plan) {
-  const int64_t rows = q.regions, cols = g.regions;
-  std::vector<double> cosine(rows * cols), a(rows), b(cols), u(rows, 1), v(cols, 1);
+struct Bins {
+  double mass;  // 0 for none
+  bool open;
+};
+
+// The converged plan of a pair, and its structural similarity. Dustbins are one more row and column, at the mean cosine.
+double solved(const Images& q, int64_t i, const Images& g, int64_t j, double epsilon, Bins bins,
+              std::vector<double>& plan) {
+  const int64_t rows = q.regions, cols = g.regions, wide = cols + 1;
+  std::vector<double> cosine(rows * cols), a(rows + 1), b(wide), u(rows + 1, 1), v(wide, 1);
   double total_a = 0, total_b = 0;
   for (int64_t r = 0; r < rows; ++r) total_a += a[r] = std::max(0.0, dot(q.vector(i, r), g.vector(j, cols), q.dim));
   for (int64_t c = 0; c < cols; ++c) total_b += b[c] = std::max(0.0, dot(g.vector(j, c), q.vector(i, rows), q.dim));
-  std::vector<double> kernel(rows * cols);
+  for (double& mass : a) mass /= total_a;
+  for (double& mass : b) mass /= total_b;
+  double level = 0;
   for (int64_t x = 0; x < rows * cols; ++x) {
     cosine[x] = dot(q.vector(i, x / cols), g.vector(j, x % cols), q.dim);
-    kernel[x] = std::exp((cosine[x] - 1) / epsilon);
+    level += a[x / cols] * b[x % cols] * cosine[x];
   }
+  a[rows] = b[cols] = bins.mass;
+  std::vector<double> kernel((rows + 1) * wide, bins.mass > 0 ? 1 : 0);
+  for (int64_t x = 0; x < rows * cols; ++x) {
+    kernel[x / cols * wide + x % cols] = std::exp((cosine[x] - level) / epsilon);
+  }
+  if (!bins.open) kernel.back() = 0;
   for (int sweep = 0; sweep < 500; ++sweep) {
-    for (int64_t r = 0; r < rows; ++r) {
-      double sum = 0;
-      for (int64_t c = 0; c < cols; ++c) sum += kernel[r * cols + c] * v[c];
-      u[r] = a[r] / total_a / sum;
+    for (int64_t r = 0; r <= rows; ++r) {
+      double sum = 1e-300;
+      for (int64_t c = 0; c <= cols; ++c) sum += kernel[r * wide + c] * v[c];
+      u[r] = a[r] / sum;
     }
-    for (int64_t c = 0; c < cols; ++c) {
-      double sum = 0;
-      for (int64_t r = 0; r < rows; ++r) sum += kernel[r * cols + c] * u[r];
-      v[c] = b[c] / total_b / sum;
+    for (int64_t c = 0; c <= cols; ++c) {
+      double sum = 1e-300;
+      for (int64_t r = 0; r <= rows; ++r) sum += kernel[r * wide + c] * u[r];
+      v[c] = b[c] / sum;
     }
   }
   double structural = 0;
   for (int64_t x = 0; x < rows * cols; ++x) {
-    plan[x] = u[x / cols] * kernel[x] * v[x % cols];
+    plan[x] = u[x / cols] * kernel[x / cols * wide + x % cols] * v[x % cols];
     structural += plan[x] * cosine[x];
   }
   return structural;
@@ -80,7 +95,7 @@ struct Memory {
   void* at;
 };
 
-double worst_error(const Kernels& kernels, int64_t rows, int64_t cols, int64_t dim) {
+double worst_error(const Kernels& kernels, int64_t rows, int64_t cols, int64_t dim, Bins bins) {
   const Images q = drawn(3, rows, dim, 1), g = drawn(7, cols, dim, 2);
   const int64_t pairs = q.count * g.count, cells = rows * cols;
   std::vector<int64_t> query_rows(pairs), gallery_rows(pairs);
@@ -93,7 +108,8 @@ double worst_error(const Kernels& kernels, int64_t rows, int64_t cols, int64_t d
   task.query = {q.vector(0, 0), q.vector(0, rows), rows, stride, stride};
   task.gallery = {g.vector(0, 0), nullptr, g.vector(0, cols), diml::Storage::float32, cols, stride_g, stride_g};
   task.pairs = {query_rows.data(), gallery_rows.data()};
-  task.solver = {diml::PlanKind::entropic, 0.1f, 1e-6f, 1000, [](void*) { return false; }, nullptr};
+  task.solver = {diml::PlanKind::entropic, 0.1f, 1e-6f, 1000, (float)bins.mass, bins.open,
+                 [](void*) { return false; }, nullptr};
   task.results = {structural.data(), pooled.data(), error.data(), iterations.data(), plan.data(), nullptr};
   const Memory memory(kernels.score_bytes(task));
   kernels.score(task, 0, pairs, memory.at);
@@ -101,7 +117,7 @@ double worst_error(const Kernels& kernels, int64_t rows, int64_t cols, int64_t d
   std::vector<double> exact(cells), gradient(q.count * (rows + 1) * dim);
   for (int64_t pair = 0; pair < pairs; ++pair) {
     const int64_t i = query_rows[pair], j = gallery_rows[pair];
-    worst = std::max(worst, std::fabs(solved(q, i, g, j, 0.1, exact) - structural[pair]));
+    worst = std::max(worst, std::fabs(solved(q, i, g, j, 0.1, bins, exact) - structural[pair]));
     worst = std::max(worst, std::fabs(dot(q.vector(i, rows), g.vector(j, cols), dim) - pooled[pair]));
     for (int64_t x = 0; x < cells; ++x) {
       worst = std::max(worst, std::fabs(exact[x] - plan[pair * cells + x]));
@@ -127,7 +143,10 @@ double worst_error(const Kernels& kernels, int64_t rows, int64_t cols, int64_t d
 int main() {
   double worst = 0;
   for (const auto& [rows, cols, dim] : {std::array<int64_t, 3>{16, 16, 24}, {5, 9, 7}, {1, 3, 2}, {49, 49, 16}}) {
-    const double error = worst_error(*diml::kernels_portable(), rows, cols, dim);
+    double error = 0;
+    for (Bins bins : {Bins{0, false}, Bins{0.3, false}, Bins{1, true}}) {
+      error = std::max(error, worst_error(*diml::kernels_portable(), rows, cols, dim, bins));
+    }
     std::printf("%2d x %2d regions, %2d channels: largest error %.1e\n", (int)rows, (int)cols, (int)dim, error);
     worst = std::max(worst, error);
   }

@@ -24,15 +24,9 @@ from PIL import ExifTags, Image, ImageOps
 
 from diml.data import BadImageError, ImageSet, Preprocess
 from diml.data.images import BadImage
-from diml.data.transforms import _short_side_to
+from diml.data.region_coverage import Box, Plane, Size, region_coverage, view_box
 from diml.progress import ShowProgress, progress_bar
 
-#: (width, height) in pixels.
-Size = tuple[int, int]
-#: (H, W) float32, fraction of each pixel that belongs to the object.
-Plane = NDArray[np.float32]
-#: left, top, right, bottom in pixels of the image, counted from the outer edge of its first pixel.
-Box = tuple[float, float, float, float]
 #: The plane of an image of a given row and size, and how many of its boxes were clipped.
 ReadPlane = Callable[[int, Size], tuple[Plane, int]]
 
@@ -211,37 +205,6 @@ class Foregrounds:
         return self.read(row, _upright_size(self.images.paths[row]))
 
 
-def view_box(preprocess: Preprocess, size: Size) -> Box:
-    """The part of an image that the network sees, in pixels of the image.
-
-    Args:
-        preprocess: of the embedder.
-        size: (width, height) of the upright image.
-    """
-    if preprocess.mode == "square":
-        return (0.0, 0.0, float(size[0]), float(size[1]))
-    side = preprocess.size
-    width, height = _short_side_to(size, side if preprocess.resize is None else preprocess.resize)
-    left, top = round((width - side) / 2), round((height - side) / 2)
-    x, y = size[0] / width, size[1] / height
-    return (left * x, top * y, (left + side) * x, (top + side) * y)
-
-
-def region_coverage(plane: Plane, view: Box, grid: tuple[int, int]) -> NDArray[np.float64]:
-    """(R,) fraction of the area of each region that is object, row-major; exact where pixels are cut by borders.
-
-    Args:
-        plane: (H, W), fraction of each pixel that is object.
-        view: the part of the image that is divided into regions.
-        grid: (rows, columns).
-    """
-    left, top, right, bottom = view
-    rows = _overlap(plane.shape[0], top, bottom, grid[0])
-    columns = _overlap(plane.shape[1], left, right, grid[1])
-    covered: NDArray[np.float64] = rows @ plane.astype(np.float64) @ columns.T
-    return covered.round(12).clip(0, 1).flatten()  # a region that is all object is exactly 1
-
-
 def view_plane(plane: Plane, view: Box, side: int) -> NDArray[np.bool_]:
     """(side, side) whether the centre of each pixel of the view, shown at this size, is object."""
     left, top, right, bottom = view
@@ -252,14 +215,6 @@ def view_plane(plane: Plane, view: Box, side: int) -> NDArray[np.bool_]:
     )
     inside: NDArray[np.bool_] = plane[rows][:, columns] >= 0.5
     return inside
-
-
-def _overlap(pixels: int, start: float, end: float, parts: int) -> NDArray[np.float64]:
-    """(parts, pixels) fraction of each of `parts` equal intervals from start to end that lies in each pixel."""
-    edges = start + (end - start) * np.arange(parts + 1) / parts
-    first = np.arange(pixels, dtype=np.float64)
-    shared = np.minimum(first + 1, edges[1:, None]) - np.maximum(first, edges[:-1, None])
-    return np.asarray(shared.clip(0) * (parts / (end - start)))
 
 
 def _upright_size(path: Path) -> Size:

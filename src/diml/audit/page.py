@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diml.audit.audit import Audit, ClassEvidence
-from diml.audit.foregrounds import view_box, view_plane
+from diml.audit.foregrounds import view_plane
 from diml.data import load_image
+from diml.data.region_coverage import view_box
 from diml.explain.formatting import MINUS, short_path
 from diml.explain.html import ImageShelf
 from diml.matching.retrieval import NOTHING

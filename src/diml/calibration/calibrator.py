@@ -93,6 +93,9 @@ class Calibrator:
         not_in_gallery: rates at which the first hit of a query whose class is missing from the gallery reaches a score.
         auc, auc_interval: probability that a random same-class pair scores above a different-class pair; 95 % interval.
         landmarks: typical scores.
+        kind: what images of one class have in common, one noun for sentences: "class", "product", "person".
+        present: quantiles 0 to 100 % of the score of the first hit of queries whose class is in the gallery; empty
+            where they are not known.
 
     Example:
         >>> calibrator = load_calibration("runs/mine", embedder)  # doctest: +SKIP
@@ -121,8 +124,12 @@ class Calibrator:
     auc: float
     auc_interval: tuple[float, float]
     landmarks: Landmarks
+    kind: str = "class"
+    present: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.kind.strip() or len(self.kind) > 40:
+            raise ValueError(f"kind: need a noun of up to 40 letters, such as 'product', got {self.kind!r}")
         if self.method not in get_args(Method) or self.pairs not in get_args(PairsFrom):
             raise ValueError(f"method, pairs: need {get_args(Method)} and {get_args(PairsFrom)}")
         x, p = np.array(self.scores), np.array(self.probabilities)
@@ -199,10 +206,27 @@ class Calibrator:
         """
         rate = false_accept_rate
         if gallery_images is not None and 0 < rate < 1:
-            if gallery_images < 1:
-                raise ValueError(f"gallery_images: need at least 1, got {gallery_images}")
-            rate = 1 - (1 - rate) ** (self.gallery_images / gallery_images)
+            rate = self.rate_in_own_gallery(rate, gallery_images)
         return self.not_in_gallery.threshold(rate, promised=promised)
+
+    def detected(self, threshold: float) -> float | None:
+        """Share of the queries whose class is in the gallery whose first hit reaches a score; None where unknown.
+
+        In a gallery like that of the calibration, on whose own queries it is measured.
+        """
+        if not self.present:
+            return None
+        return float(1 - np.interp(threshold, self.present, np.linspace(0, 1, len(self.present))))
+
+    def rate_in_own_gallery(self, false_accept_rate: float, gallery_images: int) -> float:
+        """The rate in a gallery as large as the calibration's that becomes this rate in one of `gallery_images`.
+
+        Raises:
+            ValueError: no gallery.
+        """
+        if gallery_images < 1:
+            raise ValueError(f"gallery_images: need at least 1, got {gallery_images}")
+        return float(1 - (1 - false_accept_rate) ** (self.gallery_images / gallery_images))
 
     @property
     def separates(self) -> bool:
@@ -231,8 +255,12 @@ class Calibrator:
             folder: created when missing; a calibration saved before is replaced.
             measured: further plain values to keep in the file, such as `CalibrationReport.to_dict()`.
         """
+        return write_text(Path(folder) / FILE, self.to_json(measured=measured))
+
+    def to_json(self, *, measured: Mapping[str, Any] | None = None) -> str:
+        """The text of `calibration.json`; `parse_calibration` reads it."""
         document = {"format": _FORMAT, "calibration": self.to_dict(), "measured": dict(measured or {})}
-        return write_text(Path(folder) / FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")
+        return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` reads them back."""
@@ -246,8 +274,10 @@ class Calibrator:
             ValueError: keys are missing or unknown, or a value does not fit.
         """
         fields = {field.name for field in dataclasses.fields(cls)}
-        if values.keys() != fields:
-            raise ValueError(f"need the keys {', '.join(sorted(fields))}; differing: {sorted(values.keys() ^ fields)}")
+        given = {*values, "kind", "present"}  # which have defaults
+        if given != fields:
+            differing = sorted(given ^ fields)
+            raise ValueError(f"need the keys {', '.join(sorted(fields))}; differing: {differing}")
         plain: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
@@ -291,12 +321,13 @@ def fit_calibrator(
     pairs: PairsFrom = "candidates",
     method: Method | Literal["auto"] = "auto",
     prior: float | None = None,
+    kind: str = "class",
 ) -> Calibrator:
     """Fit a calibrator to scored images.
 
     Args:
         scored: from `score_images`.
-        fingerprint, matcher, model, data: of the embedder and images, to be recorded.
+        fingerprint, matcher, model, data, kind: of the embedder and images, to be recorded.
         pairs: which of the scored pairs to fit on.
         method: "isotonic" or "logistic" regression; "auto" takes isotonic from 1,000 pairs of either kind.
         prior: share of same-class pairs that probabilities refer to; that of the pairs when omitted.
@@ -350,6 +381,8 @@ def fit_calibrator(
             different=tuple(np.quantile(random.scores[~random.same], QUANTILES).tolist()),
             self_match=scored.self_match,
         ),
+        kind=kind,
+        present=tuple(np.quantile(scored.present, np.linspace(0, 1, 101)).tolist()) if len(scored.present) else (),
     )
     return calibrator if prior is None else calibrator.with_prior(prior)
 
@@ -394,14 +427,23 @@ def load_calibration(
         raise FileNotFoundError(
             f"calibration: no {path}; create it with: diml calibrate DATASET --output {path.parent}"
         )
-    try:
-        document = json.loads(path.read_bytes())
-        _check_format(document)
-        found = Calibrator.from_dict(document["calibration"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: not a calibration: {error}") from error
+    found = parse_calibration(path.read_bytes(), str(path))
     found.check(fingerprint or found.fingerprint, matcher or found.matcher)
     return found
+
+
+def parse_calibration(text: str | bytes, name: str) -> Calibrator:
+    """Read the text of a `calibration.json`; `name` is its place, for messages.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        document = json.loads(text)
+        _check_format(document)
+        return Calibrator.from_dict(document["calibration"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{name}: not a calibration: {error}") from error
 
 
 def _check_format(document: Mapping[str, Any]) -> None:

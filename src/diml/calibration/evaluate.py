@@ -20,7 +20,7 @@ from diml.calibration.pairs import BestScores, Floats, LabelledScores, ScoredIma
 from diml.calibration.rates import Dependence
 from diml.data import ImageSet
 from diml.extras import require
-from diml.matching import Matcher, Regions
+from diml.matching import Matcher, QuantizedRegions, Regions
 from diml.models import Embedder
 from diml.progress import ShowProgress
 
@@ -159,7 +159,7 @@ def calibrate(
     embedder: Embedder,
     images: ImageSet,
     *,
-    regions: Regions | None = None,
+    regions: Regions | QuantizedRegions | None = None,
     matcher: Matcher | None = None,
     false_accept_rates: tuple[float, ...] = (0.01,),
     pairs: PairsFrom = "candidates",
@@ -168,6 +168,7 @@ def calibrate(
     depth: int = 100,
     fit_on: FitOn = "half",
     seeds: tuple[int, ...] = (0,),
+    kind: str = "class",
     progress: ShowProgress = False,
 ) -> Calibration:
     """Fit a calibration on half of the classes and measure it on the other half.
@@ -184,6 +185,7 @@ def calibrate(
         fit_on: "half" returns the calibrator that was measured; "all" one fitted on all classes, after measuring those
             of the halves.
         seeds: of the splits to measure, one each.
+        kind: what images of one class have in common, for sentences; see `Calibrator`.
         progress: show progress bars.
 
     Raises:
@@ -204,7 +206,7 @@ def calibrate(
     matcher = embedder.matcher if matcher is None else matcher
     regions = embedder.embed(images, progress=progress) if regions is None else regions
     about: dict[str, Any] = {"fingerprint": embedder.fingerprint(), "matcher": matcher, "data": images.name}
-    about |= {"model": embedder.config.backbone, "pairs": pairs, "method": method}
+    about |= {"model": embedder.config.backbone, "pairs": pairs, "method": method, "kind": kind}
     scoring: dict[str, Any] = {"matcher": matcher, "depth": depth, "progress": progress}
     calibrators, reports = [], []
     for seed in seeds:
@@ -357,7 +359,11 @@ def _halves(images: ImageSet, seed: int) -> tuple[NDArray[np.int64], NDArray[np.
 
 
 def _scored(
-    regions: Regions, images: ImageSet, rows: NDArray[np.int64], seed: int, scoring: Mapping[str, Any]
+    regions: Regions | QuantizedRegions,
+    images: ImageSet,
+    rows: NDArray[np.int64],
+    seed: int,
+    scoring: Mapping[str, Any],
 ) -> ScoredImages:
     """Score the pairs among some of the images."""
     sides = {"queries": images.queries, "gallery": images.gallery}
@@ -366,7 +372,11 @@ def _scored(
 
 
 def _open_set(
-    regions: Regions, images: ImageSet, rows: NDArray[np.int64], seed: int, scoring: Mapping[str, Any]
+    regions: Regions | QuantizedRegions,
+    images: ImageSet,
+    rows: NDArray[np.int64],
+    seed: int,
+    scoring: Mapping[str, Any],
 ) -> tuple[BestScores, NDArray[np.int64], int]:
     """First hits in a gallery without half of the classes of `rows`; those classes; the size of the gallery."""
     labels = images.labels[rows]

@@ -6,7 +6,7 @@ Legend: N images, Q queries, K candidates of each, P pairs.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -96,6 +96,7 @@ class ScoredImages:
         images, classes: how many of each.
         absent_gallery: gallery images that a query of `absent` was compared with, on average.
         unconverged: pairs whose plan stopped at max_iterations.
+        present: best score of each query whose class is in the gallery.
     """
 
     candidates: LabelledScores
@@ -108,6 +109,7 @@ class ScoredImages:
     classes: int
     absent_gallery: float
     unconverged: int
+    present: Floats = field(default_factory=lambda: np.empty(0))
 
     def __repr__(self) -> str:
         return f"ScoredImages({self.images:,} images, {self.classes:,} classes; {self.candidates!r})"
@@ -174,6 +176,7 @@ def score_images(
         classes=len(np.unique(classes)),
         absent_gallery=float(present.mean()),
         unconverged=unconverged,
+        present=_plain(found.scores[:, :depth].max(dim=1).values)[(split.relevant_count > 0).cpu().numpy()],
     )
 
 

@@ -13,6 +13,8 @@ import tyro
 from diml.cli.options import (
     DataFlags,
     DataOptions,
+    ForegroundFlags,
+    ForegroundOptions,
     MatcherFlags,
     MatcherOptions,
     ModelFlags,
@@ -21,8 +23,8 @@ from diml.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from diml.audit import Audit, Foregrounds
-    from diml.data import DataSet, ImageSet
+    from diml.audit import Audit
+    from diml.data import DataSet
 
 #: Images that are left out, and classes, to list in the terminal.
 _LISTED = 15
@@ -52,15 +54,7 @@ class AuditCommand:
 
     model: ModelFlags = ModelOptions()
 
-    masks: Path | None = None
-    """Folder of masks with the relative path and stem of their images, in any image format; nonzero is object."""
-
-    alpha: bool = False
-    """The alpha channels of the images are the objects."""
-
-    boxes: Path | None = None
-    """Boxes: `bounding_boxes.txt` of CUB-200-2011 next to its `images.txt`, or a CSV file with the columns
-    path,x0,y0,x1,y1 in pixels of the original images, for instance that of the `csv` data set."""
+    foregrounds: ForegroundFlags = ForegroundOptions()
 
     rerank_at: int = 100
     """K: the candidates of each query that are compared region by region."""
@@ -92,11 +86,9 @@ class AuditCommand:
 
         if self.queries < 1:
             raise ValueError(f"queries: need at least 1, got {self.queries}")
-        given = sum((self.masks is not None, self.alpha, self.boxes is not None))
-        if given != 1:
-            raise ValueError(f"need one of --masks FOLDER, --alpha and --boxes FILE, got {given} of them")
+        self.foregrounds.check()
         dataset, name = dataset_or_run(self.dataset, self.data, self.model, "audit")
-        foregrounds = self._foregrounds(dataset.test)
+        foregrounds = self.foregrounds.open(dataset.test)
         embedder = self.model.load(name)
         notice = self.matcher.notice(embedder.matcher)
         if notice is not None:
@@ -125,25 +117,17 @@ class AuditCommand:
             print("Add --output FOLDER for a page of the worst queries, and a CSV file of all.")
         return 0
 
-    def _foregrounds(self, images: ImageSet) -> Foregrounds:
-        from diml.audit import Foregrounds
-
-        if self.masks is not None:
-            return Foregrounds.from_masks(images, self.masks)
-        return Foregrounds.from_alpha(images) if self.boxes is None else Foregrounds.from_boxes(images, self.boxes)
-
     def _config(self, dataset: DataSet, name: str) -> dict[str, Any]:
         """What the numbers depend on besides the matcher."""
         from importlib.metadata import version
 
-        kinds = {"masks": self.masks, "alpha": self.alpha or None, "boxes": self.boxes}
         config: dict[str, Any] = {
             "dataset": dataset.name,
             "protocol": dataset.protocol,
             "data": str(self.data.data or "data"),
         }
         config |= self.model.settings() | {"model": name, "rerank_at": self.rerank_at, "hits": self.hits}
-        config |= {kind: value if kind == "alpha" else str(value) for kind, value in kinds.items() if value is not None}
+        config |= self.foregrounds.settings()
         return config | {"versions": {package: version(package) for package in ("diml", "torch", "numpy", "pillow")}}
 
 

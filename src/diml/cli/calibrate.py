@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from diml.calibration.calibrator import FILE
 from diml.cli.options import (
     DataFlags,
     DataOptions,
@@ -28,7 +29,22 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from diml.calibration.evaluate import Calibration
-    from diml.data import DataSet
+    from diml.data import DataSet, ImageSet
+    from diml.matching import Matcher, QuantizedRegions, Regions
+    from diml.models import Embedder
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a calibration is learned from: images with their regions, and by which model and matcher."""
+
+    images: ImageSet
+    regions: Regions | QuantizedRegions
+    embedder: Embedder
+    matcher: Matcher
+    dataset: str
+    protocol: str
+    model: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +61,23 @@ class CalibrateCommand:
     diml calibrate runs/mine --output runs/mine
 
     diml calibrate folder --data IMAGES --model runs/mine --fit-on all --seeds 0 1 2 3 4 --output photos.index
+
+    diml calibrate photos.index --label product --kind product --fit-on all --output photos.index
     """
 
-    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET | RUN")]
-    """Name of a data set (`diml datasets` lists them), whose test images are used; or the folder of a run, whose
-    embedder is calibrated on the test images of its data set. The model must not have been trained on them."""
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET | RUN | INDEX")]
+    """Name of a data set (`diml datasets` lists them), whose test images are used; the folder of a run, whose embedder
+    is calibrated on the test images of its data set; or an index, whose stored regions and labels are used. The model
+    must not have been trained on these images."""
+
+    label: str = "label"
+    """Of an index: the column that has the class of each image."""
+
+    where: str | None = None
+    """Of an index: only images that satisfy a condition on metadata."""
+
+    most_images: int = 10_000
+    """Of an index: number of images at most; of a larger one whole classes are drawn."""
 
     data: DataFlags = DataOptions()
 
@@ -74,6 +102,9 @@ class CalibrateCommand:
     """What the saved calibration is fitted on: `half` of the classes, so that it is the one that was measured; or
     `all`, which can promise smaller rates, and of which the figures of the halves are an estimate."""
 
+    kind: str = "class"
+    """What images of one class have in common, one noun for sentences: `product` gives "likely the same product"."""
+
     rerank_at: int = 100
     """K: the number of candidates of each query."""
 
@@ -84,8 +115,8 @@ class CalibrateCommand:
     seeds: tuple[int, ...] = (0,)
     """Of the splits of the classes into halves; several show the spread. The first split is the one that is saved."""
 
-    output: Path | None = None
-    """Folder of the embedder, run or index that calibration.json is written to."""
+    output: str | None = None
+    """Embedder, run or index that calibration.json is saved with: a folder, or an index of Milvus."""
 
     json: bool = False
     """Print JSON instead of tables."""
@@ -96,17 +127,15 @@ class CalibrateCommand:
         from diml.extras import require
 
         require("train", "diml calibrate")
-        dataset, name = dataset_or_run(self.dataset, self.data, self.model, "calibrate")
-        embedder = self.model.load(name)
-        notice = self.matcher.notice(embedder.matcher)
+        source = self._labelled()
+        notice = self.matcher.notice(source.matcher)
         if notice is not None:
             print(notice, file=sys.stderr)
-        images, regions = self._embed(embedder, dataset)
         found = calibrate(
-            embedder,
-            images,
-            regions=regions,
-            matcher=self.matcher.applied_to(embedder.matcher),
+            source.embedder,
+            source.images,
+            regions=source.regions,
+            matcher=self.matcher.applied_to(source.matcher),
             false_accept_rates=self.false_accept_rate,
             pairs=self.pairs,
             method=self.method,
@@ -114,21 +143,54 @@ class CalibrateCommand:
             depth=self.rerank_at,
             fit_on=self.fit_on,
             seeds=self.seeds,
+            kind=self.kind,
             progress=True,
         )
-        about = self._about(dataset, name)
-        if self.output is not None:
-            found.save(self.output, more=about)
+        about = self._about(source)
+        place = None if self.output is None else _save(found, self.output, about)
         if self.json:
             document = {"calibration": found.calibrator.to_dict(), "measured": found.to_dict() | about}
             print(json_format.dumps(document, indent=1))
         else:
-            _print(found, f"{dataset.name}, {dataset.protocol}, {name}")
-            if self.output is not None:
-                print(f"Written: {self.output / 'calibration.json'}")
+            _print(found, f"{source.dataset}, {source.protocol}, {source.model}")
+            if place is not None:
+                print(f"Written: {place}")
             else:
                 print("Add --output FOLDER to save the calibration beside an embedder, run or index.")
         return 0
+
+    def _labelled(self) -> _Source:
+        """The images to learn from, with their regions."""
+        from diml.search.index import is_index
+
+        if is_index(self.dataset):
+            return self._of_index()
+        dataset, name = dataset_or_run(self.dataset, self.data, self.model, "calibrate")
+        embedder = self.model.load(name)
+        images, regions = self._embed(embedder, dataset)
+        return _Source(images, regions, embedder, embedder.matcher, dataset.name, dataset.protocol, name)
+
+    def _of_index(self) -> _Source:
+        from diml.search import Searcher
+        from diml.search.labelled import labelled_images
+
+        for flag in ("grid", "resize", "architecture"):
+            if getattr(self.model, flag) is not None:
+                raise ValueError(f"{flag}: an index has its own, got {getattr(self.model, flag)}; omit --{flag}")
+        if self.data.data is not None or self.data.protocol is not None:
+            raise ValueError("data, protocol: an index has its own images; omit --data and --protocol")
+        name = Path(self.dataset).name
+        with Searcher.open(self.dataset, model=self.model.model, device=self.model.device) as searcher:
+            images, regions = labelled_images(
+                searcher.store,
+                self.label,
+                name=name,
+                where=self.where,
+                most=self.most_images,
+                seed=self.seeds[0] if self.seeds else 0,
+            )
+            embedder, matcher = searcher.embedder, searcher.matcher
+            return _Source(images, regions, embedder, matcher, name, "leave-one-out", searcher.source)
 
     def _embed(self, embedder: Any, dataset: DataSet) -> tuple[Any, Any]:
         """The images that can be read, and their regions."""
@@ -145,12 +207,12 @@ class CalibrateCommand:
         images = dataset.test.subset(embedded.kept.numpy()) if embedded.bad else dataset.test
         return images, embedded.regions
 
-    def _about(self, dataset: DataSet, name: str) -> dict[str, Any]:
+    def _about(self, source: _Source) -> dict[str, Any]:
         """How the numbers were obtained."""
         from importlib.metadata import version
 
-        config = {"dataset": dataset.name, "protocol": dataset.protocol, "data": str(self.data.data or "data")}
-        config |= self.model.settings() | {"model": name, "rerank_at": self.rerank_at, "prior": self.prior}
+        config = {"dataset": source.dataset, "protocol": source.protocol, "data": str(self.data.data or "data")}
+        config |= self.model.settings() | {"model": source.model, "rerank_at": self.rerank_at, "prior": self.prior}
         return {
             "config": config,
             "versions": {package: version(package) for package in ("diml", "torch", "numpy", "scikit-learn")},
@@ -159,6 +221,20 @@ class CalibrateCommand:
 
 
 COMMAND = CalibrateCommand
+
+
+def _save(found: Calibration, output: str, about: dict[str, Any]) -> str:
+    """Save the calibration with an index, or in a folder; returns its place."""
+    from diml.search.index import is_milvus, open_store
+
+    if not is_milvus(output):
+        found.save(output, more=about)
+        return str(Path(output) / FILE)
+    store = open_store(output)
+    store.write_text(FILE, found.calibrator.to_json(measured=found.to_dict() | about))
+    shown = store.info().uri
+    store.close()
+    return f"{shown}, {FILE}"
 
 
 def _print(found: Calibration, title: str) -> None:

@@ -187,18 +187,17 @@ def _first_right(found: DatasetEvaluation, query: int) -> int | None:
 
 
 def _hit(embedder: Embedder, found: DatasetEvaluation, query: int, rank: int) -> DrawnHit:
-    """One hit of a query, matched and with its images."""
-    from diml.data import load_image
+    """One hit of a query, embedded again for the shares of its pooled vector, and matched."""
     from diml.explain import Explanation
     from diml.explain.drawn_hits import DrawnHit
+    from diml.explain.explanation import match_pair
 
     report, images = found.report, found.images
     rows = (int(report.queries[query]), int(report.hits[RERANK][query, rank - 1]))
-    views = tuple(embedder.preprocess.view(load_image(images.images[row]), 2) for row in rows)
     names = tuple("/".join(Path(images.image_name(row)).parts[-2:]) for row in rows)
-    matched = found.matcher.match(found.regions[rows[0]], found.regions[rows[1]])
+    matched = match_pair(images.images[rows[0]], images.images[rows[1]], embedder=embedder, matcher=found.matcher)
     return DrawnHit(
-        Explanation.of(matched, (views[0], views[1]), (names[0], names[1])),
+        Explanation.of(matched, names=(names[0], names[1])),
         correct=bool(images.labels[rows[0]] == images.labels[rows[1]]),
         rank=rank,
         note=images.class_names[images.labels[rows[1]]],

@@ -26,12 +26,13 @@ _MEASURES = (
     "warps",
     "steps",
     "top",
-    "sharpen",
     "grad_cam",
     "ledgers",
+    "plan",
     "controls",
     "interaction",
     "gallery_removal",
+    "occlusions",
     "seed",
 )
 
@@ -53,7 +54,7 @@ class FaithfulnessCommand:
     """
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
-    """Name of the data set; `diml datasets` lists them. Part locations of cub200 are used if present."""
+    """Name of the data set; `diml datasets` lists them. Keypoints of cub200 are used if present."""
 
     data: DataFlags = DataOptions()
 
@@ -67,9 +68,6 @@ class FaithfulnessCommand:
     warps: Warps = ("identity", "crop", "flip", "shift", "rotation", "homography")
     """Known warps of a photo for the correspondence; `--warps` without a value omits it."""
 
-    sharpen: float = 10.0
-    """Factor of the sharpened plan whose correspondence is measured as well (`diml explain --sharpen`)."""
-
     steps: int = 6
     """Steps of deletion and insertion; each takes about two embeddings for each order and pair."""
 
@@ -79,27 +77,37 @@ class FaithfulnessCommand:
     grad_cam: bool = True
     """Compare deletion with Grad-CAM as well; needs the package grad-cam (diml[faithfulness])."""
 
-    ledgers: tuple[Literal["credit", "whole"], ...] = ("credit",)
+    ledgers: tuple[Literal["credit", "whole", "parts"], ...] = ("credit", "parts")
     """Ledgers that deletion and insertion test: `credit`, contributions to the structural score; `whole`, to the whole
-    score, pooled cosine included. A second one takes about 90 embeddings more for each pair."""
+    score, pooled cosine included; `parts`, whole parts, which are measured in other ways as well."""
+
+    plan: Literal["exact", "scored"] = "exact"
+    """Plan of these ledgers: `exact`, as explanations show, or `scored`, the plan that ranks. The scores that are
+    recorded are those that rank, whichever is chosen."""
 
     controls: bool = True
-    """Compare deletion and insertion with orders of the same spatial structure as well: credit shifted on the torus,
-    mirrored, rotated, reversed, and that of another pair."""
+    """Compare deletion and insertion with changes of the same spatial structure as well: credit or parts shifted on the
+    torus, mirrored, rotated, reversed, those of another pair, and random connected regions."""
 
     interaction: bool = True
-    """Delete and insert matched regions of both images together as well, and as many unmatched ones. With the default
-    settings a pair takes about 180 embeddings, of which this accounts for 60 and `--controls` for 45."""
+    """Delete and insert matched regions of both images together as well, and as many unmatched ones. With
+    `--steps 4` a pair takes about 185 embeddings, of which this accounts for 70 and `--controls` for 65."""
 
-    gallery_removal: Literal["blur", "shuffle"] = "blur"
-    """How `--interaction` removes regions from the gallery image: `blur`, as from the query, or `shuffle` its pixels,
-    which then resemble nothing in the blurred query."""
+    gallery_removal: Literal["shuffle", "blur"] = "shuffle"
+    """How `--interaction` removes regions from the gallery image: `shuffle` its pixels, which then resemble nothing in
+    the blurred query, or `blur`, as from the query: two blurred images resemble each other."""
+
+    occlusions: tuple[Literal["sunglasses", "mask", "border", "noise", "clutter"], ...] = ("border", "clutter")
+    """Occlusions drawn into the query, under which the mass of the occluded regions should stay unmatched (`--share
+    auto` takes the place of 1). `sunglasses` and `mask` are placed for aligned faces; `clutter` is cut from an image of
+    another class. `--occlusions` without a value omits them."""
 
     sanity: bool = True
     """Measure the same network with random weights as well; doubles the time."""
 
     output: Path | None = None
-    """Folder for faithfulness.json and a figure for each measure."""
+    """Folder for faithfulness.json and a figure for each measure. An interrupted command continues when it is given
+    again with the same folder and settings."""
 
     json: Path | None = None
     """Write all numbers here; `-` prints them to standard output instead of the tables."""
@@ -110,6 +118,7 @@ class FaithfulnessCommand:
     def run(self) -> int:
         """Measure, print, write."""
         from diml.faithfulness import faithfulness
+        from diml.faithfulness.report import unfinished_name
 
         measures = self._measures()
         dataset = self.data.open(self.dataset)
@@ -125,10 +134,14 @@ class FaithfulnessCommand:
             pairs=self.pairs,
             measures=measures,
             sanity=self.sanity,
+            unfinished=self.output,
             progress=True,
         )
         written = self._write(found, self._document(found, dataset, embedder, matcher))
         self._print(found, written)
+        if self.output is not None:
+            for name in found.measurements:
+                (self.output / unfinished_name(name)).unlink(missing_ok=True)
         return 0
 
     def _measures(self) -> Measures:

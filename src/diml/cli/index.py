@@ -308,11 +308,24 @@ def describe_index(store: Store) -> dict[str, Any]:
         "model": config.model.get("name_or_path"),
         "matcher": config.matcher.to_dict(),
         "embedder": config.embedder,
+        "calibration": _calibration_of(store),
         "dim": config.dim,
         "regions": config.num_regions,
         "storage": config.storage,
         "columns": dict(config.columns),
     }
+
+
+def _calibration_of(store: Store) -> str | None:
+    """What the calibration that is kept with an index was learned from, and whether it fits; None without one."""
+    from diml.calibration.calibrator import FILE
+    from diml.calibration.finding import find_calibration
+
+    text = store.read_text(FILE)
+    if text is None:
+        return None
+    found = find_calibration(texts={"the index": text}, fingerprint=store.config.embedder, matcher=store.config.matcher)
+    return str(found.calibrator) if found.calibrator is not None else found.notice
 
 
 def _shown(value: object) -> str:

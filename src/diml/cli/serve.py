@@ -13,6 +13,7 @@ from diml.extras import require
 from diml.matching import Matcher
 
 if TYPE_CHECKING:
+    from diml.calibration.finding import FoundCalibration
     from diml.models import Embedder
     from diml.search import Searcher
     from diml.web import Engine
@@ -61,6 +62,13 @@ class ServeCommand:
 
     matcher: MatcherFlags = MatcherOptions()
 
+    calibration: Path | None = None
+    """Folder or file of a calibration (`diml calibrate`), which says how likely two images show the same, and whether
+    a query is in the gallery at all; by default that of the index or the model, if it fits."""
+
+    false_accept_rate: float = 0.05
+    """Share of the queries missing from the gallery that may be taken to be there, as a fraction."""
+
     max_megabytes: float = 32.0
     """Maximum size of one request, both images together."""
 
@@ -88,6 +96,8 @@ class ServeCommand:
 
         limits = self._limits()
         self.matcher.applied_to(Matcher())  # validates the settings before a model is loaded
+        if not 0 < self.false_accept_rate < 1:
+            raise ValueError(f"false_accept_rate: need a fraction in (0, 1), got {self.false_accept_rate}; 0.01 is 1 %")
         if self.index is not None and self.folder is not None:
             raise ValueError("index, folder: need at most one of the two, got both; serve them on different ports")
         if self.folder is not None:  # before a model is loaded
@@ -131,16 +141,32 @@ class ServeCommand:
         if self.index is not None:
             searcher = self._searcher(self.index)
             embedder, own = searcher.embedder, searcher.matcher
+            matcher, model = self.matcher.applied_to(own), self.model.model or searcher.source
             gallery = IndexGallery(searcher, Path(self.index).name)
+            calibration = searcher.calibration_for(matcher)
         else:
             embedder = self.model.open()
-            gallery, own = self._folder_gallery(embedder), embedder.matcher
+            own, model = embedder.matcher, str(self.model.settings()["model"])
+            matcher = self.matcher.applied_to(own)
+            calibration = self._calibration(model, embedder, matcher)
+            gallery = self._folder_gallery(embedder)
         notice = self.matcher.notice(own)
-        if notice is not None:
-            print(notice)
-        model = self.model.settings()["model"] if self.index is None else self.model.model or self.index
-        about = {"model": model, "grid": embedder.grid, "resize": embedder.preprocess.mode}
-        return Engine(embedder, matcher=self.matcher.applied_to(own), gallery=gallery, about=about)
+        for line in (notice, calibration.notice, _announced(calibration)):
+            if line:
+                print(line)
+        return Engine(
+            embedder,
+            matcher=matcher,
+            gallery=gallery,
+            about={"model": model, "grid": embedder.grid, "resize": embedder.preprocess.mode},
+            calibration=calibration,
+            false_accept_rate=self.false_accept_rate,
+        )
+
+    def _calibration(self, model: str, embedder: Embedder, matcher: Matcher) -> FoundCalibration:
+        from diml.calibration.finding import find_calibration
+
+        return find_calibration([model], fingerprint=embedder.fingerprint(), matcher=matcher, named=self.calibration)
 
     def _searcher(self, index: str) -> Searcher:
         from diml.search import Searcher
@@ -148,7 +174,7 @@ class ServeCommand:
         for name in ("grid", "resize", "architecture"):
             if getattr(self.model, name) is not None:
                 raise ValueError(f"{name}: an index has its own, got {getattr(self.model, name)}; omit --{name}")
-        return Searcher.open(index, model=self.model.model, device=self.model.device)
+        return Searcher.open(index, model=self.model.model, calibration=self.calibration, device=self.model.device)
 
     def _folder_gallery(self, embedder: Embedder) -> FolderGallery | None:
         from diml.web.folder import FolderGallery
@@ -189,6 +215,13 @@ def _report_embedding(gallery: FolderGallery) -> None:
         print(f"  left out: {bad.path}: {bad.reason}", flush=True)
     if len(state.bad) > 10:
         print(f"  and {len(state.bad) - 10} more; /api/status lists them", flush=True)
+
+
+def _announced(calibration: FoundCalibration) -> str:
+    found = calibration.calibrator
+    if found is None:
+        return ""
+    return f"Calibrated on {found.data} ({found.classes:,} classes), in {calibration.place}."
 
 
 COMMAND = ServeCommand

@@ -1,9 +1,10 @@
 """Explanations: which region of an image matches which region of another, as figures, interactive pages and numbers.
 
-Read in this order: `explanation` (two images compared), `hits` (a query with its hits), `formatting` (how numbers are
-written); `figure` (of a pair) and `drawn_hits` (of a query with its hits), made of `panels` and `flows` on a `canvas`;
-`html` (interactive pages, whose viewer is in `page/`) and `report` (the page of an evaluation); `sharpening` (a sharper
-plan for display); `drawings` (a pair of images to try it on).
+Read in this order: `explanation` (two images compared) and `shown_plan` (which plan is shown); `summary` (what there is
+to say to everybody), made of `places`, `scale` and `wording`; `description` (all numbers of a pair), `hits` (a query
+with its hits), `formatting` (how numbers are written); `pair_figure` (either figure of a pair: `parts_figure` and
+`figure`) and `drawn_hits` (of a query with its hits), made of `panels` and `flows` on a `canvas`; `html` (interactive
+pages, whose viewer is in `page/`) and `report` (the page of an evaluation); `drawings` (a pair of images to try it on).
 """
 
 from __future__ import annotations

@@ -1,19 +1,22 @@
 """A matplotlib figure measured in pixels, on which explanations are laid out.
 
 Pixels are 1/100 inch and count from the top left. Only matplotlib's objects are used, never pyplot: no display, no
-global state, safe in threads.
+global state, safe in threads. Figures saved as PDF, PostScript or SVG keep their text as text.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from functools import cache
+import threading
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from functools import cache, lru_cache
 from pathlib import Path, PurePath
 from typing import Any, Final
 
+import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
@@ -22,6 +25,9 @@ from diml.files import atomic_file
 
 PIXELS_PER_INCH: Final = 100
 FONT: Final = "DejaVu Sans"  # comes with matplotlib, so that the layout is the same on every machine
+FAMILY: Final = [FONT, "sans-serif"]  # what an SVG falls back to where that font is not installed
+SMALLEST: Final = 6.0  # points: what journals accept
+_MEASURED_AT: Final = (100, 200, 800)  # dots per inch
 
 INK: Final = "#1f2328"
 QUIET: Final = "#59636e"
@@ -29,7 +35,45 @@ FAINT: Final = "#d1d9e0"
 ALARM: Final = "#b04300"
 
 #: Distinguishable by colour-blind readers (Okabe and Ito 2008), the clearest on photos first; the ninth is the first.
-PALETTE: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
+PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+
+#: Of parts 1 to 6, the same as in `page/numbers.js`.
+PARTS_PALETTE: Final = PALETTE[:6]
+
+#: Of what has no counterpart.
+UNMATCHED: Final = "#8A8F98"
+
+#: How vector formats keep text as text: TrueType fonts in PDF and PostScript (never Type 3), letters in SVG.
+VECTOR_TEXT: Final = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
+VECTOR_FORMATS: Final = frozenset({"pdf", "ps", "eps", "svg", "svgz"})
+_VECTOR_DPI: Final = 300  # of the photos in vector formats
+_settings_lock = threading.Lock()
+
+
+class TextFigure(Figure):
+    """A figure whose text stays text in PDF, PostScript and SVG, however it is saved."""
+
+    def savefig(self, fname: Any, **how: Any) -> None:
+        """As `Figure.savefig`; photos in vector formats have 300 dpi unless `dpi` is given."""
+        ending = how.get("format") or (PurePath(fname).suffix if isinstance(fname, str | os.PathLike) else "")
+        if ending.lower().lstrip(".") not in VECTOR_FORMATS:
+            super().savefig(fname, **how)
+            return
+        with _vector_text():
+            super().savefig(fname, **{"dpi": _VECTOR_DPI, **how})
+
+
+@contextmanager
+def _vector_text() -> Iterator[None]:
+    """Matplotlib reads these settings from its global ones only: they are set while one figure is being saved."""
+    with _settings_lock:
+        settings: MutableMapping[Any, Any] = matplotlib.rcParams
+        before = {name: settings[name] for name in VECTOR_TEXT}
+        settings.update(VECTOR_TEXT)
+        try:
+            yield
+        finally:
+            settings.update(before)
 
 
 class Canvas:
@@ -38,14 +82,14 @@ class Canvas:
     Args:
         width: pixels.
         height: pixels.
+        dpi: dots per inch of the figure when it is saved as pixels; positions stay in 1/100 inch.
     """
 
-    def __init__(self, width: float, height: float) -> None:
+    def __init__(self, width: float, height: float, *, dpi: float = PIXELS_PER_INCH) -> None:
         self.width, self.height = width, height
         size = (width / PIXELS_PER_INCH, height / PIXELS_PER_INCH)
-        self.figure = Figure(figsize=size, dpi=PIXELS_PER_INCH, facecolor="white")
-        agg: Any = FigureCanvasAgg(self.figure)
-        self._renderer = agg.get_renderer()
+        self.figure = TextFigure(figsize=size, dpi=dpi, facecolor="white")
+        FigureCanvasAgg(self.figure)
         self.sheet = self.axes(0, 0, width, height)
         self.sheet.set(xlim=(0, width), ylim=(height, 0), zorder=10)
         self.sheet.set_axis_off()
@@ -64,19 +108,17 @@ class Canvas:
         if space is not None:
             text = self.cut(text, size, space, str(how.get("weight", "normal")))
         settings: dict[str, Any] = {"color": INK, "va": "center", "ha": "left", **how}
-        return self.sheet.text(x, y, text, fontsize=size, fontfamily=FONT, parse_math=False, **settings)
+        return self.sheet.text(x, y, text, fontsize=size, fontfamily=FAMILY, parse_math=False, **settings)
 
     def text_width(self, text: str, size: float, weight: str = "normal") -> float:
         """Width of a text in pixels."""
-        font = FontProperties(family=FONT, size=size, weight=weight)
-        width, _, _ = self._renderer.get_text_width_height_descent(text, font, ismath=False)
-        return float(width)
+        return text_width(text, size, weight)
 
     def fitting_size(self, texts: Sequence[str], size: float, space: float, *, gap: float = 0.0) -> float:
-        """The largest font size from `size` down to 8 at which bold texts side by side fit into `space` pixels."""
-        while size > 8 and sum(self.text_width(text, size, "bold") + gap for text in texts) > space:
+        """The largest font size from `size` down to 6 at which bold texts side by side fit into `space` pixels."""
+        while size > SMALLEST and sum(self.text_width(text, size, "bold") + gap for text in texts) > space:
             size -= 0.5
-        return size
+        return max(size, SMALLEST)
 
     def cut(self, text: str, size: float, space: float, weight: str = "normal") -> str:
         """The text, or as much of its end (the informative part of a path) as fits into `space` pixels."""
@@ -93,6 +135,43 @@ class Canvas:
         return "…" + text[low if at_folder < 0 else at_folder :]
 
 
+@lru_cache(4096)
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Width of a text in pixels; at low resolutions hinting makes it wider than at high ones, and the widest counts."""
+    font = FontProperties(family=FONT, size=size, weight=weight)
+    widths = (
+        _ruler(dpi).get_text_width_height_descent(text, font, ismath=False)[0] * PIXELS_PER_INCH / dpi
+        for dpi in _MEASURED_AT
+    )
+    return float(max(widths))
+
+
+@cache
+def _ruler(dpi: int) -> Any:
+    agg: Any = RendererAgg
+    return agg(1, 1, dpi)
+
+
+def line_height(size: float) -> float:
+    """Distance of the lines of a paragraph in pixels."""
+    return size * PIXELS_PER_INCH / 72 * 1.38
+
+
+def wrapped(text: str, size: float, space: float, weight: str = "normal") -> list[str]:
+    """The lines of a paragraph that is `space` pixels wide; a word that is wider is divided."""
+    lines: list[str] = []
+    for word in displayable(text).split():
+        if lines and text_width(f"{lines[-1]} {word}", size, weight) <= space:
+            lines[-1] += f" {word}"
+            continue
+        while len(word) > 1 and text_width(word, size, weight) > space:
+            fits = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or text_width(word[:n], size, weight) <= space)
+            lines.append(word[:fits])
+            word = word[fits:]
+        lines.append(word)
+    return lines
+
+
 def check_format(path: str | os.PathLike[str]) -> None:
     """Raise ValueError where the ending of a file name is no format that figures are saved in."""
     ending = PurePath(path).suffix.lower().lstrip(".")
@@ -104,7 +183,9 @@ def check_format(path: str | os.PathLike[str]) -> None:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Save a figure at its own resolution (1200 px wide), atomically; missing folders are created.
+    """Save a figure at its own resolution, atomically; missing folders are created.
+
+    PDF and PostScript have embedded TrueType fonts, SVG has its text as text.
 
     Args:
         figure: as of `draw_match` or `hits_figure`.
@@ -119,7 +200,12 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """
     check_format(path)
     with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=PIXELS_PER_INCH, format=PurePath(path).suffix.lower().lstrip("."))
+        kind = PurePath(path).suffix.lower().lstrip(".")
+        if kind in VECTOR_FORMATS:
+            with _vector_text():
+                Figure.savefig(figure, temporary, dpi=_VECTOR_DPI, format=kind)
+        else:
+            figure.savefig(temporary, dpi=figure.dpi, format=kind)
     return Path(path)
 
 

@@ -55,8 +55,8 @@ def signed(value: float, digits: int = 3) -> str:
 
 
 def percent(fraction: float) -> str:
-    """A fraction in percent, with one digit after the point below ten."""
-    return f"{fraction:.0%}" if fraction >= 0.0995 else f"{fraction:.1%}"
+    """A fraction in percent, with one digit after the point below ten: "31 %", "4.5 %"."""
+    return f"{signed(100 * fraction, 0 if abs(fraction) >= 0.0995 else 1)} %"
 
 
 def decimals(largest: float) -> int:
@@ -124,8 +124,14 @@ def share_text(ledger: Ledger, flows: Sequence[Flow]) -> str:
 
 
 def contrast_text(contrast: Contrast, top: int) -> str:
-    """The difference of two scores as a sum, and the `top` regions with the largest differences."""
+    """The difference of two scores as a sum, and the `top` regions with the largest differences.
+
+    These are of the whole scores where they are known, else of the structural scores, and marked so.
+    """
+    whole = contrast.whole is not None or math.isinf(contrast.structural_weight)
+    values = contrast.regions if contrast.whole is None else contrast.whole
     terms = [] if math.isinf(contrast.structural_weight) else [f"pooled {contrast.pooled:+.4f}"]
     terms.append(f"{_factor(contrast.structural_weight)}structural {contrast.structural:+.4f}")
-    regions = [f"{cell_name(at, contrast.grid_q)} {float(contrast.regions[at]):+.4f}" for at in contrast.top(top)]
-    return f"{contrast.score:+.4f} = {' + '.join(terms)}{', mainly by ' + ', '.join(regions) if regions else ''}"
+    regions = [f"{cell_name(at, contrast.grid_q)} {float(values[at]):+.4f}" for at in contrast.top(top)]
+    mainly = f", mainly by {', '.join(regions)}{'' if whole else ' (structural)'}" if regions else ""
+    return f"{contrast.score:+.4f} = {' + '.join(terms)}{mainly}"

@@ -5,16 +5,22 @@ Legend: H hits, Rq regions of the query.
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from diml.explain.explanation import Explanation, describe_match
+from diml.explain.description import describe_match
+from diml.explain.explanation import Explanation, Plan, View
 from diml.explain.formatting import cell_name, short_path, signed
+from diml.explain.shown_plan import shown_plan
+from diml.explain.summary import summarise
+from diml.explain.wording import likely
 from diml.extras import require
 from diml.matching import Contrast, Ledger
 
@@ -49,13 +55,30 @@ class RankedHits:
         """Why hit `above` has another score than hit `below` (both from 0)."""
         return self.matches[above].contrast(self.matches[below])
 
-    def draw(self, *, top: int = 4) -> Figure:
+    def draw(
+        self,
+        *,
+        view: View = "parts",
+        plan: Plan = "exact",
+        top: int = 4,
+        parts: int | None = None,
+        overlay: bool | None = None,
+        colours: Sequence[str] | None = None,
+        width: float | None = None,
+    ) -> Figure:
         """The hits in one figure, a row each, with the regions that separate each from the first: see `hits_figure`."""
         require("plot", "figures")
         from diml.explain.drawn_hits import DrawnHit, hits_figure
 
         return hits_figure(
-            [DrawnHit(match, note=self._note(place)) for place, match in enumerate(self.matches)], top=top
+            [DrawnHit(match, note=self._note(place)) for place, match in enumerate(self.matches)],
+            view=view,
+            plan=plan,
+            top=top,
+            parts=parts,
+            overlay=overlay,
+            colours=colours,
+            width=width,
         )
 
     def _note(self, place: int) -> str:
@@ -72,16 +95,25 @@ class RankedHits:
 
     def _repr_html_(self) -> str:
         """The hits as a table, for notebooks."""
-        head = "".join(
-            f"<th>{name}</th>" for name in ("hit", "score", "pooled", "structural", "rank by pooled", "image")
-        )
-        rows = []
-        for place, match in enumerate(self.matches):
+        head, *rows = self.table()
+        lines = [f"<tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>"]
+        lines += [f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
+        return f"<table>{''.join(lines)}</table>"
+
+    def table(self) -> list[list[str]]:
+        """The hits as text, a row each below the names of the columns.
+
+        The column "likely" is P(same class), where it is known.
+        """
+        chances = [match.probability_of() for match in self.matches]
+        known = any(chance is not None for chance in chances)
+        rows = [["hit", *(["likely"] if known else []), "score", "pooled", "structural", "rank by pooled", "image"]]
+        for place, (match, chance) in enumerate(zip(self.matches, chances, strict=True)):
             ledger = match.ledger()
+            sure = ["" if chance is None else likely(chance)] if known else []
             numbers = [signed(value) for value in (ledger.score, ledger.pooled, ledger.structural)]
-            cells = [str(place + 1), *numbers, str(self.pooled_rank[place]), html.escape(short_path(match.names[1]))]
-            rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-        return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+            rows.append([str(place + 1), *sure, *numbers, str(self.pooled_rank[place]), short_path(match.names[1])])
+        return rows
 
 
 def rank_hits(matches: Sequence[Explanation]) -> RankedHits:
@@ -89,7 +121,8 @@ def rank_hits(matches: Sequence[Explanation]) -> RankedHits:
 
     Args:
         matches: explanations of one pair each, all of the same query, as `match_query` returns them; equal scores keep
-            their order.
+            their order. With a calibrator, and as many as it was fitted on for each query, each gets the probability of
+            a hit among the others, unless it has one; with other numbers it is that of its score alone.
 
     Returns:
         RankedHits.
@@ -113,10 +146,23 @@ def rank_hits(matches: Sequence[Explanation]) -> RankedHits:
     pooled, scores = (torch.tensor([getattr(m, name).item() for m in matches]) for name in ("pooled", "score"))
     order = torch.argsort(scores, descending=True, stable=True)
     before = torch.argsort(torch.argsort(pooled, descending=True, stable=True))
+    ranked = [matches[row] for row in order.tolist()]
     return RankedHits(
-        matches=tuple(matches[row] for row in order.tolist()),
+        matches=_with_probabilities(ranked),
         pooled_rank=tuple((before[order] + 1).tolist()),
-        lift=lift_of([matches[row].ledger() for row in order.tolist()]),
+        lift=lift_of([match.ledger() for match in ranked]),
+    )
+
+
+def _with_probabilities(ranked: Sequence[Explanation]) -> tuple[Explanation, ...]:
+    """The matches with the probabilities of hits, where the calibration is for lists of this length."""
+    calibrator = ranked[0].calibrator
+    if calibrator is None or len(ranked) != calibrator.depth:
+        return tuple(ranked)
+    found = calibrator.hit_probability(np.array([match.ranked_by() for match in ranked]))
+    return tuple(
+        dataclasses.replace(match, probability=float(chance)) if match.probability is None else match
+        for match, chance in zip(ranked, found, strict=True)
     )
 
 
@@ -135,14 +181,16 @@ def describe_hits(hits: RankedHits, *, top: int = 10, settings: Mapping[str, Any
         settings: how the images became regions; passed through.
 
     Returns:
-        query (its name), settings, matcher, hits (each `describe_match` with rank, pooled_rank, moved and lift (Rq)),
-        and contrasts: every hit but the first against the first and against the one above it, each with above and
-        below (ranks from 1), score, pooled, structural, structural_weight, grid_q and regions (Rq).
+        query (its name), settings, matcher, hits (each `describe_match` of the plan that ranks, with a summary of the
+        exact plan, and rank, pooled_rank, moved and lift (Rq)), and contrasts: every hit but the first against the
+        first and against the one above it, each with above and below (ranks from 1), score, pooled, structural,
+        structural_weight, grid_q, regions (Rq) of the structural score and, where it is known, whole (Rq).
     """
     described = []
     for place, match in enumerate(hits.matches):
         ranks = {"rank": place + 1, "pooled_rank": hits.pooled_rank[place], "moved": hits.moved(place)}
-        numbers = describe_match(match, top=top, names=match.names)
+        summary = summarise(shown_plan(match))
+        numbers = describe_match(match, top=top, names=match.names, summary=summary)
         del numbers["settings"], numbers["matcher"]
         described.append({**ranks, **numbers, "lift": hits.lift[place].tolist()})
     pairs = [(above, below) for below in range(1, len(hits)) for above in sorted({0, below - 1})]

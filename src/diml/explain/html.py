@@ -22,30 +22,46 @@ from typing import Any, Final
 
 from PIL import Image
 
-from diml.explain.explanation import Explanation, describe_match
+from diml.explain.description import describe_match
+from diml.explain.explanation import Explanation, Plan
 from diml.explain.formatting import short_path
 from diml.explain.hits import RankedHits
+from diml.explain.shown_plan import shown_plan
+from diml.explain.summary import summarise
 from diml.matching import Match
 
 #: In the order of their imports; joined into one script, as a page in one file cannot import modules.
 MODULES: Final = (
     "numbers.js",
+    "outline.js",
     "dom.js",
+    "state.js",
+    "scale.js",
+    "parts.js",
     "lines.js",
     "stage.js",
     "matrix.js",
     "ledger.js",
+    "totals.js",
+    "experts.js",
     "viewer.js",
     "contrast.js",
     "hits.js",
 )
 #: Of the page of an evaluation.
 REPORT_MODULES: Final = (*MODULES, "report.js")
+#: Pairs of regions up to which a page holds what each accounts for of the pooled cosine, not only each region.
+_PAIRS: Final = 64 * 64
 _IMPORT: Final = re.compile(r'^import \{[^}]*\} from "\./[a-z]+\.js";\n', re.MULTILINE)
 
 
 def explanation_page(
-    found: Explanation | RankedHits, *, settings: Mapping[str, Any] | None = None, side: int = 512
+    found: Explanation | RankedHits,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    side: int = 512,
+    plan: Plan = "exact",
+    parts: int | None = None,
 ) -> str:
     """The explanation of a pair, or of the hits of a query, as an HTML document that needs no other file or network.
 
@@ -53,6 +69,8 @@ def explanation_page(
         found: one pair with its images; or hits, which can be compared with each other on the page.
         settings: how the images became regions; shown at the end, with the settings of the matcher.
         side: longest side of the images on the page in pixels; larger ones are scaled down.
+        plan: of a pair: "exact", or "scored" for that of the matcher (see `shown_plan`).
+        parts: number of parts of a pair; chosen by itself when omitted.
 
     Returns:
         The document; for a pair less than 1 MB at grids up to 14 x 14.
@@ -65,7 +83,10 @@ def explanation_page(
     """
     shelf = ImageShelf(side)
     first = found if isinstance(found, Explanation) else found.matches[0]
-    pairs = [pair_data(found, shelf)] if isinstance(found, Explanation) else hits_data(found, shelf)
+    if isinstance(found, Explanation):
+        pairs = [pair_data(found, shelf, plan=plan, parts=parts)]
+    else:
+        pairs = hits_data(found, shelf)
     names = found.names if isinstance(found, Explanation) else (first.names[0], "its hits")
     made_with = dict(settings or {}) | first.matcher.to_dict()
     data = {"images": shelf.images, "pairs": pairs, "settings": made_with}
@@ -99,30 +120,68 @@ class ImageShelf:
         return self._places[content]
 
 
-def pair_data(found: Explanation, shelf: ImageShelf, digits: int = 5) -> dict[str, Any]:
+def pair_data(
+    found: Explanation, shelf: ImageShelf, digits: int = 5, *, plan: Plan = "exact", parts: int | None = None
+) -> dict[str, Any]:
     """One pair in the viewer's format: its `pair_numbers` and the rows of its two images.
 
     Raises:
         ValueError: images are unknown, or there are several pairs.
     """
+    images = _places(found, shelf)
+    return {**pair_numbers(found, found.names, digits=digits, plan=plan, parts=parts), "images": images}
+
+
+def pair_numbers(
+    found: Match,
+    names: tuple[str, str],
+    pair: int = 0,
+    digits: int = 5,
+    *,
+    plan: Plan = "exact",
+    parts: int | None = None,
+) -> dict[str, Any]:
+    """The numbers of `describe_match` without settings and the largest flows, which the viewer finds itself.
+
+    Args:
+        found: B pairs.
+        names: of the two images.
+        pair: which pair, -B..B-1.
+        digits: significant digits of plan and cosines (5 are more than is displayed, and halve the size); scores,
+            weights and totals are not rounded.
+        plan: which is shown, see `shown_plan`.
+        parts: number of parts; chosen by itself when omitted.
+    """
+    numbers = describe_match(shown_plan(found, pair, plan), top=0, names=names, parts=parts)
+    if found.pooled_parts is not None and found.pooled_parts[pair].numel() <= _PAIRS:
+        rows = found.pooled_parts[pair].tolist()
+        numbers["pooled_parts"]["pairs"] = [[_rounded(value, digits) for value in row] for row in rows]
+    return _viewer_numbers(numbers, digits)
+
+
+def hit_numbers(found: Match, names: tuple[str, str], pair: int = 0, digits: int = 5) -> dict[str, Any]:
+    """`pair_numbers` of a hit that is ranked and compared with others: of the plan by which it is ranked.
+
+    Only its summary is of the exact plan, which has clearer parts.
+    """
+    summary = summarise(shown_plan(found, pair))
+    return _viewer_numbers(describe_match(found, pair, top=0, names=names, summary=summary), digits)
+
+
+def _viewer_numbers(numbers: dict[str, Any], digits: int) -> dict[str, Any]:
+    left_out = ("top", "settings", "matcher", "parts")  # the summary has the parts
+    matrices = {name: [[_rounded(x, digits) for x in row] for row in numbers[name]] for name in ("plan", "cosine")}
+    return {**{name: value for name, value in numbers.items() if name not in left_out}, **matrices}
+
+
+def _places(found: Explanation, shelf: ImageShelf) -> dict[str, int]:
+    """Rows of the images of a pair on the shelf; ValueError where they are unknown."""
     if found.images is None:
         raise ValueError(
             f"found: need one pair with its images, got {found!r}; add them: Explanation.of(match, images, pair=...)"
         )
     query, gallery = (shelf.place(*side) for side in zip(found.images, found.names, strict=True))
-    return {**pair_numbers(found, found.names, digits=digits), "images": {"query": query, "gallery": gallery}}
-
-
-def pair_numbers(found: Match, names: tuple[str, str], pair: int = 0, digits: int = 5) -> dict[str, Any]:
-    """The numbers of `describe_match` without settings and the largest flows, which the viewer finds itself.
-
-    Plan and cosines are rounded to this number of significant digits (5 are more than is displayed, and halve the
-    size); scores, weights and totals are not.
-    """
-    numbers = describe_match(found, pair, top=0, names=names)
-    left_out = ("top", "settings", "matcher")
-    matrices = {name: [[_rounded(x, digits) for x in row] for row in numbers[name]] for name in ("plan", "cosine")}
-    return {**{name: value for name, value in numbers.items() if name not in left_out}, **matrices}
+    return {"query": query, "gallery": gallery}
 
 
 def hits_data(
@@ -146,11 +205,13 @@ def hits_data(
         facts = {
             "rank": place + 1,
             "pooled_rank": hits.pooled_rank[place],
+            "probability": match.probability_of(),
             "lift": hits.lift[place].tolist(),
             "correct": correct[place] if correct else None,
             "note": notes[place] if notes else "",
         }
-        pairs.append({**pair_data(match, shelf, digits), "hit": facts})
+        images = _places(match, shelf)
+        pairs.append({**hit_numbers(match, match.names, digits=digits), "images": images, "hit": facts})
     return pairs
 
 

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diml.explain.sharpening import sharpened
 from diml.faithfulness.warps import Truth
 from diml.matching import Match
 
@@ -131,21 +130,19 @@ def baseline_plans(cosine: Tensor) -> dict[str, Tensor]:
     return plans | {"uniform": torch.ones(rows, columns, dtype=torch.float64)}
 
 
-def plan_accuracies(match: Match, truths: Sequence[Truth], sharpen: float = 1.0) -> dict[str, Floats]:
+def plan_accuracies(match: Match, exact: Match, truths: Sequence[Truth]) -> dict[str, Floats]:
     """Method -> (B', 4) values of `QUANTITIES` of all pairs with counterparts; "ceiling" has `mass` only.
 
     Args:
-        match: B pairs of two windows of one photo each.
+        match: B pairs of two windows of one photo each, with the plan that scores.
+        exact: the same pairs with the exact plan.
         truths: B, the true counterparts.
-        sharpen: factor of the method "sharpened" (see `diml.explain.sharpened`).
     """
     found: dict[str, list[list[float]]] = {}
-    sharper = sharpened(match, sharpen).plan
     for pair, truth in enumerate(truths):
         weights = (match.weight_q[pair], match.weight_g[pair])
         others = baseline_plans(match.cosine[pair]) | {"overlap": overlap_plan(truth)}
-        plans = {"plan": match.plan[pair], "sharpened": sharper[pair], **others}
-        for name, plan in plans.items():
+        for name, plan in {"plan": match.plan[pair], "exact": exact.plan[pair], **others}.items():
             accuracy = plan_accuracy(plan, weights[0], truth)
             if accuracy is not None:
                 found.setdefault(name, []).append(accuracy.to_list())

@@ -45,6 +45,11 @@ def order_by(credit: Tensor | Floats, generator: np.random.Generator) -> Ints:
     return order
 
 
+def cut(order: Ints, counts: Sequence[int]) -> list[Ints]:
+    """F sets of regions: the first `counts` of an order."""
+    return [order[:count] for count in counts]
+
+
 def blurred(view: Image.Image) -> Image.Image:
     """The image blurred to broad patches of colour."""
     return view.filter(ImageFilter.GaussianBlur(BLUR * min(view.size)))
@@ -100,24 +105,21 @@ class ComposedImages:
         return self._rows[blur.tobytes()]
 
 
-def curve_rows(
-    images: ComposedImages, orders: Mapping[str, Ints], counts: Sequence[int]
-) -> dict[tuple[str, str], list[int]]:
+def curve_rows(images: ComposedImages, changed: Mapping[str, Sequence[Ints]]) -> dict[tuple[str, str], list[int]]:
     """("deletion" or "insertion", method) -> F rows of `images`, the first of which is unchanged.
 
     Args:
         images: of the query; those of the curves are added.
-        orders: method -> (R,) regions in the order in which they are blurred (deletion) or restored (insertion).
-        counts: F increasing numbers of regions, from 0 to R.
+        changed: method -> F sets of regions that are blurred (deletion) or restored (insertion), from none to all.
     """
     return {
-        (kind, method): [images.row(kind, order[:count]) for count in counts]
-        for method, order in orders.items()
+        (kind, method): [images.row(kind, regions) for regions in sets]
+        for method, sets in changed.items()
         for kind in KINDS
     }
 
 
 def area(scores: Floats, counts: Sequence[int]) -> float:
-    """Area under a curve (F,) over the fraction of regions, by the trapezoidal rule."""
+    """Area under a curve (F,) over the fraction of the last number of regions, by the trapezoidal rule."""
     share = np.asarray(counts, dtype=np.float64) / counts[-1]
     return float(((scores[1:] + scores[:-1]) / 2 * np.diff(share)).sum())

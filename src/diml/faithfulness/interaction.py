@@ -15,12 +15,13 @@ Legend: R regions, S steps, F points of a curve (S + 1).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diml.faithfulness.controls import derangement, rolled
+from diml.faithfulness.controls import derangement, shifted
 from diml.faithfulness.ledgers import Attribution
 
 Floats = NDArray[np.float64]
@@ -51,32 +52,38 @@ def joint_orders(
 
     - permuted: the same regions of the query, the partners exchanged among each other so that none keeps its own;
     - shifted: the same regions of the query, the partners moved on the torus: the same spatial structure;
-    - same place: the same regions of the query, with those at the same positions (only if `matched` pairs single
-      regions of grids of one shape);
+    - same place: the same regions of the query, with those at the same positions (only for grids of one shape);
     - random: random regions on both sides.
 
     Args:
-        attribution: of the ledger; where sets of regions are matched, they are changed region by region.
+        attribution: of the ledger; where sets of regions are matched, each step changes a whole set.
         random_q: (Rq,) a random order of the query's regions.
         grids: of the query's and of the gallery image's regions.
-        steps: S.
+        steps: S, for single regions.
         generator: of the controls.
     """
-    order_q, order_g = (np.concatenate([pair[side] for pair in attribution.matched]) for side in (0, 1))
-    ends_q, ends_g = (np.cumsum([0, *(len(pair[side]) for pair in attribution.matched)]) for side in (0, 1))
-    changed_q = [round(at * len(order_q) / steps) for at in range(steps + 1)]
-    changed_g = [round(float(at)) for at in np.interp(changed_q, ends_q, ends_g)]
+    matched = attribution.matched
+    order_q, order_g = (np.concatenate([pair[side] for pair in matched]) for side in (0, 1))
+    others = derangement(len(matched), generator)
     regions_g = grids[1][0] * grids[1][1]
-    moved_to = np.argsort(rolled(np.arange(regions_g), grids[1], generator))  # region -> where it is moved to
     orders = {
         "matched": (order_q, order_g),
-        "permuted": (order_q, order_g[derangement(len(order_g), generator)]),
-        "shifted": (order_q, moved_to[order_g]),
+        "permuted": (order_q, np.concatenate([matched[other][1] for other in others])),
+        "shifted": (order_q, shifted(grids[1], generator)[order_g]),
     }
-    if grids[0] == grids[1] and all(len(side) == 1 for pair in attribution.matched for side in pair):
-        orders["same place"] = (order_q, order_q)
+    if grids[0] == grids[1]:
+        rest = np.setdiff1d(np.arange(regions_g), order_q)  # where more regions of the gallery image are changed
+        orders["same place"] = (order_q, np.concatenate([order_q, rest]))
     orders["random"] = (random_q, generator.permutation(regions_g))
-    return JointOrders(list(zip(changed_q, changed_g, strict=True)), orders)
+    return JointOrders(_sizes(matched, steps), orders)
+
+
+def _sizes(matched: Sequence[tuple[Ints, Ints]], steps: int) -> list[tuple[int, int]]:
+    """Single regions are changed in even steps, sets one by one."""
+    ends = [np.cumsum([0, *(len(pair[side]) for pair in matched)]) for side in (0, 1)]
+    if all(len(side) == 1 for pair in matched for side in pair):
+        return [(count, count) for count in (round(at * len(matched) / steps) for at in range(steps + 1))]
+    return [(int(q), int(g)) for q, g in zip(*ends, strict=True)]
 
 
 class ScoredPairs:

@@ -3,7 +3,7 @@
 `LEDGERS` lists the kinds. A further kind needs an entry there and nothing else: every measure, table and plot gives it
 rows under its name.
 
-Legend: Rq and Rg regions of the two sides.
+Legend: Rq and Rg regions of the two sides, F points of a curve.
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ class LedgerKind:
         label: name of its rows in tables and figures.
         read: (match, row of the pair) -> what the ledger claims.
         needs_shares: whether it needs the shares of the pooled vectors (see `Regions.shares`).
+        of_parts: whether its rows are parts, which are changed as a whole, not region by region.
     """
 
     label: str
     read: Callable[[Match, int], Attribution]
     needs_shares: bool = False
+    of_parts: bool = False
 
 
 def one_to_one(contributions: Tensor) -> list[tuple[Ints, Ints]]:
@@ -66,12 +68,30 @@ def one_to_one(contributions: Tensor) -> list[tuple[Ints, Ints]]:
     return pairs
 
 
+def parts_changed(matched: Sequence[tuple[Ints, Ints]], regions: int) -> list[Ints]:
+    """F sets of regions of the query: none, the first part, the first two, ..., and all regions at last."""
+    sets = [np.empty(0, dtype=np.int64)]
+    for part, _ in matched:
+        sets.append(np.concatenate([sets[-1], part]))
+    if len(sets[-1]) < regions:
+        sets.append(np.concatenate([sets[-1], np.setdiff1d(np.arange(regions), sets[-1])]))
+    return sets
+
+
 def _of_cells(contributions: Tensor) -> Attribution:
     return Attribution(contributions.sum(dim=1).cpu().numpy(), one_to_one(contributions))
+
+
+def _of_parts(match: Match, pair: int) -> Attribution:
+    ledger = match.ledger(pair)
+    values = ledger.whole if ledger.has_whole else ledger.contributions
+    rows = [(np.array(part.regions_q), np.array(part.regions_g)) for part in ledger.parts().rows]
+    return Attribution(values.sum(dim=1).cpu().numpy(), [row for row in rows if len(row[0]) and len(row[1])])
 
 
 #: Name of a kind, which is the name of its method in the results -> the kind.
 LEDGERS: Final[Mapping[str, LedgerKind]] = {
     "credit": LedgerKind("credit (ledger)", lambda match, pair: _of_cells(match.ledger(pair).contributions)),
     "whole": LedgerKind("credit (whole score)", lambda match, pair: _of_cells(match.ledger(pair).whole), True),
+    "parts": LedgerKind("parts (ledger)", _of_parts, True, True),
 }

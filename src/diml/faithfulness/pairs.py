@@ -50,6 +50,16 @@ def choose_pairs(images: ImageSet, count: int, seed: int) -> list[tuple[int, int
     return chosen
 
 
+def other_classes(images: ImageSet, pairs: Sequence[tuple[int, int]], seed: int) -> list[int]:
+    """A random image of another class for each pair; none where there is one class only."""
+    chosen = []
+    for query, _ in pairs:
+        others = np.flatnonzero(images.labels != images.labels[query])
+        if len(others):
+            chosen.append(int(np.random.default_rng([seed, 7, query]).choice(others)))
+    return chosen
+
+
 def to_input(embedder: Embedder, views: Sequence[Image.Image]) -> Tensor:
     """(N, 3, S, S) network input from images that are cropped and scaled already."""
     return torch.stack([embedder.preprocess.normalize(view) for view in views]).to(embedder.device)

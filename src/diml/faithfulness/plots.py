@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from diml.explain.canvas import INK, PALETTE, QUIET, save_figure
 from diml.faithfulness.ledgers import LEDGERS
 from diml.faithfulness.report import MODEL, RANDOM, Estimate, FaithfulnessReport
-from diml.faithfulness.tables import CONTROLS, NAMES, UNMATCHED
+from diml.faithfulness.tables import CONTROLS, NAMES, PARTS_BY, UNMATCHED, UNMATCHED_BY, orders_of_regions
 
 #: The colours of the methods, the same in every figure.
 _COLOURS: Final = {
     "credit": PALETTE[0],
     "plan": PALETTE[0],
     "ledger": PALETTE[0],
-    "sharpened": PALETTE[5],
+    "exact": PALETTE[5],
     "argmax": PALETTE[1],
     "weights": PALETTE[2],
     "grad-cam": PALETTE[3],
@@ -32,12 +32,18 @@ _COLOURS: Final = {
     "ceiling": QUIET,
     "random_gallery": PALETTE[3],
     "whole": PALETTE[5],
+    "parts": PALETTE[0],
+    "k-means": PALETTE[2],
+    "division": QUIET,
+    "unmatched": PALETTE[0],
+    "cosine": PALETTE[1],
 }
 #: Colour of a control, the same for all ledgers, which have figures of their own.
 _CONTROL_COLOURS: Final = {
     "shifted": PALETTE[1],
     "mirrored": PALETTE[2],
     "rotated": PALETTE[3],
+    "connected": PALETTE[5],
     "other pair": PALETTE[4],
     "reversed": QUIET,
     "permuted": PALETTE[2],
@@ -50,7 +56,7 @@ def write_plots(found: FaithfulnessReport, folder: Path) -> list[Path]:
     """Write a figure for each measure to a folder, and return their paths.
 
     additivity.png, deletion.png, correspondence.png and stability.png; where they were measured also controls.png and
-    interaction.png, and for further ledgers controls-LEDGER.png and interaction-LEDGER.png.
+    interaction.png, for further ledgers controls-LEDGER.png and interaction-LEDGER.png, parts.png and unmatched.png.
     """
     drawn = {"additivity": additivity_plot(found), "deletion": deletion_plot(found), "stability": stability_plot(found)}
     if _correspondence(found, MODEL):
@@ -62,6 +68,10 @@ def write_plots(found: FaithfulnessReport, folder: Path) -> list[Path]:
             drawn["controls" + ending] = controls_plot(found, ledger)
         if ("interaction_deletion", ledger) in curves:
             drawn["interaction" + ending] = interaction_plot(found, ledger)
+    if any(f.measure == "parts" and f.quantity == "landing" for f in found.estimates[MODEL]):
+        drawn["parts"] = parts_plot(found)
+    if any(f.measure == "unmatched" for f in found.estimates[MODEL]):
+        drawn["unmatched"] = unmatched_plot(found)
     return [save_figure(figure, folder / f"{name}.png") for name, figure in drawn.items()]
 
 
@@ -90,20 +100,20 @@ def additivity_plot(found: FaithfulnessReport) -> Figure:
 def deletion_plot(found: FaithfulnessReport) -> Figure:
     """Mean score while regions are blurred, and while they are restored, in the order of each method."""
     curves = found.measurements[MODEL].curves
-    methods = [method for kind, method in curves if kind == "deletion" and "/" not in method]
+    methods = orders_of_regions(method for kind, method in curves if kind == "deletion")
     return _curves_plot(found, ("deletion", "insertion"), {method: NAMES[method] for method in methods})
 
 
 def controls_plot(found: FaithfulnessReport, ledger: str = "credit") -> Figure:
     """The curves of a ledger's credit and of its controls of the same spatial structure, and of random orders."""
-    names = {ledger: NAMES[ledger], "random": NAMES["random"]}
+    names = {ledger: NAMES[ledger]} | ({} if LEDGERS[ledger].of_parts else {"random": NAMES["random"]})
     return _curves_plot(
         found, ("deletion", "insertion"), names | {f"{ledger}/{name}": label for name, label in CONTROLS.items()}
     )
 
 
 def interaction_plot(found: FaithfulnessReport, ledger: str = "credit") -> Figure:
-    """Mean score while matched regions of both images are blurred, or restored, and while unmatched ones are."""
+    """Mean score while matched regions of both images are removed, or restored, and while unmatched ones are."""
     names = {ledger: f"matched by {NAMES[ledger]}"}
     return _curves_plot(
         found,
@@ -123,14 +133,13 @@ def _curves_plot(found: FaithfulnessReport, kinds: tuple[str, str], names: Mappi
                 control = method.partition("/")[2]
                 style = "--" if control or method in ("random", "randomised") else "-"
                 colour = _CONTROL_COLOURS[control] if control else _COLOURS.get(method, QUIET)
-                shares = measured.shares if kind in ("deletion", "insertion") else np.linspace(0, 1, rows.shape[1])
-                at.plot(shares, rows.mean(0), style, color=colour, label=label, linewidth=1.8)
+                at.plot(measured.shares, rows.mean(0), style, color=colour, label=label, linewidth=1.8)
     both = kinds[0] != "deletion"
     titles = ("Deletion in both images", "Insertion in both images: higher is better")
     for at, title, label in zip(
         axes,
         titles if both else ("Deletion: lower is better", "Insertion: higher is better"),
-        ("share of regions blurred", "share of regions restored"),
+        ("share of regions removed", "share of regions restored"),
         strict=True,
     ):
         at.set_title(title, loc="left")
@@ -147,9 +156,7 @@ def correspondence_plot(found: FaithfulnessReport) -> Figure:
     """Mass on the true cell by warp and method; triangles: share of mass whose strongest match is correct."""
     estimates = _correspondence(found, MODEL)
     methods = [
-        m
-        for m in ("plan", "sharpened", "argmax", "identity", "random_gallery", "overlap", "ceiling")
-        if _has(estimates, m)
+        m for m in ("plan", "exact", "argmax", "identity", "random_gallery", "overlap", "ceiling") if _has(estimates, m)
     ]
     cases = list(dict.fromkeys(f.case for f in estimates))
     figure, (axes,) = _figure(1)
@@ -157,7 +164,7 @@ def correspondence_plot(found: FaithfulnessReport) -> Figure:
     _bars(axes, masses, cases, methods)
     at = _offset(methods, "plan")
     for network, fill, label in (
-        (MODEL, INK, "strongest match of the plan"),
+        (MODEL, INK, "strongest match of the plan that scores"),
         (RANDOM, "none", "the same, random weights"),
     ):
         strongest = {
@@ -181,6 +188,32 @@ def stability_plot(found: FaithfulnessReport) -> Figure:
     return figure
 
 
+def parts_plot(found: FaithfulnessReport) -> Figure:
+    """Share of the mass of parts that arrives in their true images, by warp and way of grouping."""
+    estimates = [f for f in found.estimates[MODEL] if (f.measure, f.quantity) == ("parts", "landing")]
+    figure, (axes,) = _figure(1)
+    _bars(
+        axes,
+        estimates,
+        list(dict.fromkeys(f.case for f in estimates)),
+        [m for m in PARTS_BY if _has(estimates, m)],
+        PARTS_BY,
+    )
+    _label_shares(axes, "Parts: a photo under a known warp", "share of mass inside the part that lands", top=1.25)
+    return figure
+
+
+def unmatched_plot(found: FaithfulnessReport) -> Figure:
+    """Area under ROC of the unmatched mass of occluded regions, by kind of occlusion."""
+    estimates = [f for f in found.estimates[MODEL] if f.measure == "unmatched"]
+    methods = [m for m in UNMATCHED_BY if _has(estimates, m)]
+    figure, (axes,) = _figure(1)
+    _bars(axes, estimates, list(dict.fromkeys(f.case for f in estimates)), methods, UNMATCHED_BY)
+    _draw_chance(axes, [0.5])
+    _label_shares(axes, "Occluded regions stay unmatched", "area under ROC", top=1.25)
+    return figure
+
+
 def _correspondence(found: FaithfulnessReport, network: str) -> list[Estimate]:
     """Estimates of the correspondence for one network; none where it was not measured."""
     return [f for f in found.estimates.get(network, ()) if f.measure == "correspondence"]
@@ -199,7 +232,13 @@ def _offset(methods: list[str], method: str) -> float:
     return 0.8 * ((methods.index(method) + 0.5) / len(methods) - 0.5)
 
 
-def _bars(axes: Any, estimates: Iterable[Estimate], cases: list[str], methods: list[str]) -> None:
+def _bars(
+    axes: Any,
+    estimates: Iterable[Estimate],
+    cases: list[str],
+    methods: list[str],
+    names: Mapping[str, str] = NAMES,
+) -> None:
     """Bars with intervals: a group for each case, a bar for each method."""
     by_name = {(f.case, f.method): f for f in estimates}
     for method in methods:
@@ -213,8 +252,8 @@ def _bars(axes: Any, estimates: Iterable[Estimate], cases: list[str], methods: l
             values,
             0.8 / len(methods),
             yerr=spread,
-            color=_COLOURS[method],
-            label=NAMES[method],
+            color=_COLOURS.get(method, QUIET),
+            label=names[method],
             error_kw={"ecolor": QUIET, "elinewidth": 1},
         )
     axes.set_xticks(range(len(cases)), cases)

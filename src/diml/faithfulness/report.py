@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 
 from diml.data import ImageSet
 from diml.evaluation.report import bootstrap_means, interval
-from diml.faithfulness.measures import Key, Measurements, Measures, measure_pairs
+from diml.faithfulness.collected import Key, Measurements
+from diml.faithfulness.measures import measure_pairs
 from diml.faithfulness.pairs import choose_pairs
 from diml.faithfulness.randomised import randomised
+from diml.faithfulness.settings import Measures
 from diml.matching import Matcher
 from diml.models import Embedder
 from diml.progress import ShowProgress
@@ -36,8 +39,8 @@ class Estimate:
 
     Args:
         measure: "additivity", "deletion", "insertion", "interaction_deletion", "interaction_insertion",
-            "correspondence" or "stability".
-        case: kind of warp or perturbation, or "".
+            "correspondence", "stability", "parts" or "unmatched".
+        case: kind of warp, perturbation or occlusion, or "".
         method: what was measured, or a baseline; "credit/shifted" is the control "shifted" of the method "credit".
         quantity: such as "mass" or "area"; "area_less_shifted" is the difference from the control of that name, paired
             by pair.
@@ -123,6 +126,7 @@ def faithfulness(
     pairs: int = 100,
     measures: Measures | None = None,
     sanity: bool = True,
+    unfinished: Path | None = None,
     progress: ShowProgress = False,
 ) -> FaithfulnessReport:
     """Measure how faithful the explanations of an embedder are, on pairs of images of one class.
@@ -134,6 +138,8 @@ def faithfulness(
         pairs: number of random pairs; fewer if there are fewer queries.
         measures: what is measured, and the seed of everything random; `Measures()` when omitted.
         sanity: measure the same network with random weights as well.
+        unfinished: a folder for the values of the pairs that are done, from which an interrupted call with the same
+            arguments continues. The files (`unfinished_name`) stay there.
         progress: show progress bars.
 
     Returns:
@@ -156,13 +162,22 @@ def faithfulness(
     chosen = choose_pairs(images, pairs, measures.seed)
     control = randomised(embedder, measures.seed) if sanity else None
     common: dict[str, Any] = {"matcher": embedder.matcher if matcher is None else matcher, "progress": progress}
-    found = {MODEL: measure_pairs(embedder, images, chosen, measures=measures, control=control, what=MODEL, **common)}
+    networks = {MODEL: (embedder, control, measures)}
     if control is not None:
-        without_grad_cam = replace(measures, grad_cam=False)  # a baseline, which needs no control
         second = randomised(embedder, measures.seed + 1)
-        common |= {"measures": without_grad_cam, "what": RANDOM}
-        found[RANDOM] = measure_pairs(control, images, chosen, control=second, **common)
+        networks[RANDOM] = (control, second, replace(measures, grad_cam=False))  # a baseline, which needs no control
+    found = {}
+    for name, (network, other, what) in networks.items():
+        file = None if unfinished is None else unfinished / unfinished_name(name)
+        found[name] = measure_pairs(
+            network, images, chosen, measures=what, control=other, unfinished=file, what=name, **common
+        )
     return FaithfulnessReport(found, {name: estimates_of(values, measures.seed) for name, values in found.items()})
+
+
+def unfinished_name(network: str) -> str:
+    """Name of the file with what was measured of a network so far."""
+    return f"unfinished-{network.replace(' ', '-')}.json"
 
 
 def estimates_of(found: Measurements, seed: int) -> tuple[Estimate, ...]:
@@ -174,7 +189,9 @@ def estimates_of(found: Measurements, seed: int) -> tuple[Estimate, ...]:
     values_of = found.values
     estimates = [_estimate(key, values, seed) for key, values in values_of.items()]
     for (measure, case, method, quantity), values in values_of.items():
-        if measure in ("deletion", "insertion") and method != "random" and "/" not in method:
+        has_own = (measure, case, f"{method}/random", quantity) in values_of
+        compared = method != "random" and "/" not in method and not has_own
+        if measure in ("deletion", "insertion") and quantity == "area" and compared:
             random = values_of[measure, case, "random", quantity]
             estimates.append(_estimate((measure, case, method, "area_less_random"), values - random, seed))
     for (measure, case, method, quantity), values in values_of.items():

@@ -21,7 +21,7 @@ NAMES: Final = {
     "randomised": "credit by random weights",
     "random": "random order",
     "plan": "plan that scores",
-    "sharpened": "plan, sharpened",
+    "exact": "exact plan",
     "identity": "same place",
     "uniform": "uniform",
     "random_gallery": "gallery by random weights",
@@ -35,15 +35,62 @@ CONTROLS: Final = {
     "shifted": "shifted on the torus",
     "mirrored": "mirrored left-right",
     "rotated": "rotated by 90 degrees",
-    "other pair": "credit of another pair",
+    "connected": "random connected regions",
+    "random": "random regions",
+    "other pair": "ledger of another pair",
     "reversed": "reversed order",
 }
+#: Controls of as many regions as the first part.
+EQUAL_AREA: Final = {name: CONTROLS[name] for name in ("shifted", "mirrored", "rotated", "connected", "random")}
 UNMATCHED: Final = {
     "permuted": "same of the query, partners permuted",
     "shifted": "same of the query, partners shifted",
     "same place": "same of the query, at the same place",
     "random": "random regions on both sides",
 }
+#: How regions are grouped, what tells occluded regions, and whose rows are counted.
+PARTS_BY: Final = {
+    "parts": "parts (ledger)",
+    "k-means": "k-means of features",
+    "argmax": "argmax cosine",
+    "division": "same rectangles",
+}
+UNMATCHED_BY: Final = {
+    "unmatched": "unmatched mass",
+    "exact": "unmatched mass, exact plan",
+    "cosine": "1 - largest cosine",
+    "weights": "small weight",
+}
+ROWS_BY: Final = PARTS_BY | {"cells": "pairs of regions"}
+
+
+#: Quantity, title, caption and name of the cases of the tables of parts.
+PART_TABLES: Final = (
+    (
+        "landing",
+        "Parts under a known warp",
+        "Percent of the mass of regions with a counterpart that moves inside their part into its true image.",
+        "warp",
+    ),
+    (
+        "purity",
+        "Parts under a known warp: what moves inside them",
+        "Percent of the mass moved inside the parts that arrives in the true image of its part.",
+        "warp",
+    ),
+    (
+        "agreement",
+        "Parts under a known warp: division of both images",
+        "Adjusted Rand index of the parts and those of the true counterparts, in percent; chance 0.",
+        "warp",
+    ),
+    (
+        "stability",
+        "Stability of parts",
+        "Adjusted Rand index of the parts of both images before and after, in percent; chance 0.",
+        "query",
+    ),
+)
 
 
 def tables(found: FaithfulnessReport, network: str = MODEL) -> list[Table]:
@@ -53,10 +100,12 @@ def tables(found: FaithfulnessReport, network: str = MODEL) -> list[Table]:
     for ledger in LEDGERS:
         made += [
             _controls(estimates, ledger),
+            _first_part(estimates, ledger),
             *(_interaction(estimates, ledger, what) for what in ("area", "interaction")),
         ]
         made.append(_changes(estimates, ledger))
     made += [_correspondence(estimates), _stability(estimates)]
+    made += [_parts(estimates, *which) for which in PART_TABLES] + [_rows(estimates), _unmatched(estimates)]
     made = [table for table in made if table.row_count]
     for table in made:
         table.title = f"{table.title}, {network}"
@@ -77,7 +126,7 @@ def _deletion(estimates: tuple[Estimate, ...]) -> Table:
     columns = ("order", "deletion", "less random", "insertion", "less random")
     table = _table("Deletion and insertion", caption, columns)
     numbers = {(f.measure, f.method, f.quantity): f for f in estimates if f.measure in ("deletion", "insertion")}
-    for method in dict.fromkeys(method for _, method, _ in numbers if "/" not in method):
+    for method in orders_of_regions(method for _, method, _ in numbers):
         cells = []
         for measure in ("deletion", "insertion"):
             cells.append(f"{numbers[measure, method, 'area'].value:.3f}")
@@ -86,13 +135,30 @@ def _deletion(estimates: tuple[Estimate, ...]) -> Table:
     return table
 
 
+def orders_of_regions(methods: Iterable[str]) -> list[str]:
+    """Those methods of deletion that change single regions and are no controls of one of them, each once."""
+    parts = {name for name, kind in LEDGERS.items() if kind.of_parts}
+    return [method for method in dict.fromkeys(methods) if "/" not in method and method not in parts]
+
+
 def _controls(estimates: tuple[Estimate, ...], ledger: str) -> Table:
     caption = (
-        "Area by the control, and area by credit minus that, paired; credit is better: deletion < 0, insertion > 0."
+        "Area by the control, and area by the ledger minus that, paired; the ledger is better: deletion < 0, "
+        "insertion > 0."
     )
-    columns = ("control", "deletion", "credit less control", "insertion", "credit less control")
+    columns = ("control", "deletion", "ledger less control", "insertion", "ledger less control")
     table = _table(f"Controls of the same spatial structure, {NAMES[ledger]}", caption, columns)
     _add_compared(table, estimates, ("deletion", "insertion"), ledger, "area", CONTROLS)
+    return table
+
+
+def _first_part(estimates: tuple[Estimate, ...], ledger: str) -> Table:
+    caption = "Drop of the score without the largest part, and its gain by that part alone; better: higher."
+    columns = ("regions", "deletion", "part less these", "insertion", "part less these")
+    table = _table(f"The largest part against as many other regions, {NAMES[ledger]}", caption, columns)
+    if LEDGERS[ledger].of_parts:
+        _add_own(table, estimates, ("deletion", "insertion"), ledger, "change_1", "largest part")
+        _add_compared(table, estimates, ("deletion", "insertion"), ledger, "change_1", EQUAL_AREA)
     return table
 
 
@@ -111,9 +177,7 @@ def _interaction(estimates: tuple[Estimate, ...], ledger: str, quantity: str) ->
     columns = ("regions", "deletion", "matched less these", "insertion", "matched less these")
     table = _table(f"{title}, {NAMES[ledger]}", caption, columns)
     measures = ("interaction_deletion", "interaction_insertion")
-    matched = {f.measure: f for f in estimates if (f.method, f.quantity) == (ledger, quantity)}
-    if all(measure in matched for measure in measures):
-        table.add_row("matched by the ledger", *(c for m in measures for c in (f"{matched[m].value:.3f}", "")))
+    _add_own(table, estimates, measures, ledger, quantity, "matched by the ledger")
     _add_compared(table, estimates, measures, ledger, quantity, UNMATCHED)
     return table
 
@@ -138,6 +202,15 @@ def _changes(estimates: tuple[Estimate, ...], ledger: str) -> Table:
 
 def _is_step(quantity: str) -> bool:
     return quantity.startswith("change_") and "less" not in quantity
+
+
+def _add_own(
+    table: Table, estimates: Iterable[Estimate], measures: tuple[str, str], ledger: str, quantity: str, label: str
+) -> None:
+    """A row with the values of the ledger itself, if it was measured."""
+    own = {f.measure: f for f in estimates if (f.method, f.quantity) == (ledger, quantity)}
+    if all(measure in own for measure in measures):
+        table.add_row(label, *(cell for measure in measures for cell in (f"{own[measure].value:.3f}", "")))
 
 
 def _add_compared(
@@ -190,6 +263,50 @@ def _stability(estimates: Iterable[Estimate]) -> Table:
             spread = "" if f.method == "chance" else f" ({_percent(f.low)}..{_percent(f.high)})"
             table.add_row(f.case, NAMES[f.method], _percent(f.value) + spread)
     return table
+
+
+def _parts(estimates: Iterable[Estimate], quantity: str, title: str, caption: str, case: str) -> Table:
+    return _by_case(estimates, ("parts", quantity), (title, caption, case), PARTS_BY)
+
+
+def _unmatched(estimates: Iterable[Estimate]) -> Table:
+    caption = (
+        "Percent of pairs of an occluded and another region that are ordered correctly (area under ROC); chance 50."
+    )
+    return _by_case(
+        estimates, ("unmatched", "auc"), ("Occluded regions stay unmatched", caption, "occlusion"), UNMATCHED_BY
+    )
+
+
+def _by_case(
+    estimates: Iterable[Estimate],
+    which: tuple[str, str],
+    heading: tuple[str, str, str],
+    methods: Mapping[str, str],
+) -> Table:
+    """A row for each case and a column for each method of one (measure, quantity); heading: title, caption, case."""
+    found = {(f.case, f.method): f for f in estimates if (f.measure, f.quantity) == which}
+    columns = [name for name in methods if any(method == name for _, method in found)]
+    table = _table(heading[0], heading[1], (heading[2], *(methods[name] for name in columns)))
+    for case in dict.fromkeys(case for case, _ in found):
+        cells = (found.get((case, name)) for name in columns)
+        table.add_row(case, *("" if cell is None else _spread(cell) for cell in cells))
+    return table
+
+
+def _rows(estimates: Iterable[Estimate]) -> Table:
+    caption = "Percent of the structural and of the whole score on the largest rows, and inside 4 parts (held)."
+    found = {(f.method, f.quantity): f for f in estimates if f.measure == "parts" and not f.case}
+    columns = list(dict.fromkeys(quantity for _, quantity in found))
+    table = _table("Share of the score on few rows", caption, ("rows", *columns))
+    for method in dict.fromkeys(method for method, _ in found):
+        cells = (found.get((method, quantity)) for quantity in columns)
+        table.add_row(ROWS_BY[method], *("" if cell is None else _spread(cell) for cell in cells))
+    return table
+
+
+def _spread(estimate: Estimate) -> str:
+    return f"{_percent(estimate.value)} ({_percent(estimate.low)}..{_percent(estimate.high)})"
 
 
 def _table(title: str, caption: str, columns: Iterable[str]) -> Table:

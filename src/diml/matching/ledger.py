@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from diml.matching.parts import Parts, find_parts
 from diml.matching.regions import NOT_COMPUTED
 
 Number = TypeVar("Number", float, Tensor)
@@ -129,6 +130,33 @@ class Ledger:
         values = torch.stack([part.flatten()[order].double() for part in (self.plan, self.cosine, self.contributions)])
         places = [divmod(index, self.plan.shape[1]) for index in order.tolist()]
         return [Flow(*place, *value) for place, value in zip(places, values.T.tolist(), strict=True)]
+
+    def parts(self, n: int | None = None) -> Parts:
+        """The score as a sum of a few rows: groups of regions of both images that match.
+
+        The regions of both images are grouped so that the exact plan between the ledger's masses moves as much as
+        possible inside the groups, while each group is similar, near and in one piece in either image. Where single
+        pieces cannot hold 90 % of the structural score, some regions join parts elsewhere in their image, which
+        `Part.connected_q` and `Part.connected_g` tell. The result is deterministic, and exchanging the images exchanges
+        its sides. Milliseconds at 7 x 7 regions.
+
+        Args:
+            n: number of parts; there are fewer where regions run out. None chooses 3 to 6: of the numbers whose parts
+                hold 90 % of the structural score in one piece each, that after which the eigenvalues of the graph drop
+                most; without any, that whose parts hold most.
+
+        Returns:
+            Parts: rows, largest value first, that sum to `score` with what is between them; values are of the whole
+            score where it is divided (`has_whole`), else of the structural score times its weight. Regions without
+            mass, or with most of it unmatched, are in no part.
+
+        Raises:
+            TypeError, ValueError: n is no integer, or below 1.
+
+        Example:
+            >>> print(match.ledger().parts(4))  # doctest: +SKIP
+        """
+        return find_parts(self, n)
 
     def contrast(self, other: Ledger) -> Contrast:
         """Why this pair scores above (or below) another pair of the same query.

@@ -20,6 +20,7 @@ from torch import Tensor
 from diml.matching import native
 from diml.matching.ledger import Contrast, Ledger, Number, combined, plain_weight
 from diml.matching.pairs import by_content
+from diml.matching.partial import Share, check_share
 from diml.matching.regions import NOT_COMPUTED, SHORTS_PER_UNIT, QuantizedRegions, Regions
 from diml.matching.retrieval import NOTHING, Ranking
 from diml.matching.transport import (
@@ -57,7 +58,8 @@ class ConvergenceWarning(UserWarning):
 class Matcher:
     """The settings of the method; validated when built, saved with embedders, runs and indexes.
 
-    score = pooled cosine + structural_weight * sum over pairs of regions of plan * cosine.
+    score = pooled cosine + structural_weight * sum over pairs of regions of plan * cosine, where only the mass that is
+    transported counts: the sum is not divided by the share.
 
     Raises:
         ValueError: a setting is out of range.
@@ -88,10 +90,16 @@ class Matcher:
     """Weight of the structural score against the pooled cosine, >= 0: 1 as in the paper, 0 ranks by the pooled cosine
     alone, inf by the structural score alone."""
 
+    share: Share = 1.0
+    """Share of the mass of each image that is transported, in (0, 1]; the rest stays unmatched, so that occluded
+    regions and clutter need no counterpart. With "auto" regions are matched where their cosine exceeds a threshold, the
+    mean cosine of all regions of the two images; use it for ranking with an epsilon above 0 only."""
+
     def __post_init__(self) -> None:
         if self.weights not in get_args(Weights):
             raise ValueError(f"weights: need one of {get_args(Weights)}, got {self.weights!r}")
         check_solver(self.epsilon, self.tolerance, self.max_iterations)
+        check_share(self.share)
         if not self.structural_weight >= 0:
             raise ValueError(f"structural_weight: need a number of at least 0, got {self.structural_weight}")
 
@@ -224,8 +232,8 @@ class Matcher:
 
     @property
     def solver(self) -> dict[str, Any]:
-        """Keyword arguments of `sinkhorn`; with epsilon 0 `exact_transport` takes its place."""
-        return {"epsilon": self.epsilon, "tolerance": self.tolerance, "max_iterations": self.max_iterations}
+        """Keyword arguments of `sinkhorn`; with epsilon 0 `exact_transport` takes its place, with `share` alone."""
+        return {name: getattr(self, name) for name in ("epsilon", "tolerance", "max_iterations", "share")}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML and JSON; `from_dict` reads them back."""
@@ -246,10 +254,14 @@ class Matcher:
                 near = difflib.get_close_matches(str(name), known, n=1)
                 hint = f"did you mean {near[0]}? " if near else ""
                 raise ValueError(f"matcher: unknown setting {name!r}; {hint}there are {', '.join(known)}")
+            if name == "share" and value == "auto":
+                given[name] = value
+                continue
             try:
                 given[name] = known[name](value)
             except (TypeError, ValueError) as error:
                 kind = {int: "an integer", float: "a number", str: "a name"}[known[name]]
+                kind += " or 'auto'" if name == "share" else ""
                 raise ValueError(f"matcher: {name} needs {kind}, got {value!r}") from error
             if known[name] is int and given[name] != float(value):
                 raise ValueError(f"matcher: {name} needs an integer, got {value!r}")
@@ -262,7 +274,7 @@ class Match(TransportPlan):
 
     Args:
         cosine: (B, Rq, Rg) cosine of each pair of regions.
-        structural: (B,) sum of plan * cosine.
+        structural: (B,) sum of plan * cosine, over the mass that is transported.
         pooled: (B,) cosine of the pooled vectors.
         weight_q, weight_g: (B, Rq) and (B, Rg) mass that each region sends or receives.
         matcher: the settings.
@@ -416,7 +428,11 @@ def _compare(
                 both = cross_correlation_weights(dense_q, pooled_q, dense_g, pooled_g)
                 weight_q, weight_g = (weight.flatten(0, 1) for weight in both)
             problem = 1 - cosine, weight_q, weight_g
-            transport = sinkhorn(*problem, **matcher.solver) if matcher.epsilon else exact_transport(*problem)
+            transport = (
+                sinkhorn(*problem, **matcher.solver)
+                if matcher.epsilon
+                else exact_transport(*problem, share=matcher.share)
+            )
         structural = (transport.plan * cosine).sum(dim=(1, 2))
     parts = {"cosine": cosine, "structural": structural, "pooled": pooled, "weight_q": weight_q, "weight_g": weight_g}
     found: dict[str, Any] = vars(transport) | parts

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from diml.matching.partial import Share
+
 #: Storage types of gallery regions that the kernel reads without a copy.
 STORED = (torch.float32, torch.float16, torch.int16, torch.int8)
 
@@ -83,6 +85,7 @@ class SolverSettings:
     epsilon: float
     tolerance: float
     max_iterations: int
+    share: Share = 1.0
 
     @property
     def plan(self) -> PlanKind:
@@ -96,6 +99,8 @@ class SolverSettings:
             epsilon=self.epsilon,
             tolerance=self.tolerance,
             max_iterations=min(int(self.max_iterations), 2**30),
+            dustbin=1.0 if self.share == "auto" else 1.0 - self.share,
+            open=self.share == "auto",
         )
 
 
@@ -177,7 +182,8 @@ def solve(
 ) -> PairScores:
     """Solve B problems of costs (B, Rq, Rg) and non-negative weights (B, Rq), (B, Rg).
 
-    Plans are written to `plan` (B, Rq, Rg) float32, if it is given. Returns PairScores of (B,), without similarities.
+    Plans are written to `plan` (B, Rq, Rg) float32, if it is given. With share "auto" a cost has to be 1 - cosine.
+    Returns PairScores of (B,), without similarities.
     """
     assert _KERNEL is not None
     results = _empty_results(len(cost), similarities=False)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from diml.matching import exact, native
+from diml.matching.partial import Dustbins, Share, check_share, unmatched
 
 #: Defaults of the solver, which `Matcher` takes over: epsilon in units of cosine, marginal error, iterations.
 EPSILON, TOLERANCE, MAX_ITERATIONS = 0.05, 4e-6, 1000
@@ -46,14 +47,18 @@ class TransportPlan:
     """Solutions of B transport problems, and how far each has converged.
 
     Args:
-        plan: (B, Rq, Rg) transported mass, rows = the query's regions; row sums equal the weights up to rounding.
-        marginal_error: (B,) sum over the columns of |column sum - weight|.
+        plan: (B, Rq, Rg) transported mass, rows = the query's regions; row sums equal the weights up to rounding; where
+            not all mass is transported, they are at most the weights.
+        marginal_error: (B,) sum over the columns of |column sum - weight|; a dustbin is a column as well.
         iterations: (B,) int64, updates of both scaling vectors; of an exact plan the shortest paths that led to it.
         converged: (B,) bool, marginal_error <= tolerance; true of every exact plan.
         potential_q, potential_g: (B, Rq) and (B, Rg) float64 dual prices of an exact plan, else None. The reduced cost
             of two regions, cost - potential_q - potential_g, is at least -1e-10 of the range of the costs and zero to
             that precision where mass flows. It is the amount of cosine by which two regions would have to be more
             alike before they were matched. The prices of a side, weighted by its masses, sum to half of the cost.
+            Where not all mass is transported, every region that keeps some has the same price, the highest of its side
+            and the same on both: half of the cost from which on two regions are not matched. The prices of both sides,
+            weighted by the mass that is transported, then sum to the cost.
         unmatched_q, unmatched_g: (B, Rq) and (B, Rg) mass that is not transported; None where all of it is (share 1).
     """
 
@@ -68,8 +73,11 @@ class TransportPlan:
 
 
 @torch.no_grad()
-def exact_transport(cost: Tensor, weight_q: Tensor, weight_g: Tensor) -> TransportPlan:
+def exact_transport(cost: Tensor, weight_q: Tensor, weight_g: Tensor, *, share: Share = 1.0) -> TransportPlan:
     """Minimise <T, cost> over plans T >= 0 with row sums weight_q and column sums weight_g: the limit epsilon -> 0.
+
+    With a share below 1, the sums are at most these and the mass of the plan is the share. With "auto", they are at
+    most these, and <T, cost - level> is minimised, where level is 1 - `partial.auto_threshold` of the pair.
 
     A plan has at most Rq + Rg - 1 entries. Ties are settled in one way: exchanging the two sides transposes the plan,
     unless the problem is its own transpose. The work is done in float64 on the CPU: by the compiled kernel, or in plain
@@ -78,12 +86,13 @@ def exact_transport(cost: Tensor, weight_q: Tensor, weight_g: Tensor) -> Transpo
     Args:
         cost: (B, Rq, Rg) finite float, on any device.
         weight_q, weight_g: (B, Rq) and (B, Rg), non-negative, rows summing to 1; single entries may be zero.
+        share: of the mass that is transported, in (0, 1], or "auto", for which a cost has to be 1 - cosine.
 
     Returns:
         TransportPlan in float32 (float64 when `cost` is), without gradient, with potentials; sums hold to rounding.
 
     Raises:
-        ValueError: shapes that disagree.
+        ValueError: shapes that disagree, or a share out of range.
 
     Source: successive shortest paths as of Jonker and Volgenant, Computing 1987, for masses.
 
@@ -91,26 +100,46 @@ def exact_transport(cost: Tensor, weight_q: Tensor, weight_g: Tensor) -> Transpo
         >>> found = exact_transport(1 - cosine, weight_q, weight_g)
         >>> reduced = 1 - cosine - found.potential_q.unsqueeze(2) - found.potential_g.unsqueeze(1)
     """
+    check_share(share)
     _check_weights(cost, weight_q, weight_g)
     dtype = torch.promote_types(cost.dtype, torch.float32)
-    parts = [part.detach().to("cpu", torch.float64).contiguous() for part in (cost, weight_q, weight_g)]
-    if native.suits():
-        found = native.solve_exact(*parts)
-    else:
-        solved = [exact.solve(*problem) for problem in zip(*(part.tolist() for part in parts), strict=True)]
-        plans, *potentials = (
-            torch.tensor([getattr(each, name) for each in solved], dtype=torch.float64).view(like.shape)
-            for name, like in zip(("plan", "potential_q", "potential_g"), parts, strict=True)
-        )
-        paths = torch.tensor([each.paths for each in solved], dtype=torch.int32)
-        found = native.ExactPlans(plans, potentials[0], potentials[1], paths)
+    problem = [part.detach().to("cpu", torch.float64).contiguous() for part in (cost, weight_q, weight_g)]
+    bins = None if share == 1 else Dustbins.of(*problem, share)
+    if bins is not None:
+        problem = [bins.exact_costs(problem[0]), bins.with_mass(problem[1]), bins.with_mass(problem[2])]
+    found = native.solve_exact(*problem) if native.suits() else _solve_exactly(*problem)
     plan = found.plan.to(dtype)
-    error = (plan.sum(dim=1, dtype=torch.float64) - parts[2]).abs().sum(dim=1).to(dtype)
+    error = (plan.sum(dim=1, dtype=torch.float64) - problem[2]).abs().sum(dim=1).to(dtype)
     iterations = found.iterations.long()
     results = (plan, error, iterations, torch.ones_like(iterations, dtype=torch.bool))
     potential_q, potential_g = (side.to(cost.device) for side in (found.potential_q, found.potential_g))
     on_device = (result.to(cost.device) for result in results)
-    return TransportPlan(*on_device, potential_q=potential_q, potential_g=potential_g)
+    solution = TransportPlan(*on_device, potential_q=potential_q, potential_g=potential_g)
+    return solution if bins is None else _without_dustbins(solution, bins, weight_q, weight_g)
+
+
+def _solve_exactly(cost: Tensor, weight_q: Tensor, weight_g: Tensor) -> native.ExactPlans:
+    """The twin of `native.solve_exact`, problem by problem."""
+    parts = (cost, weight_q, weight_g)
+    solved = [exact.solve(*problem) for problem in zip(*(part.tolist() for part in parts), strict=True)]
+    plans, *potentials = (
+        torch.tensor([getattr(each, name) for each in solved], dtype=torch.float64).view(like.shape)
+        for name, like in zip(("plan", "potential_q", "potential_g"), parts, strict=True)
+    )
+    paths = torch.tensor([each.paths for each in solved], dtype=torch.int32)
+    return native.ExactPlans(plans, potentials[0], potentials[1], paths)
+
+
+def _without_dustbins(found: TransportPlan, bins: Dustbins, weight_q: Tensor, weight_g: Tensor) -> TransportPlan:
+    """The regions' part of the solutions of problems with dustbins, whose masses summed to 1 there."""
+    plan = found.plan[:, :-1, :-1] * bins.total
+    left_q, left_g = unmatched(plan, weight_q.to(plan), weight_g.to(plan))
+    prices: dict[str, Tensor] = {}
+    if found.potential_q is not None and found.potential_g is not None:
+        shift = (found.potential_q[:, -1:] - found.potential_g[:, -1:]) / 2  # both dustbins get the same price
+        prices = {"potential_q": found.potential_q[:, :-1] - shift, "potential_g": found.potential_g[:, :-1] + shift}
+    error = found.marginal_error * bins.total
+    return replace(found, plan=plan, marginal_error=error, unmatched_q=left_q, unmatched_g=left_g, **prices)
 
 
 @torch.no_grad()
@@ -122,10 +151,12 @@ def sinkhorn(
     epsilon: float = EPSILON,
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
+    share: Share = 1.0,
 ) -> TransportPlan:
     """Minimise <T, cost> - epsilon H(T) over plans T >= 0 with row sums weight_q and column sums weight_g.
 
-    Each problem stops on its own marginal error: its solution does not depend on its companions in the batch.
+    Each problem stops on its own marginal error: its solution does not depend on its companions in the batch. With a
+    share, T is extended by dustbins (see `partial`), and its entropy is that of all its entries.
 
     Args:
         cost: (B, Rq, Rg) finite float.
@@ -133,6 +164,7 @@ def sinkhorn(
         epsilon: weight of the entropy, in units of cost, > 0.
         tolerance: marginal error at which a problem has converged, > 0.
         max_iterations: limit; problems that have not converged by then are flagged.
+        share: of the mass that is transported, in (0, 1], or "auto", for which a cost has to be 1 - cosine.
 
     Returns a TransportPlan in float32 (float64 when `cost` is), without gradient; raises ValueError for a setting
     out of range or shapes that disagree. Source: Cuturi, NeurIPS 2013; mixing: Anderson, J. ACM 1965;
@@ -141,29 +173,52 @@ def sinkhorn(
     if not 0 < epsilon < math.inf:
         raise ValueError(f"epsilon: need a positive, finite number, got {epsilon}; exact_transport needs none")
     check_solver(epsilon, tolerance, max_iterations)
+    check_share(share)
     _check_weights(cost, weight_q, weight_g)
-    batch, dtype = len(cost), torch.promote_types(cost.dtype, torch.float32)
-    plan, left = torch.empty(cost.shape, dtype=dtype, device=cost.device), torch.arange(batch, device=cost.device)
-    if native.suits(cost, weight_q, weight_g):
-        settings = native.SolverSettings(epsilon, tolerance, max_iterations)
-        found = native.solve(cost, weight_q, weight_g, settings, plan=plan)
-        solution = TransportPlan(plan, found.marginal_error, found.iterations.long(), found.converged)
-        if not found.too_wide.any():
-            return solution
-        left = left[found.too_wide]
-    else:
-        solution = TransportPlan(plan, plan.new_empty(batch), torch.empty_like(left), torch.empty_like(left).bool())
-    scaled = cost[left].to(dtype) / -epsilon
+    if not native.suits(cost, weight_q, weight_g):
+        return _sinkhorn_torch(cost, weight_q, weight_g, epsilon, tolerance, max_iterations, share)
+    plan = torch.empty(cost.shape)
+    settings = native.SolverSettings(epsilon, tolerance, max_iterations, share)
+    found = native.solve(cost, weight_q, weight_g, settings, plan=plan)
+    solution = TransportPlan(plan, found.marginal_error, found.iterations.long(), found.converged)
+    if found.too_wide.any():
+        left = found.too_wide
+        others = _sinkhorn_torch(cost[left], weight_q[left], weight_g[left], epsilon, tolerance, max_iterations, share)
+        for name in ("plan", "marginal_error", "iterations", "converged"):
+            getattr(solution, name)[left] = getattr(others, name)
+    if share == 1:
+        return solution
+    left_q, left_g = unmatched(plan, weight_q, weight_g)
+    return replace(solution, unmatched_q=left_q, unmatched_g=left_g)
+
+
+def _sinkhorn_torch(
+    cost: Tensor,
+    weight_q: Tensor,
+    weight_g: Tensor,
+    epsilon: float,
+    tolerance: float,
+    max_iterations: int,
+    share: Share,
+) -> TransportPlan:
+    """`sinkhorn` in torch: the twin of `native.solve`, and what its float32 cannot hold."""
+    dtype = torch.promote_types(cost.dtype, torch.float32)
+    problem, bins = [cost.to(dtype), weight_q, weight_g], None
+    if share != 1:
+        bins = Dustbins.of(problem[0], weight_q.to(dtype), weight_g.to(dtype), share)
+        problem = [bins.extended(problem[0], torch.inf), bins.with_mass(weight_q), bins.with_mass(weight_g)]
+        tolerance = tolerance / bins.total
+    plan, index = torch.empty_like(problem[0]), torch.arange(len(cost), device=cost.device)
+    found = TransportPlan(plan, plan.new_empty(len(cost)), torch.empty_like(index), torch.empty_like(index).bool())
+    scaled = problem[0] / -epsilon
     scaled = scaled - scaled.amax(dim=(1, 2), keepdim=True)  # a constant shift of the cost leaves the plan alone
-    needs_log = scaled.amin(dim=(1, 2)) < -PLAIN_RANGE[dtype]
+    needs_log = scaled.masked_fill(scaled.isinf(), 0).amin(dim=(1, 2)) < -PLAIN_RANGE[dtype]
     for log in (False, True):
         chosen = needs_log == log
         if chosen.any():
-            which = left[chosen]
-            parts = [scaled[chosen], weight_q[which], weight_g[which]]
-            parts = [part.to(torch.float64 if log else dtype) for part in parts]
-            _solve(solution, which, parts, log, tolerance, max_iterations)
-    return solution
+            parts = [part[chosen].to(torch.float64 if log else dtype) for part in (scaled, *problem[1:])]
+            _solve(found, index[chosen], parts, log, tolerance, max_iterations)
+    return found if bins is None else _without_dustbins(found, bins, weight_q, weight_g)
 
 
 def check_solver(epsilon: float, tolerance: float, max_iterations: int) -> None:

@@ -259,7 +259,7 @@ class StructuralSimilarity(_Structural):
 
     The plan is that of `Matcher.match`, solved without gradient; gradients flow through the cosines. Give it to a pair
     loss or miner as `distance=`, and call those with `pack_regions(regions)`. With another `matcher.structural_weight`
-    w the value is (w * structural + pooled) / (w + 1).
+    w the value is (w * structural + pooled) / (w + 1). With `matcher.share` below 1, only what is transported counts.
 
     Args:
         regions: R of the packed regions; may be omitted in what is given to `build_objective`, which sets it.
@@ -290,8 +290,9 @@ class StructuralSimilarity(_Structural):
 class StructuralDistance(_Structural):
     """Distance of region maps for PML: (sum_ij plan_ij * ||q_i - g_j|| + ||Q - G||) / 2.
 
-    Norms are taken with 1e-6 under the root. Arguments, use and errors are those of `StructuralSimilarity`; the matrix
-    lies in [0, 2], lower is more similar. Source: Zhao et al., ICCV 2021, and the authors' code for margin + DIML.
+    Norms are taken with 1e-6 under the root. Arguments, use and errors are those of `StructuralSimilarity`, but the
+    share of the matcher has to be a number. The matrix lies in [0, 2], lower is more similar. Source: Zhao et al., ICCV
+    2021, and the authors' code for margin + DIML.
 
     Example:
         >>> loss = losses.MarginLoss(0.2, beta=1.2, distance=StructuralDistance(regions=16, matcher=Matcher()))
@@ -299,6 +300,14 @@ class StructuralDistance(_Structural):
     """
 
     _inverted = False
+
+    def __init__(self, regions: int | None = None, matcher: Matcher = _DEFAULT, *, power: float = 1) -> None:
+        super().__init__(regions, matcher, power=power)
+        if self.matcher.share == "auto":
+            raise ValueError(
+                "matcher: share 'auto' would bring images near that have nothing in common, as only regions that are "
+                "matched have a distance; use a number as share, or StructuralSimilarity"
+            )
 
     def _value(self, cosine: Tensor, length_q: Tensor, length_g: Tensor) -> Tensor:
         return ((length_q + length_g - 2 * cosine).clamp(min=0) + ROOT_EPSILON).sqrt()

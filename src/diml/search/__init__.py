@@ -1,6 +1,6 @@
 """Search: an index of images on disk or in a database, searched in two stages, with an explanation of every hit.
 
-Read in this order: `filters`, `store`, `backends`, `sources`, `index`, `searcher`, `pairs`.
+Read in this order: `filters`, `store`, `backends`, `sources`, `index`, `searcher`, `labelled`, `pairs`.
 """
 
 from diml.search.index import build_index, open_store

@@ -39,6 +39,11 @@ def is_milvus(uri: str) -> bool:
     return uri.startswith(("http://", "https://", "tcp://")) or Path(uri).suffix == ".db"
 
 
+def is_index(place: str) -> bool:
+    """Whether a place is one of Milvus, or a folder of LanceDB that holds an index."""
+    return is_milvus(place) or (Path(_expanded(place)) / "images.lance").is_dir()
+
+
 def open_store(uri: str | os.PathLike[str]) -> Store:
     """Open an existing index.
 

@@ -8,29 +8,46 @@ from __future__ import annotations
 import html
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from diml.calibration.calibrator import FILE, Calibrator, load_calibration
+from diml.calibration.finding import FoundCalibration, find_calibration
+from diml.calibration.hits import FALSE_ACCEPT_RATE, GalleryVerdict, JudgedHits, judge_hits
 from diml.data.images import image_name, load_image
 from diml.matching import Ledger, Match, Matcher, Regions
 from diml.models import EmbedderConfig, load_embedder
+from diml.models.shares import with_shares
 from diml.models.zoo import is_backbone
 from diml.search.filters import Where, parse_where
 from diml.search.index import open_store
-from diml.search.sources import known_file
+from diml.search.sources import indexed_image, known_file
 from diml.search.store import IndexConfig, decode_regions
 
 if TYPE_CHECKING:
     from diml.data import ImageLike
+    from diml.explain import Explanation
     from diml.models import Embedder
     from diml.search.store import Store, Value
+
+
+#: Images are kept at twice the network's resolution, so that they are sharp in figures.
+_VIEW_SCALE: Final = 2
+#: Why hits are embedded again.
+_KEPT: Final = "the index keeps no shares of the pooled vectors"
+#: Why hits have no probability.
+NOT_RERANKED: Final = (
+    "Ranked by the pooled cosine alone: the calibration is of scores with the structural part, so hits have no "
+    "probability."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +61,8 @@ class SearchHit:
         pooled: cosine of the pooled vectors, in [-1, 1].
         structural: sum of plan * cosine over pairs of regions, in [-1, 1]; None where nothing was re-ranked.
         pooled_rank: rank, from 1, by the pooled cosine, before re-ranking.
+        probability: that it is of the query's class, among the other candidates of this query; None without a
+            calibration, and where nothing was re-ranked.
     """
 
     id: str
@@ -52,6 +71,7 @@ class SearchHit:
     pooled: float
     structural: float | None
     pooled_rank: int
+    probability: float | None = None
 
     @property
     def file(self) -> Path | None:
@@ -69,6 +89,11 @@ class SearchResult:
         regions: of the query, one image.
         hit_regions: of the hits, in their order; None in an index without regions.
         matcher: how the query was compared with the hits.
+        scores: of all re-ranked candidates, best first; empty where nothing was re-ranked.
+        image: of the query, as it was given; None where Regions were.
+        calibrator: what the scores mean; None without a calibration that fits.
+        verdict: whether the query is in the gallery; None where that cannot be said.
+        notices: what has to be said of the numbers, one line each.
     """
 
     query: str
@@ -76,9 +101,19 @@ class SearchResult:
     regions: Regions
     hit_regions: Regions | None
     matcher: Matcher
+    scores: tuple[float, ...] = ()
+    image: Image.Image | None = None
+    calibrator: Calibrator | None = None
+    verdict: GalleryVerdict | None = None
+    notices: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.hits)
+
+    @property
+    def in_gallery(self) -> bool | None:
+        """Whether the query is probably in the gallery (`verdict` has the threshold); None where that is unknown."""
+        return None if self.verdict is None else self.verdict.likely
 
     @cached_property
     def match(self) -> Match:
@@ -96,16 +131,40 @@ class SearchResult:
         """Return the contributions of pairs of regions to the score of hit `place` (from 0)."""
         return self.match.ledger(place)
 
-    def to_dict(self, top: int = 10) -> dict[str, Any]:
-        """Return plain values: query, matcher, and the hits with their ledgers; fractions throughout."""
+    def to_dict(self, top: int = 10, explained: Sequence[Explanation] = (), *, ledgers: bool = True) -> dict[str, Any]:
+        """Return plain values: query, matcher, calibration, in_gallery, notices, and the hits; fractions throughout.
+
+        Args:
+            top: number of largest contributions to list of each hit.
+            explained: of `Searcher.explain`: the first hits also have a `summary`, and their ledgers the division of
+                the pooled cosine.
+            ledgers: also the ledger of each hit, with plan and cosines.
+        """
         entries = []
         for place, hit in enumerate(self.hits):
-            numbers = {name: getattr(hit, name) for name in ("id", "score", "pooled", "structural", "pooled_rank")}
+            named = ("id", "score", "probability", "pooled", "structural", "pooled_rank")
+            numbers = {name: getattr(hit, name) for name in named}
             file = None if hit.file is None else str(hit.file)
-            ledger = None if self.hit_regions is None else self.ledger(place).to_dict(top)
-            entry = {"rank": place + 1, **numbers, "file": file, "metadata": dict(hit.metadata), "ledger": ledger}
+            entry = {"rank": place + 1, **numbers, "file": file, "metadata": dict(hit.metadata)}
+            known = place < len(explained)
+            entry["summary"] = explained[place].summary().to_dict() if known else None
+            if ledgers:
+                own = explained[place].ledger() if known else None if self.hit_regions is None else self.ledger(place)
+                entry["ledger"] = None if own is None else own.to_dict(top)
             entries.append(entry)
-        return {"query": self.query, "matcher": self.matcher.to_dict(), "hits": entries}
+        about = None
+        if self.calibrator is not None:
+            about = {
+                name: getattr(self.calibrator, name) for name in ("model", "data", "kind", "classes", "pairs", "depth")
+            }
+        return {
+            "query": self.query,
+            "matcher": self.matcher.to_dict(),
+            "calibration": about,
+            "in_gallery": None if self.verdict is None else self.verdict.to_dict(),
+            "notices": list(self.notices),
+            "hits": entries,
+        }
 
     def __repr__(self) -> str:
         best = f", best {self.hits[0].id!r} with score {self.hits[0].score:.4f}" if self.hits else ""
@@ -113,10 +172,11 @@ class SearchResult:
 
     def _repr_html_(self) -> str:
         """The hits as a table, for notebooks."""
-        names = ("hit", "score", "pooled", "structural", "pooled rank", "image")
+        names = ("hit", "probability", "score", "pooled", "structural", "pooled rank", "image")
         rows = [
             (
                 place,
+                "" if hit.probability is None else f"{100 * hit.probability:.0f} %",
                 *("" if value is None else f"{value:.4f}" for value in (hit.score, hit.pooled, hit.structural)),
                 hit.pooled_rank,
                 html.escape(str(hit.file or hit.id)),
@@ -125,7 +185,8 @@ class SearchResult:
         ]
         head = "".join(f"<th>{name}</th>" for name in names)
         body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-        return f"<table><tr>{head}</tr>{body}</table>"
+        said = "" if self.verdict is None else f"<caption>{html.escape(str(self.verdict))}</caption>"
+        return f"<table>{said}<tr>{head}</tr>{body}</table>"
 
 
 class Searcher:
@@ -135,22 +196,40 @@ class Searcher:
         store: the index.
         embedder: that of the index; loaded as the index records it when omitted.
         matcher: how images are compared; the index's own when omitted.
+        calibration: folder or file of a calibration; when omitted that which is kept with the index, else with its
+            model, if it fits.
+        model: folder of the embedder, where it is not the one that the index records.
 
     Raises:
-        ValueError: the embedder is not the one that the index was built with.
+        ValueError: the embedder is not the one that the index was built with, or `calibration` is of another one.
+        FileNotFoundError: there is no calibration in the folder given.
 
     Example:
         >>> with Searcher.open("photos.index") as searcher:  # doctest: +SKIP
         ...     result = searcher.search("query.jpg", k=10, where="label = 'milk'")
-        ...     print(result.hits[0].file, result.ledger(0).top(3))
+        ...     print(result.in_gallery, result.hits[0].file, result.hits[0].probability, result.ledger(0).top(3))
     """
 
-    def __init__(self, store: Store, embedder: Embedder | None = None, *, matcher: Matcher | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        embedder: Embedder | None = None,
+        *,
+        matcher: Matcher | None = None,
+        calibration: str | os.PathLike[str] | None = None,
+        model: str | None = None,
+    ) -> None:
         if embedder is not None:
             _require_embedder(embedder, store.config)
         self.store = store
         self.matcher = store.config.matcher if matcher is None else matcher
         self._embedder = embedder
+        self._named = calibration
+        #: Name or path of the embedder.
+        self.source = model or str(store.config.model.get("name_or_path", ""))
+        self._calibrations: dict[Matcher, FoundCalibration] = {}
+        if calibration is not None:
+            load_calibration(calibration, fingerprint=store.config.embedder)
 
     @classmethod
     def open(
@@ -159,6 +238,7 @@ class Searcher:
         *,
         model: str | None = None,
         matcher: Matcher | None = None,
+        calibration: str | os.PathLike[str] | None = None,
         device: str = "cpu",
     ) -> Searcher:
         """Open an index together with its embedder.
@@ -166,15 +246,16 @@ class Searcher:
         Args:
             uri: of the index; see `open_store`.
             model: present name or path of the embedder, if it has moved.
-            matcher: how images are compared; the index's own when omitted.
+            matcher, calibration: as of `Searcher`.
             device: where queries are embedded.
 
         Raises:
             IndexNotFoundError: there is no index.
-            ValueError, FileNotFoundError: the embedder is missing, or is another one.
+            ValueError, FileNotFoundError: the embedder is missing, or is another one; `calibration` does not fit.
         """
         store = open_store(uri)
-        return cls(store, _load_embedder(store.config, model).to(device), matcher=matcher)
+        embedder = _load_embedder(store.config, model).to(device)
+        return cls(store, embedder, matcher=matcher, calibration=calibration, model=model)
 
     @property
     def embedder(self) -> Embedder:
@@ -182,6 +263,28 @@ class Searcher:
         if self._embedder is None:
             self._embedder = _load_embedder(self.store.config)
         return self._embedder
+
+    @property
+    def calibration(self) -> FoundCalibration:
+        """What the scores of this searcher mean, where that is known; else why not."""
+        return self.calibration_for(self.matcher)
+
+    def calibration_for(self, matcher: Matcher) -> FoundCalibration:
+        """The calibration of comparisons by a matcher: the one that was named, else that of the index or its model.
+
+        Raises:
+            ValueError: the one that was named belongs to another matcher.
+        """
+        if matcher not in self._calibrations:
+            kept = self.store.read_text(FILE)
+            self._calibrations[matcher] = find_calibration(
+                [self.source] if self.source else [],
+                fingerprint=self.store.config.embedder,
+                matcher=matcher,
+                named=self._named,
+                texts={} if kept is None else {"the index": kept},
+            )
+        return self._calibrations[matcher]
 
     def search(
         self,
@@ -191,6 +294,8 @@ class Searcher:
         rerank_at: int = 100,
         where: str | None = None,
         matcher: Matcher | None = None,
+        exclude: str | None = None,
+        false_accept_rate: float = FALSE_ACCEPT_RATE,
     ) -> SearchResult:
         """Find the k images most similar to a query.
 
@@ -200,6 +305,9 @@ class Searcher:
             rerank_at: K: how many of the nearest by pooled cosine are re-ranked by regions, at least k; 0: none.
             where: a condition on metadata, such as "label = 'milk'"; see `diml.search.filters.parse_where`.
             matcher: for this search, in place of `Searcher.matcher`.
+            exclude: id of an image that is left out, such as the query itself.
+            false_accept_rate: share of the queries whose class is missing from the index that may be taken to be
+                there, in (0, 1); for `SearchResult.in_gallery`.
 
         Raises:
             BadImageError, FileNotFoundError: the image cannot be read.
@@ -215,21 +323,70 @@ class Searcher:
             )
         condition = None if where is None else parse_where(where, config.columns)
         if isinstance(query, Regions):
-            name, regions = "<regions>", query
+            name, image, regions = "query", None, query
         else:
-            name, regions = image_name(query), self.embedder.embed(load_image(query)).to("cpu")
+            name = image_name(query) if isinstance(query, str | os.PathLike) else "query"
+            image = load_image(query)
+            regions = self.embedder.embed(image, shares=True).to("cpu")
         if len(regions) != 1:
             raise ValueError(f"query: need Regions of one image, got {len(regions)}; search for one at a time")
         used = self.matcher if matcher is None else matcher
-        return self._ranked(name, regions.to(torch.float32), k, rerank_at, condition, used)
+        found = self._ranked(regions.to(torch.float32), k, rerank_at, condition, used, exclude)
+        judged = self._judged(found, rerank_at, condition, exclude, false_accept_rate)
+        return replace(judged, query=name, image=image)
+
+    def explain(self, result: SearchResult, n: int | None = None) -> list[Explanation]:
+        """Explain the first n hits of a result, or all: images, the division of the whole score, and probabilities.
+
+        The images of these hits are read from their files and embedded again, as the index keeps no shares of the
+        pooled vectors. Where a file is missing or has changed, the explanation has no images, and the pooled cosine
+        stays one term, with the reason in `undivided`.
+
+        Args:
+            result: of `search`.
+            n: number of hits; each takes as long as embedding an image.
+
+        Raises:
+            ValueError: there are no hits, or the index has no regions.
+        """
+        from diml.explain import Explanation
+
+        shown = result.hits[:n]
+        stored = result.hit_regions
+        if stored is None or not shown:
+            result.match  # noqa: B018 - raises, with the reason
+            raise ValueError(f"n: need at least 1, got {n}")
+        images = [indexed_image(hit.metadata) for hit in shown]
+        chosen = stored[list(range(len(shown)))]
+        if result.regions.shares is None:  # those of the hits alone would not help
+            gallery = [chosen[[row]] for row in range(len(shown))]
+        else:
+            gallery = with_shares(chosen, images, self.embedder, kept=_KEPT)
+        view = self.embedder.preprocess.view
+        query = None if result.image is None else view(result.image, _VIEW_SCALE)
+        explained = []
+        for hit, image, regions in zip(shown, images, gallery, strict=True):
+            seen = None if query is None or isinstance(image, str) else (query, view(image, _VIEW_SCALE))
+            explained.append(
+                Explanation(
+                    **vars(result.matcher.match(result.regions, regions)),
+                    images=seen,
+                    names=(result.query, str(hit.file or hit.id)),
+                    calibrator=result.calibrator,
+                    probability=hit.probability,
+                )
+            )
+        return explained
 
     def _ranked(
-        self, name: str, query: Regions, k: int, depth: int, where: Where | None, matcher: Matcher
+        self, query: Regions, k: int, depth: int, where: Where | None, matcher: Matcher, exclude: str | None
     ) -> SearchResult:
-        near = self.store.nearest(query.pooled.numpy(), max(k, depth), where=where)[0]
-        ids = near.ids if depth else near.ids[:k]
-        rows = self.store.regions(ids)  # a row removed since is left out, one replaced since is read as it is now
-        rank_of = {name: rank for rank, name in enumerate(near.ids, start=1)}
+        wanted = max(k, depth)
+        near = self.store.nearest(query.pooled.numpy(), wanted + (exclude is not None), where=where)[0]
+        ids = [name for name in near.ids if name != exclude][:wanted]
+        # a row removed since is left out, one replaced since is read as it is now
+        rows = self.store.regions(ids if depth else ids[:k])
+        rank_of = {name: rank for rank, name in enumerate(ids, start=1)}
         stored = decode_regions(rows, self.store.config) if self.store.config.storage != "none" else None
         pooled = torch.from_numpy(rows.pooled @ query.pooled[0].numpy())
         structural: Tensor | None = None
@@ -239,7 +396,7 @@ class Searcher:
             alone = replace(matcher, structural_weight=math.inf)
             structural = alone.score(query, stored, torch.arange(len(rows)).unsqueeze(0))[0]
         scores = (pooled if structural is None else matcher.combine(pooled, structural)).tolist()
-        order = sorted(range(len(rows)), key=lambda row: (-scores[row], rows.ids[row]))[:k]
+        order = sorted(range(len(rows)), key=lambda row: (-scores[row], rows.ids[row]))
         hits = tuple(
             SearchHit(
                 id=rows.ids[row],
@@ -249,10 +406,31 @@ class Searcher:
                 structural=None if structural is None else float(structural[row]),
                 pooled_rank=rank_of[rows.ids[row]],
             )
-            for row in order
+            for row in order[:k]
         )
-        chosen = None if stored is None or not hits else stored[torch.tensor(order)].to(torch.float32)
-        return SearchResult(name, hits, query, chosen, matcher)
+        chosen = None if stored is None or not hits else stored[torch.tensor(order[:k])].to(torch.float32)
+        compared = () if structural is None else tuple(scores[row] for row in order)
+        return SearchResult("", hits, query, chosen, matcher, compared)
+
+    def _judged(
+        self, found: SearchResult, depth: int, where: Where | None, exclude: str | None, false_accept_rate: float
+    ) -> SearchResult:
+        """The result with what the calibration says of it."""
+        calibration = self.calibration_for(found.matcher)
+        notices = (calibration.notice,) if calibration.notice else ()
+        calibrator = calibration.calibrator
+        if calibrator is None or not found.hits:
+            return replace(found, calibrator=calibrator, notices=notices)
+        if not depth:
+            return replace(found, calibrator=calibrator, notices=(*notices, NOT_RERANKED))
+        judged = judge_hits(
+            calibrator,
+            found.scores,
+            depth=depth,
+            gallery_images=max(1, self.store.count(where) - (exclude is not None)),
+            false_accept_rate=false_accept_rate,
+        )
+        return replace(_with_judgement(found, judged), calibrator=calibrator, notices=(*notices, *judged.notices))
 
     def close(self) -> None:
         """Close the index."""
@@ -265,6 +443,13 @@ class Searcher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _with_judgement(found: SearchResult, judged: JudgedHits) -> SearchResult:
+    probabilities = judged.probabilities[: len(found.hits)]
+    pairs = zip(found.hits, probabilities, strict=True)
+    hits = tuple(replace(hit, probability=probability) for hit, probability in pairs)
+    return replace(found, hits=hits, verdict=judged.gallery)
 
 
 def _load_embedder(config: IndexConfig, model: str | None = None) -> Embedder:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from PIL import Image
+
+from diml.data.images import BadImageError, load_image
 from diml.data.inventory import images_below
 from diml.search.filters import ColumnType
 from diml.search.store import RESERVED, Value
@@ -79,6 +82,22 @@ def image_file(metadata: Mapping[str, Value]) -> Path:
 def known_file(metadata: Mapping[str, Value]) -> Path | None:
     """Return `image_file`, or None in an index that does not record where its images are."""
     return image_file(metadata) if {"source", "path"} <= metadata.keys() else None
+
+
+def indexed_image(metadata: Mapping[str, Value]) -> Image.Image | str:
+    """The image of a hit from its file; or why it cannot be had: the file is unknown, unreadable or another one now."""
+    file = known_file(metadata)
+    if file is None:
+        return "the index does not record where its images are"
+    try:
+        content = file.read_bytes()
+        recorded = metadata.get("content")
+        if recorded is not None and hashlib.sha256(content).hexdigest() != recorded:
+            return f"the file {file} has changed since it was indexed"
+        return load_image(content, name=str(file))
+    except (OSError, BadImageError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        return f"the file {file} is missing" if missing else f"the file {file} cannot be read ({error})"
 
 
 def list_source(place: str | os.PathLike[str]) -> SourceListing:

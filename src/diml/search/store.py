@@ -217,6 +217,14 @@ class Store(Protocol):
         """Return size and state."""
         ...
 
+    def read_text(self, name: str) -> str | None:
+        """Return a text that is kept with the index, such as `calibration.json`, or None."""
+        ...
+
+    def write_text(self, name: str, text: str) -> None:
+        """Keep a text of less than a megabyte with the index, replacing one of the same name."""
+        ...
+
     def close(self) -> None:
         """Release files and connections."""
         ...

@@ -75,10 +75,20 @@ def _add_status(app: FastAPI, engine: Engine, limits: Limits, keeps: bool) -> No
             version=version("diml"),
             model=str(engine.settings.get("model", engine.embedder.config.backbone)),
             matcher=engine.matcher.to_dict(),
+            calibration=_calibration_of(engine),
+            calibration_notice=engine.calibration.notice,
             keeps_uploads=keeps,
             limits=schemas.LimitsBody(**values),
             gallery=None if engine.gallery is None else _gallery_status(engine.gallery),
         )
+
+
+def _calibration_of(engine: Engine) -> schemas.CalibrationBody | None:
+    if engine.calibrator is None:
+        return None
+    names = ("model", "data", "kind", "classes", "images", "pairs", "prior", "depth", "separates")
+    values = {name: getattr(engine.calibrator, name) for name in names}
+    return schemas.CalibrationBody(place=engine.calibration.place, **values)
 
 
 def _gallery_status(gallery: Gallery) -> schemas.GalleryBody:

@@ -5,21 +5,31 @@ Legend: H hits, Rq regions of the query.
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
+import torch
 from PIL import Image
 
-from diml.data.images import load_image
+from diml.calibration.calibrator import Calibrator
+from diml.calibration.finding import FoundCalibration
+from diml.calibration.hits import FALSE_ACCEPT_RATE, JudgedHits, judge_hits
+from diml.data.images import BadImageError, load_image
+from diml.explain.explanation import Explanation
 from diml.explain.hits import lift_of
-from diml.explain.html import ImageShelf, pair_numbers
+from diml.explain.html import ImageShelf, hit_numbers, pair_numbers
 from diml.matching import Matcher, Regions
 from diml.models import Embedder
-from diml.web.gallery import Gallery, GalleryHit, GalleryNotReadyError
+from diml.models.shares import with_shares
+from diml.search.searcher import NOT_RERANKED
+from diml.web.gallery import Gallery, GalleryAnswer, GalleryHit, GalleryNotReadyError
 from diml.web.uploads import Upload
 
 Kind = Literal["view", "whole"]
@@ -29,6 +39,8 @@ _SCALE: Final = 2  # a view has twice the network's resolution: sharp on a large
 _WHOLE: Final = 1280  # longest side of a whole image, pixels
 _CACHED_IMAGES: Final = 400  # small images, about 40 kB each
 _ENTRIES: Final = 600_000  # entries of the plans in one answer; browsers do not cope with more
+_SHARES_BYTES: Final = 64 * 2**20  # of the regions of images explained before, with their shares
+_KEPT: Final = "the gallery keeps no shares of the pooled vectors"
 
 
 class Engine:
@@ -39,6 +51,11 @@ class Engine:
         matcher: how images are compared; that of the gallery when omitted, else that of the embedder.
         gallery: what is searched; None for no search.
         about: further settings reported with answers, besides those of the matcher.
+        calibration: what the scores of this embedder and matcher mean.
+        false_accept_rate: share of the queries missing from the gallery that may be taken to be there, in (0, 1).
+
+    Raises:
+        ValueError: the calibration is of another embedder or matcher, or there is no such rate.
 
     Example:
         >>> engine = Engine(load_embedder("mobilenetv2_100"))  # doctest: +SKIP
@@ -51,22 +68,37 @@ class Engine:
         matcher: Matcher | None = None,
         gallery: Gallery | None = None,
         about: Mapping[str, Any] | None = None,
+        calibration: FoundCalibration | None = None,
+        false_accept_rate: float = FALSE_ACCEPT_RATE,
     ) -> None:
-        self.embedder, self.gallery = embedder, gallery
+        if not 0 < false_accept_rate < 1:
+            raise ValueError(f"false_accept_rate: need a fraction in (0, 1), got {false_accept_rate}; 0.01 is 1 %")
+        self.embedder, self.gallery, self.false_accept_rate = embedder, gallery, false_accept_rate
         if matcher is None:
             matcher = embedder.matcher if gallery is None else gallery.matcher
         self.matcher = matcher
         self.settings = {**(about or {}), **matcher.to_dict()}
+        self.calibration = calibration or FoundCalibration()
+        if self.calibration.calibrator is not None:
+            self.calibration.calibrator.check(embedder.fingerprint(), matcher)
+        self._shares = _ShareCache(_SHARES_BYTES)
         self.image = lru_cache(_CACHED_IMAGES)(self._image)
+
+    @property
+    def calibrator(self) -> Calibrator | None:
+        """What the scores mean, where it is known."""
+        return self.calibration.calibrator
 
     def match(self, query: Upload, other: Upload) -> dict[str, Any]:
         """Compare two images; returns an `ExplanationResponse` as plain values."""
         started, shelf = time.perf_counter(), ImageShelf()
-        regions = self.embedder.embed([query.image, other.image])
+        regions = self.embedder.embed([query.image, other.image], shares=True)
         found = self.matcher.match(regions[0], regions[1])
         places = [shelf.place(self._view(side.image), side.name) for side in (query, other)]
-        pair = pair_numbers(found, (query.name, other.name)) | {"images": {"query": places[0], "gallery": places[1]}}
-        return {"images": shelf.images, "pairs": [pair], "settings": self.settings, "seconds": _since(started)}
+        explained = Explanation.of(found, calibrator=self.calibrator)
+        numbers = pair_numbers(explained, (query.name, other.name))
+        pair = numbers | {"images": {"query": places[0], "gallery": places[1]}}
+        return self._answer(shelf.images, [pair], started)
 
     def search(self, query: Upload | str, *, hits: int, rerank_at: int) -> dict[str, Any]:
         """Search for an uploaded image, or for one of the gallery by its id (which is then excluded from the hits).
@@ -86,18 +118,46 @@ class Engine:
         started = time.perf_counter()
         assert self.gallery is not None
         if isinstance(query, str):
-            item, regions = self.gallery.item(query), self.gallery.regions([query])
-            first, excluded = self._address(query, item.name), query
+            item, excluded = self.gallery.item(query), query
+            first, regions = self._address(query, item.name), self._divided([query])[0]
         else:
             shelf, excluded = ImageShelf(), ""
-            regions = self.embedder.embed([query.image])
+            regions = self.embedder.embed([query.image], shares=True)
             shelf.place(self._view(query.image), query.name)
             first = shelf.images[0]
         found = self.gallery.search(regions, hits=hits, rerank_at=rerank_at, exclude=excluded, matcher=self.matcher)
-        pairs = self._pairs(regions, found, first["name"]) if found else []
-        images = [first, *(self._address(hit.item.id, hit.item.name) for hit in found)]
-        settings = {**self.settings, "rerank_at": rerank_at}
-        return {"images": images, "pairs": pairs, "settings": settings, "seconds": _since(started)}
+        judged = self._judged(found, rerank_at)
+        pairs = self._pairs(regions, found.hits, first["name"], judged) if found.hits else []
+        images = [first, *(self._address(hit.item.id, hit.item.name) for hit in found.hits)]
+        return self._answer(images, pairs, started, judged, rerank_at=rerank_at)
+
+    def _answer(
+        self, images: list[Any], pairs: list[Any], started: float, judged: JudgedHits | None = None, **settings: Any
+    ) -> dict[str, Any]:
+        judged = JudgedHits() if judged is None else judged
+        notices = [self.calibration.notice, *judged.notices]
+        return {
+            "images": images,
+            "pairs": pairs,
+            "in_gallery": None if judged.gallery is None else judged.gallery.to_dict(),
+            "notices": [notice for notice in notices if notice],
+            "settings": {**self.settings, **settings},
+            "seconds": round(time.perf_counter() - started, 4),
+        }
+
+    def _judged(self, found: GalleryAnswer, rerank_at: int) -> JudgedHits:
+        """What the calibration says of the hits."""
+        if self.calibrator is None or not found.hits:
+            return JudgedHits()
+        if not rerank_at:
+            return JudgedHits(notices=(NOT_RERANKED,))
+        return judge_hits(
+            self.calibrator,
+            found.scores,
+            depth=rerank_at,
+            gallery_images=max(1, found.searched),
+            false_accept_rate=self.false_accept_rate,
+        )
 
     def require_ready(self) -> None:
         """Raise GalleryNotReadyError unless the gallery can be searched."""
@@ -111,13 +171,19 @@ class Engine:
         regions = (self.embedder.grid or 14) ** 2
         return max(1, min(MOST_HITS, _ENTRIES // regions**2))
 
-    def _pairs(self, query: Regions, found: Sequence[GalleryHit], name: str) -> list[dict[str, Any]]:
+    def _pairs(
+        self, query: Regions, found: Sequence[GalleryHit], name: str, judged: JudgedHits
+    ) -> list[dict[str, Any]]:
         """The hits in the form of the viewer."""
-        assert self.gallery is not None
-        matched = self.matcher.match(query, self.gallery.regions([hit.item.id for hit in found]))
-        lift = lift_of([matched.ledger(row) for row in range(len(matched))])
+        gallery = self._divided([hit.item.id for hit in found])
+        matched = [self.matcher.match(query.to("cpu"), regions) for regions in gallery]
+        lift = lift_of([match.ledger(0) for match in matched])
         pairs = []
-        for row, hit in enumerate(found):
+        for row, (hit, match) in enumerate(zip(found, matched, strict=True)):
+            # those beyond the best K are not re-ranked, and have none
+            chance = judged.probabilities[row] if row < len(judged.probabilities) else None
+            explained = Explanation.of(match, calibrator=self.calibrator)
+            explained = explained if chance is None else dataclasses.replace(explained, probability=chance)
             facts = {
                 "id": hit.item.id,
                 "label": hit.item.label,
@@ -125,13 +191,40 @@ class Engine:
                 "rank": hit.rank,
                 "pooled_rank": hit.pooled_rank,
                 "reranked": hit.structural is not None,
+                "probability": chance,
                 "lift": lift[row].tolist(),
                 "correct": None,
                 "note": hit.item.label.rpartition("/")[2],
             }
             places = {"images": {"query": 0, "gallery": row + 1}, "hit": facts}
-            pairs.append(pair_numbers(matched, (name, hit.item.name), row) | places)
+            pairs.append(hit_numbers(explained, (name, hit.item.name)) | places)
         return pairs
+
+    def _divided(self, keys: Sequence[str]) -> list[Regions]:
+        """The regions of gallery images, each by itself, with the shares of its pooled vector where they can be had."""
+        assert self.gallery is not None
+        stored = self.gallery.regions(keys)
+        known: dict[str, Regions] = {}
+        for row, key in enumerate(keys):
+            kept = self._shares.get(key, stored[[row]])
+            if kept is not None:
+                known[key] = kept
+        new = [row for row, key in enumerate(keys) if key not in known]
+        images = [self._gallery_image(keys[row]) for row in new]
+        made = with_shares(stored[new].to("cpu"), images, self.embedder, kept=_KEPT) if new else []
+        for row, regions in zip(new, made, strict=True):
+            known[keys[row]] = regions
+            if regions.shares is not None:
+                self._shares.put(keys[row], regions)
+        return [known[key] for key in keys]
+
+    def _gallery_image(self, key: str) -> Image.Image | str:
+        """An image of the gallery, or why it cannot be had."""
+        assert self.gallery is not None
+        try:
+            return load_image(self.gallery.image(key), name=self.gallery.item(key).name)
+        except (OSError, BadImageError) as error:
+            return f"its file cannot be read ({error})"
 
     def _address(self, key: str, name: str) -> dict[str, Any]:
         side = self.embedder.preprocess.size * _SCALE
@@ -153,5 +246,36 @@ class Engine:
         return stream.getvalue()
 
 
-def _since(started: float) -> float:
-    return round(time.perf_counter() - started, 4)
+class _ShareCache:
+    """Regions with shares of images that were explained before, the latest ones, up to a number of bytes."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._bytes = most, 0
+        self._kept: OrderedDict[str, Regions] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str, stored: Regions) -> Regions | None:
+        """Those of an image, if it is still stored as it was; else None."""
+        with self._lock:
+            found = self._kept.get(key)
+            if found is None or not torch.equal(found.pooled, stored.pooled.cpu()):
+                return None
+            self._kept.move_to_end(key)
+            return found
+
+    def put(self, key: str, regions: Regions) -> None:
+        """Keep those of an image."""
+        with self._lock:
+            self._drop(key)
+            self._kept[key] = regions
+            self._bytes += _bytes_of(regions)
+            while self._bytes > self._most:
+                self._drop(next(iter(self._kept)))
+
+    def _drop(self, key: str) -> None:
+        found = self._kept.pop(key, None)
+        self._bytes -= 0 if found is None else _bytes_of(found)
+
+
+def _bytes_of(regions: Regions) -> int:
+    return 2 * regions.dense.nbytes + regions.pooled.nbytes

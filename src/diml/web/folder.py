@@ -23,7 +23,7 @@ from diml.matching import Matcher, Regions
 from diml.models import Embedder
 from diml.models.cache import embed_cached
 from diml.models.embedder import Embedded
-from diml.web.gallery import GalleryHit, GalleryItem, GalleryNotReadyError, GalleryState
+from diml.web.gallery import GalleryAnswer, GalleryHit, GalleryItem, GalleryNotReadyError, GalleryState
 
 #: The error of a gallery that was stopped before it was ready.
 STOPPED: Final = "it was stopped"
@@ -124,22 +124,25 @@ class FolderGallery:
 
     def search(
         self, query: Regions, *, hits: int, rerank_at: int, exclude: str = "", matcher: Matcher | None = None
-    ) -> Sequence[GalleryHit]:
+    ) -> GalleryAnswer:
         """Return the most similar images: all of the gallery by pooled cosine, the best K of it by score."""
         gallery = self._ready()
+        query = query.to(gallery.dense.device)
         pooled = (gallery.pooled @ query.pooled[0]).float().cpu()
         order = torch.argsort(pooled, descending=True, stable=True)
         if exclude in self._kept:
             order = order[order != self._kept[exclude]]
         rank_of = {int(row): rank for rank, row in enumerate(order.tolist(), 1)}
         scores, structural = pooled.clone(), torch.full_like(pooled, torch.nan)
+        compared: tuple[float, ...] = ()
         if rerank_at:
             best, used = order[:rerank_at], self.matcher if matcher is None else matcher
             alone = replace(used, structural_weight=math.inf)
             structural[best] = alone.score(query, gallery, best[None].to(gallery.dense.device))[0].cpu()
             scores[best] = used.combine(pooled[best], structural[best])
-            order = torch.cat([best[torch.argsort(scores[best], descending=True, stable=True)], order[rerank_at:]])
-        return [
+            best = best[torch.argsort(scores[best], descending=True, stable=True)]
+            compared, order = tuple(scores[best].tolist()), torch.cat([best, order[rerank_at:]])
+        found = tuple(
             GalleryHit(
                 item=self._items[self._order[row]],
                 rank=rank,
@@ -149,7 +152,8 @@ class FolderGallery:
                 score=float(scores[row]),
             )
             for rank, row in enumerate(order[:hits].tolist(), 1)
-        ]
+        )
+        return GalleryAnswer(found, compared, len(order))
 
     def regions(self, keys: Sequence[str]) -> Regions:
         """Return the regions of some images, in the given order."""

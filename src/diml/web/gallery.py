@@ -49,6 +49,21 @@ class GalleryHit:
 
 
 @dataclass(frozen=True)
+class GalleryAnswer:
+    """What a search of a gallery finds.
+
+    Args:
+        hits: best first.
+        scores: of all re-ranked images, best first; empty where nothing was re-ranked.
+        searched: number of images that the query was compared with.
+    """
+
+    hits: tuple[GalleryHit, ...]
+    scores: tuple[float, ...]
+    searched: int
+
+
+@dataclass(frozen=True)
 class GalleryState:
     """Progress of a gallery.
 
@@ -107,7 +122,7 @@ class Gallery(Protocol):
 
     def search(
         self, query: Regions, *, hits: int, rerank_at: int, exclude: str = "", matcher: Matcher | None = None
-    ) -> Sequence[GalleryHit]:
+    ) -> GalleryAnswer:
         """Return the images most similar to a query.
 
         Args:

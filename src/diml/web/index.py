@@ -16,10 +16,10 @@ import torch
 from diml.matching import Matcher, Regions
 from diml.search.sources import image_file
 from diml.search.store import decode_regions
-from diml.web.gallery import GalleryHit, GalleryItem, GalleryState
+from diml.web.gallery import GalleryAnswer, GalleryHit, GalleryItem, GalleryState
 
 if TYPE_CHECKING:
-    from diml.search import Searcher, SearchHit
+    from diml.search import Searcher
     from diml.search.store import Rows, Value
 
 
@@ -47,7 +47,7 @@ class IndexGallery:
     def state(self) -> GalleryState:
         """Return the number of images; an index is always ready."""
         count = self._searcher.store.count()
-        return GalleryState(kind="index", name=self._name, phase="ready", done=count, total=count)
+        return GalleryState(kind="index", name=self._name, phase="ready", done=count, total=count, count=count)
 
     def items(self, offset: int, count: int) -> Sequence[GalleryItem]:
         """Return some of the images, in the order of the store."""
@@ -60,15 +60,16 @@ class IndexGallery:
 
     def search(
         self, query: Regions, *, hits: int, rerank_at: int, exclude: str = "", matcher: Matcher | None = None
-    ) -> Sequence[GalleryHit]:
+    ) -> GalleryAnswer:
         """Return the most similar images: the nearest by pooled vectors, the best K of them by score."""
-        more = bool(exclude)  # the excluded image is found, too, and removed afterwards
         found = self._searcher.search(
-            query.to("cpu"), hits + more, rerank_at=rerank_at + more if rerank_at else 0, matcher=matcher
+            query.to("cpu"), hits, rerank_at=rerank_at, matcher=matcher, exclude=exclude or None
         )
-        itself = [hit.pooled_rank for hit in found.hits if hit.id == exclude]
-        others = [hit for hit in found.hits if hit.id != exclude][:hits]
-        return [_hit(hit, rank, sum(place < hit.pooled_rank for place in itself)) for rank, hit in enumerate(others, 1)]
+        shown = tuple(
+            GalleryHit(_item(hit.id, hit.metadata), rank, hit.pooled_rank, hit.pooled, hit.structural, hit.score)
+            for rank, hit in enumerate(found.hits, 1)
+        )
+        return GalleryAnswer(shown, found.scores, max(0, self._searcher.store.count() - bool(exclude)))
 
     def regions(self, keys: Sequence[str]) -> Regions:
         """Return the stored regions of some images, in the given order, in float32."""
@@ -101,9 +102,3 @@ def _item(key: str, metadata: Mapping[str, Value]) -> GalleryItem:
     other = {name: value for name, value in metadata.items() if name not in ("source", "path", "content", "label")}
     label = metadata.get("label")
     return GalleryItem(key, str(metadata.get("path", key)), "" if label is None else str(label), other)
-
-
-def _hit(hit: SearchHit, rank: int, before: int) -> GalleryHit:
-    """`before`: 1 where the excluded image ranked above this one by pooled cosine, else 0."""
-    item = _item(hit.id, hit.metadata)
-    return GalleryHit(item, rank, hit.pooled_rank - before, hit.pooled, hit.structural, hit.score)

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 Plain = str | int | float | bool | None
 Grid = tuple[int, int] | None
+
+
+class OpenBody(BaseModel):
+    """A body that may have further fields, which explanations gain between versions; they are passed on."""
+
+    model_config = ConfigDict(extra="allow")
 
 
 class PairNames(BaseModel):
@@ -35,6 +41,126 @@ class ConvergenceBody(BaseModel):
     iterations: int
 
 
+class TermBody(BaseModel):
+    """A term of a score."""
+
+    value: float
+    share: float | None = Field(description="of the score; null where that is close to zero or negative")
+
+
+class PartBody(OpenBody):
+    """A group of regions of both images that match."""
+
+    part: int = Field(description="from 1, the largest first")
+    value: float
+    share: float | None
+    mass: float
+    cosine: float
+    regions_q: list[int]
+    regions_g: list[int]
+    connected_q: bool
+    connected_g: bool
+    place_q: str = Field(description="where in the image, in words")
+    place_g: str
+
+
+class UnmatchedSideBody(BaseModel):
+    """What of one image has no counterpart."""
+
+    mass: float
+    regions: list[int]
+
+
+class UnmatchedBody(BaseModel):
+    """What of either image has no counterpart."""
+
+    query: UnmatchedSideBody
+    gallery: UnmatchedSideBody
+
+
+class ThresholdBody(OpenBody):
+    """The score from which pairs are accepted at a false-accept rate."""
+
+    score: float
+    false_accept_rate: float
+    above: bool
+
+
+class MarkBody(OpenBody):
+    """A typical score of this model."""
+
+    value: float
+    kind: str
+    label: str
+
+
+class BandBody(OpenBody):
+    """A range of typical scores of this model."""
+
+    kind: str
+    low: float
+    high: float
+
+
+class ScaleBody(OpenBody):
+    """A scale common to all pairs of a model."""
+
+    low: float
+    high: float
+    marks: list[MarkBody]
+    bands: list[BandBody]
+
+
+class SummaryBody(OpenBody):
+    """What there is to say about a pair to somebody who does not know the method."""
+
+    headline: str = Field(description="how likely both show the same; the similarity without a calibration")
+    sentence: str = Field(description="what the similarity consists of")
+    score: float = Field(description="sum of what is shown: parts + between (+ pooled)")
+    ranked_by: float | None = Field(description="the score by which pairs are ranked, where it differs")
+    plan: str
+    whole: bool = Field(description="whether the parts divide the whole score, the pooled cosine included")
+    undivided: str = Field(description="if not, why")
+    parts: list[PartBody]
+    between: TermBody
+    pooled: TermBody | None
+    unmatched: UnmatchedBody | None
+    background: dict[str, float] | None
+    probability: float | None
+    threshold: ThresholdBody | None
+    scale: ScaleBody
+    warnings: list[str]
+    hints: list[str]
+
+
+class VerdictBody(BaseModel):
+    """Whether the query is in the gallery at all, by the score of the first hit."""
+
+    likely: bool
+    threshold: float
+    false_accept_rate: float = Field(description="of queries missing from the gallery, how many reach the threshold")
+    promised: bool = Field(description="with 95 % confidence; else estimated")
+    gallery_images: int
+    detected: float | None = Field(description="of queries that are in the gallery, how many reach the threshold")
+    kind: str
+    sentence: str
+
+
+class CalibrationBody(BaseModel):
+    """Where probabilities come from."""
+
+    place: str
+    model: str
+    data: str
+    kind: str = Field(description="what images of one class have in common, such as 'product'")
+    classes: int
+    images: int
+    pairs: str
+    prior: float
+    depth: int
+    separates: bool = Field(description="whether the scores of this model tell classes apart")
+
+
 class HitBody(BaseModel):
     """A hit and its rank."""
 
@@ -44,15 +170,19 @@ class HitBody(BaseModel):
     rank: int = Field(description="from 1, after re-ranking")
     pooled_rank: int = Field(description="from 1 in the whole gallery, by the pooled cosine alone")
     reranked: bool = Field(description="whether it is among the best K, which are ranked by score")
+    probability: float | None = Field(
+        default=None, description="that it is of the query's class, among the other candidates; null if not re-ranked"
+    )
     lift: list[float] = Field(description="(Rq) contribution of each query region minus its mean over the hits")
     correct: bool | None
     note: str
 
 
-class PairBody(BaseModel):
+class PairBody(OpenBody):
     """Two images compared; regions are row-major."""
 
     names: PairNames
+    summary: SummaryBody
     score: float = Field(description="pooled + structural_weight * structural")
     pooled: float = Field(description="cosine of the pooled vectors")
     structural: float = Field(description="sum over all pairs of regions of plan * cosine")
@@ -84,6 +214,8 @@ class ExplanationResponse(BaseModel):
 
     images: list[ImageBody]
     pairs: list[PairBody]
+    in_gallery: VerdictBody | None = Field(default=None, description="of a search with a calibration")
+    notices: list[str] = Field(default=[], description="what has to be said of the numbers, one line each")
     settings: dict[str, Plain] = Field(description="what the numbers depend on: model, matcher, rerank_at")
     seconds: float = Field(description="duration of the work")
 
@@ -142,6 +274,8 @@ class StatusResponse(BaseModel):
     version: str
     model: str
     matcher: dict[str, Plain] = Field(description="settings of the comparison")
+    calibration: CalibrationBody | None = Field(description="null without one; then there are no probabilities")
+    calibration_notice: str = Field(description="why a calibration that is there is not used")
     keeps_uploads: bool
     limits: LimitsBody
     gallery: GalleryBody | None

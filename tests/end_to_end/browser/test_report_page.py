@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from calibrated import made_up_calibrator
 from diml.cli import main
+from diml.models import load_embedder
 from diml.training import train
+from end_to_end.browser.conftest import text_faults
 from end_to_end.small_runs import make_images, small_config
 
 OpenPage = Callable[..., Any]
@@ -62,7 +65,7 @@ def test_hits_are_marked_before_and_after(open_page: OpenPage, path: Path, told:
 
 
 def test_a_hit_is_explained_where_it_is_selected(open_page: OpenPage, path: Path, told: dict[str, Any]) -> None:
-    page = open_page(path)
+    page = open_page(path, view="#experts")
     card, query = page.locator(".query-card").nth(1), told["queries"][1]
     button = card.locator(".hits").nth(1).locator(".hit").nth(2)
     button.click()
@@ -86,5 +89,27 @@ def test_a_phone_needs_no_scrolling_sideways(open_page: OpenPage, path: Path, sc
     page = open_page(path, "phone", scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     page.locator(".query-card .hit").nth(1).tap()
+    assert page.locator(".part-images").is_visible()
+    assert text_faults(page) == []
+    page.keyboard.press("e")
     assert page.locator(".stage").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+@pytest.mark.parametrize("size", ["1400", "390"])
+def test_a_calibrated_report_says_how_likely_each_hit_is(open_page: OpenPage, run: Path, size: str) -> None:
+    saved, page_file = run.parent / "calibration", run.parent / "out" / "calibrated.html"
+    made_up_calibrator(load_embedder(run), depth=5, kind="product").save(saved)
+    words = ["report", str(run), "--html", str(page_file), "--queries", "3", "--hits", "3", "--rerank-at", "5"]
+    assert main([*words, "--calibration", str(saved), "--no-cache", "--workers", "0"]) == 0
+    told = json.loads(page_file.read_text().split('id="data">')[1].split("</script>")[0])
+    page = open_page(page_file, size)
+    for card, query in zip(page.locator(".query-card").all(), told["queries"], strict=True):
+        assert card.locator("p.hint").first.inner_text() == query["in_gallery"]["sentence"]
+        for strip, when in zip(card.locator(".hits").all(), ("before", "after"), strict=True):
+            chances = [query["pairs"][at]["hit"]["probability"] for at in query[when]]
+            shown = [float(text.split()[0].rstrip("%")) for text in strip.locator(".likely").all_inner_texts()]
+            assert shown == pytest.approx([100 * chance for chance in chances], abs=0.51)
+    page.locator(".query-card .hit").first.click()
+    assert "the same product" in page.locator(".headline").first.inner_text()
+    assert text_faults(page) == []

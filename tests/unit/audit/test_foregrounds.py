@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from diml.audit import Foregrounds
-from diml.audit.foregrounds import region_coverage, view_box, view_plane
+from diml.audit.foregrounds import view_plane
 from diml.data import ImageSet, Preprocess
+from diml.data.region_coverage import region_coverage, view_box
 
 
 def random_plane(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -79,3 +79,12 @@ def test_too_few_classes_or_images_are_errors(labelled):
         score_images(regions[:5], labels[:5], matcher=UNIFORM)
     with pytest.raises(ValueError, match="no query has another image of its class"):
         score_images(regions[::5], labels[::5], matcher=UNIFORM)
+
+
+def test_first_hits_of_queries_that_are_there(labelled):
+    regions, labels = labelled
+    found = score_images(regions, labels, matcher=Matcher(), depth=20)
+    assert found.present == pytest.approx(found.lists.max(axis=1))
+    gallery = np.flatnonzero(labels != 3)
+    split = score_images(regions, labels, matcher=Matcher(), depth=20, queries=np.arange(60), gallery=gallery)
+    assert len(split.present) == 55

@@ -12,12 +12,17 @@ import tyro
 from PIL import Image
 
 import diml.models
+from diml.calibration import load_calibration
+from diml.calibration.calibrator import fit_calibrator
 from diml.cli.explain import ExplainCommand
 from diml.explain import drawn_pair
 from diml.explain.explanation import match_pair
 from diml.explain.formatting import TIMES
+from diml.explain.shown_plan import shown_plan
+from diml.explain.wording import likely
 from diml.matching import Matcher
 from diml.models import Embedder, load_embedder
+from unit.calibration.conftest import made_up_images
 
 
 def run(*words: object) -> int:
@@ -53,18 +58,127 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return paths
 
 
-def test_score_and_contributions_are_printed(
+def test_what_everybody_understands_is_printed(
     files: tuple[Path, Path], asked: list[object], untrained: Embedder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(*files, "--top", 3) == 0
+    assert run(*files) == 0
     printed = capsys.readouterr().out
-    ledger = match_pair(*files, embedder=untrained).ledger()
-    assert f"score {ledger.score:.3f} = pooled {ledger.pooled:.3f} + structural {ledger.structural:.3f}" in printed
-    for flow in ledger.top(3):
-        assert f"{flow.contribution:.5f}" in printed
-    assert "253 others" in printed
+    found = match_pair(*files, embedder=untrained)
+    summary = found.summary()
+    lines = printed.splitlines()
+    assert lines[0] == summary.headline == f"Similarity {found.ranked_by():.2f}"
+    assert lines[1] == summary.sentence
+    for row in summary.parts:
+        assert f"{row.value:.4f}" in printed
+        assert f"{row.place_q}: " in " ".join(printed.split())
+    assert f"{summary.between.value:.4f}" in printed
+    assert f"{summary.score:.4f}" in printed
+    assert f"Scale: this pair, {summary.ranking:.2f}; an image with itself, 2.00" in printed
+    assert all(hint in printed for hint in summary.hints)
     assert "--output why.png" in printed
     assert asked == [("mobilenetv2_100", "default")]
+
+
+def test_experts_see_matches_of_regions(
+    files: tuple[Path, Path], asked: list[object], untrained: Embedder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = match_pair(*files, embedder=untrained)
+    for plan in ("scored", "exact"):
+        assert run(*files, "--view", "regions", "--plan", plan, "--top", 3) == 0
+        printed = capsys.readouterr().out
+        ledger = shown_plan(found, plan=plan).ledger()
+        pooled, structural = float(found.pooled), float(found.structural)
+        assert f"Score {found.ranked_by():.3f} = pooled {pooled:.3f} + structural {structural:.3f}" in printed
+        for flow in ledger.top(3):
+            assert f"{flow.contribution:.5f}" in printed
+        assert f"{ledger.structural:.5f}" in printed
+        assert "253 others" in printed
+    assert shown_plan(found).note() in printed
+
+
+def test_the_number_of_parts_is_chosen(
+    files: tuple[Path, Path], asked: list[object], untrained: Embedder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*files, "--parts", 2, "--json", "-") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert len(told["summary"]["parts"]) == len(told["parts"]["parts"]) == 2
+    assert told["plan_shown"] == told["summary"]["plan"] == "exact"
+    assert told["ranked_by"] == pytest.approx(float(match_pair(*files, embedder=untrained).score), abs=1e-6)
+    with pytest.raises(ValueError, match="parts: need at least 1, got 0"):
+        run(*files, "--parts", 0)
+    with pytest.raises(ValueError, match="--plan, --parts: need a pair, A and B"):
+        run("--query", files[0], "--hits", files[1], "--plan", "scored", "--parts", 2)
+
+
+def calibrated(folder: Path, embedder: Embedder) -> Path:
+    """A folder with a calibration of this embedder, of made-up scores."""
+    made = fit_calibrator(made_up_images(2000, 0), fingerprint=embedder.fingerprint(), matcher=Matcher())
+    made.save(folder)
+    return folder
+
+
+def test_a_calibration_gives_a_probability_and_a_threshold(
+    files: tuple[Path, Path],
+    asked: list[object],
+    untrained: Embedder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = calibrated(tmp_path / "model", untrained)
+    found = match_pair(*files, embedder=untrained)
+    chance = load_calibration(folder).probability(found.ranked_by())
+    for words in (("--calibration", folder), ("--model", folder)):
+        assert run(*files, *words, "--kind", "product", "--json", "-") == 0
+        captured = capsys.readouterr()
+        told = json.loads(captured.out)["summary"]
+        assert told["probability"] == pytest.approx(chance, abs=1e-6)
+        assert told["headline"] == f"{likely(chance)} likely the same product"
+        assert captured.err.startswith(told["headline"])
+        assert "the same product, typically, 1." in captured.err
+        assert f"from where on at most {100 * told['threshold']['false_accept_rate']:.3g} % of" in captured.err
+    assert run("--query", files[0], "--hits", *files, "--calibration", folder) == 0
+    assert "likely the same class" in capsys.readouterr().out
+
+
+def test_a_calibration_of_other_settings_is_an_error_only_where_it_was_named(
+    files: tuple[Path, Path],
+    asked: list[object],
+    untrained: Embedder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = calibrated(tmp_path / "model", untrained)
+    assert run(*files, "--model", folder, "--epsilon", 0.1) == 0
+    captured = capsys.readouterr()
+    assert "is not used, so there are no probabilities" in captured.err
+    assert captured.out.startswith("Similarity ")
+    with pytest.raises(ValueError, match=r"belongs to another matcher, got epsilon 0\.1"):
+        run(*files, "--calibration", folder, "--epsilon", 0.1)
+    with pytest.raises(FileNotFoundError, match="calibration: no "):
+        run(*files, "--calibration", tmp_path)
+
+
+def test_the_share_of_the_background_is_told(
+    files: tuple[Path, Path], asked: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for file, colour in zip(files, ("black", "white"), strict=True):
+        Image.new("L", (96, 96), colour).save(masks / file.name)
+    assert run(*files, "--masks", masks, "--json", "-") == 0
+    captured = capsys.readouterr()
+    shares = json.loads(captured.out)["summary"]["background"]
+    assert (shares["object"], shares["background"]) == pytest.approx((0, 0), abs=1e-9)
+    assert shares["mixed"] == pytest.approx(1, abs=1e-6)
+    assert "100 % between object and background" in captured.err
+    Image.new("L", (96, 96), "black").save(masks / files[1].name)
+    assert run(*files, "--masks", masks) == 0
+    assert "100 % of the similarity comes from the backgrounds of both images" in capsys.readouterr().out
+    (masks / files[1].name).unlink()
+    with pytest.raises(ValueError, match=r"b\.png has no mask"):
+        run(*files, "--masks", masks)
+    with pytest.raises(ValueError, match="need one of --masks FOLDER, --alpha and --boxes FILE, got 2"):
+        run(*files, "--masks", masks, "--alpha")
 
 
 def test_figure_and_numbers_are_written_atomically(
@@ -74,7 +188,7 @@ def test_figure_and_numbers_are_written_atomically(
     assert run(*files, "--output", out / "why.png", "--json", out / "why.json", "--top", 20) == 0
     assert sorted(path.name for path in out.iterdir()) == ["why.json", "why.png"]
     with Image.open(out / "why.png") as drawn:
-        assert drawn.width == 1200
+        assert drawn.width > 1000
     printed = capsys.readouterr().out
     assert f"Written: {out / 'why.png'}, {out / 'why.json'}" in printed
     told = json.loads((out / "why.json").read_text())
@@ -104,7 +218,8 @@ def test_a_page_is_written_atomically_with_the_settings(
     assert f"Written: {out}" in capsys.readouterr().out
     data = json.loads(out.read_text().split('id="data">')[1].split("</script>")[0])
     found = match_pair(*files, embedder=untrained, matcher=Matcher(epsilon=0.1))
-    assert data["pairs"][0]["score"] == pytest.approx(float(found.score))
+    assert data["pairs"][0]["ranked_by"] == pytest.approx(float(found.score))
+    assert data["pairs"][0]["score"] == pytest.approx(float(shown_plan(found).score))
     assert data["settings"]["epsilon"] == 0.1
     assert [image["name"] for image in data["images"]] == [str(path) for path in files]
 
@@ -129,7 +244,9 @@ def test_hits_of_a_query_are_put_in_order_and_compared(
     assert contrast["score"] == pytest.approx(max(scores.values()) - min(scores.values()), abs=1e-5)
     printed = capsys.readouterr().out
     assert f"hit 1 over hit 2: {contrast['score']:+.4f} = pooled {contrast['pooled']:+.4f}" in printed
-    assert f"{max(contrast['regions'], key=abs):+.4f}" in printed
+    assert f"{max(contrast['whole'], key=abs):+.4f}" in printed
+    assert sum(contrast["whole"]) == pytest.approx(contrast["score"], abs=1e-6)
+    assert all(hit["summary"]["plan"] == "exact" for hit in told["hits"])
 
 
 @pytest.mark.parametrize(
@@ -148,7 +265,7 @@ def test_json_on_standard_output_is_nothing_but_json(
     captured = capsys.readouterr()
     told = json.loads(captured.out)
     assert told["weight_q"] == pytest.approx([1 / 16] * 16)
-    assert f"score {told['score']:.3f}" in captured.err
+    assert f"Score {told['ranked_by']:.3f}" in captured.err
 
 
 def test_settings_reach_the_match(
@@ -200,7 +317,7 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
         run("--help")
     printed = capsys.readouterr().out
     assert "diml explain a.jpg b.jpg --output why.png --json why.json" in printed
-    for option in ("--model", "--grid", "--weights", "--epsilon", "--structural-weight", "--top"):
+    for option in ("--model", "--grid", "--weights", "--epsilon", "--view", "--plan", "--calibration", "--masks"):
         assert option in printed
 
 
@@ -219,7 +336,7 @@ def test_the_models_own_matcher_is_used_unless_given(
     told = json.loads(captured.out)
     assert told["matcher"] == own.to_dict()
     assert told["score"] == pytest.approx(told["pooled"] + 4 * told["structural"])
-    assert f"+ 4 {TIMES} structural {told['structural']:.3f}" in captured.err
+    assert f"+ 4 {TIMES} structural " in captured.err
     assert "as given" not in captured.err
     assert run(*files, "--json", "-", "--epsilon", 0.1, "--structural-weight", "inf") == 0
     captured = capsys.readouterr()

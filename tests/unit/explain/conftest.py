@@ -31,7 +31,7 @@ class ColourEmbedder:
         assert device == "cpu"
         return self
 
-    def embed(self, images: Sequence[Image.Image]) -> Regions:
+    def embed(self, images: Sequence[Image.Image], *, shares: bool = False) -> Regions:
         self.seen += images
         side, dense = 56 // self.grid, []
         for image in images:
@@ -39,7 +39,8 @@ class ColourEmbedder:
             cells = pixels.reshape(self.grid, side, self.grid, side, 3).transpose(0, 2, 1, 3, 4).reshape(-1, side**2, 3)
             dense.append(torch.from_numpy(np.concatenate([cells.mean(1) ** 3, cells.std(1)], axis=1)))
         stacked = torch.stack(dense)
-        return Regions.normalized(stacked, stacked.mean(dim=1), (self.grid, self.grid))
+        parts = stacked / stacked.shape[1] if shares else None
+        return Regions.normalized(stacked, stacked.mean(dim=1), (self.grid, self.grid), shares=parts)
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from diml.explain import Explanation, drawn_pair
@@ -43,7 +44,7 @@ def test_right_and_wrong_are_marked_in_words_and_colour(hits: list[DrawnHit]) ->
 
 
 def test_values_of_each_row_are_its_ledgers(hits: list[DrawnHit]) -> None:
-    figure = hits_figure(hits, top=2)
+    figure = hits_figure(hits, top=2, view="regions", plan="scored")
     texts = figure.findobj(Text)
     for rank in range(2):
         shown = [text.get_text() for text in texts if text.get_gid() == f"contribution-{rank}"]
@@ -57,20 +58,50 @@ def test_values_of_each_row_are_its_ledgers(hits: list[DrawnHit]) -> None:
 def test_small_contributions_fit(
     grid: tuple[int, int], random_match: MakeMatch, overlapping_texts: Overlapping
 ) -> None:
-    figure = hits_figure([DrawnHit(Explanation.of(random_match(grid, grid), drawn_pair(48)))], top=8)
-    assert overlapping_texts(figure) == []
+    hit = DrawnHit(Explanation.of(random_match(grid, grid), drawn_pair(48)))
+    for width in (3.3, None):
+        assert overlapping_texts(hits_figure([hit], top=8, view="regions", width=width)) == []
 
 
-@pytest.mark.parametrize("top", [0, 4, 8])
-def test_no_text_covers_another(hits: list[DrawnHit], top: int, overlapping_texts: Overlapping) -> None:
-    figure = hits_figure(hits, title="/a/long/title/" * 20, top=top)
-    assert figure.get_size_inches()[0] * figure.dpi == pytest.approx(1200)
+def test_parts_and_probability_are_those_of_the_summary(hits: list[DrawnHit]) -> None:
+    figure = hits_figure(hits, top=2)
+    for rank, hit in ((1, hits[0]), (7, hits[1]), (3, hits[2])):
+        summary = hit.match.summary()
+        assert text_of(figure, f"headline-{rank}") == summary.headline
+        for row in summary.parts[:2]:
+            assert text_of(figure, f"share-{rank}-{row.part}") == f"{100 * (row.share or 0):.0f} %"
+        rest = summary.score - sum(row.value for row in summary.parts[:2])
+        assert text_of(figure, f"share-{rank}-rest") == f"{100 * rest / summary.score:.0f} %"
+
+
+def test_hits_are_placed_on_one_scale(hits: list[DrawnHit]) -> None:
+    figure = hits_figure(hits)
+    lines = [figure.findobj(lambda a, r=rank: a.get_gid() == f"scale-{r}-line")[0] for rank in (1, 7, 3)]
+    places = [float(line.get_xdata()[0]) for line in lines]
+    scores = [float(hit.match.score) for hit in hits]
+    slopes = np.diff(places) / np.diff(scores)
+    assert slopes[0] == pytest.approx(slopes[1])
+    assert slopes[0] > 0
+
+
+def text_of(figure: Figure, gid: str) -> str:
+    [text] = figure.findobj(lambda artist: artist.get_gid() == gid)
+    return str(text.get_text())
+
+
+@pytest.mark.parametrize("view", ["parts", "regions"])
+@pytest.mark.parametrize(("top", "width"), [(0, None), (4, 3.3), (8, None), (8, 6.9)])
+def test_no_text_covers_another(
+    hits: list[DrawnHit], top: int, width: float | None, view: Any, overlapping_texts: Overlapping
+) -> None:
+    figure = hits_figure(hits, title="/a/long/title/" * 20, top=top, width=width, view=view)
+    assert figure.get_figwidth() == pytest.approx(width or 12)
     assert overlapping_texts(figure) == []
 
 
 def test_a_row_that_did_not_converge_is_labelled_so(random_match: MakeMatch, overlapping_texts: Overlapping) -> None:
     stopped = random_match((4, 4), (4, 4), max_iterations=1, tolerance=1e-9)
-    figure = hits_figure([DrawnHit(Explanation.of(stopped, drawn_pair(48), ("a", "b")))], top=8)
+    figure = hits_figure([DrawnHit(Explanation.of(stopped, drawn_pair(48), ("a", "b")))], top=8, plan="scored")
     assert "not converged" in [text.get_text() for text in figure.findobj(Text)]
     assert overlapping_texts(figure) == []
 
@@ -78,7 +109,7 @@ def test_a_row_that_did_not_converge_is_labelled_so(random_match: MakeMatch, ove
 def test_no_hits_and_too_many_lines_are_refused(hits: list[DrawnHit]) -> None:
     with pytest.raises(ValueError, match="hits: need at least one"):
         hits_figure([])
-    with pytest.raises(ValueError, match="top: need 0 to 8 lines a hit, got 9"):
+    with pytest.raises(ValueError, match="top: need 0 to 8 parts or lines a hit, got 9"):
         hits_figure(hits, top=9)
 
 
@@ -88,25 +119,13 @@ def test_the_weight_of_the_structural_score_is_shown(
 ) -> None:
     many = random_match((4, 4), (4, 4), pairs=2, structural_weight=weight)
     matches = [Explanation.of(many, drawn_pair(48), ("q", f"hit{n}"), pair=n) for n in range(2)]
-    figure = hits_figure([DrawnHit(match) for match in matches])
+    figure = hits_figure([DrawnHit(match) for match in matches], plan="scored")
     texts = [text.get_text() for text in figure.findobj(Text)]
     for match in matches:
         ledger = match.ledger()
         assert f"score {ledger.score:.3f}" in texts
         factor = "" if weight == float("inf") else f"{weight:g} {TIMES} "
         assert f"{factor}structural {ledger.structural:.3f}" in texts
-    bars = figure.findobj(Rectangle)
-    widths = {
-        name: [bar.get_width() for bar in bars if bar.get_gid() == f"bar-{name}"] for name in ("pooled", "structural")
-    }
-    counted = [1.0 if weight == float("inf") else weight * float(match.structural) for match in matches]
-    if weight == float("inf"):
-        assert widths["pooled"] == []
-    else:
-        parts = [float(match.pooled) for match in matches]
-        assert [b / a for a, b in zip(widths["pooled"], widths["structural"], strict=True)] == pytest.approx(
-            [b / a for a, b in zip(parts, counted, strict=True)]
-        )
     assert overlapping_texts(figure) == []
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from PIL import Image
 
 import diml
 from diml.explain import Explanation, drawn_pair
-from diml.explain.explanation import describe_match, match_pair
+from diml.explain.description import describe_match
+from diml.explain.explanation import match_pair, match_query
 from diml.explain.formatting import TIMES
+from diml.explain.shown_plan import shown_plan
 from diml.matching import Match, Matcher, Regions, match
 
 MakeMatch = Callable[..., Match]
@@ -73,10 +78,8 @@ def test_the_same_image_matches_itself_best(embedder: Any) -> None:
 
 
 def test_draw_gives_the_figure_with_the_names(files: tuple[Path, Path], embedder: Any) -> None:
-    figure = match_pair(*files, embedder=embedder).draw(top=3)
-    assert figure.get_size_inches()[0] * figure.dpi == pytest.approx(1200)
-    texts = [text.get_text() for text in figure.axes[0].texts]
-    assert any(text.endswith("a.png") for text in texts)
+    figure = match_pair(*files, embedder=embedder).draw(view="regions", top=3)
+    assert any(text.get_text().endswith("a.png") for text in figure.findobj(Text))
     assert len([artist for artist in figure.findobj() if (artist.get_gid() or "").startswith("flow-")]) == 3
 
 
@@ -172,14 +175,13 @@ def test_images_are_given_when_they_are_drawn_where_they_are_unknown(
     many: Explanation, files: tuple[Path, Path]
 ) -> None:
     def images_in(figure: Any) -> int:
-        return sum(len(axes.images) for axes in figure.axes if (axes.get_gid() or "").startswith("panel-"))
+        return sum(len(axes.images) for axes in figure.axes)
 
-    assert images_in(many.draw(pair=2)) == 2  # the heat maps
-    figure = many.draw(pair=2, images=files, names=("left", "right"))
-    assert images_in(figure) == 4
-    texts = [text.get_text() for text in figure.axes[0].texts]
-    assert f"score {float(many.score[2]):.3f} = " in " ".join(texts)
-    assert {"left", "right"} <= set(texts)
+    without, figure = many.draw(pair=2), many.draw(pair=2, images=files, names=("left", "right"))
+    assert images_in(figure) > images_in(without)
+    texts = {text.get_text() for text in figure.findobj(Text)}
+    assert f"Similarity {float(many.score[2]):.2f}" in texts
+    assert {"left", "right"} <= texts
     with pytest.raises(IndexError, match="pair: need"):
         many.draw(pair=3)
     with pytest.raises(ValueError, match="images: need two"):
@@ -200,7 +202,9 @@ def test_reprs_are_short_and_notebooks_show_the_figure(
     score = f"score {float(one.score):.3f} = pooled {float(one.pooled):.3f} + structural {float(one.structural):.3f}"
     assert repr(one).endswith(f"b.png: {score})")
     assert len(repr(one)) < 200
+    assert f"P(same product) 0.91, {score})" in repr(dataclasses.replace(one, probability=0.91, kind="product"))
     assert one._repr_html_().startswith('<img src="data:image/png;base64,')
+    assert f'alt="{one.summary()}"' in one._repr_html_()
     assert repr(many) == "Explanation(3 pairs of 6 x 16 regions)"
     assert many._repr_html_().count("score ") == 3
 
@@ -214,3 +218,57 @@ def test_the_weight_of_the_structural_score_is_described(random_match: MakeMatch
     assert repr(Explanation(**vars(found))).endswith(f"+ 4 {TIMES} structural {told['structural']:.3f})")
     alone = json.loads(json.dumps(describe_match(random_match((2, 3), (4, 4), structural_weight=float("inf")))))
     assert (alone["structural_weight"], alone["score"]) == ("inf", alone["structural"])
+
+
+def test_the_whole_score_is_divided_and_described(files: tuple[Path, Path], embedder: Any) -> None:
+    found = shown_plan(match_pair(*files, embedder=embedder))
+    told = json.loads(json.dumps(describe_match(found, parts=3, names=found.names), allow_nan=False))
+    assert told["plan_shown"] == told["summary"]["plan"] == "exact"
+    assert told["ranked_by"] == pytest.approx(found.ranked_by())
+    assert told["note"] == found.note()
+    for side in ("total_q", "total_g"):
+        assert sum(told["whole"][side]) == pytest.approx(told["score"], abs=1e-6)
+        assert sum(told["pooled_parts"][side]) == pytest.approx(told["pooled"], abs=1e-6)
+    assert told["undivided"] == ""
+    assert told["unmatched"] is None
+    rows = told["parts"]["parts"]
+    assert sum(row["value"] for row in rows) + told["parts"]["between"] == pytest.approx(told["score"])
+    assert [row["value"] for row in told["summary"]["parts"]] == [row["value"] for row in rows]
+    reduced = 1 - torch.tensor(told["cosine"], dtype=torch.float64)
+    reduced -= torch.tensor(told["potentials"]["query"])[:, None] + torch.tensor(told["potentials"]["gallery"])[None]
+    assert float(reduced.min()) > -1e-6
+    assert found.to_dict() == describe_match(found, names=found.names)
+    assert match_pair(*files, embedder=embedder).to_dict()["score"] == pytest.approx(told["score"])
+
+
+def test_what_is_not_divided_or_transported_is_described(random_match: MakeMatch) -> None:
+    told = json.loads(json.dumps(describe_match(random_match((2, 3), (4, 4), share=0.75)), allow_nan=False))
+    assert told["pooled_parts"] is told["whole"] is told["potentials"] is None
+    assert told["undivided"]
+    assert told["plan_shown"] == "entropic, epsilon 0.05"
+    for side, weights in (("query", "weight_q"), ("gallery", "weight_g")):
+        assert sum(told["unmatched"][side]) == pytest.approx(0.25, abs=1e-4)
+        assert len(told["unmatched"][side]) == len(told[weights])
+
+
+def test_foregrounds_belong_to_one_pair_and_its_regions(files: tuple[Path, Path], embedder: Any) -> None:
+    inside = np.linspace(0, 1, 16)
+    one = diml.match(*files, embedder=embedder, foregrounds=(inside, None))
+    assert one.foregrounds is not None
+    assert Explanation.of(one).foregrounds is one.foregrounds
+    for wrong, message in (
+        ((inside[:5], None), r"foregrounds: need \(16,\) fractions in 0\.\.1"),
+        ((inside * 2, None), r"got \(16,\), 0 to 2"),
+        ((inside * np.nan, None), "foregrounds: need"),
+        ((inside,), "foregrounds: need two"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(one, foregrounds=wrong)
+    regions = embedder.embed(drawn_pair(96))
+    for given in ({"foregrounds": (inside, inside)}, {"probability": 0.5}):
+        with pytest.raises(ValueError, match=f"{next(iter(given))}: need one pair, got 2"):
+            dataclasses.replace(match_pair(regions, regions), **given)
+    with pytest.raises(ValueError, match="foregrounds: need one for each of 1 gallery images, got 2"):
+        match_query(files[0], files[1:], embedder=embedder, foregrounds=(inside, [inside, inside]))
+    several = match_query(files[0], files, embedder=embedder, foregrounds=(inside, [None, inside]))
+    assert [one.foregrounds[1] is None for one in several if one.foregrounds] == [True, False]

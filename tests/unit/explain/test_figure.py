@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -32,6 +33,10 @@ def by_gid(figure: Figure, gid: str) -> Any:
 
 
 def text_of(figure: Figure, gid: str) -> str:
+    """A text, or the lines of a paragraph joined."""
+    lines = figure.findobj(lambda artist: str(artist.get_gid() or "").rpartition("-")[0] == gid)
+    if gid in ("title", "share", "note", "warning"):
+        return " ".join(line.get_text() for line in lines)
     return str(by_gid(figure, gid).get_text())
 
 
@@ -110,8 +115,8 @@ def test_the_share_of_the_lines_is_written(random_match: MakeMatch) -> None:
     carried = sum(flow.contribution for flow in found.ledger().top(3))
     share = carried / float(found.structural[0])
     assert f"The 3 lines account for {carried:.3f}" in text_of(draw_match(found, top=3), "share")
-    assert f"({share:.0%})" in text_of(draw_match(found, top=3), "share")
-    assert "(100%)" in text_of(draw_match(found, top=20), "share")
+    assert f"({100 * share:.0f} %)" in text_of(draw_match(found, top=3), "share")
+    assert "(100 %)" in text_of(draw_match(found, top=20), "share")
     assert text_of(draw_match(found, top=0), "share") == "No lines drawn."
 
 
@@ -121,15 +126,90 @@ def test_weights_plan_and_cosine_are_shown_as_they_are(random_match: MakeMatch) 
     for role, weights, grid in (("query", found.weight_q, (2, 3)), ("gallery", found.weight_g, (4, 4))):
         shown = np.asarray(by_gid(figure, f"weights-{role}").get_array())
         assert shown.shape == grid
-        assert shown.sum() == pytest.approx(1)
-        assert shown.ravel() == pytest.approx(weights[0].double().numpy())
+        assert shown.ravel() == pytest.approx(weights[0].double().numpy() * weights.shape[1])  # 1 is uniform
     for what in ("plan", "cosine"):
         assert np.asarray(by_gid(figure, f"image-{what}").get_array()) == pytest.approx(
             getattr(found, what)[0].double().numpy()
         )
         axes = by_gid(figure, what)
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("gallery region", "query region")
-    assert "share of mass" in by_gid(figure, "scale-weights").get_ylabel()
+    labels = [tick.get_text() for tick in by_gid(figure, "scale-weights").get_xticklabels()]
+    assert labels == ["0", "1/R (uniform)", "2/R or more"]
+
+
+def test_scales_of_weights_and_cosines_are_the_same_in_every_figure(random_match: MakeMatch) -> None:
+    for found in (random_match((4, 4), (4, 4)), random_match((7, 7), (4, 4), weights="uniform")):
+        figure = draw_match(found)
+        heat, cosine = by_gid(figure, "weights-query"), by_gid(figure, "image-cosine")
+        assert (heat.norm.vmin, heat.norm.vmax) == (0, 2)
+        assert (cosine.norm.vmin, cosine.norm.vmax) == (0, 1)
+    signed = by_gid(draw_match(random_match((3, 3), (3, 3), signed=True)), "image-cosine")
+    assert (signed.norm.vmin, signed.norm.vmax) == (-1, 1)
+
+
+def test_the_overlay_can_be_switched_off(random_match: MakeMatch) -> None:
+    figure = draw_match(random_match((4, 4), (4, 4)), images=drawn_pair(64), overlay=False)
+    assert figure.findobj(lambda artist: str(artist.get_gid()).startswith("weights-")) == []
+    assert figure.findobj(lambda artist: artist.get_gid() == "scale-weights") == []
+
+
+def test_an_exact_plan_shows_reduced_costs_and_potentials(
+    random_match: MakeMatch, overlapping_texts: Overlapping
+) -> None:
+    found = random_match((3, 3), (4, 4), epsilon=0)
+    figure = draw_match(found)
+    assert found.potential_q is not None
+    assert found.potential_g is not None
+    cost = 1 - found.cosine[0].double()
+    reduced = cost - found.potential_q[0].unsqueeze(1) - found.potential_g[0].unsqueeze(0)
+    shown = np.asarray(by_gid(figure, "image-reduced").get_array())
+    assert shown == pytest.approx(reduced.numpy(), abs=1e-6)
+    assert shown[found.plan[0].numpy() > 1e-6].max() < 1e-6  # what is matched has none
+    strip = np.asarray(by_gid(figure, "potential-query").get_array()).ravel()
+    assert np.diff(strip) == pytest.approx(np.diff(found.potential_q[0].numpy()))
+    assert overlapping_texts(figure) == []
+    with pytest.raises(ValueError, match="panels: need an exact plan for 'reduced'"):
+        draw_match(random_match((3, 3), (4, 4)), panels=["reduced"])
+
+
+def test_chosen_panels_are_drawn_and_no_others(random_match: MakeMatch) -> None:
+    found = random_match((4, 4), (4, 4))
+    whole = draw_match(found)
+    part = draw_match(found, panels=["images", "plan"])
+    assert part.get_figheight() < whole.get_figheight()
+    for gid, expected in (
+        ("panel-query", 1),
+        ("image-plan", 1),
+        ("image-cosine", 0),
+        ("ledger-sum", 0),
+        ("title-0", 0),
+    ):
+        assert len(part.findobj(lambda artist, gid=gid: artist.get_gid() == gid)) == expected
+    with pytest.raises(ValueError, match=r"panels: need some of headline, .*, got ledgers"):
+        draw_match(found, panels=["ledgers"])
+
+
+def test_chosen_flows_are_drawn_instead_of_the_largest(random_match: MakeMatch) -> None:
+    found = random_match((3, 3), (3, 3))
+    figure = draw_match(found, flows=[(0, 8), (4, 4), (0, 8)])
+    shown = {(text_of(figure, f"ledger-{rank}-0"), text_of(figure, f"ledger-{rank}-1")) for rank in range(2)}
+    assert shown == {("A1", "C3"), ("B2", "B2")}
+    assert figure.findobj(lambda artist: artist.get_gid() == "ledger-2-0") == []
+
+
+@pytest.mark.parametrize("width", [2.5, 3.3, 6.9, 14.0])
+def test_every_width_is_legible(width: float, random_match: MakeMatch, overlapping_texts: Overlapping) -> None:
+    found = random_match((4, 4), (7, 7), epsilon=0)
+    figure = draw_match(found, images=drawn_pair(64), names=(LONG, LONG), width=width, note="A note. " * 20)
+    assert figure.get_figwidth() == pytest.approx(width)
+    assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 6
+    assert overlapping_texts(figure) == []
+
+
+def test_colours_can_be_chosen(random_match: MakeMatch) -> None:
+    figure = draw_match(random_match((3, 3), (3, 3)), top=3, colours=["#112233", "#445566"])
+    inks = [by_gid(figure, f"flow-{rank}").get_edgecolor() for rank in range(3)]
+    assert inks == [to_rgba(colour) for colour in ("#112233", "#445566", "#112233")]
 
 
 def test_tick_labels_of_the_matrices_name_the_regions_that_they_stand_at(random_match: MakeMatch) -> None:
@@ -171,14 +251,14 @@ def test_strips_are_drawn_in_proportion(
 
 def test_letters_are_large_enough_at_1200_pixels(random_match: MakeMatch) -> None:
     figure = draw_match(random_match((14, 14), (4, 4)), names=("a", "b"))
-    assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 9
+    assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 8
 
 
 def test_the_saved_image_is_1200_pixels_wide(random_match: MakeMatch, tmp_path: Path) -> None:
     path = save_figure(draw_match(random_match((4, 4), (4, 4)), images=drawn_pair(64)), tmp_path / "why.png")
     with Image.open(path) as saved:
         assert saved.width == 1200
-        assert 800 < saved.height < 1100
+        assert 800 < saved.height < 1300
         colours = {tuple(pixel) for pixel in np.asarray(saved.convert("RGB")).reshape(-1, 3)}
     for rank in range(8):
         assert tuple(int(colour_of(rank)[at : at + 2], 16) for at in (1, 3, 5)) in colours
@@ -190,7 +270,7 @@ def test_a_plan_that_did_not_converge_is_flagged(random_match: MakeMatch, overla
     assert f"marginal error {float(found.marginal_error[0]):.1e} after 1 iterations" in text_of(figure, "warning")
     assert overlapping_texts(figure) == []
     done = draw_match(random_match((4, 4), (4, 4)))
-    assert done.findobj(lambda artist: artist.get_gid() == "warning") == []
+    assert done.findobj(lambda artist: artist.get_gid() == "warning-0") == []
 
 
 def test_regions_without_a_grid_are_labelled_so(random_match: MakeMatch) -> None:

@@ -60,3 +60,16 @@ def test_a_number_of_lines_out_of_range_is_refused(top: int) -> None:
 def test_neighbouring_ranks_have_distinct_colours() -> None:
     for first in range(20):
         assert len({colour_of(rank) for rank in range(first, first + 8)}) == 8
+
+
+def test_chosen_flows_are_sorted_and_may_subtract() -> None:
+    ledger = Ledger(torch.full((2, 2), 0.25), torch.tensor([[0.8, -0.5], [0.0, 0.1]]), 0.0)
+    flows = drawn_flows(ledger, 4, [(0, 1), (1, 1), (0, 1)])
+    assert [(flow.region_q, flow.region_g) for flow in flows] == [(1, 1), (0, 1)]
+    assert [flow.contribution for flow in flows] == pytest.approx([0.025, -0.125])
+
+
+@pytest.mark.parametrize("pair", [(2, 0), (0, -1)])
+def test_a_chosen_pair_of_regions_that_is_missing_is_refused(pair: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"flows: need pairs of regions \(0\.\.1, 0\.\.1\), got"):
+        drawn_flows(Ledger(torch.ones(2, 2), torch.ones(2, 2), 1.0), 4, [pair])

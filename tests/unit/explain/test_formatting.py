@@ -1,6 +1,7 @@
 """Names of regions, numbers and scores as text."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,11 +77,16 @@ def test_a_contrast_is_written_as_a_sum_with_its_weight() -> None:
         for cosine, pooled in ((0.5, 0.6), (0.25, 0.7))
     ]
     text = contrast_text(sides[0].contrast(sides[1]), top=1)
-    assert text == f"+0.9000 = pooled -0.1000 + 4 {TIMES} structural +0.2500, mainly by A1 +0.1250"
+    assert text == f"+0.9000 = pooled -0.1000 + 4 {TIMES} structural +0.2500, mainly by A1 +0.1250 (structural)"
+    parts = torch.tensor([[0.1, -0.2], [0.3, 0.4]], dtype=torch.float64)
+    whole = [replace(side, pooled_parts=parts * side.pooled / 0.6, undivided="") for side in sides]
+    difference = float((whole[0].whole - whole[1].whole).sum(dim=1)[0])
+    text = contrast_text(whole[0].contrast(whole[1]), top=1)
+    assert text.endswith(f", mainly by A1 {difference:+.4f}")
     alone = [Ledger(side.plan, side.cosine, side.pooled, structural_weight=math.inf) for side in sides]
     assert contrast_text(alone[0].contrast(alone[1]), top=0) == "+0.2500 = structural +0.2500"
 
 
 def test_the_share_of_the_lines_is_of_the_structural_score() -> None:
     ledger = Ledger(torch.full((2, 2), 0.25), torch.tensor([[0.8, 0.0], [0.0, 0.2]]), 0.5, structural_weight=4.0)
-    assert share_text(ledger, ledger.top(1)) == "The line accounts for 0.200 of structural 0.250 (80%)"
+    assert share_text(ledger, ledger.top(1)) == "The line accounts for 0.200 of structural 0.250 (80 %)"

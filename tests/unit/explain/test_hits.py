@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from diml.calibration.calibrator import fit_calibrator
 from diml.explain import Explanation, drawn_pair, rank_hits
 from diml.explain.explanation import match_pair, match_query
 from diml.explain.hits import describe_hits
 from diml.matching import Match, Matcher
+from unit.calibration.conftest import made_up_images
 
 MakeMatch = Callable[..., Match]
 
@@ -145,3 +149,33 @@ def test_hits_have_one_pair_each_and_a_short_repr(found: Match) -> None:
     table = hits._repr_html_()
     assert table.count("<tr>") == 5
     assert f"<td>{best:.3f}</td>" in table
+
+
+def test_hits_of_a_list_as_calibrated_have_the_probability_of_hits(found: Match) -> None:
+    calibrator = fit_calibrator(made_up_images(2000, 0), fingerprint="f" * 64, matcher=found.matcher)
+    matches = [dataclasses.replace(match, calibrator=calibrator) for match in matches_with(found, [0.4, 0.3, 0.2, 0.1])]
+    alone = rank_hits(matches)
+    assert [match.probability for match in alone.matches] == [None] * 4
+    scores = [match.ranked_by() for match in alone.matches]
+    assert [match.probability_of() for match in alone.matches] == [calibrator.probability(score) for score in scores]
+    listed = dataclasses.replace(calibrator, depth=4)
+    known = [dataclasses.replace(match, calibrator=listed) for match in matches]
+    known[0] = dataclasses.replace(known[0], probability=0.123)  # known from a search
+    hits = rank_hits(known)
+    chances = listed.hit_probability(np.array(scores)).tolist()
+    wanted = [0.123 if match.names[1] == "a" else chance for match, chance in zip(hits.matches, chances, strict=True)]
+    assert [match.probability for match in hits.matches] == pytest.approx(wanted)
+    told = describe_hits(hits)
+    assert [hit["summary"]["probability"] for hit in told["hits"]] == pytest.approx(wanted)
+    assert hits.table()[0][1] == "likely"
+    assert "12 %" in [row[1] for row in hits.table()[1:]]
+    assert "<th>likely</th>" in hits._repr_html_()
+
+
+def test_hits_are_described_by_the_plan_that_ranks_with_a_summary_of_the_exact_one(found: Match) -> None:
+    hits = rank_hits(matches_with(found, [0.4, 0.3, 0.2, 0.1]))
+    for hit, match in zip(describe_hits(hits)["hits"], hits.matches, strict=True):
+        assert hit["plan_shown"] == "entropic, epsilon 0.05"
+        assert hit["score"] == pytest.approx(float(match.score))
+        assert hit["summary"] == match.summary().to_dict()
+        assert hit["summary"]["plan"] == "exact"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calibrated import made_up_calibrator
 from diml.data import ImageSet
 from diml.evaluation import DatasetEvaluation, evaluate_regions
 from diml.explain import drawn_pair, evaluation_page
@@ -111,6 +112,46 @@ def test_pairs_are_explained_with_the_matcher_of_the_evaluation(found: DatasetEv
     assert pairs[0]["score"] == pytest.approx(pairs[0]["pooled"] + 4 * pairs[0]["structural"])
     for page, matcher in zip(pages, matchers, strict=True):
         assert page["settings"] == matcher.to_dict()
+
+
+def test_parts_divide_the_whole_score_of_each_pair(found: DatasetEvaluation, embedder: Any) -> None:
+    data = data_of(evaluation_page(found, embedder, method="m", rerank_at=5, queries=2))
+    assert data["calibration"] is None
+    for query in data["queries"]:
+        assert (query["in_gallery"], query["notices"]) == (None, [])
+        for pair in query["pairs"]:
+            summary = pair["summary"]
+            assert summary["whole"]
+            total = sum(part["value"] for part in summary["parts"]) + summary["between"]["value"]
+            assert total == pytest.approx(summary["score"], abs=2e-5)
+            assert summary["probability"] is None
+
+
+def test_hits_have_the_probability_among_all_candidates_of_their_query(
+    found: DatasetEvaluation, embedder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(embedder), "fingerprint", lambda _: "c" * 64, raising=False)
+    calibrator = made_up_calibrator(embedder, depth=5, kind="colour")
+    data = data_of(evaluation_page(found, embedder, method="m", rerank_at=5, queries=12, hits=3, calibrator=calibrator))
+    assert data["calibration"] == data["settings"]["calibration"] == str(calibrator)
+    file_of = {path.name: row for row, path in enumerate(found.images.paths)}
+    for shown, row in zip(data["queries"], choose_queries(found.report, 5, 12), strict=True):
+        query = int(found.report.queries[row])
+        pooled = (found.regions.pooled @ found.regions.pooled[query]).numpy()
+        near = [image for image in np.argsort(-pooled, kind="stable") if image != query][:5]
+        # near-duplicates score almost the same, and ranks among ties depend on the last digit: that of the ranking
+        scores = found.matcher.score(found.regions[query], found.regions, np.array([near]))[0].numpy()
+        expected = dict(zip(near, calibrator.hit_probability(scores), strict=True))
+        for pair in shown["pairs"]:
+            chance = expected[file_of[pair["names"]["gallery"].split("/")[-1]]]
+            assert pair["hit"]["probability"] == pair["summary"]["probability"] == pytest.approx(chance, abs=1e-6)
+            assert "the same colour" in pair["summary"]["headline"]
+        assert shown["in_gallery"]["gallery_images"] == 11
+        assert shown["in_gallery"]["likely"] == (scores.max() >= shown["in_gallery"]["threshold"])
+    with pytest.raises(ValueError, match="another matcher"):
+        evaluation_page(
+            replace(found, matcher=Matcher(epsilon=0.3)), embedder, method="m", rerank_at=5, calibrator=calibrator
+        )
 
 
 def test_wrong_arguments_are_refused(found: DatasetEvaluation, embedder: Any, monkeypatch: Any) -> None:

@@ -92,19 +92,27 @@ def test_permuted_cells_are_found_by_the_plan_and_by_argmax_and_no_plan_passes_t
     gallery = Regions(query.dense[:, order], query.pooled, (3, 3))
     cell = torch.argsort(order).numpy()
     truth = Truth(cell, np.ones(9, dtype=bool), np.full((9, 2), 0.5), (3, 3))
-    found = plan_accuracies(match(query, gallery, epsilon=0.01), [truth])
+    found = plan_accuracies(match(query, gallery, epsilon=0.01), match(query, gallery, epsilon=0), [truth])
     assert found["plan"][0] == pytest.approx([1, 1, 1, 1], abs=1e-4)
+    assert found["exact"][0] == pytest.approx([1, 1, 1, 1], abs=1e-6)
     assert found["argmax"][0] == pytest.approx([1, 1, 1, 1])
     assert found["plan"][0, 0] <= found["ceiling"][0, 0] + 1e-6
 
 
-def test_the_sharpened_plan_keeps_the_strongest_and_lands_more_mass(random_match):
-    found = random_match((3, 3), (3, 3), 5)
-    truth = [true_cells(WARPS["identity"](np.random.default_rng(0)), (3, 3), (3, 3))] * 5
-    landed = plan_accuracies(found, truth, sharpen=1e4)
-    assert landed["sharpened"][:, 2] == pytest.approx(landed["plan"][:, 2])
-    assert landed["sharpened"][:, 0] == pytest.approx(landed["plan"][:, 2], abs=1e-3)
-    assert plan_accuracies(found, truth)["sharpened"] == pytest.approx(landed["plan"])
+@given(seed=st.integers(0, 2**31), kind=st.sampled_from(sorted(WARPS)))
+def test_no_plan_with_these_weights_passes_the_ceiling(seed, kind):
+    generator = torch.Generator().manual_seed(seed)
+    query, gallery = (
+        Regions.normalized(
+            torch.rand(1, 9, 5, generator=generator) - 0.4, torch.rand(1, 5, generator=generator), (3, 3)
+        )
+        for _ in range(2)
+    )
+    exact = match(query, gallery, epsilon=0)
+    found = plan_accuracies(match(query, gallery), exact, [truth_of(kind, (3, 3), seed)])
+    for method in ("plan", "exact"):
+        if method in found:
+            assert found[method][0, 0] <= found["ceiling"][0, 0] + 1e-5
 
 
 def test_the_plan_by_overlap_divides_between_neighbours_and_sums_to_one():

@@ -11,6 +11,7 @@ from diml.faithfulness.deletion import (
     baseline_credit,
     composed,
     curve_rows,
+    cut,
     order_by,
     shuffled,
     steps_of,
@@ -58,7 +59,7 @@ def test_curves_begin_and_end_where_they_must():
     view = Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8))
     counts = steps_of(4, 4)
     made = ComposedImages(view, (2, 2))
-    curves = curve_rows(made, {"a": np.arange(4), "b": np.arange(4)[::-1].copy()}, counts)
+    curves = curve_rows(made, {"a": cut(np.arange(4), counts), "b": cut(np.arange(4)[::-1].copy(), counts)})
     clear, gone = (np.asarray(image) for image in made.images[:2])
     assert (clear == np.asarray(view)).all()
     assert clear.std() > 5 * gone.std()
@@ -77,7 +78,7 @@ def test_an_image_of_several_orders_is_made_once():
     view = Image.fromarray(np.random.default_rng(6).integers(0, 256, (48, 48, 3), dtype=np.uint8))
     made = ComposedImages(view, (3, 3))
     orders = {"a": np.arange(9), "b": np.array([1, 0, 2, 3, 4, 5, 6, 7, 8]), "reversed": np.arange(9)[::-1].copy()}
-    curves = curve_rows(made, orders, steps_of(9, 9))
+    curves = curve_rows(made, {name: cut(order, steps_of(9, 9)) for name, order in orders.items()})
     assert curves["deletion", "a"] == curves["insertion", "reversed"][::-1]
     assert [x == y for x, y in zip(curves["deletion", "a"], curves["deletion", "b"], strict=True)].count(False) == 1
     assert (

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diml.faithfulness.interaction import JointCurve, ScoredPairs, joint_orders
-from diml.faithfulness.ledgers import LEDGERS, Attribution, one_to_one
+from diml.faithfulness.ledgers import LEDGERS, Attribution, one_to_one, parts_changed
 
 
 def pairs_of(found: Attribution) -> list[tuple[list[int], list[int]]]:
@@ -50,15 +50,27 @@ def test_orders_of_cells():
     assert sorted(made.orders["random"][1].tolist()) == [0, 1, 2, 3]
 
 
-def test_orders_of_parts_change_in_proportion_on_both_sides():
+def test_each_step_changes_a_whole_part_and_controls_as_many_regions():
     """A ledger of parts: 4 regions against 2, then 2 against 4; 3 regions of each side are in no part."""
     matched = [(np.array([0, 1, 2, 3]), np.array([8, 7])), (np.array([5, 6]), np.array([0, 1, 2, 3]))]
     made = joint_orders(Attribution(np.zeros(9), matched), np.arange(9), ((3, 3), (3, 3)), 6, np.random.default_rng(1))
-    assert made.sizes == [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 4), (6, 6)]
+    assert made.sizes == [(0, 0), (4, 2), (6, 6)]
     assert made.orders["matched"][0].tolist() == [0, 1, 2, 3, 5, 6]
-    assert sorted(made.orders["permuted"][1].tolist()) == [0, 1, 2, 3, 7, 8]
+    assert made.orders["permuted"][1].tolist() == [0, 1, 2, 3, 8, 7]  # the other part's regions, cut to the same size
     assert len(set(made.orders["shifted"][1].tolist())) == 6
-    assert "same place" not in made.orders
+    assert made.orders["same place"][1].tolist() == [0, 1, 2, 3, 5, 6, 4, 7, 8]
+    changed = parts_changed(matched, 9)
+    assert [regions.tolist() for regions in changed[:3]] == [[], [0, 1, 2, 3], [0, 1, 2, 3, 5, 6]]
+    assert sorted(changed[3].tolist()) == list(range(9))
+    assert len(parts_changed([(np.arange(4), np.arange(2))], 4)) == 2
+
+
+def test_the_ledger_of_parts_is_read_largest_first(random_match):
+    found = random_match((3, 3), (3, 3), 2)
+    parts = found.ledger(1).parts()
+    read = LEDGERS["parts"].read(found, 1)
+    assert pairs_of(read) == [(list(row.regions_q), list(row.regions_g)) for row in parts.rows]
+    assert read.credit == pytest.approx(found.ledger(1).total_q.numpy())
 
 
 def test_the_interaction_of_a_sum_over_pairs_of_regions_is_what_both_changed_sets_share():

@@ -20,7 +20,7 @@ from diml.models import Embedder, load_embedder
 
 CELL, SIDE = 12, 4
 SHARP = 0.15  # standard deviation of a cell above which it is a texture
-CONTROLS = ("shifted", "mirrored", "rotated", "reversed", "other pair")
+CONTROLS = ("shifted", "mirrored", "rotated", "connected", "reversed", "other pair")
 UNMATCHED = ("permuted", "shifted", "same place", "random")
 
 
@@ -82,7 +82,7 @@ def image_set(folder: Path, queries: list[dict[int, int]], galleries: list[dict[
 
 def measured(net: nn.Module, images: ImageSet, **settings: object) -> FaithfulnessReport:
     embedder: Embedder = load_embedder(net, grid=SIDE, preprocess=Preprocess(size=SIDE * CELL, resize=SIDE * CELL))
-    measures = Measures(warps=(), steps=8, top=4, grad_cam=False, **settings)
+    measures = Measures(warps=(), steps=8, top=4, grad_cam=False, occlusions=(), **settings)
     matcher = Matcher(weights="uniform")
     return faithfulness(embedder, images, matcher=matcher, pairs=6, measures=measures, sanity=False)
 
@@ -102,6 +102,26 @@ def test_credit_beats_every_control_where_the_score_depends_on_known_regions(tmp
         assert report.find("interaction_insertion", "", "credit", f"area_less_{control}").low > 0, control
         for measure in ("interaction_deletion", "interaction_insertion"):
             assert report.find(measure, "", "credit", f"interaction_less_{control}").low > 0, control
+
+
+def test_the_largest_part_beats_other_regions_where_it_is_known(tmp_path):
+    """Each pair shares six textures in a connected block of 2 x 3 cells, at other places; nothing else is alike."""
+    generator = np.random.default_rng(2)
+    sides: list[list[dict[int, int]]] = [[], []]
+    for _ in range(6):
+        for side in sides:
+            top, left = int(generator.integers(3)), int(generator.integers(2))
+            side.append({(top + at // 3) * SIDE + left + at % 3: at for at in range(6)})
+    report = measured(Textures(), image_set(tmp_path, *sides), ledgers=("parts",))
+    for control in (*CONTROLS[:4], "random"):
+        assert report.find("deletion", "", "parts", f"area_less_{control}").value < 0, control
+        assert report.find("insertion", "", "parts", f"area_less_{control}").value > 0, control
+        for measure in ("deletion", "insertion"):
+            assert report.find(measure, "", "parts", f"change_1_less_{control}").value > 0, (measure, control)
+    for control in UNMATCHED:
+        assert report.find("interaction_insertion", "", "parts", f"area_less_{control}").value > 0, control
+    titles = [str(table.title) for table in tables(report)]
+    assert "The largest part against as many other regions, parts (ledger), model" in titles
 
 
 def test_removing_unmatched_regions_breaks_up_to_twice_as_many_matches(tmp_path):
@@ -135,7 +155,7 @@ def test_the_whole_score_is_a_ledger_of_its_own(tmp_path):
     sides = [[{cell: cell for cell in range(number, number + 4)} for number in range(4)] for _ in range(2)]
     images = image_set(tmp_path, *sides)
     both = measured(Textures(), images, ledgers=("credit", "whole"))
-    alone = measured(Textures(), images)
+    alone = measured(Textures(), images, ledgers=("credit",))
     methods = {found.method.partition("/")[0] for found in both.estimates["model"] if found.measure == "deletion"}
     assert methods == {"credit", "whole", "weights", "argmax", "random"}
     assert both.find("interaction_insertion", "", "whole", "interaction_less_permuted").pairs == 4
@@ -150,6 +170,6 @@ def test_the_whole_score_is_a_ledger_of_its_own(tmp_path):
     assert {"controls.png", "controls-whole.png", "interaction.png", "interaction-whole.png"} < names
     assert "correspondence.png" not in names  # no warps were measured
     with_controls = alone.measurements["model"].embeddings
-    plain = measured(Textures(), images, controls=False, interaction=False)
+    plain = measured(Textures(), images, ledgers=("credit",), controls=False, interaction=False)
     assert plain.measurements["model"].embeddings < with_controls
     assert {found.measure for found in plain.estimates["model"]} == {"additivity", "deletion", "insertion", "stability"}

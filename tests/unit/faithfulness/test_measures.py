@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from diml.faithfulness import FaithfulnessReport, Measures, faithfulness
-from diml.faithfulness.measures import Measurements, measure_pairs
+from diml.faithfulness.collected import Measurements
+from diml.faithfulness.measures import measure_pairs
 from diml.faithfulness.pairs import choose_pairs
 from diml.faithfulness.plots import write_plots
 from diml.faithfulness.report import RANDOM, estimates_of
@@ -31,14 +32,19 @@ def test_every_measure_is_reported_for_both_networks_and_can_be_written(found):
     for numbers in told.values():
         measures = {estimate["measure"] for estimate in numbers["estimates"]}
         joint = {"interaction_deletion", "interaction_insertion"}
-        assert measures == {"additivity", "deletion", "insertion", "correspondence", "stability"} | joint
+        assert (
+            measures
+            == {"additivity", "deletion", "insertion", "correspondence", "stability", "parts", "unmatched"} | joint
+        )
         assert all(e["low"] <= e["value"] <= e["high"] for e in numbers["estimates"])
         assert numbers["unconverged_plans"] == 0
     orders = {curve["method"] for curve in told["model"]["curves"] if curve["measure"] == "deletion"}
-    controls = {f"credit/{name}" for name in ("shifted", "mirrored", "rotated", "reversed", "other pair")}
-    assert orders == {"credit", "weights", "argmax", "random", "randomised"} | controls
+    names = ("shifted", "mirrored", "rotated", "connected", "reversed", "other pair")
+    controls = {f"{ledger}/{name}" for ledger in ("credit", "parts") for name in names} | {"parts/random"}
+    assert orders == {"credit", "parts", "weights", "argmax", "random", "randomised"} | controls
     orders = {curve["method"] for curve in told["model"]["curves"] if curve["measure"] == "interaction_insertion"}
-    assert orders == {"credit", *(f"credit/{name}" for name in ("permuted", "shifted", "same place", "random"))}
+    names = ("permuted", "shifted", "same place", "random")
+    assert orders == {"credit", "parts"} | {f"{ledger}/{name}" for ledger in ("credit", "parts") for name in names}
 
 
 def test_answers_that_are_known(found):
@@ -48,6 +54,10 @@ def test_answers_that_are_known(found):
         assert found.find("correspondence", "identity", "ceiling", "mass", name).value == pytest.approx(1)
         assert found.find("correspondence", "flip", "identity", "regions", name).value == pytest.approx(1 / 3)
         assert found.find("correspondence", "flip", "uniform", "mass", name).value == pytest.approx(1 / 9)
+        for kind in ("border", "clutter"):
+            assert 0 <= found.find("unmatched", kind, "exact", "auc", name).value <= 1
+        assert found.find("parts", "identity", "division", "agreement", name).value == pytest.approx(1)
+        assert found.find("parts", "", "parts", "structural top 5", name).value <= 1 + 1e-9
         assert found.find("stability", "jpeg", "chance", "unchanged", name).value == pytest.approx(4 / 81)
     with pytest.raises(KeyError):
         found.find("correspondence", "shift", "plan", "mass", RANDOM)
@@ -73,6 +83,38 @@ def test_the_values_of_a_pair_do_not_depend_on_the_other_pairs(tiny, shop, monke
     assert together.values.keys() == apart.values.keys()
     for key, values in together.values.items():
         assert apart.values[key] == pytest.approx(values, abs=1e-4), key
+
+
+def test_an_interrupted_measurement_continues_and_another_one_does_not(tiny, shop, tmp_path, monkeypatch):
+    from diml.faithfulness import measures as module
+
+    pairs = choose_pairs(shop, 3, seed=0)
+    options = {"measures": FEW, "unfinished": tmp_path / "unfinished.json"}
+    monkeypatch.setattr("diml.faithfulness.measures.CHUNK", 1)
+    whole = measure_pairs(tiny, shop, pairs, measures=FEW)
+    load, loads = module.Chunk.load, []
+
+    def loaded(*arguments):
+        loads.append(arguments[3])
+        if len(loads) == 5:  # two for each pair: its own and that of the other pair
+            raise KeyboardInterrupt
+        return load(*arguments)
+
+    monkeypatch.setattr("diml.faithfulness.measures.Chunk.load", loaded)
+    with pytest.raises(KeyboardInterrupt):
+        measure_pairs(tiny, shop, pairs, **options)
+    before = len(loads)
+    continued = measure_pairs(tiny, shop, pairs, **options)
+    assert len(loads) - before == 2  # of the last pair alone
+    assert continued.values.keys() == whole.values.keys()
+    for key, values in whole.values.items():
+        assert continued.values[key] == pytest.approx(values), key
+    for key, rows in whole.curves.items():
+        assert continued.curves[key] == pytest.approx(rows), key
+    assert (continued.embeddings, continued.shares.tolist()) == (whole.embeddings, whole.shares.tolist())
+    before = len(loads)
+    measure_pairs(tiny, shop, pairs, measures=dataclasses.replace(FEW, seed=1), unfinished=options["unfinished"])
+    assert len(loads) - before == 6
 
 
 def test_intervals_hold_the_mean_and_deletion_is_paired_with_chance():
@@ -104,9 +146,13 @@ def test_tables_and_plots_show_what_was_found(found, tmp_path):
     shown = console.export_text()
     value = found.find("correspondence", "flip", "plan", "mass").value
     assert f"{100 * value:.1f} (" in shown
-    assert "plan, sharpened" in shown
+    assert "exact plan" in shown
     assert {path.name for path in write_plots(found, tmp_path / "plots")} == {
-        f"{name}.png" for name in ("additivity", "deletion", "controls", "interaction", "correspondence", "stability")
+        f"{name}.png"
+        for name in (
+            *("additivity", "deletion", "controls", "interaction", "correspondence", "stability"),
+            *("controls-parts", "interaction-parts", "parts", "unmatched"),
+        )
     }
     axes = plots.deletion_plot(found).axes
     curve = next(line for line in axes[0].lines if line.get_label() == "credit (ledger)")
@@ -120,7 +166,7 @@ def test_the_correspondence_shows_chance_and_the_strongest_matches_of_both_netwo
 
     axes = plots.correspondence_plot(found).axes[0]
     lines = {line.get_label(): line for line in axes.lines}
-    for label, network in (("strongest match of the plan", "model"), ("the same, random weights", RANDOM)):
+    for label, network in (("strongest match of the plan that scores", "model"), ("the same, random weights", RANDOM)):
         values = [found.find("correspondence", case, "plan", "strongest", network).value for case in FEW.warps]
         assert lines[label].get_ydata() == pytest.approx(values)
     assert lines["chance"].get_ydata() == pytest.approx([1 / 9, 1 / 9])
@@ -149,10 +195,11 @@ def test_every_error_of_additivity_is_drawn_whatever_its_size(found):
         ({"steps": 0}, "steps: need at least 1"),
         ({"top": 0}, "top: need at least 1"),
         ({"warps": ("flip", "twist")}, "warps: need some of .*, got twist"),
-        ({"sharpen": 0.5}, "sharpen: need a finite number"),
+        ({"plan": "sharp"}, "plan: need one of exact, scored, got 'sharp'"),
         ({"ledgers": ("credit", "tale")}, "ledgers: need some of .*, got tale"),
+        ({"occlusions": ("fog",)}, "occlusions: need some of .*, got fog"),
         ({"ledgers": ()}, "ledgers: need at least one of"),
-        ({"gallery_removal": "cut"}, "gallery_removal: need one of .*, got 'cut'"),
+        ({"gallery_removal": "cut"}, "gallery_removal: need one of shuffle, blur, got 'cut'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, told):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diml.faithfulness.pairs import choose_pairs, embed_views
+from diml.faithfulness.pairs import choose_pairs, embed_views, other_classes
 
 
 def test_pairs_are_of_one_class_and_never_an_image_with_itself(shop):
@@ -39,3 +39,13 @@ def test_views_are_embedded_as_the_images_are(tiny, shop):
     found = embed_views(tiny, [tiny.preprocess.view(image) for image in images], counts.append)
     assert torch.allclose(found.dense, tiny.embed(images).dense, atol=1e-5)
     assert counts == [3]
+
+
+def test_the_image_of_another_class_is_the_same_for_the_same_query(shop):
+    pairs = choose_pairs(shop, 6, seed=0)
+    rows = other_classes(shop, pairs, seed=3)
+    assert len(rows) == len(pairs)
+    assert all(shop.labels[row] != shop.labels[query] for row, (query, _) in zip(rows, pairs, strict=True))
+    assert other_classes(shop, pairs[2:], seed=3) == rows[2:]
+    alone = dataclasses.replace(shop, labels=np.zeros(len(shop), dtype=np.int64))
+    assert other_classes(alone, pairs, seed=3) == []

@@ -118,3 +118,30 @@ def test_entries_are_frozen(ledger):
         ledger.pooled = 1.0
     with pytest.raises(FrozenInstanceError):
         ledger.top(1)[0].mass = 1.0
+
+
+def test_a_match_gives_similarities_within_either_image(found):
+    ledger = found.ledger(2)
+    for within, dense in ((ledger.within_q, found.dense_q[2]), (ledger.within_g, found.dense_g[2])):
+        assert within.dtype == torch.float64
+        torch.testing.assert_close(within, dense.double() @ dense.double().T)
+        torch.testing.assert_close(within.diagonal(), torch.ones(len(dense), dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+def test_parts_sum_to_the_score(found):
+    ledger = found.ledger(1)
+    parts = ledger.parts(3)
+    assert parts.pooled == ledger.pooled
+    assert sum(row.value for row in parts.rows) + parts.between + parts.pooled == pytest.approx(ledger.score, abs=1e-9)
+    assert [len(side) for side in (parts.part_q, parts.part_g)] == [16, 9]
+
+
+def test_parts_of_a_training_pair_are_free_of_gradient():
+    regions = Regions.from_maps(torch.randn(2, 6, 2, 2).requires_grad_())
+    assert json.loads(match(regions[0], regions[1]).ledger().parts().to_json())["score"] is not None
+
+
+def test_parts_need_no_similarities_within_the_images(ledger):
+    assert ledger.within_q is None
+    parts = ledger.parts(2)
+    assert parts.to_dict()["score"] == ledger.score

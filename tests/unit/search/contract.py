@@ -269,6 +269,20 @@ class StoreContract:
         listed = [name for part in store.listing() for name in part.ids]
         assert len(listed) == len(set(listed)) == store.count() == 2 * 4 * 5 + 5
 
+    def test_texts_are_kept_with_the_index(self, store, uri):
+        assert store.read_text("calibration.json") is None
+        store.add(make_rows(3))
+        store.write_text("calibration.json", "one")
+        long = "two \u00e9 '\"" * 9000
+        store.write_text("calibration.json", long)
+        store.write_text("other.json", "three")
+        store.optimize()
+        reader = open_store(uri)
+        assert reader.read_text("calibration.json") == store.read_text("calibration.json") == long
+        assert reader.read_text("other.json") == "three"
+        assert reader.count() == 3
+        assert reader.config == CONFIG
+
     @pytest.mark.parametrize("storage", ["float16", "int8", "none"])
     def test_regions_survive_in_every_storage(self, uri, storage):
         config = dataclasses.replace(CONFIG, storage=storage, num_regions=0 if storage == "none" else R)

@@ -11,11 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
+from calibrated import made_up_calibrator
+from diml.calibration.finding import FoundCalibration
 from diml.explain import rank_hits
-from diml.explain.explanation import describe_match, match_query
+from diml.explain.description import describe_match
+from diml.explain.explanation import match_query
+from diml.explain.shown_plan import shown_plan
 from diml.models import Embedder
+from diml.web import Engine, create_app
+from diml.web.engine import _ShareCache
 from diml.web.folder import FolderGallery
 from diml.web.limits import Limits
 from served import MATCHER, content_of, drawn, write_shop
@@ -44,13 +51,23 @@ def same_numbers(pair: dict[str, Any], expected: dict[str, Any]) -> None:
     assert pair["score"] == pytest.approx(pair["pooled"] + pair["structural"], abs=1e-6)
 
 
+def assert_divides(summary: dict[str, Any]) -> None:
+    """The parts of a summary sum to the whole score, the pooled cosine included."""
+    assert (summary["whole"], summary["undivided"], summary["pooled"]) == (True, "", None)
+    total = sum(part["value"] for part in summary["parts"]) + summary["between"]["value"]
+    assert total == pytest.approx(summary["score"], abs=2e-5)
+
+
 def test_match_answers_with_the_numbers_of_the_library(client: Client, embedder: Embedder) -> None:
     answer = client().post("/api/match", files={"query": ("shop/a.png", A), "gallery": ("b.png", B)})
     assert answer.status_code == 200
     (expected,) = match_query(A, [B], embedder=embedder, matcher=MATCHER)
     told = answer.json()
     (pair,) = told["pairs"]
-    same_numbers(pair, describe_match(expected))
+    same_numbers(pair, describe_match(shown_plan(expected)))
+    assert pair["ranked_by"] == pytest.approx(expected.ledger().score, abs=2e-5)
+    assert pair["summary"]["plan"] == "exact"
+    assert_divides(pair["summary"])
     assert pair["names"] == {"query": "a.png", "gallery": "b.png"}
     assert pair["hit"] is None
     assert told["settings"] == MATCHER.to_dict()
@@ -72,12 +89,13 @@ def test_search_answers_with_the_gallery_and_the_numbers_of_the_library(
     assert answer.status_code == 200
     told = answer.json()
     assert told["settings"] == MATCHER.to_dict() | {"rerank_at": rerank_at}
-    found = gallery.search(embedder.embed([B]), hits=5, rerank_at=rerank_at, matcher=MATCHER)
+    found = gallery.search(embedder.embed([B]), hits=5, rerank_at=rerank_at, matcher=MATCHER).hits
     matches = match_query(B, [shop / hit.item.name for hit in found], embedder=embedder, matcher=MATCHER)
     lifts = dict(zip((match.names[1] for match in rank_hits(matches).matches), rank_hits(matches).lift, strict=True))
     assert len(told["pairs"]) == 5
     for pair, hit, expected in zip(told["pairs"], found, matches, strict=True):
         same_numbers(pair, describe_match(expected))
+        assert_divides(pair["summary"])
         facts = pair["hit"]
         assert pair["names"] == {"query": "q.png", "gallery": hit.item.name}
         assert (facts["id"], facts["label"]) == (hit.item.id, hit.item.label)
@@ -232,3 +250,100 @@ def test_openapi_tells_the_forms_and_the_errors(client: Client) -> None:
     for path in told["paths"].values():
         for method in path.values():
             assert "4XX" in method["responses"]
+
+
+def calibrated(embedder: Embedder, gallery: Any, **changes: Any) -> TestClient:
+    found = FoundCalibration(made_up_calibrator(embedder, MATCHER, kind="product", **changes), "shop/embedder")
+    engine = Engine(embedder, matcher=MATCHER, gallery=gallery, calibration=found, false_accept_rate=0.02)
+    return TestClient(create_app(engine), base_url="http://127.0.0.1:8765", raise_server_exceptions=True)
+
+
+def test_a_calibration_gives_probabilities_and_says_whether_the_query_is_there(
+    embedder: Embedder, gallery: FolderGallery
+) -> None:
+    one = calibrated(embedder, gallery)
+    told = one.post("/api/search?hits=4", files={"query": ("q.png", B)}).json()
+    calibrator = made_up_calibrator(embedder, MATCHER, kind="product")
+    scores = gallery.search(embedder.embed([B]), hits=4, rerank_at=100, matcher=MATCHER).scores
+    expected = calibrator.hit_probability(np.array(scores))[:4]
+    chances = [pair["hit"]["probability"] for pair in told["pairs"]]
+    assert chances == pytest.approx(expected.tolist(), abs=1e-5)
+    for pair, chance in zip(told["pairs"], chances, strict=True):
+        assert pair["summary"]["probability"] == chance
+        assert "the same product" in pair["summary"]["headline"]
+        assert pair["summary"]["scale"]["marks"]
+    verdict = told["in_gallery"]
+    assert (verdict["false_accept_rate"], verdict["threshold"], verdict["gallery_images"]) == (0.02, 1.5, 10)
+    assert verdict["likely"] is (scores[0] >= 1.5)
+    assert "whose product is missing from 10 images" in verdict["sentence"]
+    assert told["notices"] == []
+    plain = one.post("/api/search?hits=4&rerank_at=0", files={"query": ("q.png", B)}).json()
+    assert [pair["hit"]["probability"] for pair in plain["pairs"]] == [None] * 4
+    assert plain["in_gallery"] is None
+    assert plain["notices"][0].startswith("Ranked by the pooled cosine alone")
+    some = one.post("/api/search?hits=4&rerank_at=2", files={"query": ("q.png", B)}).json()
+    assert [pair["hit"]["probability"] is None for pair in some["pairs"]] == [False, False, True, True]
+    assert some["notices"][0].startswith("Calibrated on the 100 nearest")
+    pair = one.post("/api/match", files={"query": ("a.png", A), "gallery": ("b.png", B)}).json()["pairs"][0]
+    assert pair["summary"]["probability"] == pytest.approx(calibrator.probability(pair["ranked_by"]))
+
+
+def test_status_names_the_calibration_or_why_there_is_none(embedder: Embedder, gallery: FolderGallery) -> None:
+    told = calibrated(embedder, gallery).get("/api/status").json()
+    assert told["calibration"]["place"] == "shop/embedder"
+    assert (told["calibration"]["data"], told["calibration"]["kind"]) == ("made up", "product")
+    assert told["calibration"]["separates"] is True
+    assert told["calibration_notice"] == ""
+    engine = Engine(embedder, matcher=MATCHER, calibration=FoundCalibration(notice="It does not fit."))
+    one = TestClient(create_app(engine), base_url="http://127.0.0.1:8765")
+    told = one.get("/api/status").json()
+    assert (told["calibration"], told["calibration_notice"]) == (None, "It does not fit.")
+    answer = one.post("/api/match", files={"query": ("a.png", A), "gallery": ("b.png", B)}).json()
+    assert answer["notices"] == ["It does not fit."]
+    assert answer["pairs"][0]["summary"]["probability"] is None
+    with pytest.raises(ValueError, match="another matcher"):
+        Engine(embedder, calibration=FoundCalibration(made_up_calibrator(embedder, MATCHER)))
+    with pytest.raises(ValueError, match="false_accept_rate"):
+        Engine(embedder, false_accept_rate=1)
+
+
+def test_the_schema_of_a_summary_is_documented(client: Client) -> None:
+    schemas = client().get("/api/openapi.json").json()["components"]["schemas"]
+    assert {"headline", "sentence", "parts", "between", "probability", "scale"} <= schemas["SummaryBody"][
+        "properties"
+    ].keys()
+    assert schemas["PairBody"]["properties"]["summary"] == {"$ref": "#/components/schemas/SummaryBody"}
+
+
+def test_a_hit_whose_file_is_gone_keeps_its_pooled_cosine_as_one_term(tmp_path: Path, embedder: Embedder) -> None:
+    gallery = FolderGallery(write_shop(tmp_path / "shop", 4), embedder)
+    gallery.start()
+    gallery.wait(60)
+    one = TestClient(create_app(Engine(embedder, matcher=MATCHER, gallery=gallery)), base_url="http://127.0.0.1:8765")
+    first = one.post("/api/search?hits=4", files={"query": ("q.png", B)}).json()
+    assert all(pair["summary"]["whole"] for pair in first["pairs"])
+    again = Engine(embedder, matcher=MATCHER, gallery=gallery)  # it has explained nothing before
+    gone = first["pairs"][0]["names"]["gallery"]
+    (tmp_path / "shop" / gone).unlink()
+    told = TestClient(create_app(again), base_url="http://127.0.0.1:8765").post(
+        "/api/search?hits=4", files={"query": ("q.png", B)}
+    )
+    pairs = {pair["names"]["gallery"]: pair["summary"] for pair in told.json()["pairs"]}
+    assert not pairs[gone]["whole"]
+    assert pairs[gone]["undivided"].startswith("the gallery keeps no shares of the pooled vectors, and its file cannot")
+    assert pairs[gone]["pooled"]["value"] == pytest.approx(first["pairs"][0]["pooled"], abs=1e-5)
+    assert sum(not summary["whole"] for summary in pairs.values()) == 1
+
+
+def test_shares_of_images_are_kept_up_to_a_number_of_bytes(embedder: Embedder) -> None:
+    regions = embedder.embed([drawn(number) for number in range(4)], shares=True)
+    size = 2 * regions[0].dense.nbytes + regions[0].pooled.nbytes
+    cache = _ShareCache(int(2.5 * size))
+    for row in range(3):
+        cache.put(str(row), regions[row])
+    assert cache.get("0", regions[0]) is None
+    assert cache.get("1", regions[1]) is not None
+    assert cache.get("2", regions[1]) is None  # stored anew since
+    cache.put("3", regions[3])
+    assert cache.get("2", regions[2]) is None  # used longest ago
+    assert cache.get("1", regions[1]) is not None

@@ -36,7 +36,13 @@ def test_hits_are_those_of_a_slow_search(
     query = embedder.embed([drawn(3).rotate(9)])
     paths = sorted(shop.rglob("*.png"))
     order, by_pooled, pooled, structural = slow_search(query, embedder.embed(paths), rerank_at, matcher)
-    found = gallery.search(query, hits=hits, rerank_at=rerank_at, matcher=matcher)
+    answer = gallery.search(query, hits=hits, rerank_at=rerank_at, matcher=matcher)
+    found = answer.hits
+    assert len(answer.scores) == min(rerank_at, 10)
+    assert answer.scores == tuple(sorted(answer.scores, reverse=True))
+    shown = min(rerank_at, hits, 10)
+    assert [hit.score for hit in found[:shown]] == list(answer.scores[:shown])
+    assert answer.searched == 10
     assert [hit.item.name for hit in found] == [paths[row].relative_to(shop).as_posix() for row in order[:hits]]
     assert [hit.rank for hit in found] == list(range(1, min(hits, 10) + 1))
     for hit, row in zip(found, order, strict=False):
@@ -53,8 +59,10 @@ def test_hits_are_those_of_a_slow_search(
 def test_an_image_of_the_gallery_is_no_hit_of_itself(gallery: FolderGallery) -> None:
     item = gallery.items(4, 1)[0]
     query = gallery.regions([item.id])
-    assert gallery.search(query, hits=3, rerank_at=5)[0].item == item
-    found = gallery.search(query, hits=50, rerank_at=5, exclude=item.id)
+    assert gallery.search(query, hits=3, rerank_at=5).hits[0].item == item
+    answer = gallery.search(query, hits=50, rerank_at=5, exclude=item.id)
+    found = answer.hits
+    assert answer.searched == 9
     assert len(found) == 9
     assert item not in [hit.item for hit in found]
     assert sorted(hit.pooled_rank for hit in found) == list(range(1, 10))
@@ -100,7 +108,7 @@ def test_links_out_of_the_folder_and_broken_images_are_left_out_by_name(tmp_path
     assert (state.done, state.total, state.count) == (5, 5, 4)
     names = [item.name for item in gallery.items(0, 9)]
     assert names == ["inside.png", "left/01.png", "right hand/00.png", "right hand/02.png"]
-    found = gallery.search(embedder.embed([drawn(2)]), hits=9, rerank_at=9)
+    found = gallery.search(embedder.embed([drawn(2)]), hits=9, rerank_at=9).hits
     assert sorted(hit.item.name for hit in found) == names
     assert found[0].item.name == "right hand/02.png"
 
@@ -176,7 +184,7 @@ def test_the_cache_spares_a_second_embedding(
         gallery.start()
         state = gallery.wait(60)
         assert (state.phase, state.done, state.total) == ("ready", 3, 3)
-        found.append(gallery.search(query, hits=3, rerank_at=3))
+        found.append(gallery.search(query, hits=3, rerank_at=3).hits)
         monkeypatch.setattr(Embedder, "embed_checked", None)  # whoever calls it now fails
     assert found[0] == found[1]
     assert len(list((tmp_path / "cache").iterdir())) == 1

@@ -42,7 +42,10 @@ def test_it_finds_what_the_searcher_finds(
 ) -> None:
     query = drawn(3).rotate(9)
     expected = searcher.search(query, 4, rerank_at=rerank_at, matcher=MATCHER).hits
-    found = index_gallery.search(embedder.embed(query), hits=4, rerank_at=rerank_at, matcher=MATCHER)
+    answer = index_gallery.search(embedder.embed(query), hits=4, rerank_at=rerank_at, matcher=MATCHER)
+    found = answer.hits
+    assert len(answer.scores) == min(rerank_at, 10)
+    assert answer.searched == 10
     assert [(hit.item.id, hit.pooled_rank) for hit in found] == [(hit.id, hit.pooled_rank) for hit in expected]
     assert [hit.rank for hit in found] == [1, 2, 3, 4]
     assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected])
@@ -51,8 +54,8 @@ def test_it_finds_what_the_searcher_finds(
 def test_an_image_of_the_index_is_no_hit_of_itself(index_gallery: IndexGallery) -> None:
     item = index_gallery.items(4, 1)[0]
     query = index_gallery.regions([item.id])
-    assert index_gallery.search(query, hits=3, rerank_at=5)[0].item == item
-    found = index_gallery.search(query, hits=50, rerank_at=50, exclude=item.id)
+    assert index_gallery.search(query, hits=3, rerank_at=5).hits[0].item == item
+    found = index_gallery.search(query, hits=50, rerank_at=50, exclude=item.id).hits
     assert item.id not in [hit.item.id for hit in found]
     assert sorted(hit.pooled_rank for hit in found) == list(range(1, index_gallery.state().total))
 
@@ -90,6 +93,7 @@ def test_the_server_searches_it(client: Callable[..., Any], index_gallery: Index
     one = client(gallery=index_gallery)
     status = one.get("/api/status").json()["gallery"]
     assert (status["kind"], status["phase"]) == ("index", "ready")
+    assert status["count"] == status["total"] == index_gallery.state().count == 10  # the page shows this number
     answer = one.post("/api/search?hits=2", files={"query": (tmp_path / "query.png").read_bytes()}).json()
     assert [pair["hit"]["rank"] for pair in answer["pairs"]] == [1, 2]
     image = one.get(answer["images"][1]["src"])

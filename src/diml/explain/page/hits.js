@@ -2,9 +2,11 @@
 
 import { difference, makeContrast } from "./contrast.js";
 import { element } from "./dom.js";
-import { capital, cellName, hitName, shortName, signed, structuralName } from "./numbers.js";
+import { capital, cellName, hitName, percent, scoreOfHit, shareText, shortName, signed, structuralName } from "./numbers.js";
+import { thumbnails } from "./parts.js";
 import { mountViewer } from "./viewer.js";
 
+const MINI_PARTS = 2; // of each hit in the list
 const SHOWN = 0.0005; // smaller values are written as zero
 
 /**
@@ -40,12 +42,25 @@ function hitButton(data, pair, onClick) {
   const { hit } = pair;
   const { src, width, height } = data.images[pair.images.gallery];
   const image = element("img", { src, width, height, alt: "" });
-  const rank = element("b", {}, hitName(hit));
-  const lines = [element("span", {}, rank, " ", verdictOf(hit)), element("span", { class: "name", title: pair.names.gallery }, hit.note || shortName(pair.names.gallery, 1))];
-  lines.push(element("span", {}, `score ${signed(pair.score)}`), movedOf(hit));
-  const button = element("button", { type: "button", class: "hit", "aria-pressed": "false" }, image, ...lines);
+  const words = element("span", { class: "hit-words" }, element("span", {}, element("b", {}, hitName(hit)), " ", verdictOf(hit)), likelihoodOf(pair), movedOf(hit));
+  const name = element("span", { class: "name", title: pair.names.gallery }, hit.note || shortName(pair.names.gallery, 1));
+  const parts = element("span", { class: "mini-parts" }, ...pair.summary.parts.slice(0, MINI_PARTS).map((part) => miniPart(data, pair, part)));
+  const button = element("button", { type: "button", class: "hit card", "aria-pressed": "false" }, image, words, name, parts);
   button.addEventListener("click", onClick);
   return button;
+}
+
+/** How likely both are of one class, or without a calibration the score; experts see it in any case. */
+function likelihoodOf(pair) {
+  const { probability } = pair.summary;
+  const score = `score ${signed(scoreOfHit(pair))}`;
+  if (probability === null) return element("span", { class: "likely" }, score);
+  return element("span", { class: "likely" }, element("b", {}, percent(probability)), " likely", element("span", { class: "experts-only" }, score));
+}
+
+/** One of the largest parts: both sides and its share. */
+function miniPart(data, pair, part) {
+  return element("span", { class: "mini-part" }, thumbnails(pair, data.images, part), element("span", {}, shareText(part.share)));
 }
 
 /** Right or wrong, as a word and a colour. @param {import("./numbers.js").HitFacts} hit */
@@ -54,13 +69,14 @@ export function verdictOf(hit) {
   return element("span", { class: `verdict ${hit.correct ? "right" : "wrong"}` }, hit.correct ? "\u2713 right" : "\u2717 wrong");
 }
 
-/** The rank of a hit by the pooled cosine. @param {import("./numbers.js").HitFacts} hit */
+/** How far a hit moved from its rank by the pooled cosine alone. @param {import("./numbers.js").HitFacts} hit */
 export function movedOf({ rank, pooled_rank: before }) {
   if (before === null) return element("span", { class: "moved up" }, "\u25b2 from further down");
   if (rank === null) return element("span", { class: "moved down" }, "\u25bc further down");
   const arrow = before > rank ? "\u25b2" : before < rank ? "\u25bc" : "=";
   const kind = before > rank ? "up" : before < rank ? "down" : "same";
-  return element("span", { class: `moved ${kind}` }, before === rank ? "= as pooled" : `${arrow} pooled ${before}`);
+  const words = before === rank ? "= place kept" : `${arrow} from place ${before}`;
+  return element("span", { class: `moved ${kind}`, title: "place before regions were compared" }, words);
 }
 
 /** Which regions moved each hit up or down relative to the order by pooled cosine. */
@@ -75,10 +91,10 @@ function movesOf(data) {
     const up = list(lift.filter(({ value }) => value >= SHOWN).slice(0, 3));
     const down = list(lift.filter(({ value }) => value <= -SHOWN).reverse().slice(0, 3));
     const total = lift.reduce((sum, { value }) => sum + value, 0);
-    const values = [signed(pair.pooled), signed(pair.structural), signed(pair.score), difference(total), up, down];
+    const values = [signed(pair.pooled), signed(pair.structural), signed(scoreOfHit(pair)), difference(total), up, down];
     const first = element("th", { scope: "row" }, `${hitName(pair.hit)} `, movedOf(pair.hit));
     return element("tr", {}, first, ...values.map((value) => element("td", {}, value)));
   });
   const table = element("table", { class: "moves" }, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
-  return element("section", {}, element("h2", {}, "How re-ranking changed the order"), element("p", { class: "hint" }, words), element("div", { class: "wide" }, table));
+  return element("section", { class: "experts-only" }, element("h2", {}, "How re-ranking changed the order"), element("p", { class: "hint" }, words), element("div", { class: "wide" }, table));
 }

@@ -4,21 +4,28 @@ import { element } from "./dom.js";
 import { cellName, largestOf, signed } from "./numbers.js";
 
 const MARGIN = { left: 42, top: 34 };
+/** Name, ends of the scale that no image changes (null: the largest value), and what an entry is. */
+const MATRICES = {
+  plan: ["Transported mass", 0, null, "Mass transported from each query region (row) to each gallery region (column)."],
+  cosine: ["Cosine", 0, 1, "Cosine of the features of each query region (row) and each gallery region (column), white at 0 or less and darkest at 1."],
+  reduced: ["Reduced cost", 0.25, 0, "Reduced cost of each query region (row) and each gallery region (column), darkest at 0, where mass can flow, and white at 0.25 or more."],
+};
 
 /**
  * @param {import("./numbers.js").Pair} pair
- * @param {"plan" | "cosine"} what
+ * @param {"plan" | "cosine" | "reduced"} what
+ * @param {number[][]} values  (Rq, Rg)
  * @param {(entry: {q: number, g: number} | null) => void} onPoint
  */
-export function makeMatrix(pair, what, onPoint) {
-  const values = pair[what];
+export function makeMatrix(pair, what, values, onPoint) {
   const [rows, columns] = [values.length, values[0].length];
   const flat = values.flat();
-  const high = largestOf(flat, 1e-12);
-  const low = what === "plan" ? 0 : Math.min(-largestOf(flat.map((value) => -value), -1), 0.9 * high);
+  const [title, low, end, hint] = MATRICES[what];
+  const high = end ?? largestOf(flat, 1e-12);
   const canvas = element("canvas", { class: "matrix", role: "img" });
-  canvas.setAttribute("aria-label", `${what === "plan" ? "Transported mass" : "Cosine"} of every pair of regions, ${signed(low, 4)} to ${signed(high, 4)}; the ledger below lists them`);
-  const readout = element("p", { class: "readout" }, hint(what));
+  canvas.setAttribute("aria-label", `${title} of every pair of regions; the ledger below lists them`);
+  const idle = `${hint} Point at an entry to read it.`;
+  const readout = element("p", { class: "readout" }, idle);
   const root = element("div", { class: "matrix-box" }, canvas, readout);
   let entry = null;
   let active = null;
@@ -33,7 +40,7 @@ export function makeMatrix(pair, what, onPoint) {
     const pen = sheet.getContext("2d");
     const image = pen.createImageData(columns, rows);
     flat.forEach((value, index) => {
-      const share = (value - low) / (high - low || 1);
+      const share = Math.min(1, Math.max(0, (value - low) / (high - low || 1)));
       image.data.set([...light.map((from, n) => Math.round(from + share * (dark[n] - from))), 255], 4 * index);
     });
     pen.putImageData(image, 0, 0);
@@ -79,16 +86,10 @@ export function makeMatrix(pair, what, onPoint) {
   function paint(view) {
     entry = view.pairOf;
     active = view.active;
-    readout.textContent = entry ? entryText(pair, entry) : hint(what);
+    readout.textContent = entry ? entryText(pair, entry) + (what === "reduced" ? `; reduced cost ${signed(values[entry.q][entry.g])}` : "") : idle;
     draw();
   }
   return { root, paint };
-}
-
-function hint(what) {
-  return what === "plan"
-    ? "Mass transported from each query region (row) to each gallery region (column). Point at an entry to read it."
-    : "Cosine of the features of each query region (row) and each gallery region (column). Point at an entry to read it.";
 }
 
 /** One entry of the ledger in words. */

@@ -11,7 +11,8 @@
  * @property {number} pooled  cosine of the pooled vectors
  * @property {number} structural  sum over all pairs of regions of plan * cosine
  * @property {number | "inf"} [structural_weight]  1 if missing; "inf" counts the structural score alone
- * @property {string} [note]  what must be said of a plan that is not the one that scored
+ * @property {string} plan_shown  "exact", or "entropic, epsilon 0.05"
+ * @property {string} note  where the numbers sum to another score than the one that ranks; else empty
  * @property {{converged: boolean, marginal_error: number, iterations: number}} convergence
  * @property {Grid} grid_q
  * @property {Grid} grid_g
@@ -21,9 +22,53 @@
  * @property {number[]} total_g  (Rg)
  * @property {number[][]} plan  (Rq, Rg) transported mass
  * @property {number[][]} cosine  (Rq, Rg)
+ * @property {{total_q: number[], total_g: number[], pairs?: number[][]} | null} [pooled_parts]  the pooled cosine as a sum
+ *   over the regions of either side, on coarse grids over their pairs (Rq, Rg), too; null where it is not divided
+ * @property {{total_q: number[], total_g: number[]} | null} [whole]  likewise the whole score
+ * @property {{query: number[], gallery: number[]} | null} [unmatched]  mass of each region that is not transported
+ * @property {{query: number[], gallery: number[]} | null} [potentials]  dual prices of an exact plan
+ * @property {Summary} summary  what the view for everybody shows
  * @property {{query: number, gallery: number}} images  rows of `Explanation.images`
  *
  * @property {HitFacts} [hit]  its ranks among the hits of a query
+ *
+ * @typedef {Object} Summary  As of `Summary.to_dict` of the Python package; shares are fractions of the score.
+ * @property {string} headline
+ * @property {string} sentence
+ * @property {number} score
+ * @property {number | null} ranked_by  the score by which pairs are ranked, where it differs
+ * @property {string} plan
+ * @property {boolean} whole  whether the parts divide the whole score
+ * @property {string} undivided  if not, why
+ * @property {Part[]} parts  largest first
+ * @property {{value: number, share: number | null}} between  pairs of regions of different parts
+ * @property {{value: number, share: number | null} | null} pooled  where the pooled cosine is not divided
+ * @property {{query: {mass: number, regions: number[]}, gallery: {mass: number, regions: number[]}} | null} unmatched
+ * @property {{object: number, mixed: number, background: number} | null} background
+ * @property {number | null} probability
+ * @property {{score: number, false_accept_rate: number, above: boolean} | null} threshold
+ * @property {Scale} scale
+ * @property {string[]} warnings
+ * @property {string[]} hints
+ *
+ * @typedef {Object} Part  A group of regions of both images that match.
+ * @property {number} part  from 1
+ * @property {number} value
+ * @property {number | null} share
+ * @property {number} mass
+ * @property {number} cosine
+ * @property {number[]} regions_q
+ * @property {number[]} regions_g
+ * @property {boolean} connected_q
+ * @property {boolean} connected_g
+ * @property {string} place_q  in words, such as "centre"
+ * @property {string} place_g
+ *
+ * @typedef {Object} Scale  Common to all pairs of a model.
+ * @property {number} low
+ * @property {number} high
+ * @property {{value: number, kind: "different" | "same" | "itself", label: string}[]} marks
+ * @property {{kind: "different" | "same" | "itself", low: number, high: number}[]} bands
  *
  * @typedef {Object} HitFacts
  * @property {number | null} rank  from 1, after re-ranking; null where it is unknown
@@ -56,6 +101,11 @@ export function colourOf(rank) {
   return PALETTE[rank % PALETTE.length];
 }
 
+/** The colour of a part; `PALETTE` begins with the colours of parts in figures. @param {number} part from 1 */
+export function partColour(part) {
+  return PALETTE[(part - 1) % 6];
+}
+
 /** Black or white, whichever is more legible on a colour `#rrggbb`. @param {string} colour */
 export function inkOn(colour) {
   const [red, green, blue] = [1, 3, 5].map((at) => (parseInt(colour.slice(at, at + 2), 16) / 255) ** 2.2);
@@ -65,6 +115,11 @@ export function inkOn(colour) {
 /** The name of a hit. @param {HitFacts} hit */
 export function hitName(hit) {
   return hit.rank === null ? `former hit ${hit.pooled_rank}` : `hit ${hit.rank}`;
+}
+
+/** The score that a hit is ranked by. @param {Pair} pair */
+export function scoreOfHit(pair) {
+  return pair.summary.ranked_by ?? pair.score;
 }
 
 /** @param {string} words */
@@ -118,9 +173,31 @@ export function scoreTerms(pair) {
   return [{ name: "pooled", text: `pooled ${signed(pair.pooled)}`, value: pair.pooled }, { ...structural, value: weight * pair.structural }];
 }
 
+/** What each region contributes to the whole score, or null where the pooled cosine is not divided. @param {Pair} pair @param {SideKey} side */
+export function wholeTotals(pair, side) {
+  const name = `total_${side}`;
+  return pair.whole?.[name] ?? (structuralWeight(pair) === Infinity ? pair[name] : null);
+}
+
+/** How much more similar each pair of regions would have to be before mass flowed between them: 1 - cosine - potentials. @param {Pair} pair */
+export function reducedCosts(pair) {
+  const { query, gallery } = pair.potentials;
+  return pair.cosine.map((row, q) => row.map((cosine, g) => Math.max(0, 1 - cosine - query[q] - gallery[g])));
+}
+
+/** A share of the score in words, or a dash where the score is not positive. @param {number | null} share */
+export function shareText(share) {
+  return share === null ? "\u2013" : percent(share).replace("-", "\u2212");
+}
+
 /** A fraction in percent, with one digit after the point below ten. @param {number} fraction */
 export function percent(fraction) {
   return `${(100 * fraction).toFixed(Math.abs(fraction) >= 0.0995 ? 0 : 1)}\u202f%`;
+}
+
+/** A small rate in percent, without zeros at its end: `0.1 %`, `1 %`. @param {number} rate */
+export function rateText(rate) {
+  return `${Number((100 * rate).toPrecision(2))}\u202f%`;
 }
 
 /** Digits after the point that show two significant digits of the largest value, 3 to 6. @param {number} largest */
@@ -156,21 +233,13 @@ export function largestOf(values, floor = 0) {
   return values.reduce((most, value) => Math.max(most, value), floor);
 }
 
-const HEAT = [
-  [0, 10, 13, 64, 0.68],
-  [0.35, 97, 26, 122, 0.52],
-  [0.7, 230, 92, 64, 0.4],
-  [1, 255, 217, 64, 0.34],
-];
-
-/** Regions of low weight are shaded dark, regions of high weight tinted warm; the photo stays visible. @param {number} share 0 to 1 */
-export function heat(share) {
-  const at = Math.min(1, Math.max(0, share));
-  const upper = Math.max(1, HEAT.findIndex(([stop]) => stop >= at));
-  const [low, high] = [HEAT[upper - 1], HEAT[upper]];
-  const part = (at - low[0]) / (high[0] - low[0]);
-  const [red, green, blue, alpha] = [1, 2, 3, 4].map((n) => low[n] + part * (high[n] - low[n]));
-  return `rgba(${red.toFixed(0)}, ${green.toFixed(0)}, ${blue.toFixed(0)}, ${alpha.toFixed(3)})`;
+/**
+ * A tint on a scale that is the same for every image: none at 1/R, dark blue towards 0, gold towards 2/R and above.
+ * @param {number} times  a share of R regions, as a multiple of 1/R
+ */
+export function tintOf(times) {
+  const off = Math.min(1, Math.max(-1, times - 1));
+  return off < 0 ? `rgba(10, 24, 84, ${(-0.72 * off).toFixed(3)})` : `rgba(255, 186, 8, ${(0.72 * off).toFixed(3)})`;
 }
 
 /** A dark veil, transparent where the mass goes. @param {number} share 0 to 1, of the largest */

@@ -2,7 +2,7 @@
 
 import { element } from "./dom.js";
 import { mountExplanation, verdictOf } from "./hits.js";
-import { hitName, signed } from "./numbers.js";
+import { hitName, percent, signed } from "./numbers.js";
 
 /**
  * @typedef {Object} ReportQuery
@@ -14,12 +14,15 @@ import { hitName, signed } from "./numbers.js";
  * @property {number[]} after  rows of `pairs` in the order after re-ranking
  * @property {number} map_before  MAP@R, a fraction
  * @property {number} map_after
+ * @property {{likely: boolean, sentence: string} | null} in_gallery  with a calibration
+ * @property {string[]} notices  what has to be said of the numbers
  *
  * @typedef {Object} ReportData
  * @property {{name: string, values: Object<string, [number, number, number]>}[]} table  value, low, high as fractions
  * @property {Object<string, [number, number, number]>} differences  re-ranked minus plain
  * @property {{queries: number, gallery: number, shown: number}} counts
  * @property {"worst" | "changed" | "random"} choose  how the queries were selected
+ * @property {string | null} calibration  where probabilities come from
  * @property {number} rerank_at  K, the number of re-ranked hits
  * @property {import("./numbers.js").Image[]} images
  * @property {ReportQuery[]} queries
@@ -83,7 +86,7 @@ function queryCard(data, query, index) {
     last?.focus();
   });
   const strips = [
-    ["by pooled cosine", query.before],
+    ["before re-ranking", query.before],
     [`after re-ranking the best ${data.rerank_at}`, query.after],
   ].map(([words, order]) => stripOf(data, query, words, order, show));
   const buttons = strips.flatMap((strip) => [...strip.querySelectorAll("button")]);
@@ -92,7 +95,17 @@ function queryCard(data, query, index) {
   const change = `MAP@R ${signed(100 * query.map_before, 1)} \u2192 ${signed(100 * query.map_after, 1)}\u202f%`;
   const self = element("div", { class: "query-image" }, image, element("b", {}, query.label), element("span", { class: "name" }, query.name), element("span", {}, change));
   const title = element("h2", {}, `Query ${index + 1}: ${query.label}`);
-  return element("article", { class: "query-card" }, title, element("div", { class: "both" }, self, element("div", { class: "strips" }, ...strips)), opened);
+  return element("article", { class: "query-card" }, title, ...saidOf(query), element("div", { class: "both" }, self, element("div", { class: "strips" }, ...strips)), opened);
+}
+
+/** Whether the query is in the gallery at all, and what has to be said of the numbers; with a calibration. */
+function saidOf({ in_gallery: verdict, notices }) {
+  return [...(verdict ? [verdict.sentence] : []), ...notices].map((words) => element("p", { class: "hint" }, words));
+}
+
+/** How likely a hit is of the query's class. @param {import("./numbers.js").HitFacts & {probability: number | null}} hit */
+function chanceOf({ probability }) {
+  return probability === null ? [] : [element("span", { class: "likely" }, element("b", {}, percent(probability)), " likely")];
 }
 
 function stripOf(data, query, words, order, show) {
@@ -101,7 +114,7 @@ function stripOf(data, query, words, order, show) {
     const { src, width, height } = data.images[pair.images.gallery];
     const image = element("img", { src, width, height, alt: "", loading: "lazy" });
     const right = pair.hit.correct ? "right" : "wrong";
-    const lines = [element("span", {}, element("b", {}, String(place + 1)), " ", verdictOf(pair.hit)), element("span", { class: "name" }, pair.hit.note)];
+    const lines = [element("span", {}, element("b", {}, String(place + 1)), " ", verdictOf(pair.hit)), ...chanceOf(pair.hit), element("span", { class: "name" }, pair.hit.note)];
     const label = `${words}, place ${place + 1}: ${right}, ${pair.hit.note}; explain`;
     const button = element("button", { type: "button", class: `hit ${right}`, "aria-expanded": "false", "aria-label": label, "data-pair": row, title: hitName(pair.hit) }, image, ...lines);
     button.addEventListener("click", () => show(row, button));

@@ -2,11 +2,11 @@
 
 import { element } from "./dom.js";
 import { drawLines } from "./lines.js";
-import { cellName, heat, largestOf, layoutOf, lineOf, percent, shortName, signed, veil } from "./numbers.js";
+import { cellName, largestOf, layoutOf, lineOf, percent, reducedCosts, shortName, signed, tintOf, veil, wholeTotals } from "./numbers.js";
 
 /**
  * @typedef {Object} View  The displayed state of a pair.
- * @property {"weights" | "plan" | "cosine"} tab
+ * @property {"weights" | "whole" | "plan" | "cosine" | "reduced"} tab
  * @property {number} digits  after the point, of masses and contributions
  * @property {import("./numbers.js").Flow[]} lines  flows to draw
  * @property {import("./numbers.js").Region | null} active  the region that is hovered, focused or pinned
@@ -134,13 +134,14 @@ function listen(table, cells, side, columns, on) {
 function paintSide(pair, side, { cells }, view) {
   const { active } = view;
   const here = active?.side === side;
-  const values = here || !active ? idleValues(pair, side, view.tab) : lineOf(pair[view.tab === "cosine" ? "cosine" : "plan"], active);
-  const [low, high] = active && !here ? rangeOf(values, view.tab) : idleRange(pair, view.tab);
-  const labelled = active && !here ? mostOf(values, 9) : new Set();
+  const related = active && !here; // regions of the other side of the active one
+  const values = related ? lineOf(relationOf(pair, view.tab), active) : null;
+  const labelled = related ? mostOf(values, view.tab, 9) : new Set();
+  const strengths = related ? veilsOf(values, view.tab) : null;
+  const shades = shadedValues(pair, side, view.tab);
   cells.forEach((cell, region) => {
-    const value = (values[region] - low) / (high - low || 1);
     const chosen = here && active.region === region;
-    cell.style.backgroundColor = active && !here ? veil(value) : chosen ? "transparent" : heat(value);
+    cell.style.backgroundColor = related ? veil(strengths[region]) : chosen ? "transparent" : tintOf(shades[region]);
     cell.classList.toggle("active", chosen);
     cell.classList.toggle("lit", labelled.has(region));
     cell.classList.toggle("pointed", view.pairOf?.[side] === region);
@@ -149,35 +150,43 @@ function paintSide(pair, side, { cells }, view) {
   });
 }
 
-/** The numbers in a region related to the active one: share and mass, or the cosine. */
+/** What relates a region to those of the other side. */
+function relationOf(pair, tab) {
+  if (tab === "cosine") return pair.cosine;
+  return tab === "reduced" ? reducedCosts(pair) : pair.plan;
+}
+
+/** The numbers in a region related to the active one: share and mass, the cosine, or the reduced cost. */
 function labelOf(pair, view, value) {
-  if (view.tab === "cosine") return [element("span", { class: "share" }, signed(value, 2))];
+  if (view.tab === "cosine" || view.tab === "reduced") return [element("span", { class: "share" }, signed(value, 2))];
   const whole = pair[`weight_${view.active.side}`][view.active.region];
   const share = element("span", { class: "share" }, percent(whole > 0 ? value / whole : 0));
   return [share, element("span", { class: "mass" }, signed(value, view.digits))];
 }
 
-/** Values without an active region: the weights, or the largest cosine with a region of the other side. */
-function idleValues(pair, side, tab) {
+/**
+ * What shades the regions without an active one, as multiples of an equal share 1/R: their weights, or what they account
+ * for of the whole score. A scale that does not depend on the image shows even weights as even.
+ * @param {import("./numbers.js").Pair} pair @param {import("./numbers.js").SideKey} side @param {View["tab"]} tab
+ */
+export function shadedValues(pair, side, tab) {
   const weights = pair[`weight_${side}`];
-  if (tab !== "cosine") return weights;
-  return weights.map((_, region) => largestOf(lineOf(pair.cosine, { side, region }), -1));
+  const whole = tab === "whole" ? wholeTotals(pair, side) : null;
+  if (!whole) return weights.map((weight) => weight * weights.length);
+  return whole.map((total) => (pair.score > 0 ? (total * weights.length) / pair.score : 1));
 }
 
-/** The common scale of both images: smallest to largest value, but at least a tenth of the largest wide. */
-export function idleRange(pair, tab) {
-  const values = ["q", "g"].flatMap((side) => idleValues(pair, side, tab));
-  const high = largestOf(values, -1);
-  return [Math.min(-largestOf(values.map((value) => -value), -1), 0.9 * high), high];
+/** How visible each related region is, 0 to 1: cosines and reduced costs on fixed scales, masses relative to the largest. */
+function veilsOf(values, tab) {
+  if (tab === "cosine") return values;
+  if (tab === "reduced") return values.map((cost) => Math.max(0, 1 - 4 * cost));
+  const high = largestOf(values, 1e-12);
+  return values.map((value) => value / high);
 }
 
-function rangeOf(values, tab) {
-  const high = largestOf(values, tab === "cosine" ? -1 : 0);
-  return [tab === "cosine" ? -largestOf(values.map((value) => -value), -1) : 0, high];
-}
-
-/** The regions with the largest values, at least a twentieth of the largest. */
-function mostOf(values, count) {
-  const order = values.map((_, region) => region).sort((one, other) => values[other] - values[one]);
-  return new Set(order.slice(0, count).filter((region) => values[region] > 0.05 * values[order[0]]));
+/** The regions with the largest values, at least a twentieth of the largest; of reduced costs the smallest. */
+function mostOf(values, tab, count) {
+  const sign = tab === "reduced" ? -1 : 1;
+  const order = values.map((_, region) => region).sort((one, other) => sign * (values[other] - values[one]));
+  return new Set(order.slice(0, count).filter((region) => sign < 0 || values[region] > 0.05 * values[order[0]]));
 }

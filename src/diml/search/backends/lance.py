@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diml.extras import require
-from diml.files import exclusive_lock
+from diml.files import exclusive_lock, write_text
 from diml.search.filters import Where, sql_value, to_sql
 from diml.search.store import (
     IndexConfig,
@@ -188,6 +188,15 @@ class LanceStore:
             index=str(found[0].index_type) if found else "none",
             disk_bytes=sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()),
         )
+
+    def read_text(self, name: str) -> str | None:
+        """Return a text that is kept with the index, a file of its folder, or None."""
+        file = self.folder / name
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+
+    def write_text(self, name: str, text: str) -> None:
+        """Keep a text with the index, as a file of its folder."""
+        write_text(self.folder / name, text)
 
     def close(self) -> None:
         """Forget the hints; LanceDB needs no closing."""

@@ -257,6 +257,10 @@ def settings_of(description: Mapping[str, Any]) -> str | None:
     return None if found is None else str(found)
 
 
+def _property_of(name: str) -> str:
+    return f"diml.text.{name}"
+
+
 class MilvusStore:
     """Embedded images in a collection of Milvus; created by `open_store` and `create_store` of `diml.search.index`.
 
@@ -423,6 +427,16 @@ class MilvusStore:
             index="none" if self._index == "FLAT" else self._index,
             disk_bytes=None if folder is None else sum(file.stat().st_size for file in files),
         )
+
+    def read_text(self, name: str) -> str | None:
+        """Return a text that is kept with the index, a property of its collection, or None."""
+        found = (self._call("describe_collection").get("properties") or {}).get(_property_of(name))
+        return None if found is None else str(found)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Keep a text with the index, as a property of its collection."""
+        with self._connection.writing():
+            self._call("alter_collection_properties", {_property_of(name): text})
 
     def close(self) -> None:
         """Close the connection; Milvus Lite stops with the last one of this process."""

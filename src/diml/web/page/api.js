@@ -17,6 +17,8 @@
  * @property {string} version
  * @property {string} model
  * @property {Object<string, string | number>} matcher
+ * @property {{place: string, model: string, data: string, kind: string, classes: number, separates: boolean} | null} calibration
+ * @property {string} calibration_notice  why a calibration that is there is not used
  * @property {boolean} keeps_uploads
  * @property {{body_bytes: number, pixels: number, requests: number, hits: number, rerank_at: number}} limits
  * @property {GalleryStatus | null} gallery

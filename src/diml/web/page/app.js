@@ -2,13 +2,13 @@
 
 import { ApiError, getStatus, imageAddress, postMatch, postSearch } from "./api.js";
 import { element, freshId } from "./dom.js";
-import { makeSamples, paintGallery } from "./gallery.js";
+import { makeSamples, paintGallery, paintModel } from "./gallery.js";
 import { mountExplanation } from "./hits.js";
 import { makeTray } from "./tray.js";
 
 const POLL = 700; // milliseconds between requests while the gallery is being embedded
 
-const parts = Object.fromEntries(["gallery", "tray", "notice", "busy", "result", "start"].map((id) => [id, document.getElementById(id)]));
+const parts = Object.fromEntries(["gallery", "model", "tray", "notice", "busy", "result", "start"].map((id) => [id, document.getElementById(id)]));
 const state = {
   /** @type {import("./api.js").Status | null} */ status: null,
   /** @type {Object<string, import("./tray.js").Chosen | null>} */ chosen: { query: null, gallery: null },
@@ -32,6 +32,7 @@ async function watch() {
   }
   const { gallery } = state.status;
   paintGallery(parts.gallery, gallery);
+  paintModel(parts.model, state.status);
   if (gallery?.phase === "embedding") setTimeout(watch, POLL);
   const waits = state.chosen.query && !state.chosen.gallery && !state.viewer && !state.request;
   if (waits && gallery?.phase !== "embedding") run();
@@ -103,10 +104,16 @@ function show(data, search) {
   }
   const root = element("div");
   const actions = element("p", { class: "actions" });
-  parts.result.replaceChildren(element("div", { class: "toolbar" }, search ? optionsOf() : "", actions), root);
+  parts.result.replaceChildren(element("div", { class: "toolbar" }, search ? optionsOf() : "", actions), ...saidOf(data), root);
   const painted = (index) => actions.replaceChildren(...actionsOf(data, search ? index : null));
   state.viewer = mountExplanation(root, data, 0, painted);
   if (!search) painted(0);
+}
+
+/** Whether the query is in the gallery at all, and what has to be said of the numbers. */
+function saidOf({ in_gallery: verdict, notices }) {
+  const said = verdict ? [element("p", { class: `verdict-line ${verdict.likely ? "likely" : "unlikely"}` }, verdict.sentence)] : [];
+  return [...said, ...notices.map((notice) => element("p", { class: "hint" }, notice))];
 }
 
 /** How many hits, and how many candidates are re-ranked. */

@@ -27,6 +27,25 @@ export function paintGallery(root, gallery) {
   }
 }
 
+/**
+ * The model and its calibration in a line; or why there are no probabilities.
+ * @param {HTMLElement} root @param {import("./api.js").Status} status
+ */
+export function paintModel(root, { model, calibration, calibration_notice: notice }) {
+  const name = element("span", { title: model }, "model ", element("b", {}, shortName(model)));
+  root.replaceChildren(name, ", ", ...calibrationOf(calibration, notice));
+}
+
+function calibrationOf(calibration, notice) {
+  if (calibration) {
+    const title = `${calibration.place}: ${count(calibration.images)} images, ${calibration.pairs} pairs`;
+    const words = element("span", { title }, `calibrated on ${calibration.data} (${count(calibration.classes)} classes)`);
+    return calibration.separates ? [words] : [words, element("span", { class: "error" }, "; it hardly tells these classes apart")];
+  }
+  if (!notice) return [element("span", { class: "quiet" }, "not calibrated: scores, no probabilities")];
+  return [element("details", { class: "left-out" }, element("summary", {}, "not calibrated"), element("p", {}, notice))];
+}
+
 /** @param {number} number */
 function count(number) {
   return number.toLocaleString("en");

@@ -1,6 +1,6 @@
-"""Named parts of birds (CUB-200-2011) as known correspondences between two photos.
+"""Named keypoints of birds (the "parts" of CUB-200-2011) as known correspondences between two photos.
 
-Legend: P parts, n parts visible on both sides.
+Legend: n keypoints visible on both sides.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from diml.faithfulness.correspondence import PlanAccuracy, plan_accuracy
 from diml.faithfulness.warps import Truth
 from diml.matching import Match
 
-Parts = dict[int, tuple[float, float]]
+Keypoints = dict[int, tuple[float, float]]
 
 #: In the folder of the data set: lines `image part x y visible`, and lines `image path`.
 LOCATIONS, IMAGES = Path("parts/part_locs.txt"), Path("images.txt")
 
 
-def part_folder(path: Path) -> Path | None:
-    """The folder of a data set with part locations, found from the path of one of its images; None without."""
+def keypoint_folder(path: Path) -> Path | None:
+    """The folder of a data set with keypoints, found from the path of one of its images; None without."""
     return next((parent for parent in path.parents if (parent / LOCATIONS).is_file()), None)
 
 
-def read_parts(folder: Path) -> Mapping[str, Parts]:
-    """Visible parts by the path of their image below `images`: number of the part -> (x, y) in pixels.
+def read_keypoints(folder: Path) -> Mapping[str, Keypoints]:
+    """Visible keypoints by the path of their image below `images`: number of the keypoint -> (x, y) in pixels.
 
     Raises:
         ValueError: a line has another format than the data set.
@@ -38,7 +38,7 @@ def read_parts(folder: Path) -> Mapping[str, Parts]:
     names: dict[str, str] = {}
     for words in _lines(folder / IMAGES, 2):
         names[words[0]] = words[1]
-    found: dict[str, Parts] = {name: {} for name in names.values()}
+    found: dict[str, Keypoints] = {name: {} for name in names.values()}
     for words in _lines(folder / LOCATIONS, 5):
         if words[0] not in names:
             raise ValueError(
@@ -73,34 +73,38 @@ def in_view(preprocess: Preprocess, size: tuple[int, int], place: tuple[float, f
     return (x, y) if 0 <= x < 1 and 0 <= y < 1 else None
 
 
-def parts_in_view(known: Mapping[str, Parts], path: Path, folder: Path, preprocess: Preprocess) -> Parts:
-    """Parts of one image inside the network's input, part -> (x, y) in units of its side."""
+def keypoints_in_view(known: Mapping[str, Keypoints], path: Path, folder: Path, preprocess: Preprocess) -> Keypoints:
+    """Keypoints of one image inside the network's input, number -> (x, y) in units of its side."""
     name = path.relative_to(folder / "images").as_posix()
     with Image.open(path) as image:
         size = image.size
-    places = {part: in_view(preprocess, size, place) for part, place in known.get(name, {}).items()}
-    return {part: place for part, place in places.items() if place is not None}
+    places = {number: in_view(preprocess, size, place) for number, place in known.get(name, {}).items()}
+    return {number: place for number, place in places.items() if place is not None}
 
 
-def part_accuracy(plan: Tensor, match: Match, pair: int, parts_q: Parts, parts_g: Parts) -> PlanAccuracy | None:
-    """Accuracy of a plan on regions with a named part; the true cell is that of the part in the gallery image.
+def keypoint_accuracy(
+    plan: Tensor, match: Match, pair: int, points_q: Keypoints, points_g: Keypoints
+) -> PlanAccuracy | None:
+    """Accuracy of a plan on regions with a keypoint; the true cell is that of the keypoint in the gallery image.
 
     Args:
         plan: (Rq, Rg), rows proportional to mass.
-        match, pair: grids and weights of the pair; a part counts in proportion to the mass of its region.
-        parts_q, parts_g: part -> (x, y) in units of the side.
+        match, pair: grids and weights of the pair; a keypoint counts in proportion to the mass of its region.
+        points_q, points_g: number -> (x, y) in units of the side.
 
     Returns:
-        PlanAccuracy; None where no part is visible on both sides, or no region with a part has any mass.
+        PlanAccuracy; None where no keypoint is visible on both sides, or no region with a keypoint has any mass.
     """
-    common = sorted(set(parts_q) & set(parts_g))
+    common = sorted(set(points_q) & set(points_g))
     if match.grid_q is None or match.grid_g is None or not common:
         return None
     cells_q, cells_g = (
-        np.array([_cell(parts[part], grid) for part in common])
-        for parts, grid in ((parts_q, match.grid_q), (parts_g, match.grid_g))
+        np.array([_cell(points[number], grid) for number in common])
+        for points, grid in ((points_q, match.grid_q), (points_g, match.grid_g))
     )
-    truth = Truth(cells_g, np.ones(len(common), dtype=bool), np.array([parts_g[p] for p in common]), match.grid_g)
+    truth = Truth(
+        cells_g, np.ones(len(common), dtype=bool), np.array([points_g[number] for number in common]), match.grid_g
+    )
     return plan_accuracy(plan[cells_q], match.weight_q[pair][cells_q], truth)
 
 

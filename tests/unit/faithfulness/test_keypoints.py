@@ -1,4 +1,4 @@
-"""Part locations as CUB-200-2011 writes them, and where they are in what the network sees."""
+"""Keypoints as CUB-200-2011 writes them, and where they are in what the network sees."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from diml.data import Preprocess
-from diml.faithfulness.parts import in_view, part_accuracy, part_folder, parts_in_view, read_parts
+from diml.faithfulness.keypoints import in_view, keypoint_accuracy, keypoint_folder, keypoints_in_view, read_keypoints
 
 
 @pytest.fixture
@@ -21,22 +21,22 @@ def birds(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_visible_parts_are_read_by_image(birds):
-    assert read_parts(birds) == {"001.Bird/a.jpg": {1: (150.0, 100.0), 2: (10.0, 100.0)}, "001.Bird/b.jpg": {}}
+def test_visible_keypoints_are_read_by_image(birds):
+    assert read_keypoints(birds) == {"001.Bird/a.jpg": {1: (150.0, 100.0), 2: (10.0, 100.0)}, "001.Bird/b.jpg": {}}
     image = birds / "images" / "001.Bird" / "a.jpg"
-    assert part_folder(image) == birds
-    assert part_folder(Path("elsewhere/x.jpg")) is None
-    seen = parts_in_view(read_parts(birds), image, birds, Preprocess())
-    assert seen == {1: pytest.approx((0.5, 0.5))}  # part 2 is left of what the crop keeps
+    assert keypoint_folder(image) == birds
+    assert keypoint_folder(Path("elsewhere/x.jpg")) is None
+    seen = keypoints_in_view(read_keypoints(birds), image, birds, Preprocess())
+    assert seen == {1: pytest.approx((0.5, 0.5))}  # keypoint 2 is left of what the crop keeps
 
 
 def test_a_damaged_list_is_named(birds):
     (birds / "parts" / "part_locs.txt").write_text("1 1 150.0\n")
     with pytest.raises(ValueError, match=r"part_locs.txt, line 1: need 5 words"):
-        read_parts(birds)
+        read_keypoints(birds)
     (birds / "parts" / "part_locs.txt").write_text("9 1 1.0 1.0 1\n")
     with pytest.raises(ValueError, match="image number 9 is not in"):
-        read_parts(birds)
+        read_keypoints(birds)
 
 
 @pytest.mark.parametrize("preprocess", [Preprocess(), Preprocess(mode="square"), Preprocess(size=64, resize=None)])
@@ -52,16 +52,16 @@ def test_a_mark_is_where_the_view_shows_it(preprocess, size):
     assert place == pytest.approx(((left + right) / 2 / view.width, (top + bottom) / 2 / view.height), abs=0.02)
 
 
-def test_parts_land_where_the_plan_sends_their_cells(random_match):
+def test_keypoints_land_where_the_plan_sends_their_cells(random_match):
     found = random_match((2, 2), (2, 2))
-    parts_q = {1: (0.1, 0.1), 2: (0.9, 0.9), 3: (0.1, 0.9)}
-    parts_g = {1: (0.9, 0.1), 2: (0.9, 0.9)}
+    points_q = {1: (0.1, 0.1), 2: (0.9, 0.9), 3: (0.1, 0.9)}
+    points_g = {1: (0.9, 0.1), 2: (0.9, 0.9)}
     plan = torch.zeros(4, 4)
-    plan[0, 1] = plan[3, 0] = 1  # part 1 goes right, part 2 to the cell that is farthest
-    landed = part_accuracy(plan, found, 0, parts_q, parts_g)
+    plan[0, 1] = plan[3, 0] = 1  # 1 goes right, 2 to the cell that is farthest
+    landed = keypoint_accuracy(plan, found, 0, points_q, points_g)
     assert landed is not None
     weight = found.weight_q[0].double()
     assert landed.mass == landed.strongest == pytest.approx(float(weight[0] / (weight[0] + weight[3])))
     assert landed.regions == 0.5
     assert landed.near == pytest.approx(1)  # in a grid of 2 x 2 every cell touches every other
-    assert part_accuracy(plan, found, 0, parts_q, {7: (0.5, 0.5)}) is None
+    assert keypoint_accuracy(plan, found, 0, points_q, {7: (0.5, 0.5)}) is None
