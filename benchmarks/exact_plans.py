@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def main() -> None:
     )
     options = measure.read(made)
     results = [one(regimes.load(name, options), options) for name in options.embeddings]
-    tables = [per_pair(results), reranking(results), *([partial(results)] if options.shares else [])]
+    tables = [per_pair(results), reranking(results), *([of_partial(results)] if options.shares else [])]
     measure.finish("exact_plans", options, results, *tables)
 
 
@@ -96,7 +97,7 @@ def timed_shares(
     found: dict[str, dict[str, Any]] = {}
     for kind, plain in {"exact": EXACT, "entropic": ENTROPIC}.items() if options.shares else ():
         sides = {
-            str(share): lambda ours=replace(plain, share=share): ours.score(query, gallery, order)
+            str(share): partial(replace(plain, share=share).score, query, gallery, order)
             for share in (1, *options.shares)
         }
         seconds = measure.alternate(sides, options.runs, options.warmup)
@@ -146,7 +147,7 @@ def reranking(results: list[dict[str, Any]]) -> measure.Table:
     return measure.table("Re-ranking, milliseconds per query: median, min..max", columns, rows)
 
 
-def partial(results: list[dict[str, Any]]) -> measure.Table:
+def of_partial(results: list[dict[str, Any]]) -> measure.Table:
     rows = []
     for result in results:
         for kind, shares in result["shares"].items():

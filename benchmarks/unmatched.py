@@ -165,13 +165,17 @@ class Maps:
     def __init__(self, embedder: Embedder, folder: Path) -> None:
         self.embedder, self.folder = embedder, folder
 
+    def has(self, name: str) -> bool:
+        """Whether they are in the folder."""
+        return (self.folder / f"{name}.pt").exists()
+
     def get(self, name: str, count: int, made: Callable[[], Iterator[tuple[Image.Image, Any]]]) -> dict[str, Any]:
         """`maps` (N, C, H, W) float16, `pooled` (N, C), `covered` N times (H, W) bool or None.
 
         `made` is called if they are not in the folder.
         """
         file = self.folder / f"{name}.pt"
-        if not file.exists():
+        if not self.has(name):
             file.parent.mkdir(parents=True, exist_ok=True)
             found = self._compute(name, count, made())
             partial_file = file.with_suffix(".partial")
@@ -247,7 +251,7 @@ def maps_of(embedder: Embedder, name: str, images: Images, options: argparse.Nam
     found["clean"] = maps.get("clean", count, images.clean)
     if "mirror" in options.partners:
         found["mirrored"] = maps.get("mirrored", count, images.mirrored)
-    if options.rankings == "all":
+    if options.rankings == "all" or maps.has("gallery"):
         found["gallery"] = maps.get("gallery", len(images.gallery), images.in_gallery)
     elif "class" in options.partners:
         found["partners"] = maps.get("partners", count, images.matched)

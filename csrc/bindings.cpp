@@ -393,6 +393,7 @@ nb::dict constants() {
   named["FIRST_ESTIMATE"] = kFirstEstimate, named["ESTIMATE_EVERY"] = kEstimateEvery;
   named["STEP"] = kStep, named["DAMPING"] = kDamping, named["SLOWEST"] = kSlowest;
   named["TIE_BREAK"] = kTieBreak, named["NO_MASS"] = kNoMass;
+  named["CLOSED_LEVEL"] = kClosedLevel;
   named["SAMPLE_EVERY"] = kSampleEvery, named["SAMPLE_MOST"] = kSampleMost;
   named["TOO_WIDE"] = kTooWide;
   named["STORED"] = nb::make_tuple("float32", "float16", "int16", "int8");

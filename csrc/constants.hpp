@@ -30,6 +30,9 @@ constexpr float kStep = 0.5f, kDamping = 0.7f, kSlowest = 0.9999f;
 // Exact plans: perturbation of the costs, as a share of their range, that settles ties; mass that counts as none.
 constexpr double kTieBreak = 1e-10, kNoMass = 1e-13;
 
+// Exact plans with closed dustbins: their cost, between the lowest of the regions (0) and the mean (1); a good start.
+constexpr double kClosedLevel = 0.7;
+
 // Nearest rows: one gallery row in this many is sampled to guess thresholds, and at most kSampleMost altogether.
 constexpr int64_t kSampleEvery = 16, kSampleMost = 2048;
 

@@ -355,9 +355,9 @@ static auto with_dustbins(int32_t rows, int32_t columns, Cost cost, const Solver
       low = less_of(of_pair, low), high = of_pair > high ? of_pair : high;
     }
   }
-  const double span = high > low ? high - low : 1.0, level = cost(rows, columns);
-  const double beside = solver.open ? level + kTieBreak * span : level;
-  const double corner = solver.open ? level : 2 * level - low + span / 2;
+  const double span = high > low ? high - low : 1.0, mean = cost(rows, columns);
+  const double beside = solver.open ? mean + kTieBreak * span : low + kClosedLevel * (mean - low);
+  const double corner = solver.open ? mean : 2 * beside - low + span / 2;
   return [=](int32_t i, int32_t j) {
     return i < rows && j < columns ? cost(i, j) : i == rows && j == columns ? corner : beside;
   };

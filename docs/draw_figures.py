@@ -32,13 +32,15 @@ from diml.calibration import Calibrator, load_calibration
 from diml.data.region_coverage import region_coverage, view_box
 from diml.data.transforms import Preprocess
 from diml.explain import Explanation
+from diml.explain.summary import Summary
+from diml.explain.wording import whole_percent
 from diml.files import atomic_file, write_text
 from diml.models import Embedder
 
 HERE = Path(__file__).parent
 
 #: Data set -> its plots in faithfulness.md.
-PLOTS = {"grocery": ("correspondence", "deletion"), "orl": ("deletion",)}
+PLOTS = {"grocery": ("correspondence", "controls", "parts"), "orl": ("controls-parts",)}
 
 #: (left, top, right, bottom) as fractions of an image.
 Box = tuple[float, float, float, float]
@@ -131,7 +133,7 @@ EXAMPLES = (
 )
 
 #: The example of the README.
-WHY = "orange-juice"
+WHY = "apple-juice"
 
 
 def main() -> None:
@@ -178,6 +180,18 @@ def draw_examples(grocery: Path, calibrator: Calibrator | None) -> None:
             found.draw().savefig(large, dpi=150)
             save(large, "why.png", 250_000)
     print(write_text(HERE / "examples.md", "\n".join(page)))
+
+
+def shares_text(summary: Summary) -> str:
+    """What the similarity comes from, where boxes are known."""
+    shares = summary.background
+    if shares is None:
+        return ""
+    object_, mixed, background = (whole_percent(value) for value in (shares.object, shares.mixed, shares.background))
+    return (
+        f"{object_} of the similarity comes from object and object, {mixed} from object and background, {background} "
+        "from background and background, by boxes drawn by hand."
+    )
 
 
 def explained_example(

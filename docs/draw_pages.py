@@ -22,6 +22,7 @@ from PIL import Image
 
 import diml
 from diml.calibration.finding import FoundCalibration, find_calibration
+from diml.data import load_dataset
 from diml.data.transforms import Preprocess
 from diml.explain import drawn_pair, explanation_page
 from diml.explain.explanation import match_pair
@@ -31,16 +32,10 @@ from diml.models import Embedder
 HERE = Path(__file__).parent
 CHROMIUM = Path("/usr/bin/chromium")
 SIZE = {"width": 1400, "height": 900}
-#: All of the training classes of the protocol `class_disjoint`.
-PRODUCT = "Tropicana-Golden-Grapefruit"
-SHOP = (
-    PRODUCT,
-    "Tropicana-Mandarin-Morning",
-    "God-Morgon-Orange-Juice",
-    "Bravo-Apple-Juice",
-    "Arla-Lactose-Medium-Fat-Milk",
-    "Pineapple",
-)
+#: A product of the training classes of the protocol `class_disjoint`, and two photos of it.
+PRODUCT, QUERY, GALLERY = "Tropicana-Apple-Juice", 5, 13
+#: Photos of each product in the shop: in all more than the hundred candidates that a search ranks.
+PHOTOS = 14
 
 
 @dataclass(frozen=True)
@@ -82,16 +77,19 @@ def draw_pages(grocery: Path | None = None, calibration: Path | None = None) -> 
 
 
 def of_photos(folder: Path, grocery: Path, calibration: Path | None) -> Shown:
-    """Photos of a product, and a small shop that has it and others."""
-    photos = {product: sorted(grocery.glob(f"test/**/{product}/*.jpg")) for product in SHOP}
+    """Photos of a product, and a shop with others of it and of all products that the calibration has not seen."""
+    images = load_dataset("grocery", grocery, protocol="class_disjoint").train
+    assert images is not None
     shop = folder / "shop"
-    for product in SHOP:
+    own = sorted(grocery.glob(f"test/**/{PRODUCT}/*.jpg"))
+    for product in {images.class_names[label] for label in images.labels}:
         (shop / product).mkdir(parents=True)
-        for photo in photos[product][1:5]:
-            (shop / product / photo.name).write_bytes(photo.read_bytes())
+        for photo in sorted(grocery.glob(f"test/**/{product}/*.jpg"))[:PHOTOS]:
+            if photo != own[QUERY - 1]:
+                (shop / product / photo.name).write_bytes(photo.read_bytes())
     embedder = diml.load_embedder("mobilenetv2_100", grid=7, preprocess=Preprocess(mode="square"))
     found = find_calibration(fingerprint=embedder.fingerprint(), matcher=embedder.matcher, named=calibration)
-    return Shown(photos[PRODUCT][0], photos[PRODUCT][3], shop, embedder, found)
+    return Shown(own[QUERY - 1], own[GALLERY - 1], shop, embedder, found)
 
 
 def of_drawn_images(folder: Path) -> Shown:

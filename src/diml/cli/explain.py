@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_format
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,13 +20,9 @@ from diml.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from diml.audit import Foregrounds
     from diml.calibration.finding import FoundCalibration
     from diml.explain import Explanation, RankedHits
-    from diml.explain.summary import Summary
     from diml.matching import Matcher
     from diml.models import Embedder
 
@@ -94,6 +89,9 @@ class ExplainCommand:
     overlay: bool = False
     """Tint the parts in the figure in their colours, which changes how the images look."""
 
+    no_overlay: bool = False
+    """With --view regions: leave the images as they are, without the weights drawn over them."""
+
     html: Path | None = None
     """Write an interactive page here, in one file: parts, regions, lines and a sortable ledger."""
 
@@ -141,6 +139,8 @@ class ExplainCommand:
 
         if self.parts is not None and self.parts < 1:
             raise ValueError(f"parts: need at least 1, got {self.parts}")
+        if self.overlay and self.no_overlay:
+            raise ValueError("overlay: need --overlay or --no-overlay, got both")
         if self.top < 0:
             raise ValueError(f"top: need 0 or more, got {self.top}")
         if self.output is not None:
@@ -225,15 +225,16 @@ class ExplainCommand:
         """The figure of a pair, or of hits."""
         from diml.explain import RankedHits
 
+        overlay = True if self.overlay else (False if self.no_overlay else None)
         if isinstance(found, RankedHits):
-            return found.draw(top=min(self.top, 8))
+            return found.draw(view=self.view, overlay=overlay, top=min(self.top, 8), width=self.width)
         return found.draw(
             view=self.view,
             plan=self.plan,
-            overlay=self.overlay or None,
+            overlay=overlay,
             top=self.top,
             width=self.width,
-            parts=self.parts,
+            parts=self.parts if self.view == "parts" else None,
         )
 
     def _settings(self) -> dict[str, Any]:
@@ -244,15 +245,16 @@ class ExplainCommand:
         """What there is to say, and the files written; to standard error when JSON is printed."""
         from rich.console import Console
 
+        from diml.cli.explain_output import print_hits, print_parts, print_regions
         from diml.explain import RankedHits
 
         console = Console(stderr=self.json == _STDOUT, highlight=False)
         if isinstance(found, RankedHits):
-            _print_hits(console, found, self.top)
+            print_hits(console, found, self.top)
         elif self.view == "parts":
-            _print_parts(console, found, self.parts)
+            print_parts(console, found, self.parts)
         else:
-            _print_regions(console, found, self.top)
+            print_regions(console, found, self.top)
         if written:
             console.print("Written: " + ", ".join(str(path) for path in written), markup=False, soft_wrap=True)
         elif self.json is None:
@@ -275,152 +277,3 @@ def _with_foregrounds(
         if grid is not None
     ]
     return [replace(match, foregrounds=(covered[0], hit)) for match, hit in zip(found, covered[1:], strict=True)]
-
-
-def _print_parts(console: Console, found: Explanation, parts: int | None) -> None:
-    """What there is to say to somebody who does not know the method, and the score as a sum."""
-    from diml.explain.formatting import percent
-    from diml.explain.summary import summarise
-
-    plain: dict[str, Any] = {"markup": False, "soft_wrap": True}
-    summary = summarise(found, parts=parts)
-    console.print(summary.headline, style="bold", **plain)
-    console.print(summary.sentence, **plain)
-    for text in summary.warnings:
-        console.print(f"Warning: {text}", style="yellow", **plain)
-    console.print(_parts_table(found, summary))
-    if summary.unmatched is not None:
-        for name, side, grid in (
-            ("query", summary.unmatched.query, found.grid_q),
-            ("gallery image", summary.unmatched.gallery, found.grid_g),
-        ):
-            mostly = f", mostly of {_cells(side.regions, grid)}" if side.regions else ""
-            console.print(f"Unmatched: {percent(side.mass)} of the {name}{mostly}", **plain)
-    if summary.background is not None:
-        shares = summary.background
-        console.print(
-            f"Of the similarity, {percent(shares.object)} is from object to object, {percent(shares.mixed)} between "
-            f"object and background, {percent(shares.background)} from background to background.",
-            **plain,
-        )
-    for line in (*_scale_lines(summary), *_score_lines(found), *summary.hints):
-        console.print(line, **plain)
-
-
-def _parts_table(found: Explanation, summary: Summary) -> Table:
-    """The parts, the rest, and their sum."""
-    from rich.table import Table
-
-    from diml.explain.formatting import percent, signed
-
-    def cells(value: float, share: float | None) -> tuple[str, str]:
-        return ("" if share is None else percent(share)), signed(value, 4)
-
-    table = Table(
-        caption=f"Regions by column and row: A1 is the top left. Plan: {summary.plan}", caption_justify="left"
-    )
-    for column in ("part", "share", "value", "query", "gallery"):
-        table.add_column(column, justify="right" if column in ("share", "value") else "left", overflow="fold")
-    for row in summary.parts:
-        query, gallery = (
-            f"{place + ': ' if place else ''}{_cells(regions, grid)}"
-            for place, regions, grid in (
-                (row.place_q, row.regions_q, found.grid_q),
-                (row.place_g, row.regions_g, found.grid_g),
-            )
-        )
-        table.add_row(str(row.part), *cells(row.value, row.share), query, gallery)
-    table.add_section()
-    table.add_row("others", *cells(summary.between.value, summary.between.share), "regions of different parts", "")
-    if summary.pooled is not None:
-        table.add_row("pooled", *cells(summary.pooled.value, summary.pooled.share), "the images as a whole", "")
-    table.add_row("sum", "", signed(summary.score, 4))
-    return table
-
-
-def _cells(regions: Sequence[int], grid: tuple[int, int] | None) -> str:
-    from diml.explain.formatting import cell_name
-
-    return " ".join(cell_name(region, grid) for region in regions)
-
-
-def _scale_lines(summary: Summary) -> list[str]:
-    """Where the score is on the scale of the model, and on which side of the threshold."""
-    from diml.explain.formatting import signed
-
-    bands = {band.kind: f" ({signed(band.low, 2)} to {signed(band.high, 2)})" for band in summary.scale.bands}
-    marks = [f"{mark.label}, {signed(mark.value, 2)}{bands.get(mark.kind, '')}" for mark in summary.scale.marks]
-    lines = [f"Scale: this pair, {signed(summary.ranking, 2)}; {'; '.join(marks)}"]
-    if summary.threshold is not None:
-        at = summary.threshold
-        side = "above" if at.above else "below"
-        lines.append(
-            f"This pair is {side} {signed(at.score, 3)}, from where on at most {100 * at.false_accept_rate:.3g} % of "
-            "different pairs are accepted."
-        )
-    return lines
-
-
-def _print_regions(console: Console, found: Explanation, top: int) -> None:
-    """The score as a sum, warnings, and the largest matches of regions."""
-    from diml.explain.summary import summarise
-
-    plain: dict[str, Any] = {"markup": False, "soft_wrap": True}
-    for line in _score_lines(found):
-        console.print(line, **plain)
-    for text in summarise(found).warnings:
-        console.print(f"Warning: {text}", style="yellow", **plain)
-    if top:
-        console.print(_table(found, top))
-
-
-def _score_lines(found: Explanation) -> list[str]:
-    """The score by which the pair is ranked, as a sum, and how the plan shown differs."""
-    from diml.explain.formatting import score_text
-
-    structural = float((found.structural if found.scored is None else found.scored)[0])
-    line = score_text(found.ranked_by(), float(found.pooled[0]), structural, found.matcher.structural_weight)
-    return [line[0].upper() + line[1:], *([found.note()] if found.note() else [])]
-
-
-def _table(found: Explanation, top: int) -> Table:
-    """The largest contributions, the rest, and their sum."""
-    from rich.table import Table
-
-    from diml.explain.formatting import cell_name
-
-    ledger = found.ledger()
-    flows = ledger.top(top)
-    caption = f"Regions by column and row: A1 is the top left. Plan: {found.plan_shown}"
-    table = Table(title="Matches of regions", caption=caption, title_justify="left", caption_justify="left")
-    for column in ("query", "gallery", "mass", "cosine", "contribution"):
-        table.add_column(column, justify="right")
-    for flow in flows:
-        cells = (cell_name(flow.region_q, found.grid_q), cell_name(flow.region_g, found.grid_g))
-        table.add_row(*cells, f"{flow.mass:.5f}", f"{flow.cosine:.3f}", f"{flow.contribution:.5f}")
-    table.add_section()
-    others = ledger.plan.numel() - len(flows)
-    rest = ledger.structural - sum(flow.contribution for flow in flows)
-    table.add_row(f"{others} others", "", "", "", f"{rest:.5f}")
-    table.add_row("structural", "", "", "", f"{ledger.structural:.5f}")
-    return table
-
-
-def _print_hits(console: Console, hits: RankedHits, top: int) -> None:
-    """The ranked hits, and why each is below the first."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from diml.explain.formatting import contrast_text
-
-    head, *rows = hits.table()
-    title = f"Hits, best first; likely the same {hits.matches[0].noun}" if "likely" in head else "Hits, best first"
-    table = Table(title=title, title_justify="left")
-    for column in head:
-        table.add_column(column, justify="left" if column == "image" else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
-    for place in range(1, len(hits)):
-        line = f"hit 1 over hit {place + 1}: {contrast_text(hits.contrast(0, place), top)}"
-        console.print(line, markup=False, soft_wrap=True)

@@ -41,8 +41,8 @@ _MEASURES = (
 class FaithfulnessCommand:
     """Measure how faithful explanations are, on random pairs of one class: whether the ledger sums to the score,
     regions of high credit matter to it more than other regions of the same spatial structure, matched regions matter
-    together, mass reaches the true counterparts, and the largest matches are stable under perturbations of the query;
-    and the same for random weights, as a control.
+    together, mass and parts reach the true counterparts, the largest matches and the parts are stable under
+    perturbations of the query, and occluded regions stay unmatched; and the same for random weights, as a control.
 
     For instance:
 
@@ -91,7 +91,7 @@ class FaithfulnessCommand:
 
     interaction: bool = True
     """Delete and insert matched regions of both images together as well, and as many unmatched ones. With
-    `--steps 4` a pair takes about 185 embeddings, of which this accounts for 70 and `--controls` for 65."""
+    the default settings a pair takes about 240 embeddings, of which this and `--controls` account for 90 each."""
 
     gallery_removal: Literal["shuffle", "blur"] = "shuffle"
     """How `--interaction` removes regions from the gallery image: `shuffle` its pixels, which then resemble nothing in

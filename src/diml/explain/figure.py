@@ -27,6 +27,7 @@ from diml.explain.formatting import (
     cell_name,
     decimals,
     ledger_text,
+    percent,
     share_text,
     signed,
 )
@@ -141,11 +142,32 @@ def _head(drawn: _Drawn, note: str, convergence: str) -> list[Block]:
         paragraph(style, ledger_text(drawn.ledger), 1.6 * style.text, gap=0, gid="title", weight="bold"),
         paragraph(style, f"{share_text(drawn.ledger, flows)}.{legend}", style.text, gap=2, gid="share", color=QUIET),
     ]
+    unmatched = _unmatched_text(drawn.ledger)
+    if unmatched:
+        blocks.append(paragraph(style, unmatched, style.text, gap=0, gid="unmatched", color=QUIET))
     if note:
         blocks.append(paragraph(style, note, style.text, gap=0, gid="note", color=QUIET))
     if convergence:
         blocks.append(warning(style, convergence, gap=0.5 * style.em, gid="warning"))
     return blocks
+
+
+def _unmatched_text(ledger: Ledger) -> str:
+    """How much mass of either image is not transported; empty where all of it is."""
+    if ledger.unmatched_q is None or ledger.unmatched_g is None:
+        return ""
+    query, gallery = (percent(float(side.double().sum())) for side in (ledger.unmatched_q, ledger.unmatched_g))
+    sides = f"{query} of the query, {gallery} of the gallery image"
+    return f"Unmatched mass: {sides}; regions that are mostly unmatched are grey and hatched."
+
+
+def _mostly_unmatched(ledger: Ledger, side: Side) -> list[int]:
+    """Regions with more than half of their weight unmatched."""
+    left = ledger.unmatched_q if side.role == "query" else ledger.unmatched_g
+    if left is None:
+        return []
+    mostly = (left.double().cpu().numpy() > 0.5 * side.weights) & (side.weights > 0)
+    return [int(region) for region in np.flatnonzero(mostly)]
 
 
 def _images(drawn: _Drawn, sides: tuple[Side, Side], overlay: bool) -> Block:
@@ -172,7 +194,8 @@ def _images(drawn: _Drawn, sides: tuple[Side, Side], overlay: bool) -> Block:
         lefts = (style.margin + labels, style.right - labels - wide)
         for side, left, rows_at in zip(sides, lefts, ("left", "right"), strict=True):
             panel = Panel.fit(side, left, start, wide, band)
-            axes = panel.draw_image(canvas, f"panel-{side.role}")
+            grey = _mostly_unmatched(drawn.ledger, side)
+            axes = panel.draw_image(canvas, f"panel-{side.role}", grey=grey)
             panel.draw_grid(axes)
             if overlay:
                 panel.draw_weights(axes)

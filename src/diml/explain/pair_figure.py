@@ -32,6 +32,9 @@ def draw_pair(
     """Draw one pair; arguments as of `Explanation.draw`."""
     if view not in get_args(View):
         raise ValueError(f"view: need one of {', '.join(get_args(View))}, got {view!r}")
+    for name, given, of in (("flows", flows, "regions"), ("parts", parts, "parts")):
+        if given is not None and view != of:
+            raise ValueError(f"{name}: need view={of!r}, got {view!r}")
     shown = shown_plan(found, 0, plan)
     if view == "parts":
         sides = sides_of(shown, 0, shown.images, shown.names)

@@ -78,8 +78,8 @@ def place_of(regions: Iterable[int], grid: Grid | None) -> str:
         grid: (rows, columns), or None where the regions form no known grid.
 
     Returns:
-        The name; "most of the image" where the whole image agrees best and a seventh or more of it is missing; "scattered
-        regions" where no area holds half of the set; empty for no regions or no grid.
+        The name; "most of the image" where the whole image agrees best and more than a seventh of it is missing;
+        "scattered regions" where no area holds half of the set; empty for no regions or no grid.
 
     Example:
         >>> place_of([0, 1, 4, 5], (4, 4)), place_of([5, 6, 9, 10], (4, 4)), place_of(range(16), (4, 4))

@@ -135,7 +135,7 @@ def _curves_plot(found: FaithfulnessReport, kinds: tuple[str, str], names: Mappi
                 colour = _CONTROL_COLOURS[control] if control else _COLOURS.get(method, QUIET)
                 at.plot(measured.shares, rows.mean(0), style, color=colour, label=label, linewidth=1.8)
     both = kinds[0] != "deletion"
-    titles = ("Deletion in both images", "Insertion in both images: higher is better")
+    titles = ("Deletion in both images: higher is better", "Insertion in both images: higher is better")
     for at, title, label in zip(
         axes,
         titles if both else ("Deletion: lower is better", "Insertion: higher is better"),

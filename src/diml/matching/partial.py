@@ -13,13 +13,16 @@ Legend: B pairs, Rq and Rg regions of the two sides.
 from __future__ import annotations
 
 import numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from diml.matching.exact import TIE_BREAK
+
+#: Exact plans with closed dustbins: their cost, between the lowest of the regions (0) and the mean (1); a good start.
+CLOSED_LEVEL = 0.7
 
 #: Share of the mass that is transported, in (0, 1], or a threshold of the cosine, chosen for each pair of images.
 Share = float | Literal["auto"]
@@ -104,10 +107,12 @@ class Dustbins:
         """
         low, high = cost.amin(dim=(1, 2)), cost.amax(dim=(1, 2))
         span = torch.where(high > low, high - low, 1)
-        wide = self.extended(cost, 2 * self.level - low + span / 2)
-        if not self.closed:
-            wide[:, -1, :-1] += TIE_BREAK * span.unsqueeze(1)
-            wide[:, :-1, -1] += TIE_BREAK * span.unsqueeze(1)
+        if self.closed:
+            level = low + CLOSED_LEVEL * (self.level - low)
+            return replace(self, level=level).extended(cost, 2 * level - low + span / 2)
+        wide = self.extended(cost, 0.0)
+        wide[:, -1, :-1] += TIE_BREAK * span.unsqueeze(1)
+        wide[:, :-1, -1] += TIE_BREAK * span.unsqueeze(1)
         return wide
 
 

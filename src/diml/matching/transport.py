@@ -104,7 +104,7 @@ def exact_transport(cost: Tensor, weight_q: Tensor, weight_g: Tensor, *, share: 
     _check_weights(cost, weight_q, weight_g)
     dtype = torch.promote_types(cost.dtype, torch.float32)
     problem = [part.detach().to("cpu", torch.float64).contiguous() for part in (cost, weight_q, weight_g)]
-    bins = None if share == 1 else Dustbins.of(*problem, share)
+    bins = None if share == 1 else Dustbins.of(problem[0], problem[1], problem[2], share)
     if bins is not None:
         problem = [bins.exact_costs(problem[0]), bins.with_mass(problem[1]), bins.with_mass(problem[2])]
     found = native.solve_exact(*problem) if native.suits() else _solve_exactly(*problem)

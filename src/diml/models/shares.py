@@ -32,7 +32,7 @@ def with_shares(
 
     Args:
         stored: N images.
-        images: each as it was embedded; or why it cannot be had.
+        images: each as it was embedded; or why it is not available.
         embedder: of the stored regions.
         kept: why the shares have to be computed again: "the index keeps no shares".
 

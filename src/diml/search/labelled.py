@@ -67,7 +67,7 @@ def _whole_classes(labels: np.ndarray, most: int, seed: int) -> list[int]:
     order = np.random.default_rng(seed).permutation(len(names))
     kept = order[np.cumsum(counts[order]) <= most]
     if not len(kept):
-        raise ValueError(f"images: need room for a class of {counts[order[0]]:,} images, got {most:,}")
+        raise ValueError(f"images: need at least {counts[order[0]]:,}, a class drawn first, got {most:,}")
     return np.flatnonzero(np.isin(labels, names[kept])).tolist()
 
 

@@ -85,7 +85,7 @@ def known_file(metadata: Mapping[str, Value]) -> Path | None:
 
 
 def indexed_image(metadata: Mapping[str, Value]) -> Image.Image | str:
-    """The image of a hit from its file; or why it cannot be had: the file is unknown, unreadable or another one now."""
+    """The image of a hit from its file; or why not: the file is unknown, unreadable or another one now."""
     file = known_file(metadata)
     if file is None:
         return "the index does not record where its images are"

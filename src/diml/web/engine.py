@@ -201,7 +201,7 @@ class Engine:
         return pairs
 
     def _divided(self, keys: Sequence[str]) -> list[Regions]:
-        """The regions of gallery images, each by itself, with the shares of its pooled vector where they can be had."""
+        """The regions of gallery images, each by itself, with the shares of its pooled vector where available."""
         assert self.gallery is not None
         stored = self.gallery.regions(keys)
         known: dict[str, Regions] = {}
@@ -219,7 +219,7 @@ class Engine:
         return [known[key] for key in keys]
 
     def _gallery_image(self, key: str) -> Image.Image | str:
-        """An image of the gallery, or why it cannot be had."""
+        """An image of the gallery, or why it is not available."""
         assert self.gallery is not None
         try:
             return load_image(self.gallery.image(key), name=self.gallery.item(key).name)

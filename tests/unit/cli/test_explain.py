@@ -94,6 +94,9 @@ def test_experts_see_matches_of_regions(
         assert f"{ledger.structural:.5f}" in printed
         assert "253 others" in printed
     assert shown_plan(found).note() in printed
+    for view in ("parts", "regions"):
+        assert run(*files, "--view", view, "--share", 0.75) == 0
+        assert "Unmatched: 25 % of the query" in capsys.readouterr().out
 
 
 def test_the_number_of_parts_is_chosen(
@@ -135,7 +138,9 @@ def test_a_calibration_gives_a_probability_and_a_threshold(
         assert told["headline"] == f"{likely(chance)} likely the same product"
         assert captured.err.startswith(told["headline"])
         assert "the same product, typically, 1." in captured.err
-        assert f"from where on at most {100 * told['threshold']['false_accept_rate']:.3g} % of" in captured.err
+        assert (
+            f"{100 * told['threshold']['false_accept_rate']:.3g} % of pairs of different products reach" in captured.err
+        )
     assert run("--query", files[0], "--hits", *files, "--calibration", folder) == 0
     assert "likely the same class" in capsys.readouterr().out
 
@@ -300,6 +305,8 @@ def test_errors_come_before_a_model_is_loaded(files: tuple[Path, Path], asked: l
         run(*files, "--output", tmp_path / "why.txt")
     with pytest.raises(ValueError, match="top: need 0 to 20 lines, got 21"):
         run(*files, "--output", tmp_path / "why.png", "--top", 21)
+    with pytest.raises(ValueError, match="overlay: need --overlay or --no-overlay, got both"):
+        run(*files, "--overlay", "--no-overlay")
     with pytest.raises(ValueError, match=r"html: need a file name ending in \.html or \.htm, got .*why\.txt"):
         run(*files, "--html", tmp_path / "why.txt")
     assert asked == []
@@ -357,3 +364,19 @@ def test_contrasts_are_printed_with_the_weight(
     )
     assert f" + 4 {TIMES} structural" in line
     assert score == pytest.approx(pooled + 4 * structural, abs=3e-4)
+
+
+def test_the_figure_takes_view_width_and_overlay(files: tuple[Path, Path], asked: list[object], tmp_path: Path) -> None:
+    widths = {}
+    for name, words in {
+        "parts": ("--width", 3.3, "--overlay", "--parts", 2),
+        "regions": ("--view", "regions", "--no-overlay", "--plan", "scored"),
+    }.items():
+        out = tmp_path / f"{name}.png"
+        assert run(*files, *words, "--output", out) == 0
+        with Image.open(out) as drawn:
+            widths[name] = drawn.width
+    assert widths["parts"] < widths["regions"]
+    out = tmp_path / "hits.svg"
+    assert run("--query", files[0], "--hits", *files, "--width", 6.9, "--output", out) == 0
+    assert out.read_text().lstrip().startswith("<?xml")

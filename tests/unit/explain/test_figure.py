@@ -34,8 +34,8 @@ def by_gid(figure: Figure, gid: str) -> Any:
 
 def text_of(figure: Figure, gid: str) -> str:
     """A text, or the lines of a paragraph joined."""
-    lines = figure.findobj(lambda artist: str(artist.get_gid() or "").rpartition("-")[0] == gid)
-    if gid in ("title", "share", "note", "warning"):
+    lines = figure.findobj(lambda artist: isinstance(artist, Text) and str(artist.get_gid()).rpartition("-")[0] == gid)
+    if gid in ("title", "share", "note", "warning", "unmatched"):
         return " ".join(line.get_text() for line in lines)
     return str(by_gid(figure, gid).get_text())
 
@@ -170,6 +170,19 @@ def test_an_exact_plan_shows_reduced_costs_and_potentials(
     assert overlapping_texts(figure) == []
     with pytest.raises(ValueError, match="panels: need an exact plan for 'reduced'"):
         draw_match(random_match((3, 3), (4, 4)), panels=["reduced"])
+
+
+def test_unmatched_mass_is_written_and_its_regions_are_hatched(
+    random_match: MakeMatch, overlapping_texts: Overlapping
+) -> None:
+    found = random_match((3, 3), (4, 4), epsilon=0, share=0.6)
+    assert found.unmatched_q is not None
+    figure = draw_match(found, images=drawn_pair(64))
+    assert "Unmatched mass: 40 % of the query, 40 % of the gallery image" in text_of(figure, "unmatched")
+    hatched = {str(patch.get_gid()) for patch in by_gid(figure, "panel-query").patches if patch.get_hatch()}
+    mostly = (found.unmatched_q[0] > 0.5 * found.weight_q[0]).nonzero().flatten().tolist()
+    assert hatched == {f"unmatched-{region}" for region in mostly}
+    assert overlapping_texts(figure) == []
 
 
 def test_chosen_panels_are_drawn_and_no_others(random_match: MakeMatch) -> None:

@@ -205,3 +205,7 @@ def test_unknown_views_and_plans_are_refused(random_match: Any) -> None:
         found.draw(view="cells")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="plan: need 'exact' or 'scored', got 'sharp'"):
         found.draw(plan="sharp")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="flows: need view='regions', got 'parts'"):
+        found.draw(flows=[(0, 0)])
+    with pytest.raises(ValueError, match="parts: need view='parts', got 'regions'"):
+        found.draw(view="regions", parts=3)

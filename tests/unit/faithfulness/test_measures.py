@@ -224,6 +224,20 @@ def test_the_matcher_is_the_embedders_own_or_the_one_given(tiny, shop):
         assert given.find("additivity", "", method, "error").value <= 1e-6
 
 
+def test_the_ledgers_have_the_exact_plan_or_the_one_that_scores(tiny, shop):
+    few = Measures(warps=(), steps=2, grad_cam=False, controls=False, interaction=False, occlusions=())
+    options = {"pairs": 2, "sanity": False}
+
+    def credit(epsilon, plan):
+        measures = dataclasses.replace(few, plan=plan)
+        report = faithfulness(tiny, shop, matcher=Matcher(epsilon=epsilon), measures=measures, **options)
+        return report.find("parts", "", "cells", "structural top 3").value
+
+    assert credit(0.0, "exact") == credit(0.0, "scored")
+    assert credit(0.5, "exact") == credit(0.0, "exact")
+    assert credit(0.5, "scored") < credit(0.5, "exact") - 0.05
+
+
 def test_reprs_are_short(found):
     assert len(repr(found)) < 120
     assert len(repr(found.measurements["model"])) < 120
