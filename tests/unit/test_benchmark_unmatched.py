@@ -1,4 +1,4 @@
-"""The benchmark of unmatched mass: areas over all regions with intervals over pairs, and how many regions are flagged."""
+"""The benchmark of unmatched mass: areas over all regions with intervals over pairs, and how many are flagged."""
 
 from __future__ import annotations
 

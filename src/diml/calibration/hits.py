@@ -90,7 +90,8 @@ def judge_hits(
     Args:
         calibrator: of the embedder and matcher that gave the scores.
         scores: of all K re-ranked candidates, best first.
-        depth: how many were asked for; with that of the calibration, each hit is seen among the others of its query.
+        depth: how many were asked for; where it is that of the calibration, and as many were found as the calibration
+            saw for a query, each hit is seen among the others of its query.
         gallery_images: images that were searched.
         false_accept_rate: share of the queries of missing classes that may be taken to be there, in (0, 1).
 
@@ -102,13 +103,14 @@ def judge_hits(
     if not scores:
         return JudgedHits()
     values, notices = np.array(scores, dtype=np.float64), []
-    if depth == calibrator.depth:
+    seen = min(calibrator.depth, int(calibrator.gallery_images))
+    if depth == calibrator.depth and len(scores) >= seen:
         found = calibrator.hit_probability(values)
     else:
         found = calibrator.probability(values)
         notices.append(
-            f"Calibrated on the {calibrator.depth} nearest images of each query, searched with {depth}: each "
-            "probability is that of its score alone, which is less exact."
+            f"Calibrated on the {seen} nearest images of each query, got {len(scores)}: each probability "
+            "is that of its score alone, which is less exact."
         )
     verdict = _verdict(calibrator, float(values[0]), gallery_images, false_accept_rate)
     if verdict is None:

@@ -67,8 +67,10 @@ class CompareCommand:
     matchers: tuple[str, ...] = (
         PAPER,
         "weight 4:structural_weight=4",
-        "weight 4, 0.02:structural_weight=4,epsilon=0.02",
-        "weight 4, exact:structural_weight=4,epsilon=0",
+        "weight 4, 0.02:matching=transport,structural_weight=4,epsilon=0.02",
+        "weight 4, exact:matching=transport,structural_weight=4,epsilon=0",
+        "MaxSim, weight 4:matching=maxsim,share=1,structural_weight=4,weights=uniform",
+        "MaxSim weighted, weight 4:matching=maxsim,share=1,structural_weight=4,weights=cross_correlation",
     )
     """The matchers."""
 

@@ -62,7 +62,8 @@ def _parts_table(found: Explanation, summary: Summary) -> Table:
         )
         table.add_row(str(row.part), *cells(row.value, row.share), query, gallery)
     table.add_section()
-    table.add_row("others", *cells(summary.between.value, summary.between.share), "regions of different parts", "")
+    others = "overall look" if summary.overall else "others"
+    table.add_row(others, *cells(summary.between.value, summary.between.share), "all other pairs of regions", "")
     if summary.pooled is not None:
         table.add_row("pooled", *cells(summary.pooled.value, summary.pooled.share), "the images as a whole", "")
     table.add_row("sum", "", signed(summary.score, 4))

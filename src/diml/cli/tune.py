@@ -20,7 +20,8 @@ from diml.cli.options import (
     ModelOptions,
     dataset_or_run,
 )
-from diml.evaluation.tune import CANDIDATES, EPSILONS, STRUCTURAL_WEIGHTS
+from diml.evaluation.tune import CANDIDATES, EPSILONS, MATCHINGS, STRUCTURAL_WEIGHTS
+from diml.matching.maxsim import Matching
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TuneCommand:
-    """Choose epsilon, the structural weight and K on labelled images that the test does not contain, and say which gain
-    to expect: cross-validated over classes, with its interval.
+    """Choose transport or MaxSim, epsilon, the structural weight and K on labelled images that the test does not
+    contain, and say which gain to expect: cross-validated over classes, with its interval.
 
     By default the training images of the data set are used, never the test images.
 
@@ -53,8 +54,11 @@ class TuneCommand:
 
     head_options: HeadFlags = HeadOptions()
 
+    matchings: tuple[Matching, ...] = MATCHINGS
+    """How regions are matched: the kinds to try."""
+
     epsilons: tuple[float, ...] = EPSILONS
-    """Values of epsilon to try; 0 is the exact plan."""
+    """Values of epsilon to try with transport; 0 is the exact plan."""
 
     structural_weights: tuple[float, ...] = STRUCTURAL_WEIGHTS
     """Values of the structural weight to try; inf ranks by the structural score alone."""
@@ -97,6 +101,7 @@ class TuneCommand:
         found = tune_matcher(
             embedded.regions,
             images.labels,
+            matchings=self.matchings,
             epsilons=self.epsilons,
             structural_weights=self.structural_weights,
             rerank_at=self.rerank_at,
@@ -137,12 +142,14 @@ def print_tuning(console: Console, found: Tuning, title: str) -> None:
         caption="The five best settings on these images, and the baseline.",
         caption_justify="left",
     )
+    table.add_column("matching")
     table.add_column("epsilon", justify="right")
     for column in ("structural weight", "K", f"{found.metric}, percent"):
         table.add_column(column, justify="right")
     baseline = [row for row in found.tried if row[:2] == (found.baseline, found.baseline_rerank_at)]
     for matcher, k, value in [*found.tried[:5], *baseline]:
-        table.add_row(f"{matcher.epsilon:g}", f"{matcher.structural_weight:g}", str(k), f"{100 * value:.2f}")
+        epsilon = f"{matcher.epsilon:g}" if matcher.matching == "transport" else ""
+        table.add_row(matcher.matching, epsilon, f"{matcher.structural_weight:g}", str(k), f"{100 * value:.2f}")
     console.print(table)
     value, low, high = (100 * part for part in found.gain)
     console.print(f"Chosen: {setting_text(found.matcher, found.baseline, found.rerank_at)}", markup=False)

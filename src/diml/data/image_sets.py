@@ -9,7 +9,7 @@ import base64
 import html
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, overload
@@ -19,7 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
+from diml.data.columns import Columns, column_labels, find_columns, image_column, plain_image
 from diml.data.images import BadImageError, ImageLike, image_name, is_image, load_image
+from diml.data.judgements import Judgements
 from diml.spelling import did_you_mean
 
 Indices = NDArray[np.int64]
@@ -38,14 +40,15 @@ class DatasetImages(Sequence[ImageLike]):
     processes can read from it.
 
     Args:
-        dataset: Has `__len__`; its items are images (see `ImageLike`) or tuples that begin with one.
+        dataset: Has `__len__`; its items are images (see `ImageLike`), tuples that begin with one, or dicts.
         rows: (N,) indices into `dataset`; None means all.
+        column: Where items are dicts, the key of the image.
 
     Raises:
         TypeError: The data set is iterable-style, or has no length.
     """
 
-    def __init__(self, dataset: Dataset[Any], rows: Indices | None = None) -> None:
+    def __init__(self, dataset: Dataset[Any], rows: Indices | None = None, column: str | None = None) -> None:
         if isinstance(dataset, IterableDataset) or not all(hasattr(dataset, n) for n in ("__len__", "__getitem__")):
             raise TypeError(
                 f"dataset: need a map-style data set with __len__ and __getitem__, got {type(dataset).__name__}; "
@@ -53,6 +56,7 @@ class DatasetImages(Sequence[ImageLike]):
             )
         self.dataset: Any = dataset
         self.rows = np.arange(len(dataset), dtype=np.int64) if rows is None else rows  # type: ignore[arg-type]
+        self.column = column
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,13 +67,15 @@ class DatasetImages(Sequence[ImageLike]):
     def __getitem__(self, index: slice) -> DatasetImages: ...
     def __getitem__(self, index: int | slice) -> ImageLike | DatasetImages:
         if isinstance(index, slice):
-            return DatasetImages(self.dataset, self.rows[index])
+            return DatasetImages(self.dataset, self.rows[index], self.column)
         try:
             item: Any = self.dataset[int(self.rows[index])]
         except FileNotFoundError:
             raise
         except (OSError, SyntaxError) as error:  # what Pillow raises on damaged files
             raise BadImageError(self.image_name(index), f"cannot be read from the data set ({error})") from error
+        if isinstance(item, Mapping):
+            item = plain_image(item[self.column or image_column(item)])
         image: ImageLike = item[0] if isinstance(item, tuple | list) and item else item
         if not is_image(image):
             raise TypeError(
@@ -83,7 +89,7 @@ class DatasetImages(Sequence[ImageLike]):
 
     def take(self, indices: Indices) -> DatasetImages:
         """Return the images at `indices` (M,), in that order."""
-        return DatasetImages(self.dataset, self.rows[indices])
+        return DatasetImages(self.dataset, self.rows[indices], self.column)
 
     def image_name(self, index: int) -> str:
         """Return the path of an image where the data set lists it (torchvision's `samples`), else `<image ROW>`."""
@@ -111,6 +117,9 @@ class ImageSet(Dataset[tuple[ImageLike, int]]):
         gallery: Distinct indices of the images to be retrieved. An image on both sides never retrieves itself.
         cameras: (N,) camera or sequence of each image, strings or whole numbers: in an evaluation a query ignores the
             gallery images of its own class and camera. None: it ignores itself only.
+        judgements: Relevant and ignored images of each of the queries, in their order, instead of the classes.
+        draws: Several pairs (queries, gallery), instead of these two: an evaluation is over all of them. `queries` and
+            `gallery` are then those of the first.
         name: Name of the set in reports.
 
     Attributes:
@@ -119,6 +128,8 @@ class ImageSet(Dataset[tuple[ImageLike, int]]):
         class_names: C names.
         queries, gallery: int64, read-only, or None.
         cameras: (N,) int64 camera numbers, read-only, or None.
+        judgements: As given, or None.
+        draws: Pairs of queries and gallery, int64, read-only; empty where there is one division.
         name: As given.
 
     Raises:
@@ -136,6 +147,8 @@ class ImageSet(Dataset[tuple[ImageLike, int]]):
     queries: Indices | None
     gallery: Indices | None
     cameras: Indices | None
+    judgements: Judgements | None
+    draws: tuple[tuple[Indices, Indices], ...]
     name: str
 
     def __init__(
@@ -147,6 +160,8 @@ class ImageSet(Dataset[tuple[ImageLike, int]]):
         queries: ArrayLike | None = None,
         gallery: ArrayLike | None = None,
         cameras: Labels | None = None,
+        judgements: Judgements | None = None,
+        draws: Sequence[tuple[ArrayLike, ArrayLike]] = (),
         name: str = "images",
     ) -> None:
         listed = _listed(images, name)
@@ -155,16 +170,23 @@ class ImageSet(Dataset[tuple[ImageLike, int]]):
             raise ValueError(f"labels of {name}: expected {len(listed)}, one per image, got {len(numbers)}")
         if (queries is None) != (gallery is None):
             raise ValueError(f"queries and gallery of {name}: give both, or neither for leave-one-out")
-        sides = {"queries": queries, "gallery": gallery}
+        if len(draws) and (queries is not None or judgements is not None):
+            raise ValueError(f"draws of {name}: give them instead of queries, gallery and judgements, not beside them")
+        drawn = tuple(
+            (_chosen(q, len(listed), f"queries of {name}"), _chosen(g, len(listed), f"gallery of {name}"))
+            for q, g in draws
+        )
+        sides = dict(zip(("queries", "gallery"), drawn[0] if drawn else (queries, gallery), strict=True))
         chosen = {
             side: None if given is None else _chosen(given, len(listed), f"{side} of {name}")
             for side, given in sides.items()
         }
+        _check_judgements(judgements, chosen["queries"], len(listed), name)
         seen_by = None if cameras is None else _numbered_labels(cameras, (), name, "cameras")[0]
         if seen_by is not None and len(seen_by) != len(listed):
             raise ValueError(f"cameras of {name}: expected {len(listed)}, one per image, got {len(seen_by)}")
         values = {"images": listed, "labels": numbers, "class_names": names, "name": name, **chosen}
-        values["cameras"] = seen_by
+        values |= {"cameras": seen_by, "judgements": judgements, "draws": drawn}
         for field, value in values.items():
             object.__setattr__(self, field, value)
 
@@ -177,36 +199,54 @@ class ImageSet(Dataset[tuple[ImageLike, int]]):
         class_names: Sequence[str] = (),
         queries: ArrayLike | None = None,
         gallery: ArrayLike | None = None,
+        image: str | None = None,
+        label: str | None = None,
         name: str | None = None,
     ) -> ImageSet:
-        """Use the images of a map-style data set of (image, label), such as one of torchvision's.
+        """Use the images of a map-style data set: of (image, label), as torchvision's, or of dicts, as Hugging Face's.
 
         Images are read only when they are needed. The data set should not normalise them: floats have to be in
         [0, 1], and the embedder does the preprocessing.
 
         Args:
-            dataset: Items are tuples (image, label, ...): the image a PIL image, path, tensor or array (see
-                `ImageLike`), the label a whole number or string.
-            labels: (N,) labels. Default: the data set's attribute `targets` where it agrees with its items, otherwise
-                the labels of the items, for which every item is read once.
-            class_names: C names; default the data set's attribute `classes` where it fits, otherwise the labels.
+            dataset: Items are tuples (image, label, ...) or dicts with an image and a label: the image a PIL image,
+                path, tensor or array (see `ImageLike`), the label a whole number or string.
+            labels: (N,) labels. Default: the data set's attribute `targets` where it agrees with its items, or its
+                label column; otherwise the labels of the items, for which every item is read once.
+            class_names: C names; default the data set's attribute `classes` or the names of its label column where
+                they fit, otherwise the labels.
             queries, gallery: As in `ImageSet`.
+            image, label: Where items are dicts, the keys of the image and the label; default the columns of the types
+                `Image` and `ClassLabel`, else those named `image` and `label`.
             name: Default the name of the data set's class.
 
         Raises:
-            TypeError: The data set is iterable-style, or its items are not (image, label).
-            ValueError: As `ImageSet`.
+            TypeError: The data set is iterable-style, or its items are neither (image, label) nor dicts.
+            ValueError: As `ImageSet`; or there is no such column.
 
         Example:
             >>> ImageSet.from_dataset(torchvision.datasets.Flowers102("data"))  # doctest: +SKIP
             ImageSet('Flowers102', 1,020 images, 102 classes)
         """
         images = DatasetImages(dataset)
-        found = _labels_of(dataset) if labels is None else labels
-        names = tuple(class_names) or _class_names_of(dataset, found)
-        source = type(_unwrapped(dataset, 0)[0] if len(images) else dataset).__name__
+        base = _unwrapped(dataset, 0)[0] if len(images) else dataset
+        # Only where nothing else tells what the items are is one of them read.
+        clear = labels is not None or hasattr(base, "targets")
+        asked = image is not None or label is not None or hasattr(base, "features") or not clear
+        columns = find_columns(base, image, label) if asked and len(images) else None
+        if columns is not None:
+            images = DatasetImages(dataset, column=columns.image)
+        found = labels
+        if labels is None:
+            found = _labels_of(dataset) if columns is None else _labels_of_column(dataset, columns)
+        names = tuple(class_names) or _class_names_of(dataset, found, None if columns is None else columns.class_names)
         return cls(
-            images, found, class_names=names, queries=queries, gallery=gallery, name=source if name is None else name
+            images,
+            found,  # type: ignore[arg-type]
+            class_names=names,
+            queries=queries,
+            gallery=gallery,
+            name=type(base).__name__ if name is None else name,
         )
 
     def __len__(self) -> int:
@@ -222,6 +262,10 @@ class ImageSet(Dataset[tuple[ImageLike, int]]):
             facts += [f"{len(self.queries):,} queries", f"gallery of {len(self.gallery):,}"]
         if self.cameras is not None:
             facts.append(f"{len(np.unique(self.cameras)):,} cameras")
+        if self.judgements is not None:
+            facts.append("judged image by image")
+        if self.draws:
+            facts.append(f"{len(self.draws)} draws")
         return f"ImageSet({self.name!r}, {', '.join(facts)})"
 
     def _repr_html_(self) -> str:
@@ -278,14 +322,20 @@ class ImageSet(Dataset[tuple[ImageLike, int]]):
         sides: dict[str, Indices | None] = {"queries": None, "gallery": None}
         for side in sides:
             old = getattr(self, side)
-            if old is not None:
-                moved = position[old]
-                sides[side] = moved[moved >= 0]
-                if not len(moved[moved >= 0]):
+            if old is not None and not self.draws:
+                sides[side] = moved = _moved(old, position)
+                if not len(moved):
                     raise ValueError(
                         f"subset of {self.name}: none of its {len(kept)} images is in {side}; choose images of "
                         "both sides, or take the subset of a set without queries and gallery"
                     )
+        draws = [(_moved(queries, position), _moved(gallery, position)) for queries, gallery in self.draws]
+        draws = [(queries, gallery) for queries, gallery in draws if len(queries) and len(gallery)]
+        if self.draws and not draws:
+            raise ValueError(f"subset of {self.name}: no draw has both a query and a gallery image left among {len(kept)}")
+        judgements = self.judgements
+        if judgements is not None and self.queries is not None:
+            judgements = judgements.moved(np.flatnonzero(position[self.queries] >= 0), position)
         if isinstance(self.images, DatasetImages):
             images: Sequence[ImageLike] = self.images.take(kept)
         else:
@@ -297,6 +347,22 @@ class ImageSet(Dataset[tuple[ImageLike, int]]):
             queries=sides["queries"],
             gallery=sides["gallery"],
             cameras=None if self.cameras is None else self.cameras[kept],
+            judgements=judgements,
+            draws=draws,
+            name=self.name,
+        )
+
+    def first_draw(self) -> ImageSet:
+        """Return the set with the queries and gallery of its first draw only; itself where there are no draws."""
+        if not self.draws:
+            return self
+        return ImageSet(
+            self.images,
+            self.labels,
+            class_names=self.class_names,
+            queries=self.queries,
+            gallery=self.gallery,
+            cameras=self.cameras,
             name=self.name,
         )
 
@@ -433,6 +499,24 @@ def _chosen(values: ArrayLike, limit: int, what: str) -> Indices:
     return array
 
 
+def _moved(rows: Indices, position: Indices) -> Indices:
+    """New numbers of the images that remain; `position` is -1 for the others."""
+    new: Indices = position[rows]
+    return new[new >= 0]
+
+
+def _check_judgements(judgements: Judgements | None, queries: Indices | None, images: int, name: str) -> None:
+    """Raise where judgements do not belong to these queries and images."""
+    if judgements is None:
+        return
+    if queries is None:
+        raise ValueError(f"judgements of {name}: need queries and gallery as well, which they judge")
+    if len(judgements) != len(queries):
+        raise ValueError(f"judgements of {name}: expected {len(queries)}, one per query, got {len(judgements)}")
+    if judgements.largest >= images:
+        raise ValueError(f"judgements of {name}: expected image rows 0 to {images - 1}, got {judgements.largest}")
+
+
 def _unwrapped(dataset: Any, row: int) -> tuple[Any, int]:
     """Follow `torch.utils.data.Subset`s to the data set below them and the row there."""
     while isinstance(dataset, Subset):
@@ -469,10 +553,19 @@ def _plain_label(label: Any) -> Any:
     return label.item() if isinstance(label, Tensor | np.generic) and label.ndim == 0 else label
 
 
-def _class_names_of(dataset: Any, labels: Any) -> tuple[str, ...]:
+def _labels_of_column(dataset: Any, columns: Columns) -> list[Any]:
+    """Return the labels of a data set of dicts."""
+    if columns.label is None:
+        raise ValueError("label: which column has the labels? Name it, or pass labels=... for a data set without labels")
+    base, _ = _unwrapped(dataset, 0)
+    labels = column_labels(base, columns.label)
+    return [_plain_label(labels[_unwrapped(dataset, row)[1]]) for row in range(len(dataset))]
+
+
+def _class_names_of(dataset: Any, labels: Any, of_column: tuple[str, ...] | None = None) -> tuple[str, ...]:
     """Return the data set's own class names where they fit the labels, else none."""
     base, _ = _unwrapped(dataset, 0) if len(dataset) else (dataset, 0)
-    names = getattr(base, "classes", None)
+    names = getattr(base, "classes", None) if of_column is None else of_column
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return ()
     values = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)

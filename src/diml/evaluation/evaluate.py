@@ -29,6 +29,7 @@ from diml.progress import ShowProgress, progress_bar
 if TYPE_CHECKING:
     from diml.data import ImageSet
     from diml.data.images import BadImage
+    from diml.data.judgements import Judgements
     from diml.models import Embedder
     from diml.models.embedder import Embedded
 
@@ -48,6 +49,7 @@ def evaluate_regions(
     queries: ArrayLike | Tensor | None = None,
     gallery: ArrayLike | Tensor | None = None,
     cameras: ArrayLike | Tensor | None = None,
+    judgements: Judgements | None = None,
     metrics: Sequence[str] = METRICS,
     without_relevant: WithoutRelevant = "exclude",
     resamples: int = 1000,
@@ -69,8 +71,9 @@ def evaluate_regions(
         gallery: (G,) image rows that are searched, or all.
         cameras: (N,) camera or sequence of each image: for a query, gallery images of its class and camera are ignored,
             being neither right nor wrong, as in re-identification. Images of class -1 are junk and ignored by all.
-        metrics: names, see `diml.evaluation.metrics.query_metrics`; `recall@k` for any k, and `map`, `map_trapezoid`
-            and `minp`, which need the whole ranking and take longer.
+        judgements: relevant and ignored image rows of each query, in the order of `queries`, instead of the classes.
+        metrics: names, see `diml.evaluation.metrics.query_metrics`; `recall@k` and `map@k` for any k, and `map`,
+            `map_trapezoid` and `minp`, which need the whole ranking and take longer.
         without_relevant: a query without a relevant image is left out of the means and counted apart ("exclude"),
             counted with zeros ("miss"), or raises ("fail").
         resamples: bootstrap resamples for the 95 % intervals.
@@ -100,6 +103,7 @@ def evaluate_regions(
         queries=queries,
         gallery=gallery,
         cameras=cameras,
+        judgements=judgements,
         images=len(regions),
         device=regions.pooled.device,
     )
@@ -220,7 +224,10 @@ def evaluate_dataset(
     on_bad_image: Literal["fail", "skip"] = "fail",
     progress: bool = False,
 ) -> DatasetEvaluation:
-    """Embed labelled images and evaluate retrieval among them, by their queries, gallery and cameras.
+    """Embed labelled images and evaluate retrieval among them, by their queries, gallery, cameras and judgements.
+
+    Images with several draws of queries and gallery are embedded once and evaluated under each; the report is over the
+    queries of all draws.
 
     Args:
         embedder: turns images into regions.
@@ -244,20 +251,28 @@ def evaluate_dataset(
     matcher = embedder.matcher if matcher is None else matcher
     loading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "on_bad_image": on_bad_image}
     embedded, images = embed_images(embedder, images, cache=cache, progress=progress, **loading)
-    report = evaluate_regions(
-        stored_as(embedded.regions, storage),
-        images.labels,
-        rerank_at=rerank_at,
-        matcher=matcher,
-        queries=images.queries,
-        gallery=images.gallery,
-        cameras=images.cameras,
-        metrics=metrics,
-        without_relevant=without_relevant,
-        resamples=resamples,
-        seed=seed,
-        progress=progress,
-    )
+    regions = stored_as(embedded.regions, storage)
+    parts = [
+        evaluate_regions(
+            regions,
+            images.labels,
+            rerank_at=rerank_at,
+            matcher=matcher,
+            queries=queries,
+            gallery=gallery,
+            cameras=images.cameras,
+            judgements=images.judgements,
+            metrics=metrics,
+            without_relevant=without_relevant,
+            resamples=resamples,
+            seed=seed,
+            progress=progress,
+        )
+        for queries, gallery in images.draws or [(images.queries, images.gallery)]
+    ]
+    report = Report.concat(parts)
+    if images.draws:
+        report = replace(report, settings=report.settings | {"draws": len(images.draws)})
     return DatasetEvaluation(report, images, embedded.regions, embedded.bad, matcher)
 
 

@@ -39,27 +39,27 @@ def check_metrics(names: Iterable[str]) -> tuple[str, ...]:
     """
     chosen = tuple(dict.fromkeys(names))
     for name in chosen:
-        if name not in (*METRICS, *WHOLE_RANKING) and not (_rank_of(name) or 0) >= 1:
-            known = "recall@k for any k >= 1, " + ", ".join((*METRICS[len(RECALL_AT) :], *WHOLE_RANKING))
+        if name not in (*METRICS, *WHOLE_RANKING) and not (_rank_of(name) or _rank_of(name, "map") or 0) >= 1:
+            known = "recall@k and map@k for any k >= 1, " + ", ".join((*METRICS[len(RECALL_AT) :], *WHOLE_RANKING))
             raise ValueError(f"metrics: no metric {name!r}; there are {known}")
     if not chosen:
         raise ValueError("metrics: need at least one, got none")
     return chosen
 
 
-def _rank_of(name: str) -> int | None:
-    """k of recall@k, else None."""
-    kind, _, rank = name.partition("@")
-    return int(rank) if kind == "recall" and rank.isdecimal() else None
+def _rank_of(name: str, kind: str = "recall") -> int | None:
+    """k of recall@k (or map@k), else None."""
+    found, _, rank = name.partition("@")
+    return int(rank) if found == kind and rank.isdecimal() else None
 
 
 def depth_needed(
     relevant_count: Tensor, rerank_at: tuple[int, ...], metrics: Sequence[str] = METRICS, gallery_size: int = 0
 ) -> int:
-    """Ranks that `query_metrics` needs: the largest of R + 1, K and k of recall@k, or all of them."""
+    """Ranks that `query_metrics` needs: the largest of R + 1, K and k of recall@k and map@k, or all of them."""
     most = int(relevant_count.max()) if len(relevant_count) else 0
     whole = gallery_size if set(metrics) & set(WHOLE_RANKING) else 0
-    return max(most + 1, whole, *rerank_at, *(_rank_of(name) or 1 for name in metrics))
+    return max(most + 1, whole, *rerank_at, *(_rank_of(name) or _rank_of(name, "map") or 1 for name in metrics))
 
 
 def query_metrics(
@@ -81,6 +81,8 @@ def query_metrics(
         - map@r: sum over relevant places i <= R of precision at i, over R;
         - ..._self_counted: with R + 1 in place of R for queries of the gallery, as the released code computes
           them: a perfect ranking then scores R / (R + 1);
+        - map@k: sum over relevant places i <= k of precision at i, over the smaller of R and k, as Google Landmarks v2
+          has it with k = 100;
         - map: average precision of the whole ranking, the mean over relevant places i of the precision at i, as most
           evaluations of re-identification have it;
         - map_trapezoid: the same with the mean of the precisions at i and at i - 1 (1 before the first place), as
@@ -88,13 +90,15 @@ def query_metrics(
         - minp: R over the place of the last relevant image (inverse negative penalty).
 
     Source: Musgrave, Belongie, Lim, "A Metric Learning Reality Check", ECCV 2020, section 3.2; Philbin et al., "Object
-    Retrieval with Large Vocabularies and Fast Spatial Matching", CVPR 2007; Ye et al., "Deep Learning for Person
-    Re-identification: A Survey and Outlook", TPAMI 2021.
+    Retrieval with Large Vocabularies and Fast Spatial Matching", CVPR 2007; Weyand et al., "Google Landmarks Dataset
+    v2", CVPR 2020; Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook", TPAMI 2021.
     """
     found = {}
     for name in metrics:
         if (rank := _rank_of(name)) is not None:
             found[name] = relevant[:, :rank].any(dim=1).double()
+        elif (rank := _rank_of(name, "map")) is not None:
+            found[name] = _up_to(rank, relevant, relevant_count)
     self_counted = relevant_count + in_gallery.to(relevant_count.dtype)
     for suffix, count in (("", relevant_count), ("_self_counted", self_counted)):
         if {f"r_precision{suffix}", f"map@r{suffix}"} & set(metrics):
@@ -118,6 +122,14 @@ def _of_whole_ranking(relevant: Tensor, relevant_count: Tensor) -> dict[str, Ten
         "map_trapezoid": (torch.where(relevant, precision + before, 0) / 2).sum(dim=1) / divisor,
         "minp": relevant_count.double() / last.clamp_min(1) * (last > 0),
     }
+
+
+def _up_to(rank: int, relevant: Tensor, relevant_count: Tensor) -> Tensor:
+    """MAP of the first `rank` places."""
+    hits = relevant[:, :rank]
+    place = torch.arange(1, hits.shape[1] + 1, device=relevant.device)
+    precision = hits.cumsum(dim=1).double() / place
+    return (precision * hits).sum(dim=1) / relevant_count.clamp(1, rank).double()
 
 
 def _at_r(relevant: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:

@@ -71,7 +71,8 @@ class Report:
 
     Args:
         per_query: K -> metric -> (Q,) float64 of the counted queries.
-        queries: (Q,) int64 image rows of the counted queries.
+        queries: (Q,) int64 image rows of the counted queries; with several draws of queries and gallery, those of each,
+            so that an image can stand in it more than once. Resamples then draw images, with all their queries.
         without_relevant: (W,) int64 image rows of queries that have no relevant image in their gallery.
         hits: K -> (Q, up to 10) int64 image rows of the best hits of each counted query; -1 where there are none.
         gallery_size: images that were searched.
@@ -119,7 +120,7 @@ class Report:
 
     @classmethod
     def concat(cls, parts: Sequence[Report]) -> Report:
-        """Join reports of different queries on one gallery: spans of one process, or the shares of several."""
+        """Join reports of different queries on one gallery: spans of one process, the shares of several, or draws."""
         first = parts[0]
         return cls(
             per_query={
@@ -151,7 +152,7 @@ class Report:
 
     @cached_property
     def _summary(self) -> tuple[list[dict[str, float]], list[dict[str, tuple[float, float]]], list[Comparison]]:
-        return _summarize(self.per_query, self.settings["resamples"], self.settings["seed"])
+        return _summarize(self.per_query, self.queries, self.settings["resamples"], self.settings["seed"])
 
     def row(self, rerank_at: int) -> dict[str, float]:
         """The row of one K.
@@ -200,14 +201,16 @@ class Report:
 
 
 def _summarize(
-    per_query: Mapping[int, Mapping[str, Floats]], resamples: int, seed: int
+    per_query: Mapping[int, Mapping[str, Floats]], queries: NDArray[np.int64], resamples: int, seed: int
 ) -> tuple[list[dict[str, float]], list[dict[str, tuple[float, float]]], list[Comparison]]:
     """Rows, intervals and comparisons from per-query metrics."""
     ks = list(per_query)
     metrics = list(per_query[ks[0]])
     columns = np.stack([per_query[k][metric] for k in ks for metric in metrics], axis=1)
     means = columns.mean(axis=0).reshape(len(ks), len(metrics))
-    samples = bootstrap_means(columns, resamples, seed).reshape(resamples, len(ks), len(metrics))
+    image = np.unique(queries, return_inverse=True)[1]
+    samples = bootstrap_means(columns, resamples, seed, image if len(queries) > image.max(initial=0) + 1 else None)
+    samples = samples.reshape(resamples, len(ks), len(metrics))
     rows = [{"rerank_at": k} | dict(zip(metrics, row, strict=True)) for k, row in zip(ks, means.tolist(), strict=True)]
     intervals = [{metric: interval(samples[:, i, j]) for j, metric in enumerate(metrics)} for i in range(len(ks))]
     base = ks.index(min(ks))
@@ -219,13 +222,17 @@ def _summarize(
     return rows, intervals, comparisons
 
 
-def bootstrap_means(values: Floats, resamples: int, seed: int) -> Floats:
+def bootstrap_means(
+    values: Floats, resamples: int, seed: int, groups: NDArray[np.intp] | None = None
+) -> Floats:
     """Means of S resamples of the queries with replacement; all columns share each resample, so they stay paired.
 
     Args:
         values: (Q, C), Q >= 1.
         resamples: S.
         seed: of the resampling.
+        groups: (Q,) 0 to G - 1; queries of one group are drawn together, being one image under several draws. None:
+            every query alone.
 
     Returns:
         (S, C) means.
@@ -233,13 +240,19 @@ def bootstrap_means(values: Floats, resamples: int, seed: int) -> Floats:
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile interval).
     """
     generator = np.random.default_rng(seed)
+    sizes = None if groups is None else np.bincount(groups).astype(np.float64)
+    if groups is not None and sizes is not None:
+        sums = np.zeros((len(sizes), values.shape[1]))
+        np.add.at(sums, groups, values)
+        values = sums
     queries = len(values)
     means = np.empty((resamples, values.shape[1]))
     for first in range(0, resamples, RESAMPLES_AT_ONCE):
         rows = min(RESAMPLES_AT_ONCE, resamples - first)
         drawn = generator.integers(queries, size=(rows, queries)) + queries * np.arange(rows)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=rows * queries).reshape(rows, queries)
-        means[first : first + rows] = counts.astype(np.float64) @ values / queries
+        weight = counts.astype(np.float64)
+        means[first : first + rows] = weight @ values / (queries if sizes is None else (weight @ sizes)[:, None])
     return means
 
 

@@ -5,15 +5,19 @@ Legend: N images, Q queries, G gallery images, R relevant images of a query.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from diml.matching.retrieval import NOTHING, Ranking, nearest
+
+if TYPE_CHECKING:
+    from diml.data.judgements import Judgements
 
 #: Class of images that are neither right nor wrong for any query.
 JUNK = -1
@@ -27,11 +31,15 @@ class QueryGallerySplit:
         queries, gallery: (Q,) and (G,) image rows.
         query_labels, gallery_labels: (Q,) and (G,) int64 classes.
         own_row: (Q,) gallery row that is the query itself, or `NOTHING`.
-        relevant_count: (Q,) R, gallery images of the query's class, without the query itself and ignored ones.
+        relevant_count: (Q,) R, relevant gallery images, those of the query's class, without the query itself and ignored
+            ones.
         gallery_is_everything: gallery rows are image rows.
         query_cameras, gallery_cameras: (Q,) and (G,) int64 camera of each image, or None. For a query, gallery images
             of its class and camera are ignored: they are neither right nor wrong.
-        ignored_count: (Q,) gallery images that are ignored for each query, itself included; None without cameras.
+        ignored_count: (Q,) gallery images that are ignored for each query, itself included with cameras; None where
+            nothing else is ignored.
+        judged: (Q,) number of each query in the next two; None where classes say what is relevant.
+        relevant_pairs, ignored_pairs: (P,) ascending, number of the query times G plus the gallery row.
     """
 
     queries: Tensor
@@ -44,6 +52,9 @@ class QueryGallerySplit:
     query_cameras: Tensor | None = None
     gallery_cameras: Tensor | None = None
     ignored_count: Tensor | None = None
+    judged: Tensor | None = None
+    relevant_pairs: Tensor | None = None
+    ignored_pairs: Tensor | None = None
 
     @classmethod
     def from_labels(
@@ -53,6 +64,7 @@ class QueryGallerySplit:
         queries: ArrayLike | Tensor | None = None,
         gallery: ArrayLike | Tensor | None = None,
         cameras: ArrayLike | Tensor | None = None,
+        judgements: Judgements | None = None,
         images: int | None = None,
         device: torch.device | str = "cpu",
     ) -> QueryGallerySplit:
@@ -64,11 +76,13 @@ class QueryGallerySplit:
             queries, gallery: (Q,) and (G,) image rows, each at most once; all images when omitted.
             cameras: (N,) camera (or sequence) of each image, integers or strings: a query ignores the gallery images of
                 its own class and camera. None: nothing is ignored but the query itself.
+            judgements: relevant and ignored image rows of each query, in the order of `queries`, instead of the classes.
             images: N, checked against the labels when given.
             device: of the tensors.
 
         Raises:
-            ValueError: labels of another kind or shape; rows that are no integers, out of range, doubled or none.
+            ValueError: labels of another kind or shape; rows that are no integers, out of range, doubled or none;
+                judgements that do not fit, or stand beside cameras.
         """
         classes = _classes(labels, torch.device(device))
         size = len(classes)
@@ -78,6 +92,8 @@ class QueryGallerySplit:
             _image_rows(name, given, size, classes.device)
             for name, given in (("queries", queries), ("gallery", gallery))
         )
+        judged = torch.arange(len(query_rows), device=classes.device)[classes[query_rows] != JUNK]
+        _check_judgements(judgements, len(query_rows), size, cameras)
         query_rows, gallery_rows = (_without_junk(rows, classes) for rows in (query_rows, gallery_rows))
         place = torch.full((size,), NOTHING, dtype=torch.int64, device=classes.device)
         place[gallery_rows] = torch.arange(len(gallery_rows), device=classes.device)
@@ -87,6 +103,8 @@ class QueryGallerySplit:
         count = class_sizes[number[query_rows]] - (own_row != NOTHING).long()
         everything = torch.equal(gallery_rows, torch.arange(size, device=classes.device))
         split = cls(query_rows, gallery_rows, classes[query_rows], classes[gallery_rows], own_row, count, everything)
+        if judgements is not None:
+            return split._judged_by(judgements, judged, place)
         if cameras is None:
             return split
         seen_by = _classes(cameras, classes.device, "cameras")
@@ -102,9 +120,27 @@ class QueryGallerySplit:
             ignored_count=ignored,
         )
 
+    def _judged_by(self, judgements: Judgements, judged: Tensor, place: Tensor) -> QueryGallerySplit:
+        """The split in which lists say what is relevant and ignored.
+
+        Args:
+            judgements: lists of image rows.
+            judged: (Q,) place of each query among the judged ones.
+            place: (N,) gallery row of every image, or `NOTHING`.
+        """
+        found: dict[str, Tensor] = {}
+        for side, lists in (("relevant", judgements.relevant), ("ignored", judgements.ignored)):
+            keys = _pairs(lists, place, len(self.gallery))
+            itself = (self.own_row != NOTHING).nonzero().flatten()
+            keys = keys[~torch.isin(keys, judged[itself] * len(self.gallery) + self.own_row[itself])]
+            found[f"{side}_pairs"] = keys
+            count = torch.bincount(keys // len(self.gallery), minlength=len(judgements))
+            found[f"{side}_count"] = count[judged]
+        return replace(self, judged=judged, **found)
+
     def subset(self, rows: Tensor) -> QueryGallerySplit:
         """The same gallery with some of the queries: (q,) rows of `queries`."""
-        names = ("queries", "query_labels", "own_row", "relevant_count", "query_cameras", "ignored_count")
+        names = ("queries", "query_labels", "own_row", "relevant_count", "query_cameras", "ignored_count", "judged")
         parts: dict[str, Any] = {name: part[rows] for name in names if (part := getattr(self, name)) is not None}
         return replace(self, **parts)
 
@@ -133,6 +169,8 @@ class QueryGallerySplit:
 
     def ignored(self, order: Tensor) -> Tensor:
         """(Q, M) bool: whether the gallery image at each rank of `order` (Q, M) is neither right nor wrong."""
+        if self.ignored_pairs is not None:
+            return self._listed(self.ignored_pairs, order)
         if self.query_cameras is None or self.gallery_cameras is None:
             return torch.zeros_like(order, dtype=torch.bool)
         return self.relevant(order) & (self.gallery_cameras[order.clamp_min(0)] == self.query_cameras.unsqueeze(1))
@@ -144,9 +182,19 @@ class QueryGallerySplit:
         return torch.where(gallery_rows == NOTHING, NOTHING, self.gallery[gallery_rows.clamp_min(0)])
 
     def relevant(self, order: Tensor) -> Tensor:
-        """(Q, M) bool: whether the gallery image at each rank of `order` (Q, M) has the query's class."""
+        """(Q, M) bool: whether the gallery image at each rank of `order` (Q, M) is right: has the query's class."""
+        if self.relevant_pairs is not None:
+            return self._listed(self.relevant_pairs, order)
         same = self.gallery_labels[order.clamp_min(0)] == self.query_labels.unsqueeze(1)
         return same & (order != NOTHING)
+
+    def _listed(self, pairs: Tensor, order: Tensor) -> Tensor:
+        """(Q, M) bool: whether the query and the gallery image at each rank are one of the pairs."""
+        if self.judged is None or not len(pairs):
+            return torch.zeros_like(order, dtype=torch.bool)
+        keys = self.judged.unsqueeze(1) * len(self.gallery) + order
+        place = torch.searchsorted(pairs, keys).clamp_max(len(pairs) - 1)
+        return (pairs[place] == keys) & (order != NOTHING)
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -154,6 +202,29 @@ class QueryGallerySplit:
     def __repr__(self) -> str:
         without = int((self.relevant_count == 0).sum())
         return f"QueryGallerySplit({len(self)} queries, {len(self.gallery)} gallery images, {without} without relevant)"
+
+
+def _check_judgements(
+    judgements: Judgements | None, queries: int, images: int, cameras: ArrayLike | Tensor | None
+) -> None:
+    """Raise where judgements do not fit the queries."""
+    if judgements is None:
+        return
+    if cameras is not None:
+        raise ValueError("judgements: say what is ignored as well, so cameras cannot be given beside them")
+    if len(judgements) != queries:
+        raise ValueError(f"judgements: need those of {queries} queries, got {len(judgements)}")
+    if judgements.largest >= images:
+        raise ValueError(f"judgements: need image rows 0..{images - 1}, got {judgements.largest}")
+
+
+def _pairs(lists: Sequence[NDArray[np.int64]], place: Tensor, gallery: int) -> Tensor:
+    """(P,) ascending, number of the list times G plus the gallery row; images outside the gallery are left out."""
+    sizes = np.fromiter(map(len, lists), dtype=np.int64, count=len(lists))
+    numbers = torch.from_numpy(np.repeat(np.arange(len(lists)), sizes)).to(place.device)
+    images = np.concatenate([*lists, np.empty(0, dtype=np.int64)])
+    rows = place[torch.from_numpy(images).to(place.device)]
+    return (numbers * gallery + rows)[rows != NOTHING].sort().values
 
 
 def _without_junk(rows: Tensor, classes: Tensor) -> Tensor:

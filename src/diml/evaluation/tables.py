@@ -76,9 +76,15 @@ def shown_metrics(reports: Collection[Report]) -> dict[str, str]:
     names = [name for name in next(iter(reports)).rows[0] if all(name in found for found in have)]
     if set(SHOWN) <= set(names) and {f"recall@{k}" for k in RECALL_AT} <= set(names):
         return SHOWN
-    return {
-        name: SHORT.get(name, f"R@{name.partition('@')[2]}") for name in names if name in SHORT or "recall@" in name
-    }
+    return {name: short for name in names if (short := _short(name)) is not None}
+
+
+def _short(metric: str) -> str | None:
+    """How a metric is written in the printed table; None where it is not shown."""
+    kind, _, rank = metric.partition("@")
+    if kind in ("recall", "map") and rank.isdecimal():
+        return f"{'R' if kind == 'recall' else 'mAP'}@{rank}"
+    return SHORT.get(metric)
 
 
 def row_name(method: str, rerank_at: int) -> str:

@@ -25,10 +25,12 @@ from diml.evaluation.metrics import check_metrics, depth_needed, query_metrics
 from diml.evaluation.report import bootstrap_means, interval
 from diml.evaluation.split import QueryGallerySplit
 from diml.matching import Matcher, Regions
+from diml.matching.maxsim import Matching
 from diml.matching.retrieval import NOTHING, Ranking
 from diml.progress import ShowProgress, progress_bar
 
 #: Settings that are tried by default.
+MATCHINGS: Final[tuple[Matching, ...]] = ("transport", "maxsim")
 EPSILONS: Final = (0.1, 0.05, 0.02, 0.01, 0.0)
 STRUCTURAL_WEIGHTS: Final = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, float("inf"))
 CANDIDATES: Final = (50, 100, 200)
@@ -100,6 +102,7 @@ def tune_matcher(
     labels: ArrayLike | Tensor,
     *,
     base: Matcher | None = None,
+    matchings: Sequence[Matching] = MATCHINGS,
     epsilons: Sequence[float] = EPSILONS,
     structural_weights: Sequence[float] = STRUCTURAL_WEIGHTS,
     rerank_at: Sequence[int] = CANDIDATES,
@@ -113,13 +116,14 @@ def tune_matcher(
     seed: int = 0,
     progress: ShowProgress = False,
 ) -> Tuning:
-    """Choose epsilon, structural weight and K by a metric of retrieval.
+    """Choose matching, epsilon, structural weight and K by a metric of retrieval.
 
     Args:
         regions: N images, which the test must not contain.
         labels, queries, gallery, cameras: as of `evaluate_regions`.
         base: the baseline, and the settings that are not tuned; the paper's when omitted.
-        epsilons, structural_weights, rerank_at: values to try, all combinations.
+        matchings, epsilons, structural_weights, rerank_at: values to try, all combinations; epsilon is varied for
+            "transport" only, and what is not transport has a share of 1.
         baseline_rerank_at: K of the baseline.
         metric: name, see `query_metrics`.
         folds: parts of the classes, at least 2; at most as many as there are classes.
@@ -138,8 +142,11 @@ def tune_matcher(
     base = base or Matcher()
     metric = check_metrics([metric])[0]
     ks = tuple(dict.fromkeys((*rerank_at, baseline_rerank_at)))
-    if not epsilons or not structural_weights or not rerank_at or min(ks) < 1:
-        raise ValueError("epsilons, structural_weights, rerank_at: need at least one value each, and K of at least 1")
+    tried = _plans_to_try(base, matchings, epsilons)
+    if not tried or not structural_weights or not rerank_at or min(ks) < 1:
+        raise ValueError(
+            "matchings, epsilons, structural_weights, rerank_at: need at least one value each, and K of at least 1"
+        )
     split = QueryGallerySplit.from_labels(
         labels, queries=queries, gallery=gallery, cameras=cameras, images=len(regions), device=regions.pooled.device
     )
@@ -147,18 +154,31 @@ def tune_matcher(
     classes, number = np.unique(split.query_labels.cpu().numpy(), return_inverse=True)
     if len(classes) < 2 or folds < 2:
         raise ValueError(f"labels, folds: need at least two classes and two folds, got {len(classes)} and {folds}")
-    plans = [replace(base, epsilon=epsilon) for epsilon in dict.fromkeys((*epsilons, base.epsilon))]
+    plans = tuple(dict.fromkeys((*tried, base)))
     weights = tuple(dict.fromkeys((*structural_weights, base.structural_weight)))
     with progress_bar(len(plans), show=progress, what="tuning", unit="plans") as advance:
         settings, values = _measure(regions, split, plans, weights, ks, metric, advance)
     wanted = [
         row
         for row, (matcher, k) in enumerate(settings)
-        if matcher.epsilon in epsilons and matcher.structural_weight in structural_weights and k in rerank_at
+        if replace(matcher, structural_weight=base.structural_weight) in tried
+        and matcher.structural_weight in structural_weights
+        and k in rerank_at
     ]
     start = settings.index((base, baseline_rerank_at))
     fold_of = np.random.default_rng(seed).permutation(len(classes)) % min(folds, len(classes))
     return _selected(settings, values, wanted, start, number, fold_of, metric, (resamples, seed))
+
+
+def _plans_to_try(base: Matcher, matchings: Sequence[Matching], epsilons: Sequence[float]) -> list[Matcher]:
+    """The base with each way of matching, and with each epsilon where there is transport."""
+    plans = []
+    for matching in matchings:
+        if matching == "transport":
+            plans += [replace(base, matching=matching, epsilon=epsilon) for epsilon in epsilons]
+        else:
+            plans.append(replace(base, matching=matching, share=1.0))
+    return plans
 
 
 @torch.no_grad()

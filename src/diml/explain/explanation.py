@@ -125,14 +125,19 @@ class Explanation(Match):
         return self.kind or ("class" if self.calibrator is None else self.calibrator.kind)
 
     @property
-    def plan_kind(self) -> Literal["exact", "entropic"]:
+    def plan_kind(self) -> Literal["exact", "entropic", "MaxSim"]:
         """Which plan this is."""
+        if self.matcher.matching != "transport":
+            return "MaxSim"
         return "exact" if self.scored is not None or self.matcher.epsilon == 0 else "entropic"
 
     @property
     def plan_shown(self) -> str:
-        """Which plan this is, in words: "exact" or "entropic, epsilon 0.05"."""
-        return "exact" if self.plan_kind == "exact" else f"entropic, epsilon {self.matcher.epsilon:g}"
+        """Which plan this is, in words: "exact", "entropic, epsilon 0.05", "MaxSim" or "MaxSim from the query"."""
+        if self.plan_kind == "entropic":
+            return f"entropic, epsilon {self.matcher.epsilon:g}"
+        one_sided = self.matcher.matching == "maxsim_query"
+        return f"{self.plan_kind} from the query" if one_sided else self.plan_kind
 
     def ranked_by(self, pair: int = 0) -> float:
         """The score by which a pair is ranked: that of the matcher's own plan, whichever plan this is."""

@@ -263,7 +263,7 @@ def _lower(drawn: _Drawn, one: Explanation, shown: Sequence[str]) -> list[Block]
 
 def _score_item(drawn: _Drawn, one: Explanation) -> Item:
     """The score on the common scale."""
-    scale = common_scale(one.matcher, one.calibrator, one.kind)
+    scale = common_scale(one.matcher, one.calibrator, one.noun)
     summary = {"score": drawn.ledger.score, "ranked_by": one.ranked_by(), "scale": asdict(scale), "threshold": None}
     style = drawn.style
 

@@ -152,7 +152,8 @@ def _rows(summary: Mapping[str, Any], sides: tuple[Side, Side], style: Style, co
         _part_row(row, sides, style, colours, gap=(1.1 if number == 0 else 0.55) * style.em)
         for number, row in enumerate(summary["parts"])
     ]
-    rest = [("between", "other pairs of regions", "")]
+    others = "all other pairs of regions"
+    rest = [("between", "overall look", others) if summary["overall"] else ("between", others, "")]
     if summary["pooled"] is not None:
         rest.append(("pooled", "the images as a whole", summary["undivided"]))
     for name, text, reason in rest:
@@ -204,7 +205,7 @@ def _places(row: Row) -> str:
 
 
 def _rest_row(term: Row, name: str, text: str, reason: str, style: Style, gap: float) -> Block:
-    """`9 % other pairs of regions  ▇▇▇`, without images."""
+    """`39 % overall look  ▇▇▇`, without images."""
     height = (2.9 if style.narrow else 1.9 + (1.2 if reason else 0.0)) * style.em
 
     def draw(canvas: Canvas, top: float) -> None:

@@ -2,6 +2,7 @@
 
 An entropic plan spreads the mass of every region over all that resemble its counterpart; the exact plan of the same
 cosines and masses has at most Rq + Rg - 1 entries. Both score nearly the same; an `Explanation` says which is shown.
+MaxSim has a single plan, at most Rq + Rg entries without ties, which is always shown.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def shown_plan(match: Match, pair: int = 0, plan: Plan = "exact") -> Explanation
         match: B pairs.
         pair: which of them, -B..B-1.
         plan: "exact", the exact plan of the same cosines and masses, with its dual potentials; "scored", the plan of
-            the pair's own matcher, by which pairs are ranked.
+            the pair's own matcher, by which pairs are ranked. Both are the same with MaxSim. With share "auto" the
+            exact plan moves more mass than the entropic one, and the scores differ more.
 
     Returns:
         One pair. Where the plan is another than the one that ranks, `scored` holds the structural score of that one.
@@ -39,6 +41,8 @@ def shown_plan(match: Match, pair: int = 0, plan: Plan = "exact") -> Explanation
     if plan not in ("exact", "scored"):
         raise ValueError(f"plan: need 'exact' or 'scored', got {plan!r}")
     one = Explanation.of(match, pair=pair)
+    if one.plan_kind == "MaxSim":
+        return one
     wanted = "exact" if plan == "exact" or one.matcher.epsilon == 0 else "entropic"
     if wanted == one.plan_kind:
         return one

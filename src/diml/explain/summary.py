@@ -7,6 +7,7 @@ Legend: Rq and Rg regions of the query and of the gallery image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -123,6 +124,8 @@ class Summary:
         undivided: why the pooled cosine is not divided; else empty.
         parts: largest value first.
         between: pairs of regions of different parts; parts + between (+ pooled) = score.
+        overall: whether the pooled cosine is divided, so that `between` is mainly the overall look of both images:
+            every region of one with every region of the other.
         pooled: the pooled cosine, where it is not divided.
         unmatched: None where all mass is transported.
         background: None where foregrounds are not known, or the score is negative or close to zero.
@@ -141,6 +144,7 @@ class Summary:
     undivided: str
     parts: tuple[PartRow, ...]
     between: Term
+    overall: bool
     pooled: Term | None
     unmatched: UnmatchedSides | None
     background: BackgroundShares | None
@@ -198,6 +202,7 @@ def summarise(found: Explanation, pair: int = 0, *, parts: int | Parts | None = 
         undivided="" if ledger.has_whole else ledger.undivided,
         parts=tuple(_row(number, part, ledger, term(part.value).share) for number, part in enumerate(groups.rows, 1)),
         between=term(groups.between),
+        overall=ledger.pooled_parts is not None and not math.isinf(ledger.structural_weight),
         pooled=None if groups.pooled is None else term(groups.pooled),
         unmatched=_unmatched(found, ledger, pair),
         background=_background(ledger, found.foregrounds, score) if divides else None,

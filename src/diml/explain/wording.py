@@ -84,7 +84,8 @@ def _other_clauses(summary: Summary) -> list[str]:
     clauses = []
     between, pooled = summary.between.share, summary.pooled
     if between is not None and between >= _MUCH_BETWEEN:
-        clauses.append(f"another {whole_percent(between)} comes from regions of different parts")
+        source = "is the overall look" if summary.overall else "comes from regions of different parts"
+        clauses.append(f"another {whole_percent(between)} {source}")
     elif between is not None and between <= -_WORTH_SAYING:
         clauses.append(f"regions of different parts take away {whole_percent(-between)}")
     if pooled is not None and pooled.share is not None and pooled.share >= _WORTH_SAYING:

@@ -88,5 +88,5 @@ class Chunk:
 
 
 def exactly(matcher: Matcher) -> Matcher:
-    """The same matcher with the exact plan."""
+    """The same matcher with the exact plan. MaxSim has a single plan, which stays."""
     return replace(matcher, epsilon=0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from diml.explain.explanation import Plan
 from diml.faithfulness.gradcam import check_grad_cam
 from diml.faithfulness.ledgers import LEDGERS
 from diml.faithfulness.occlusion import OCCLUSIONS
@@ -12,9 +13,6 @@ from diml.faithfulness.warps import WARPS
 
 #: How regions of the gallery image are removed.
 Removal = Literal["shuffle", "blur"]
-
-#: Which plan the ledgers that are tested have.
-ShownPlan = Literal["exact", "scored"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +44,7 @@ class Measures:
     top: int = 8
     grad_cam: bool = True
     ledgers: tuple[str, ...] = ("credit", "parts")
-    plan: ShownPlan = "exact"
+    plan: Plan = "exact"
     controls: bool = True
     interaction: bool = True
     gallery_removal: Removal = "shuffle"
@@ -61,7 +59,7 @@ class Measures:
             unknown = sorted(set(getattr(self, name)) - set(known))
             if unknown:
                 raise ValueError(f"{name}: need some of {', '.join(known)}, got {', '.join(unknown)}")
-        for name, choice in (("gallery_removal", Removal), ("plan", ShownPlan)):
+        for name, choice in (("gallery_removal", Removal), ("plan", Plan)):
             if getattr(self, name) not in get_args(choice):
                 raise ValueError(f"{name}: need one of {', '.join(get_args(choice))}, got {getattr(self, name)!r}")
         if not self.ledgers:

@@ -93,9 +93,9 @@ def occlusion_areas(scores: Floats, covered: Floats) -> Floats:
 def partial_matchers(matcher: Matcher) -> tuple[Matcher, Matcher | None]:
     """The matcher whose unmatched mass is measured, and that of the exact plan, or None where the first is exact.
 
-    A share of 1 becomes "auto".
+    A share of 1 becomes "auto", and MaxSim, which leaves nothing unmatched, becomes transport.
     """
-    partial = replace(matcher, share="auto") if matcher.share == 1 else matcher
+    partial = replace(matcher, matching="transport", share="auto") if matcher.share == 1 else matcher
     return partial, replace(partial, epsilon=0.0) if partial.epsilon else None
 
 

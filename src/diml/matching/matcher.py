@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diml.matching import native
 from diml.matching.ledger import Contrast, Ledger, Number, combined, plain_weight
+from diml.matching.maxsim import Matching, check_matching, maxsim_plan
 from diml.matching.pairs import by_content
 from diml.matching.partial import Share, check_share
 from diml.matching.regions import NOT_COMPUTED, SHORTS_PER_UNIT, QuantizedRegions, Regions
@@ -72,6 +73,11 @@ class Matcher:
         >>> matcher.rerank(query, gallery, nearest(query, gallery, 100).order).order
     """
 
+    matching: Matching = "transport"
+    """How regions are matched: by optimal transport; or each with the most similar region of the other image, which
+    needs no iterations, half of the mass from either side ("maxsim") or all of it from the query's ("maxsim_query", as
+    in ColBERT). Epsilon, tolerance and max_iterations are then not used, and share has to be 1."""
+
     weights: Weights = "cross_correlation"
     """Mass of each region: its agreement with the other image as a whole, or the same for every region."""
 
@@ -100,6 +106,7 @@ class Matcher:
             raise ValueError(f"weights: need one of {get_args(Weights)}, got {self.weights!r}")
         check_solver(self.epsilon, self.tolerance, self.max_iterations)
         check_share(self.share)
+        check_matching(self.matching, self.share)
         if not self.structural_weight >= 0:
             raise ValueError(f"structural_weight: need a number of at least 0, got {self.structural_weight}")
 
@@ -195,7 +202,8 @@ class Matcher:
         """Scores of the candidates of many queries among the same images, each unordered pair compared once.
 
         Which image of a pair is the query depends on their contents only (see `pairs`): a pair has the same score
-        whichever queries are evaluated with it, and copies of an image tie.
+        whichever queries are evaluated with it, and copies of an image tie. Where it matters which image is the query
+        (`symmetric`), both directions are compared, each as asked.
 
         Args:
             images: N images.
@@ -214,7 +222,9 @@ class Matcher:
             return CandidateScores(torch.full(candidates.shape, -torch.inf, device=candidates.device), converged)
         chosen = slice(None) if there.all() else there.flatten()  # usually all, which need no copies
         left = queries.repeat_interleave(candidates.shape[1])[chosen]
-        left, right = by_content(images, left, candidates.flatten()[chosen])
+        right = candidates.flatten()[chosen]
+        if self.symmetric:
+            left, right = by_content(images, left, right)
         pairs, place = torch.unique(left * len(images) + right, return_inverse=True)
         parts = []
         for some in torch.split(pairs, PAIRS_AT_ONCE):
@@ -229,6 +239,21 @@ class Matcher:
     def combine(self, pooled: Number, structural: Number) -> Number:
         """The score of pooled and structural similarities: pooled + structural_weight * structural."""
         return combined(pooled, structural, self.structural_weight)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether exchanging two images does not change their score."""
+        return self.matching != "maxsim_query"
+
+    def plan(self, cosine: Tensor, weight_q: Tensor, weight_g: Tensor) -> TransportPlan:
+        """The plans of B pairs with cosines (B, Rq, Rg) and weights (B, Rq), (B, Rg), whose rows sum to 1."""
+        if self.matching != "transport":
+            found = maxsim_plan(cosine, weight_q, weight_g, self.matching)
+            done = torch.ones(len(found), dtype=torch.bool, device=found.device)
+            return TransportPlan(found, found.new_zeros(len(found)), torch.zeros_like(done, dtype=torch.int64), done)
+        if self.epsilon:
+            return sinkhorn(1 - cosine, weight_q, weight_g, **self.solver)
+        return exact_transport(1 - cosine, weight_q, weight_g, share=self.share)
 
     @property
     def solver(self) -> dict[str, Any]:
@@ -427,12 +452,7 @@ def _compare(
             else:
                 both = cross_correlation_weights(dense_q, pooled_q, dense_g, pooled_g)
                 weight_q, weight_g = (weight.flatten(0, 1) for weight in both)
-            problem = 1 - cosine, weight_q, weight_g
-            transport = (
-                sinkhorn(*problem, **matcher.solver)
-                if matcher.epsilon
-                else exact_transport(*problem, share=matcher.share)
-            )
+            transport = matcher.plan(cosine.detach(), weight_q, weight_g)
         structural = (transport.plan * cosine).sum(dim=(1, 2))
     parts = {"cosine": cosine, "structural": structural, "pooled": pooled, "weight_q": weight_q, "weight_g": weight_g}
     found: dict[str, Any] = vars(transport) | parts
@@ -454,7 +474,7 @@ def _score_candidates(
     matcher: Matcher, query: Regions, gallery: Images, candidates: Tensor, weights: tuple[Tensor, Tensor] | None
 ) -> CandidateScores:
     """(Q, K) scores, by the kernel where it suits."""
-    if weights is not None or not _compiled(query, gallery):
+    if weights is not None or not _compiled(matcher, query, gallery):
         return _score_torch(matcher, query, gallery, candidates, weights)
     rows = torch.arange(len(query)).repeat_interleave(candidates.shape[1])
     found = _score_native(matcher, query, gallery, rows, candidates.flatten())
@@ -464,12 +484,14 @@ def _score_candidates(
 def _score_pairs(matcher: Matcher, images: Images, left: Tensor, right: Tensor) -> CandidateScores:
     """Scores (P,) of image `left[p]`, as the query, against image `right[p]`."""
     rows, place = torch.unique_consecutive(left, return_inverse=True)
-    score = _score_native if _compiled(images[:1], images) else _score_pairs_torch
+    score = _score_native if _compiled(matcher, images[:1], images) else _score_pairs_torch
     return score(matcher, images[rows], images, place, right)
 
 
-def _compiled(query: Regions, gallery: Images) -> bool:
+def _compiled(matcher: Matcher, query: Regions, gallery: Images) -> bool:
     """Whether the kernel can score these."""
+    if matcher.matching != "transport":
+        return False
     stored = gallery.codes if isinstance(gallery, QuantizedRegions) else gallery.dense
     return stored.dtype in native.STORED and native.suits(query.dense, stored, gallery.pooled)
 

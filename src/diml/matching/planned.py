@@ -61,7 +61,7 @@ def planned_matrix(
 
     Args:
         query, gallery: packed images (Q, X) and (G, X); without `gallery` those of `query`. Pair (j, i) is then the
-            mirror image of (i, j) and not solved again.
+            mirror image of (i, j) and not solved again, unless the matcher is not symmetric.
         regions: R of both sides.
         matcher: settings of the plans.
         distance: whether plans weigh distances; otherwise they weigh cosines.
@@ -70,14 +70,15 @@ def planned_matrix(
     """
     other = query if gallery is None else gallery
     queries, images = len(query), len(other)
-    if gallery is None:
+    mirrored = gallery is None and matcher.symmetric
+    if mirrored:
         i, j = torch.triu_indices(queries, queries)
     else:
         i, j = (index.flatten() for index in torch.meshgrid(torch.arange(queries), torch.arange(images), indexing="ij"))
     found = planned_pairs(query, gallery, i, j, regions, matcher, distance=distance)
     if found is None:
         return None
-    if gallery is not None:
+    if not mirrored:
         return Planned(found.values.view(queries, images), found.unconverged)
     place = torch.empty(queries, queries, dtype=torch.int64)
     place[i, j] = place[j, i] = torch.arange(len(i))
@@ -88,7 +89,7 @@ def planned_pairs(
     query: Tensor, gallery: Tensor | None, i: Tensor, j: Tensor, regions: int, matcher: Matcher, *, distance: bool
 ) -> Planned | None:
     """Images i (B,) of `query` with images j (B,) of `gallery`, or of `query`; otherwise as `planned_matrix`."""
-    if not _suits(query, query if gallery is None else gallery):
+    if matcher.matching != "transport" or not _suits(query, query if gallery is None else gallery):
         return None
     report: dict[str, Any] = {}
     values: Tensor = _PlannedPairs.apply(query, gallery, i, j, regions, matcher, distance, report)

@@ -120,7 +120,7 @@ class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no typ
         if not self._sharing:
             return self._matrix(query_emb, ref_emb)
         if self._kept is None or self._kept[0] is not query_emb or self._kept[1] is not ref_emb:
-            only = self._only if query_emb is ref_emb else None
+            only = self._only if query_emb is ref_emb and self.matcher.symmetric else None
             with torch.enable_grad():  # a miner may ask first, without gradient
                 if only is not None and 8 * only.shape[1] <= len(query_emb) ** 2:
                     matrix = self._chosen(query_emb, only)
@@ -178,7 +178,7 @@ class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no typ
                 self.unconverged_pairs = planned.unconverged
                 return planned.values
             sides = unpack_regions(query, count), unpack_regions(gallery, count)
-            structural = self._structural_matrix(*sides, symmetric=symmetric)
+            structural = self._structural_matrix(*sides, symmetric=symmetric and self.matcher.symmetric)
             lengths = squared_length(sides[0].pooled)[:, None], squared_length(sides[1].pooled)[None]
             pooled = self._value(sides[0].pooled @ sides[1].pooled.T, *lengths)
             return training_value(structural, pooled, self.matcher)
@@ -260,6 +260,7 @@ class StructuralSimilarity(_Structural):
     The plan is that of `Matcher.match`, solved without gradient; gradients flow through the cosines. Give it to a pair
     loss or miner as `distance=`, and call those with `pack_regions(regions)`. With another `matcher.structural_weight`
     w the value is (w * structural + pooled) / (w + 1). With `matcher.share` below 1, only what is transported counts.
+    With `matcher.matching` "maxsim_query" rows are the queries, and the matrix of a batch is not symmetric.
 
     Args:
         regions: R of the packed regions; may be omitted in what is given to `build_objective`, which sets it.

@@ -98,6 +98,10 @@ def alike_pairs(
             "matcher: this index has pooled vectors only; compare those with structural_weight 0 "
             "(--rerank-at 0), or build one with regions"
         )
+    if not matcher.symmetric:
+        raise ValueError(
+            f"matcher: neither image of a pair is the query, as matching {matcher.matching!r} needs; use 'maxsim'"
+        )
     condition = None if where is None else parse_where(where, config.columns)
     names = [name for part in store.listing(condition, columns=[]) for name in part.ids]
     return _pairs(store, names, threshold, matcher, neighbours, condition, differ)

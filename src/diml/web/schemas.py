@@ -123,6 +123,7 @@ class SummaryBody(OpenBody):
     undivided: str = Field(description="if not, why")
     parts: list[PartBody]
     between: TermBody
+    overall: bool = Field(description="whether `between` is mainly the overall look, every region with every other")
     pooled: TermBody | None
     unmatched: UnmatchedBody | None
     background: dict[str, float] | None

@@ -35,7 +35,8 @@ def tuned():
 
 def test_every_setting_has_the_metric_of_its_own_evaluation(tuned) -> None:
     regions, labels, found = tuned
-    assert len(found.tried) == 16
+    assert len(found.tried) == 24  # two epsilons and MaxSim, four weights, two K
+    assert {matcher.matching for matcher, _, _ in found.tried} == {"transport", "maxsim"}
     for matcher, k, value in found.tried:
         alone = evaluate_regions(regions, labels, matcher=matcher, rerank_at=(k,)).row(k)["map@r"]
         assert value == pytest.approx(alone, abs=2e-3)  # pooled cosines are summed in another order: a tie may turn
@@ -75,16 +76,35 @@ def test_noise_shows_no_gain() -> None:
 def test_other_settings_of_the_base_are_kept() -> None:
     regions, labels = regions_of(informative=True)
     base = Matcher(weights="uniform", structural_weight=2)
-    found = tune_matcher(regions, labels, base=base, epsilons=(0.02,), structural_weights=(4,), rerank_at=(7,))
+    tried = {"matchings": ("transport",), "epsilons": (0.02,), "structural_weights": (4,), "rerank_at": (7,)}
+    found = tune_matcher(regions, labels, base=base, **tried)
     assert found.matcher == replace(base, epsilon=0.02, structural_weight=4)
     assert found.baseline == base
     assert found.tried == ((found.matcher, 7, found.tried[0][2]),)  # the baseline was not to be chosen
     assert setting_text(found.matcher, base, 7) == "epsilon 0.02, structural_weight 4, K 7"
 
 
+def test_epsilon_is_varied_for_transport_only() -> None:
+    regions, labels = regions_of(informative=True)
+    tried = {"epsilons": (0.05, 0.2), "structural_weights": (4,), "rerank_at": (7,)}
+    found = tune_matcher(regions, labels, matchings=("maxsim", "transport", "maxsim_query"), **tried)
+    kinds = sorted((matcher.matching, matcher.epsilon) for matcher, _, _ in found.tried)
+    assert kinds == [("maxsim", 0.05), ("maxsim_query", 0.05), ("transport", 0.05), ("transport", 0.2)]
+    alone = tune_matcher(regions, labels, matchings=("maxsim",), **tried | {"epsilons": ()})
+    assert [matcher.matching for matcher, _, _ in alone.tried] == ["maxsim"]
+    assert setting_text(alone.matcher, alone.baseline, 7) == "matching maxsim, structural_weight 4, K 7"
+
+
+def test_maxsim_is_tried_with_all_mass_beside_a_base_that_transports_a_share() -> None:
+    regions, labels = regions_of(informative=True)
+    base = Matcher(share=0.7, epsilon=0.2)
+    found = tune_matcher(regions, labels, base=base, epsilons=(0.2,), structural_weights=(1,), rerank_at=(7,))
+    assert {(matcher.matching, matcher.share) for matcher, _, _ in found.tried} == {("transport", 0.7), ("maxsim", 1)}
+
+
 def test_the_result_is_plain_json(tuned) -> None:
     document = json.loads(json.dumps(tuned[2].to_dict(), allow_nan=False))
-    assert document["settings_tried"] == 16
+    assert document["settings_tried"] == 24
     assert Matcher.from_dict(document["matcher"]) == tuned[2].matcher
     assert "map@r" in repr(tuned[2])
 
@@ -92,7 +112,8 @@ def test_the_result_is_plain_json(tuned) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"epsilons": ()}, "epsilons, structural_weights, rerank_at"),
+        ({"matchings": ("transport",), "epsilons": ()}, "epsilons, structural_weights, rerank_at"),
+        ({"matchings": ()}, "matchings, epsilons"),
         ({"rerank_at": (0,)}, "K of at least 1"),
         ({"folds": 1}, "two classes and two folds"),
         ({"metric": "precision"}, "metrics: no metric 'precision'"),

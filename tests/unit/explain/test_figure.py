@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from diml.explain import draw_match, drawn_pair
+from calibrated import made_up_calibrator
+from diml.explain import Explanation, draw_match, drawn_pair
 from diml.explain.canvas import save_figure
 from diml.explain.flows import colour_of
 from diml.explain.formatting import TIMES
-from diml.matching import Match, Regions, match
+from diml.matching import Match, Matcher, Regions, match
 
 MakeMatch = Callable[..., Match]
 Overlapping = Callable[[Figure], list[tuple[str, str]]]
@@ -327,3 +329,12 @@ def test_drawing_uses_neither_pyplot_nor_global_state() -> None:
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_the_scale_is_that_of_the_summary(random_match: MakeMatch) -> None:
+    calibrator = made_up_calibrator(SimpleNamespace(fingerprint=str, matcher=Matcher()), kind="product")  # type: ignore[arg-type]
+    found = Explanation.of(random_match((3, 3), (3, 3)), calibrator=calibrator)
+    labels = [mark.label for mark in found.summary().scale.marks]
+    figure = found.draw(view="regions", panels=["scale"])
+    shown = [text.get_text() for text in figure.findobj(Text) if str(text.get_gid()).startswith("scale-name-")]
+    assert sorted(shown) == sorted(labels)

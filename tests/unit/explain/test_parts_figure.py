@@ -67,6 +67,7 @@ def summary_of(
         "score": 1.4, "ranked_by": 1.394 if full else None, "plan": "exact", "whole": not full,
         "undivided": "the head is not affine (gelu), so that the pooled cosine is no sum over regions" if full else "",
         "parts": rows, "between": {"value": rest, "share": rest / 1.4 if shares else None},
+        "overall": not full,
         "pooled": {"value": 0.6, "share": 0.43 if shares else None} if full else None,
         "unmatched": {"query": unmatched, "gallery": {"mass": 0.0, "regions": []}} if full else None,
         "background": {"object": 0.5, "mixed": 0.3, "background": 0.2} if full else None,
@@ -98,6 +99,7 @@ def test_shares_bars_and_words_are_those_of_the_summary() -> None:
         [bar] = by_gid(figure, f"bar-part-{number}")
         assert bar.get_width() / track.get_width() == pytest.approx(row["share"])
         assert bar.get_facecolor() == to_rgba(PARTS_PALETTE[number - 1])
+    assert "other pairs of regions" in texts_of(figure, "")
     for name in ("between", "pooled"):
         assert texts_of(figure, f"share-{name}") == f"{100 * summary[name]['share']:.0f} %"
         [bar] = by_gid(figure, f"bar-{name}")

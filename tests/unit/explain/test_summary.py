@@ -25,8 +25,8 @@ from diml.matching import Matcher, Regions
 from unit.calibration.conftest import made_up_images
 
 FIELDS = (
-    "headline sentence score ranked_by plan whole undivided parts between pooled unmatched background probability "
-    "threshold scale warnings hints"
+    "headline sentence score ranked_by plan whole undivided parts between overall pooled unmatched background "
+    "probability threshold scale warnings hints"
 )
 
 
@@ -251,8 +251,10 @@ def test_sentences_are_grammatical(base: Summary) -> None:
     assert sentence_of(with_rows(base, 0.842)) == f"One part carries 84 % of the similarity; it joins {joins}."
     two = with_rows(base, 0.5, 0.34)
     assert sentence_of(two) == f"Two parts carry 84 % of the similarity; the largest (50 %) joins {joins}."
-    rest = with_rows(base, 0.31, 0.2, 0.1, between=0.39)
+    rest = with_rows(base, 0.31, 0.2, 0.1, between=0.39, overall=False)
     assert sentence_of(rest).endswith(f"joins {joins}; another 39 % comes from regions of different parts.")
+    whole = dataclasses.replace(rest, overall=True)
+    assert sentence_of(whole).endswith(f"joins {joins}; another 39 % is the overall look.")
     more = with_rows(base, 0.6, 0.45, between=-0.05)
     assert sentence_of(more).endswith(f"joins {joins}; regions of different parts take away 5 %.")
     pooled = with_rows(base, 0.3, 0.2, pooled=Term(0.5, 0.5))

@@ -1,4 +1,4 @@
-"""Unmatched mass of occluded regions: areas under the ROC curve against an oracle, and regions whose answer is known."""
+"""Unmatched mass of occluded regions: areas under the ROC curve against an oracle, and cases with a known answer."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def test_another_depth_and_no_re_ranking_are_told(index):
     assert [hit.probability for hit in few.hits] == pytest.approx(
         [few.calibrator.probability(hit.score) for hit in few.hits]
     )
-    assert few.notices[0].startswith("Calibrated on the 100 nearest images of each query, searched with 5")
+    assert few.notices[0].startswith("Calibrated on the 12 nearest images of each query, got 5")
     assert none.hits[0].probability is None
     assert none.in_gallery is None
     assert none.notices[0].startswith("Ranked by the pooled cosine alone")

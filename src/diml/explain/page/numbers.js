@@ -42,6 +42,7 @@
  * @property {string} undivided  if not, why
  * @property {Part[]} parts  largest first
  * @property {{value: number, share: number | null}} between  pairs of regions of different parts
+ * @property {boolean} overall  whether `between` is mainly the overall look: every region with every other
  * @property {{value: number, share: number | null} | null} pooled  where the pooled cosine is not divided
  * @property {{query: {mass: number, regions: number[]}, gallery: {mass: number, regions: number[]}} | null} unmatched
  * @property {{object: number, mixed: number, background: number} | null} background

@@ -211,7 +211,8 @@ function otherRows(summary) {
   const line = (kind, ...children) => rows.push(element("div", { class: `row other ${kind}` }, ...children));
   const sharing = (kind, share, words, reason = "") => line(kind, element("span", { class: "words" }, ...shareLine(share, ` ${words}`, "#8a8f98"), ...(reason ? [element("span", { class: "places" }, reason)] : [])));
   if (summary.pooled) sharing("overall", summary.pooled.share, "from comparing the images as a whole", "The model also compares both images as a whole, which cannot be divided among regions here.");
-  sharing("between", summary.between.share, "spread over all other pairs of regions");
+  if (summary.overall) sharing("between", summary.between.share, "overall look", "All other pairs of regions");
+  else sharing("between", summary.between.share, "all other pairs of regions");
   if (summary.unmatched) {
     const sides = SIDES.map(([, role]) => `${percent(summary.unmatched[role].mass)} of the ${role === "query" ? "query" : "gallery image"}`);
     line("missing", element("i", { class: "hatched" }), element("span", {}, element("b", {}, "No counterpart: "), sides.join(", ")));
