@@ -18,6 +18,8 @@ FALSE_ACCEPT_RATE: Final = 0.05
 
 #: From this share of the queries that are there on, a query that is not recognised is said to be missing.
 _SURE: Final = 0.8
+#: Share of the calibration's candidates that a query needs to be seen like one of the calibration's queries.
+ENOUGH: Final = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +92,8 @@ def judge_hits(
     Args:
         calibrator: of the embedder and matcher that gave the scores.
         scores: of all K re-ranked candidates, best first.
-        depth: how many were asked for; where it is that of the calibration, and as many were found as the calibration
-            saw for a query, each hit is seen among the others of its query.
+        depth: how many were asked for; where it is that of the calibration, and about as many were found as the
+            calibration saw for a query, each hit is seen among the others of its query.
         gallery_images: images that were searched.
         false_accept_rate: share of the queries of missing classes that may be taken to be there, in (0, 1).
 
@@ -104,7 +106,7 @@ def judge_hits(
         return JudgedHits()
     values, notices = np.array(scores, dtype=np.float64), []
     seen = min(calibrator.depth, int(calibrator.gallery_images))
-    if depth == calibrator.depth and len(scores) >= seen:
+    if depth == calibrator.depth and len(scores) >= ENOUGH * seen:
         found = calibrator.hit_probability(values)
     else:
         found = calibrator.probability(values)

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from diml.data.image_sets import DataSet, ImageSet, numbered
-from diml.data.inventory import FileListing, Inventory, examples, find_folder, missing_data, require_complete
+from diml.data.image_sets import DataSet, ImageSet
+from diml.data.inventory import Inventory, find_folder, missing_data, require_complete
+from diml.data.list_files import Entry, found_images, read_lists
 from diml.data.registry import DataSetInfo
 
 _PRODUCT_LISTS: Final = {"train": "Ebay_train.txt", "test": "Ebay_test.txt"}
 _GROCERY_LISTS: Final = {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
 _GROCERY_TRAINING_CLASSES: Final = 40  # class_disjoint: fine classes 0-39 for training, 40-80 for testing
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One line of a list: the part it belongs to, the image's path below the image folder, its class number."""
-
-    part: str
-    path: str
-    label: int
 
 
 def locate_online_products(info: DataSetInfo, root: str | Path) -> Path | None:
@@ -41,8 +31,8 @@ def inspect_online_products(info: DataSetInfo, root: str | Path | None) -> Inven
         raise missing_data(info, root)
     lists = folder / "Info_Files" if (folder / "Info_Files").is_dir() else folder
     images = folder / "images" if (folder / "images").is_dir() else folder
-    entries, faults = _read_lists(lists, _PRODUCT_LISTS, _product_entry)
-    return _compare(images, entries, faults, _product_names(entries))
+    entries, faults = read_lists(lists, _PRODUCT_LISTS, _product_entry)
+    return found_images(images, entries, faults, _product_names(entries))
 
 
 def load_online_products(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
@@ -68,8 +58,8 @@ def inspect_grocery(info: DataSetInfo, root: str | Path | None) -> Inventory:
     folder = None if root is None else locate_grocery(info, root)
     if folder is None:
         raise missing_data(info, root)
-    entries, faults = _read_lists(folder, _GROCERY_LISTS, _grocery_entry)
-    return _compare(folder, entries, faults, _grocery_names(folder))
+    entries, faults = read_lists(folder, _GROCERY_LISTS, _grocery_entry)
+    return found_images(folder, entries, faults, _grocery_names(folder))
 
 
 def load_grocery(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
@@ -99,77 +89,24 @@ def load_grocery(info: DataSetInfo, root: str | Path | None, protocol: str) -> D
     return DataSet(info.name, protocol, inventory.image_set(f"{info.name} train", gallery), test, info.credit)
 
 
-def _product_entry(part: str, line: str) -> _Entry | None:
+def _product_entry(part: str, line: str) -> Entry | None:
     """Read `image_id class_id super_class_id path`; the header gives None."""
     _, label, _, path = line.split(maxsplit=3)
-    return None if label == "class_id" else _Entry(part, path.strip(), int(label))
+    return None if label == "class_id" else Entry(part, path.strip(), int(label))
 
 
-def _grocery_entry(part: str, line: str) -> _Entry | None:
+def _grocery_entry(part: str, line: str) -> Entry | None:
     """Read `path, fine class, coarse class`."""
     path, fine, _ = line.rsplit(",", 2)
-    return _Entry(part, path.strip(), int(fine))
+    return Entry(part, path.strip(), int(fine))
 
 
-def _read_lists(
-    folder: Path, lists: Mapping[str, str], read_line: Callable[[str, str], _Entry | None]
-) -> tuple[list[_Entry], list[str]]:
-    """Read the lists of all parts; return the entries, and a fault for each list that is missing or empty."""
-    entries: list[_Entry] = []
-    faults: list[str] = []
-    for part, name in lists.items():
-        path = folder / name
-        if not path.is_file():
-            faults.append(f"the list {path} is missing")
-            continue
-        before = len(entries)
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-            if line.strip():
-                entries += filter(None, [_read_entry(path, number, part, line, read_line)])
-        if len(entries) == before:
-            faults.append(f"the list {path} contains no image")
-    return entries, faults
-
-
-def _read_entry(
-    path: Path, number: int, part: str, line: str, read_line: Callable[[str, str], _Entry | None]
-) -> _Entry | None:
-    try:
-        return read_line(part, line)
-    except ValueError as error:
-        expected = (read_line.__doc__ or "").split("`")[1]
-        raise ValueError(f"{path}, line {number}: expected `{expected}`, got {line.strip()!r}") from error
-
-
-def _compare(images: Path, entries: list[_Entry], faults: list[str], names: Mapping[int, str]) -> Inventory:
-    """Look up every listed image below the folder `images`."""
-    listing = FileListing()
-    found = [listing.find(images / entry.path) for entry in entries]
-    missing = [entry.path for entry, path in zip(entries, found, strict=True) if path is None]
-    if missing:
-        faults = [
-            *faults,
-            f"{len(missing):,} of {len(entries):,} listed images are missing below {images} ({examples(missing)})",
-        ]
-    present = [(entry, path) for entry, path in zip(entries, found, strict=True) if path is not None]
-    labels, class_ids = numbered(entry.label for entry, _ in present)
-    return Inventory(
-        folder=images,
-        paths=tuple(path for _, path in present),
-        labels=labels,
-        class_names=tuple(names.get(class_id, str(class_id)) for class_id in class_ids),
-        class_ids=tuple(class_ids),
-        parts=tuple(entry.part for entry, _ in present),
-        faults=tuple(faults),
-    )
-
-
-def _product_names(entries: list[_Entry]) -> dict[int, str]:
+def _product_names(entries: list[Entry]) -> dict[int | str, str]:
     """Name a product by its kind and number, `bicycle 1`, as the lists have no names."""
     return {entry.label: f"{Path(entry.path).parent.name.removesuffix('_final')} {entry.label}" for entry in entries}
 
 
-def _grocery_names(folder: Path) -> dict[int, str]:
+def _grocery_names(folder: Path) -> dict[int | str, str]:
     """Read class names from `classes.csv`, if it exists."""
     path = folder / "classes.csv"
     if not path.is_file():

@@ -36,20 +36,39 @@ class Inventory:
         class_ids: C class numbers in the data set's own files.
         parts: N names of the part that lists each image (`train`, `test`); empty strings where there are no lists.
         faults: What is missing, one line each, with counts and examples; empty for a complete data set.
+        cameras: (N,), int64 camera numbers, or None.
     """
 
     folder: Path
     paths: tuple[Path, ...]
     labels: Indices
     class_names: tuple[str, ...]
-    class_ids: tuple[int, ...]
+    class_ids: tuple[int | str, ...]
     parts: tuple[str, ...]
     faults: tuple[str, ...]
+    cameras: Indices | None = None
 
     def image_set(self, name: str, keep: Indices | None = None) -> ImageSet:
         """Return all images, or those with the indices `keep`, as a leave-one-out set."""
-        everything = ImageSet(self.paths, self.labels, class_names=self.class_names, name=name)
+        everything = ImageSet(
+            self.paths, self.labels, class_names=self.class_names, cameras=self.cameras, name=name
+        )
         return everything if keep is None else everything.subset(keep)
+
+    def query_gallery_set(self, name: str) -> ImageSet:
+        """Return the images of the parts `query` and `gallery` as a set with these two sides."""
+        keep = self.in_parts("query", "gallery")
+        parts = np.array(self.parts, dtype=str)[keep]
+        images = self.image_set(name, keep)
+        return ImageSet(
+            images.images,
+            images.labels,
+            class_names=images.class_names,
+            queries=np.flatnonzero(parts == "query"),
+            gallery=np.flatnonzero(parts == "gallery"),
+            cameras=images.cameras,
+            name=name,
+        )
 
     def in_parts(self, *parts: str) -> Indices:
         """Return the indices of the images listed in these parts."""

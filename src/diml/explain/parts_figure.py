@@ -152,8 +152,8 @@ def _rows(summary: Mapping[str, Any], sides: tuple[Side, Side], style: Style, co
         _part_row(row, sides, style, colours, gap=(1.1 if number == 0 else 0.55) * style.em)
         for number, row in enumerate(summary["parts"])
     ]
-    others = "all other pairs of regions"
-    rest = [("between", "overall look", others) if summary["overall"] else ("between", others, "")]
+    others = "other pairs of regions"
+    rest = [("between", "overall look", f"all {others}") if summary["overall"] else ("between", others, "")]
     if summary["pooled"] is not None:
         rest.append(("pooled", "the images as a whole", summary["undivided"]))
     for name, text, reason in rest:

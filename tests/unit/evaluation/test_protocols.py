@@ -195,7 +195,7 @@ def test_a_reranking_keeps_what_is_ignored_out() -> None:
 
 @pytest.mark.parametrize("name", ["recall@0", "recall@", "recall@-1", "precision", "mAP"])
 def test_unknown_metrics_are_named(name: str) -> None:
-    with pytest.raises(ValueError, match=r"metrics: no metric .*recall@k for any k"):
+    with pytest.raises(ValueError, match=r"metrics: no metric .*recall@k and map@k for any k"):
         check_metrics([name])
 
 
