@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from diml.data import class_folders, image_lists
+from diml.data import class_folders, image_lists, landmarks, reid
 from diml.data.csv_file import load_csv, read_rows
 from diml.data.image_sets import DataSet
 from diml.data.inventory import Inventory, size_differences
@@ -30,6 +30,8 @@ class _Reader:
 _BENCHMARK: Final = _Reader(
     class_folders.load_benchmark, class_folders.inspect_benchmark, class_folders.locate_benchmark
 )
+_CAMERAS: Final = _Reader(reid.load_cameras, reid.inspect_cameras, reid.locate_cameras)
+_REVISITED: Final = _Reader(landmarks.load_revisited, landmarks.inspect_revisited, landmarks.locate_revisited)
 _READERS: Final = MappingProxyType(
     {
         "cub200": _BENCHMARK,
@@ -39,6 +41,17 @@ _READERS: Final = MappingProxyType(
         ),
         "grocery": _Reader(image_lists.load_grocery, image_lists.inspect_grocery, image_lists.locate_grocery),
         "orl": _Reader(class_folders.load_orl, class_folders.inspect_orl, class_folders.locate_orl),
+        "inshop": _Reader(image_lists.load_inshop, image_lists.inspect_inshop, image_lists.locate_inshop),
+        "market1501": _CAMERAS,
+        "msmt17": _Reader(reid.load_msmt17, reid.inspect_msmt17, reid.locate_msmt17),
+        "veri776": _CAMERAS,
+        "vehicleid": _Reader(reid.load_vehicleid, reid.inspect_vehicleid, reid.locate_vehicleid),
+        "inaturalist2018": _Reader(
+            image_lists.load_inaturalist, image_lists.inspect_inaturalist, image_lists.locate_inaturalist
+        ),
+        "roxford5k": _REVISITED,
+        "rparis6k": _REVISITED,
+        "gldv2": _Reader(landmarks.load_gldv2, landmarks.inspect_gldv2, landmarks.locate_gldv2),
         "folder": _Reader(class_folders.load_folder, class_folders.inspect_folder),
         "csv": _Reader(load_csv),
     }

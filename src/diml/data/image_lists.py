@@ -1,4 +1,4 @@
-"""Data sets whose images are listed in text files: `online_products` and `grocery`."""
+"""Data sets whose images are listed in text files: `online_products`, `grocery`, `inshop` and `inaturalist2018`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from diml.data.registry import DataSetInfo
 _PRODUCT_LISTS: Final = {"train": "Ebay_train.txt", "test": "Ebay_test.txt"}
 _GROCERY_LISTS: Final = {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
 _GROCERY_TRAINING_CLASSES: Final = 40  # class_disjoint: fine classes 0-39 for training, 40-80 for testing
+
+
+_PARTITION: Final = "list_eval_partition.txt"
+_NATURE_LISTS: Final = {"train": "Inaturalist_train_set1.txt", "test": "Inaturalist_test_set1.txt"}
 
 
 def locate_online_products(info: DataSetInfo, root: str | Path) -> Path | None:
@@ -87,6 +91,72 @@ def load_grocery(info: DataSetInfo, root: str | Path | None, protocol: str) -> D
         name=f"{info.name} test",
     )
     return DataSet(info.name, protocol, inventory.image_set(f"{info.name} train", gallery), test, info.credit)
+
+
+def locate_inshop(info: DataSetInfo, root: str | Path) -> Path | None:
+    """Return the folder that has the list of the partition, or its folder `Eval` as in the archive; or None."""
+    return find_folder(info, root, [_PARTITION, f"Eval/{_PARTITION}"])
+
+
+def inspect_inshop(info: DataSetInfo, root: str | Path | None) -> Inventory:
+    """Compare the list of `inshop` with the images on disk."""
+    folder = None if root is None else locate_inshop(info, root)
+    if folder is None:
+        raise missing_data(info, root)
+    listed = folder / "Eval" if (folder / "Eval" / _PARTITION).exists() else folder
+    images = folder / "Img" if (folder / "Img" / "img").is_dir() else folder
+    entries, faults = read_lists(listed, {"": _PARTITION}, _inshop_entry)
+    return found_images(images, entries, faults)
+
+
+def load_inshop(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
+    """Load the query images and the gallery of the partition for testing, its other images for training."""
+    inventory = inspect_inshop(info, root)
+    require_complete(info, inventory)
+    train = inventory.image_set(f"{info.name} train", inventory.in_parts("train"))
+    return DataSet(info.name, protocol, train, inventory.query_gallery_set(f"{info.name} test"), info.credit)
+
+
+def locate_inaturalist(info: DataSetInfo, root: str | Path) -> Path | None:
+    """Return the folder that has the lists of the split, or their folder `Inat_dataset_splits`; or None."""
+    lists = list(_NATURE_LISTS.values())
+    return find_folder(info, root, lists + [f"Inat_dataset_splits/{name}" for name in lists])
+
+
+def inspect_inaturalist(info: DataSetInfo, root: str | Path | None) -> Inventory:
+    """Compare the lists of the metric-learning split with the images on disk; a species is a class."""
+    folder = None if root is None else locate_inaturalist(info, root)
+    if folder is None:
+        raise missing_data(info, root)
+    lists = folder / "Inat_dataset_splits" if (folder / "Inat_dataset_splits").is_dir() else folder
+    entries, faults = read_lists(lists, _NATURE_LISTS, _nature_entry)
+    return found_images(folder, entries, faults)
+
+
+def load_inaturalist(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
+    """Load the species of the first list for training and those of the second for testing, leave-one-out."""
+    inventory = inspect_inaturalist(info, root)
+    require_complete(info, inventory)
+    train = inventory.image_set(f"{info.name} train", inventory.in_parts("train"))
+    test = inventory.image_set(f"{info.name} test", inventory.in_parts("test"))
+    return DataSet(info.name, protocol, train, test, info.credit)
+
+
+def _inshop_entry(part: str, line: str) -> Entry | None:
+    """Read `img/MEN/Denim/id_00000080/01_1_front.jpg id_00000080 train|query|gallery`; the two first lines give None."""
+    if line.strip().isdecimal() or line.split()[0] == "image_name":
+        return None
+    path, item, status = line.split()
+    if status not in ("train", "query", "gallery"):
+        raise ValueError(f"status {status!r}")
+    return Entry(status, path, item)
+
+
+def _nature_entry(part: str, line: str) -> Entry:
+    """Read `train_val2018/Plantae/7477/3b60c9486db1d2ee875f11a669fbde4a.jpg`, the species being the two folders."""
+    path = line.strip()
+    _, kingdom, species, _ = path.rsplit("/", 3)
+    return Entry(part, path, f"{kingdom}/{species}")
 
 
 def _product_entry(part: str, line: str) -> Entry | None:

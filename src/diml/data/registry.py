@@ -23,6 +23,8 @@ class DataSetInfo:
         images: Known number of images, all parts together; None for a user's own images.
         classes: Known number of classes.
         credit: Whom to credit where it is used.
+        metrics: What `diml evaluate` measures unless told otherwise, the metrics of the publications; empty for the
+            standard ones of metric learning.
     """
 
     name: str
@@ -34,7 +36,13 @@ class DataSetInfo:
     images: int | None = None
     classes: int | None = None
     credit: str | None = None
+    metrics: tuple[str, ...] = ()
 
+
+#: Metrics of re-identification: CMC at three ranks, mAP by both conventions, mINP.
+REID_METRICS: Final = ("recall@1", "recall@5", "recall@10", "map", "map_trapezoid", "minp")
+_AT_R: Final = ("r_precision", "map@r", "r_precision_self_counted", "map@r_self_counted")
+_REVISITED: Final = "Radenović et al., Revisiting Oxford and Paris, CVPR 2018"
 
 _ALL: Final = (
     DataSetInfo(
@@ -106,6 +114,136 @@ _ALL: Final = (
         images=400,
         classes=40,
         credit="ORL Database of Faces, AT&T Laboratories Cambridge (Samaria and Harter, 1994)",
+    ),
+    DataSetInfo(
+        name="inshop",
+        description="Clothes of an online shop (DeepFashion In-Shop): query photos against a gallery, new items",
+        protocols=("query_gallery",),
+        folders=("inshop", "In-shop Clothes Retrieval Benchmark", "in-shop", "In-shop"),
+        layout=(
+            "ROOT/inshop/list_eval_partition.txt (or Eval/list_eval_partition.txt) and ROOT/inshop/img/ (or Img/img/) "
+            "with WOMEN/Blouses_Shirts/id_00000001/02_1_front.jpg and so on"
+        ),
+        how_to_get=(
+            "ask for DeepFashion's In-shop Clothes Retrieval Benchmark on its page (MMLAB, The Chinese University of "
+            "Hong Kong), and unpack img.zip and list_eval_partition.txt to ROOT/inshop"
+        ),
+        images=52_712,
+        classes=7_982,
+        credit="DeepFashion (Liu et al., CVPR 2016)",
+        metrics=(*(f"recall@{k}" for k in (1, 10, 20, 30, 40)), *_AT_R),
+    ),
+    DataSetInfo(
+        name="market1501",
+        description="People seen by 6 cameras: hits of the query's own camera are ignored, distractors are wrong",
+        protocols=("query_gallery",),
+        folders=("market1501", "Market-1501-v15.09.15", "market1501/Market-1501-v15.09.15", "Market-1501"),
+        layout=(
+            "ROOT/Market-1501-v15.09.15/{bounding_box_train,query,bounding_box_test}/0002_c1s1_000451_03.jpg and so "
+            "on; person -1 is junk, person 0000 a distractor"
+        ),
+        how_to_get="download Market-1501-v15.09.15.zip from the authors' page and unpack it below ROOT",
+        images=32_217,
+        classes=1_502,
+        credit="Market-1501 (Zheng et al., ICCV 2015)",
+        metrics=REID_METRICS,
+    ),
+    DataSetInfo(
+        name="msmt17",
+        description="People seen by 15 cameras, in- and outdoors: hits of the query's own camera are ignored",
+        protocols=("query_gallery",),
+        folders=("msmt17", "MSMT17_V1", "MSMT17_V2", "msmt17/MSMT17_V1", "msmt17/MSMT17_V2", "MSMT17"),
+        layout=(
+            "ROOT/MSMT17_V1/{list_train,list_val,list_query,list_gallery}.txt with the folders train and test, or "
+            "ROOT/MSMT17_V2 with mask_train_v2 and mask_test_v2"
+        ),
+        how_to_get="ask the authors for MSMT17 (Peking University) and unpack it below ROOT",
+        images=126_441,
+        classes=4_101,
+        credit="MSMT17 (Wei et al., CVPR 2018)",
+        metrics=REID_METRICS,
+    ),
+    DataSetInfo(
+        name="veri776",
+        description="Vehicles seen by 20 cameras: hits of the query's own camera are ignored",
+        protocols=("query_gallery",),
+        folders=("veri776", "VeRi", "veri", "VeRi-776", "VeRi_with_plate"),
+        layout="ROOT/VeRi/{image_train,image_query,image_test}/0001_c001_00016450_0.jpg and so on",
+        how_to_get="ask the authors for VeRi-776 (its page tells how) and unpack it to ROOT/VeRi",
+        images=51_035,
+        classes=776,
+        credit="VeRi-776 (Liu et al., ECCV 2016)",
+        metrics=REID_METRICS,
+    ),
+    DataSetInfo(
+        name="vehicleid",
+        description="Vehicles, front and rear: ten drawn galleries of one image of each, the other images are queries",
+        protocols=("large", "medium", "small"),
+        folders=("vehicleid", "VehicleID_V1.0", "VehicleID", "vehicleid/VehicleID_V1.0", "vehicle_id"),
+        layout=(
+            "ROOT/VehicleID_V1.0/train_test_split/{train_list,test_list_800,test_list_1600,test_list_2400}.txt (lines "
+            "`image vehicle`) and ROOT/VehicleID_V1.0/image/0308003.jpg and so on"
+        ),
+        how_to_get="ask the authors for PKU VehicleID (Peking University) and unpack it below ROOT",
+        images=133_123,
+        classes=15_564,
+        credit="PKU VehicleID (Liu et al., CVPR 2016)",
+        metrics=("recall@1", "recall@5", "map"),
+    ),
+    DataSetInfo(
+        name="inaturalist2018",
+        description="Species: the metric-learning split, 5,690 species for training, 2,452 for testing, leave-one-out",
+        protocols=("class_disjoint",),
+        folders=("inaturalist2018", "inaturalist", "iNaturalist2018", "Inaturalist2018"),
+        layout=(
+            "ROOT/inaturalist2018/{Inaturalist_train_set1,Inaturalist_test_set1}.txt (or in Inat_dataset_splits) and "
+            "ROOT/inaturalist2018/train_val2018/Plantae/7477/*.jpg and so on"
+        ),
+        how_to_get=(
+            "download train_val2018.tar.gz of the iNaturalist 2018 competition, and the two lists of the split from "
+            "the repository of Smooth-AP, to ROOT/inaturalist2018"
+        ),
+        images=461_939,
+        classes=8_142,
+        credit="iNaturalist 2018 (Van Horn et al., CVPR 2018); split of Smooth-AP (Brown et al., ECCV 2020)",
+        metrics=(*(f"recall@{k}" for k in (1, 4, 16, 32)), *_AT_R),
+    ),
+    *(
+        DataSetInfo(
+            name=name,
+            description=f"Buildings of {city}, revisited: 70 boxed queries, judged image by image",
+            protocols=("medium", "hard", "easy"),
+            folders=(name,),
+            layout=f"ROOT/{name}/gnd_{name}.pkl and ROOT/{name}/jpg/*.jpg, all in one folder",
+            how_to_get=(
+                f"download the images of {source} (Visual Geometry Group, Oxford) to ROOT/{name}/jpg, and "
+                f"gnd_{name}.pkl of the project revisitop to ROOT/{name}"
+            ),
+            images=images,
+            credit=f"{source} (Philbin et al., {year}); judgements: {_REVISITED}",
+            metrics=("map_trapezoid", "recall@1", "recall@5", "recall@10"),
+        )
+        for name, city, source, images, year in (
+            ("roxford5k", "Oxford", "Oxford Buildings", 5_063, "CVPR 2007"),
+            ("rparis6k", "Paris", "Paris Buildings", 6_392, "CVPR 2008"),
+        )
+    ),
+    DataSetInfo(
+        name="gldv2",
+        description="Google Landmarks v2, retrieval: judged test images against an index of 761,757 images",
+        protocols=("private", "public", "all"),
+        folders=("gldv2", "gldv2_dataset", "google-landmark"),
+        layout=(
+            "ROOT/gldv2/index/index.csv, ROOT/gldv2/test/retrieval_solution_v2.1.csv, and images by the first three "
+            "letters of their names, ROOT/gldv2/{index,test}/0/1/2/0123456789abcdef.jpg; all of the index is needed"
+        ),
+        how_to_get=(
+            "run download-dataset.sh of the repository cvdfoundation/google-landmark for the splits index and test, "
+            "and move them to ROOT/gldv2"
+        ),
+        images=762_886,
+        credit="Google Landmarks Dataset v2 (Weyand et al., CVPR 2020)",
+        metrics=("map@100", "recall@1", "recall@5", "recall@10"),
     ),
     DataSetInfo(
         name="folder",

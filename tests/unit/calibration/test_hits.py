@@ -12,16 +12,17 @@ from diml.calibration.hits import judge_hits
 from diml.calibration.rates import RateTable
 from diml.matching import Matcher
 
-SCORES = (1.7, 1.4, 1.1, 1.0)
+SCORES = (1.7, 1.4, *(1.1 - 0.002 * place for place in range(98)))  # as many as the calibration saw of a query
 
 
 def test_hits_are_seen_among_the_others_at_the_depth_of_the_calibration(calibrator):
     judged = judge_hits(calibrator, SCORES, depth=100, gallery_images=490)
     assert judged.probabilities == pytest.approx(calibrator.hit_probability(np.array(SCORES)).tolist())
     assert judged.notices == ()
-    alone = judge_hits(calibrator, SCORES, depth=20, gallery_images=490)
-    assert alone.probabilities == pytest.approx(calibrator.probability(np.array(SCORES)).tolist())
-    assert "100 nearest images of each query, searched with 20" in alone.notices[0]
+    for depth, scores in ((20, SCORES[:20]), (100, SCORES[:60])):  # fewer re-ranked; a smaller gallery
+        alone = judge_hits(calibrator, scores, depth=depth, gallery_images=490)
+        assert alone.probabilities == pytest.approx(calibrator.probability(np.array(scores)).tolist())
+        assert f"100 nearest images of each query, got {len(scores)}" in alone.notices[0]
     assert judge_hits(calibrator, (), depth=100, gallery_images=490).probabilities == ()
 
 
@@ -47,7 +48,7 @@ def test_what_cannot_be_promised_is_estimated_and_what_cannot_be_estimated_is_le
     assert "about 2 % (estimated, too few classes to promise it)" in str(verdict)
     judged = judge_hits(few, (1.6,), depth=100, gallery_images=10_000, false_accept_rate=0.02)
     assert judged.gallery is None
-    assert "too few queries for a rate of 2 % among 10,000 images" in judged.notices[0]
+    assert "too few queries for a rate of 2 % among 10,000 images" in judged.notices[-1]
 
 
 def test_how_many_of_those_there_are_recognised_decides_the_words(scored):

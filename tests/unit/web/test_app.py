@@ -253,7 +253,9 @@ def test_openapi_tells_the_forms_and_the_errors(client: Client) -> None:
 
 
 def calibrated(embedder: Embedder, gallery: Any, **changes: Any) -> TestClient:
-    found = FoundCalibration(made_up_calibrator(embedder, MATCHER, kind="product", **changes), "shop/embedder")
+    found = FoundCalibration(
+        made_up_calibrator(embedder, MATCHER, kind="product", gallery_images=10.0, **changes), "shop/embedder"
+    )
     engine = Engine(embedder, matcher=MATCHER, gallery=gallery, calibration=found, false_accept_rate=0.02)
     return TestClient(create_app(engine), base_url="http://127.0.0.1:8765", raise_server_exceptions=True)
 
@@ -263,7 +265,7 @@ def test_a_calibration_gives_probabilities_and_says_whether_the_query_is_there(
 ) -> None:
     one = calibrated(embedder, gallery)
     told = one.post("/api/search?hits=4", files={"query": ("q.png", B)}).json()
-    calibrator = made_up_calibrator(embedder, MATCHER, kind="product")
+    calibrator = made_up_calibrator(embedder, MATCHER, kind="product", gallery_images=10.0)
     scores = gallery.search(embedder.embed([B]), hits=4, rerank_at=100, matcher=MATCHER).scores
     expected = calibrator.hit_probability(np.array(scores))[:4]
     chances = [pair["hit"]["probability"] for pair in told["pairs"]]
