@@ -2,9 +2,10 @@
 
 Read in this order: `explanation` (two images compared) and `shown_plan` (which plan is shown); `summary` (what there is
 to say to everybody), made of `places`, `scale` and `wording`; `description` (all numbers of a pair), `hits` (a query
-with its hits), `formatting` (how numbers are written); `pair_figure` (either figure of a pair: `parts_figure` and
-`figure`) and `drawn_hits` (of a query with its hits), made of `panels` and `flows` on a `canvas`; `html` (interactive
-pages, whose viewer is in `page/`) and `report` (the page of an evaluation); `drawings` (a pair of images to try it on).
+with its hits), `formatting` (how numbers are written). Figures: `pair_figure` chooses between `parts_figure` (for
+everybody) and `regions_figure` (for experts), `hits_figure` is that of a query with its hits; they are `blocks` of
+`panels`, `flows`, `part_marks`, `outlines` and the `scale_figure` on a `canvas`. Pages: `html` (interactive, their viewer
+is in `page/`) and `report` (of an evaluation). `drawings`: a pair of images to try it on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from diml.explain.report import evaluation_page
 from diml.extras import require
 
 if TYPE_CHECKING:
-    from diml.explain.figure import draw_match
+    from diml.explain.regions_figure import draw_match
 
 __all__ = [
     "Explanation",
@@ -37,7 +38,7 @@ def __getattr__(name: str) -> Any:
     if name != "draw_match":  # which needs matplotlib, imported on first use
         raise AttributeError(f"module 'diml.explain' has no attribute {name!r}")
     require("plot", "figures")
-    return importlib.import_module("diml.explain.figure").draw_match
+    return importlib.import_module("diml.explain.regions_figure").draw_match
 
 
 def __dir__() -> list[str]:

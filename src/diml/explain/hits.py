@@ -68,7 +68,7 @@ class RankedHits:
     ) -> Figure:
         """The hits in one figure, a row each, with the regions that separate each from the first: see `hits_figure`."""
         require("plot", "figures")
-        from diml.explain.drawn_hits import DrawnHit, hits_figure
+        from diml.explain.hits_figure import DrawnHit, hits_figure
 
         return hits_figure(
             [DrawnHit(match, note=self._note(place)) for place, match in enumerate(self.matches)],

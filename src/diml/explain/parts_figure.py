@@ -19,7 +19,7 @@ from diml.explain.formatting import signed
 from diml.explain.outlines import draw_outline, draw_veil, outline_path
 from diml.explain.panels import Panel, Side, section_of
 from diml.explain.part_marks import Row, badge, check_colours, colour_of_part, outline_parts, regions_of, tint
-from diml.explain.score_scale import draw_scale, scale_height, scale_title
+from diml.explain.scale_figure import draw_scale, scale_height, scale_title
 from diml.explain.wording import whole_percent
 
 PartsPanel = Literal["headline", "images", "parts", "background", "scale"]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from diml.explain.canvas import Canvas
-from diml.explain.score_scale import draw_scale, draw_scale_key, lanes_of, scale_height
+from diml.explain.scale_figure import draw_scale, draw_scale_key, lanes_of, scale_height
 
 Overlapping = Callable[[Figure], list[tuple[str, str]]]
 

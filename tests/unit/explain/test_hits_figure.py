@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from diml.explain import Explanation, drawn_pair
-from diml.explain.drawn_hits import DrawnHit, hits_figure
+from diml.explain.hits_figure import DrawnHit, hits_figure
 from diml.explain.formatting import TIMES
 from diml.matching import Match
 

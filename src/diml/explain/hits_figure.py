@@ -27,7 +27,7 @@ from diml.explain.flows import check_lines, colour_of, draw_flows, drawn_flows, 
 from diml.explain.formatting import TIMES, cell_name, decimals, score_terms, share_text, signed
 from diml.explain.panels import Panel, Side, sides_of
 from diml.explain.part_marks import badge, check_colours, colour_of_part, outline_parts, regions_of, tint
-from diml.explain.score_scale import draw_scale, draw_scale_key, scale_height
+from diml.explain.scale_figure import draw_scale, draw_scale_key, scale_height
 from diml.explain.shown_plan import shown_plan
 from diml.explain.summary import summarise
 from diml.explain.wording import whole_percent

@@ -34,7 +34,7 @@ from diml.explain.formatting import (
 from diml.explain.panels import HEAT, HEAT_SCALE, Array, Panel, Side, sides_of
 from diml.explain.part_marks import check_colours
 from diml.explain.scale import common_scale
-from diml.explain.score_scale import draw_scale, scale_height, scale_title
+from diml.explain.scale_figure import draw_scale, scale_height, scale_title
 from diml.matching import Ledger, Match
 from diml.matching.ledger import Flow
 
