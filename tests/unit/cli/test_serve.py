@@ -133,7 +133,7 @@ def test_the_matcher_is_that_of_the_model_or_index_unless_told_otherwise(
     assert told["settings"].items() >= matcher.to_dict().items()
     embedder = small_embedder()
     expected = matcher.match(embedder.embed([a]), embedder.embed([b]))
-    assert told["pairs"][0]["score"] == pytest.approx(float(expected.score), abs=1e-5)
+    assert told["pairs"][0]["ranked_by"] == pytest.approx(float(expected.score), abs=1e-5)
     if "index" not in command and "folder" not in command:
         return
     hits = client.post("/api/search?hits=4", files={"query": ("a.png", a)}).json()
