@@ -63,10 +63,21 @@ def test_options_of_no_use_with_a_folder_are_refused(option, tiny, tmp_path):
         load_embedder(tmp_path / "saved", **option)
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.25, math.inf])
-def test_every_setting_of_the_matcher_is_saved_and_can_be_replaced(weight, tiny, tmp_path):
-    matcher = Matcher(epsilon=0.02, weights="uniform", tolerance=1e-5, max_iterations=77, structural_weight=weight)
-    assert all(getattr(matcher, field.name) != field.default for field in dataclasses.fields(Matcher))
+OTHER = {"epsilon": 0.02, "weights": "uniform", "tolerance": 1e-5, "max_iterations": 77}
+MATCHERS = [
+    Matcher(**OTHER, structural_weight=0.25, share=0.8),
+    Matcher(**OTHER, structural_weight=math.inf, share="auto"),
+    Matcher(**OTHER, structural_weight=0.0, matching="maxsim"),
+]
+
+
+def test_every_setting_differs_from_its_default_in_one_of_these():
+    for field in dataclasses.fields(Matcher):
+        assert any(getattr(matcher, field.name) != field.default for matcher in MATCHERS), field.name
+
+
+@pytest.mark.parametrize("matcher", MATCHERS, ids=["share", "auto", "maxsim"])
+def test_every_setting_of_the_matcher_is_saved_and_can_be_replaced(matcher, tiny, tmp_path):
     tiny(matcher=matcher).save(tmp_path / "saved")
     saved = json.loads((tmp_path / "saved" / "embedder.json").read_text())
     assert saved["config"]["matcher"] == matcher.to_dict()
