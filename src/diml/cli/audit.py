@@ -88,6 +88,7 @@ class AuditCommand:
             raise ValueError(f"queries: need at least 1, got {self.queries}")
         self.foregrounds.check()
         dataset, name = dataset_or_run(self.dataset, self.data, self.model, "audit")
+        dataset.require_classes()
         foregrounds = self.foregrounds.open(dataset.test)
         embedder = self.model.load(name)
         notice = self.matcher.notice(embedder.matcher)

@@ -166,6 +166,7 @@ class CalibrateCommand:
         if is_index(self.dataset):
             return self._of_index()
         dataset, name = dataset_or_run(self.dataset, self.data, self.model, "calibrate")
+        dataset.require_classes()
         embedder = self.model.load(name)
         images, regions = self._embed(embedder, dataset)
         return _Source(images, regions, embedder, embedder.matcher, dataset.name, dataset.protocol, name)

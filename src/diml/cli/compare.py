@@ -131,6 +131,7 @@ class CompareCommand:
             queries=images.queries,
             gallery=images.gallery,
             cameras=images.cameras,
+            judgements=images.judgements,
             without_relevant=self.without_relevant,
             resamples=self.resamples,
             seed=self.seed,

@@ -22,6 +22,8 @@ class DatasetsCommand:
 
     diml datasets --data /mnt/images
 
+    diml datasets show market1501
+
     diml datasets check cub200 --data /mnt/images
 
     diml datasets check orl
@@ -29,11 +31,12 @@ class DatasetsCommand:
     diml datasets check csv --data shop.csv
     """
 
-    action: Annotated[Literal["list", "check"], tyro.conf.Positional] = "list"
-    """`list` all data sets, or `check` one by counting its images and classes."""
+    action: Annotated[Literal["list", "show", "check"], tyro.conf.Positional] = "list"
+    """`list` all data sets, `show` how to get one and which files are expected, or `check` one by counting its images
+    and classes."""
 
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None
-    """Data set to check."""
+    """Data set to show or check."""
 
     data: Path = Path("data")
     """Folder that contains the data sets; to check `folder` or `csv`, that folder or file itself."""
@@ -45,9 +48,12 @@ class DatasetsCommand:
         """Print the list or the check; returns 1 if the checked data set differs from the known totals, else 0."""
         if self.action == "check":
             return self._check()
+        if self.action == "show":
+            self._show()
+            return 0
         if self.name is not None:
             raise ValueError(
-                f"name: only `check` takes a data set, got {self.name!r}; use `diml datasets check {self.name}`"
+                f"name: only `show` and `check` take a name, got {self.name!r}; use `diml datasets check {self.name}`"
             )
         self._list()
         return 0
@@ -60,6 +66,17 @@ class DatasetsCommand:
             print(json_format.dumps({"data": str(self.data), "datasets": rows}, indent=2))
             return
         _print_list(rows, self.data)
+
+    def _show(self) -> None:
+        from diml.data.registry import dataset_info, dataset_names
+
+        if self.name is None:
+            raise ValueError(f"name: `show` needs a data set, one of {', '.join(dataset_names())}")
+        row = _row(dataset_info(self.name), self.data)
+        if self.json:
+            print(json_format.dumps(row, indent=2))
+        else:
+            _print_one(row)
 
     def _check(self) -> int:
         from diml.data.datasets import check_dataset, locate_dataset
@@ -108,6 +125,7 @@ def _row(info: DataSetInfo, data: Path) -> dict[str, Any]:
         "layout": info.layout,
         "how_to_get": info.how_to_get,
         "credit": info.credit,
+        "metrics": list(info.metrics),
         "place": None if check is None else str(check.place),
         "images": None if check is None else check.images,
         "classes": None if check is None else check.classes,
@@ -137,8 +155,32 @@ def _print_list(rows: list[dict[str, Any]], data: Path) -> None:
         table.add_row(row["name"], escape("\n".join(row["protocols"])), *known, escape(row["found"]))
     console = Console()
     console.print(table)
-    console.print("The first protocol is the default. Layout, source and credit of each: diml datasets --json")
+    console.print("The first protocol is the default. How to get one, and the files expected: diml datasets show NAME")
     console.print("Count the images of one: diml datasets check NAME --data ROOT")
+
+
+def _print_one(row: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(show_header=False, title=row["name"])
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    sizes = f"{_count(row['expected_images'])} images, {_count(row['expected_classes'])} classes"
+    lines = {
+        "what it is": row["description"],
+        "protocols": ", ".join(row["protocols"]) + (" (the first is the default)" if len(row["protocols"]) > 1 else ""),
+        "metrics": ", ".join(row["metrics"]) or "the standard ones",
+        "files": row["layout"],
+        "how to get it": row["how_to_get"],
+        "expected": sizes if row["expected_images"] is not None else "-",
+        "credit": row["credit"] or "-",
+        "found": row["found"],
+    }
+    for what, text in lines.items():
+        table.add_row(what, escape(text))
+    Console().print(table)
 
 
 def _count(number: int | None) -> str:

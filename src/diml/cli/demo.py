@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from diml.evaluation import DatasetEvaluation
-    from diml.explain.drawn_hits import DrawnHit
+    from diml.explain.hits_figure import DrawnHit
     from diml.models import Embedder
 
 #: Re-ranked candidates, explained queries, hits drawn of each.
@@ -131,7 +131,7 @@ class DemoCommand:
 
     def _draw(self, embedder: Embedder, found: DatasetEvaluation) -> list[Path]:
         """Three queries with their best hits, and one wrong best hit beside the best right one."""
-        from diml.explain.drawn_hits import hits_figure
+        from diml.explain.hits_figure import hits_figure
 
         written = []
         for number, query in enumerate(_good_queries(found), start=1):
@@ -189,7 +189,7 @@ def _first_right(found: DatasetEvaluation, query: int) -> int | None:
 def _hit(embedder: Embedder, found: DatasetEvaluation, query: int, rank: int) -> DrawnHit:
     """One hit of a query, embedded again for the shares of its pooled vector, and matched."""
     from diml.explain import Explanation
-    from diml.explain.drawn_hits import DrawnHit
+    from diml.explain.hits_figure import DrawnHit
     from diml.explain.explanation import match_pair
 
     report, images = found.report, found.images

@@ -75,13 +75,17 @@ class EvaluateCommand:
 
     loading: LoadingFlags = LoadingOptions()
 
-    metrics: Literal["standard", "reid", "all"] = "standard"
-    """`reid` has CMC at ranks 1, 5 and 10, mAP by both conventions and mINP, as in person re-identification; `all` adds
-    to the standard Recall@1,2,4,8, NMI, F1, variants of mAP, distances within and between classes, and spectral
-    decay."""
+    metrics: Literal["standard", "reid", "all"] | None = None
+    """`standard`: Recall@1,2,4,8, RP and MAP@R; `reid`: CMC at ranks 1, 5 and 10, mAP by both conventions and mINP, as
+    in person re-identification; `all` adds to the standard ones NMI, F1, variants of mAP, distances within and between
+    classes, and spectral decay. When omitted, those of the data set's publications, else the standard ones."""
 
     recall_at: tuple[int, ...] = ()
-    """Ranks k of Recall@k, instead of 1, 2, 4 and 8 (`reid`: 1, 5 and 10)."""
+    """Ranks k of Recall@k, instead of those of the metrics."""
+
+    copies: bool = True
+    """Whether to count the queries that have an exact or near copy in the gallery, and R@1 without copies, for which
+    images are read once more at a small size."""
 
     output: Path | None = None
     """Folder for evaluation.csv and evaluation.json, and metrics.csv with `--metrics all`."""
@@ -94,10 +98,16 @@ class EvaluateCommand:
 
     def run(self) -> int:
         """Embed, evaluate, print, write."""
+        from diml.evaluation.copies import find_copies
         from diml.evaluation.extra import extra_metrics
         from diml.evaluation.tables import write_extra, write_reports
 
         dataset, models = self._open()
+        if self.metrics == "all" and (dataset.test.judgements is not None or dataset.test.draws):
+            raise ValueError(
+                f"metrics: `all` needs classes and one gallery, and {dataset.name} has "
+                f"{'judgements' if dataset.test.judgements is not None else 'drawn galleries'}; use `standard`"
+            )
         found = {name: self._evaluate(model, dataset) for name, model in models.items()}
         reports = {name: evaluation.report for name, evaluation in found.items()}
         extra: dict[str, dict[str, float]] = {}
@@ -105,13 +115,18 @@ class EvaluateCommand:
             images = evaluation.images
             sides = {"queries": images.queries, "gallery": images.gallery, "cameras": images.cameras}
             extra[name] = extra_metrics(evaluation.regions, images.labels, seed=self.seed, **sides)
-        more = {"metrics": extra} if extra else {}
+        copies = {name: find_copies(one, progress=True) for name, one in found.items()} if self.copies else {}
+        more: dict[str, Any] = {"metrics": extra} if extra else {}
+        if copies:
+            more["copies"] = {name: one.to_dict() for name, one in copies.items()}
         config = self._config(dataset, models)
         if self.json:
             methods = {name: report.to_dict() for name, report in reports.items()}
             print(json_format.dumps({"unit": "fraction", "config": config, "methods": methods} | more, indent=1))
         else:
             print_evaluation(f"{dataset.name}, {dataset.protocol}", found)
+            for name, one in copies.items():
+                print(f"{name}: {one.line()}" if len(copies) > 1 else one.line())
             if extra:
                 _print_extra(found, extra)
         if self.output is not None:
@@ -166,13 +181,17 @@ class EvaluateCommand:
         data = {} if runs or self.data.data else {"data": "data"}
         return plain | filled | data | ({"runs": names} if runs else {})
 
-    def _metrics(self) -> tuple[str, ...]:
-        """Names of the metrics."""
-        from diml.evaluation.metrics import METRICS, RECALL_AT, WHOLE_RANKING, recall_metrics
+    def _metrics(self, dataset: DataSet) -> tuple[str, ...]:
+        """Names of the metrics: those asked for, else those of the data set's publications."""
+        from diml.data.registry import DATASETS, REID_METRICS
+        from diml.evaluation.metrics import METRICS, recall_metrics
 
-        reid = self.metrics == "reid"
-        ranks = recall_metrics(self.recall_at or ((1, 5, 10) if reid else RECALL_AT))
-        return (*ranks, *(WHOLE_RANKING if reid else METRICS[len(RECALL_AT) :]))
+        own = DATASETS[dataset.name].metrics if dataset.name in DATASETS and self.metrics is None else ()
+        names = own or (REID_METRICS if self.metrics == "reid" else METRICS)
+        if not self.recall_at:
+            return names
+        others = (name for name in names if not name.startswith("recall@"))
+        return (*recall_metrics(self.recall_at), *others)
 
     def _evaluate(self, model: str | Path, dataset: DataSet) -> DatasetEvaluation:
         from diml.evaluation import evaluate_dataset
@@ -186,7 +205,7 @@ class EvaluateCommand:
             dataset.test,
             matcher=self.matcher.applied_to(embedder.matcher),
             rerank_at=self.rerank_at,
-            metrics=self._metrics(),
+            metrics=self._metrics(dataset),
             without_relevant=self.without_relevant,
             seed=self.seed,
             storage=self.storage,

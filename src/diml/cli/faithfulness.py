@@ -121,7 +121,7 @@ class FaithfulnessCommand:
         from diml.faithfulness.report import unfinished_name
 
         measures = self._measures()
-        dataset = self.data.open(self.dataset)
+        dataset = self.data.open(self.dataset).require_classes()
         embedder = self.model.open()
         notice = self.matcher.notice(embedder.matcher)
         if notice is not None:

@@ -91,7 +91,7 @@ class ReportCommand:
             raise ValueError(f"false_accept_rate: need a fraction in (0, 1), got {self.false_accept_rate}; 0.01 is 1 %")
         if self.rerank_at < 1:
             raise ValueError(f"rerank_at: need at least 1, got {self.rerank_at}; the plain ranking is always included")
-        dataset = self._dataset()
+        dataset = self._dataset().require_classes()
         embedder = self.embedder.load(self.model)
         matcher = self.matcher.applied_to(embedder.matcher)
         calibration = find_calibration(
@@ -102,7 +102,7 @@ class ReportCommand:
                 print(line, file=sys.stderr)
         found = evaluate_dataset(
             embedder,
-            dataset.test,
+            dataset.test.first_draw(),
             matcher=matcher,
             rerank_at=(0, self.rerank_at),
             seed=self.seed,

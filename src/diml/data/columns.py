@@ -39,7 +39,7 @@ def find_columns(dataset: Any, image: str | None, label: str | None) -> Columns 
             the usual names.
 
     Raises:
-        ValueError: A column was named that is not there, or the choice is not clear.
+        ValueError: A named column is missing, or the choice is not clear.
     """
     features = getattr(dataset, "features", None)
     if not isinstance(features, Mapping):

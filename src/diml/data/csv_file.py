@@ -21,6 +21,8 @@ _REQUIRED: Final = ("path", "label", "split")
 _FLAGS: Final = ("is_query", "is_gallery")
 #: Either of them: images of one class and camera are ignored for each other in an evaluation.
 _CAMERA: Final = ("camera", "sequence")
+#: The box of the object, which `diml audit` and `diml explain` read.
+_BOX: Final = ("x0", "y0", "x1", "y1")
 #: Label of images that are neither right nor wrong.
 _JUNK: Final = "-1"
 _SPLITS: Final = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
@@ -135,7 +137,7 @@ def _check_columns(file: Path, columns: Sequence[str]) -> None:
         )
     if set(_CAMERA) <= set(columns):
         raise ValueError(f"{file}: need one of the columns {' and '.join(_CAMERA)}, got both; they mean the same")
-    unused = [column for column in columns if column not in (*_REQUIRED, *_FLAGS, *_CAMERA)]
+    unused = [column for column in columns if column not in (*_REQUIRED, *_FLAGS, *_CAMERA, *_BOX)]
     for column in unused:
         # A misspelt flag column would be ignored, and the images evaluated under another protocol unnoticed.
         near = difflib.get_close_matches(column.lower(), _FLAGS, n=1, cutoff=0.75)

@@ -143,7 +143,7 @@ def load_inaturalist(info: DataSetInfo, root: str | Path | None, protocol: str) 
 
 
 def _inshop_entry(part: str, line: str) -> Entry | None:
-    """Read `img/MEN/Denim/id_00000080/01_1_front.jpg id_00000080 train|query|gallery`; the two first lines give None."""
+    """Read `img/MEN/Denim/id_00000080/01_1_front.jpg id_00000080 train|query|gallery`; the header gives None."""
     if line.strip().isdecimal() or line.split()[0] == "image_name":
         return None
     path, item, status = line.split()

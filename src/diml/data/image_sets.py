@@ -185,7 +185,7 @@ class ImageSet(Dataset[tuple[ImageLike, int]]):
         seen_by = None if cameras is None else _numbered_labels(cameras, (), name, "cameras")[0]
         if seen_by is not None and len(seen_by) != len(listed):
             raise ValueError(f"cameras of {name}: expected {len(listed)}, one per image, got {len(seen_by)}")
-        values = {"images": listed, "labels": numbers, "class_names": names, "name": name, **chosen}
+        values: dict[str, Any] = {"images": listed, "labels": numbers, "class_names": names, "name": name, **chosen}
         values |= {"cameras": seen_by, "judgements": judgements, "draws": drawn}
         for field, value in values.items():
             object.__setattr__(self, field, value)
@@ -332,7 +332,9 @@ class ImageSet(Dataset[tuple[ImageLike, int]]):
         draws = [(_moved(queries, position), _moved(gallery, position)) for queries, gallery in self.draws]
         draws = [(queries, gallery) for queries, gallery in draws if len(queries) and len(gallery)]
         if self.draws and not draws:
-            raise ValueError(f"subset of {self.name}: no draw has both a query and a gallery image left among {len(kept)}")
+            raise ValueError(
+                f"subset of {self.name}: no draw has both a query and a gallery image left among {len(kept)}"
+            )
         judgements = self.judgements
         if judgements is not None and self.queries is not None:
             judgements = judgements.moved(np.flatnonzero(position[self.queries] >= 0), position)
@@ -417,6 +419,19 @@ class DataSet:
     test: ImageSet
     credit: str | None
     validation: ImageSet | None = None
+
+    def require_classes(self) -> DataSet:
+        """Return the data set itself.
+
+        Raises:
+            ValueError: Its test images are judged one by one, so that its labels say nothing of what is right.
+        """
+        if self.test.judgements is not None:
+            raise ValueError(
+                f"dataset: need classes, and {self.name} lists the relevant images of each query; it can be evaluated "
+                "(diml evaluate, diml compare)"
+            )
+        return self
 
     def __repr__(self) -> str:
         validation = "" if self.validation is None else f", validation={self.validation!r}"
@@ -556,7 +571,9 @@ def _plain_label(label: Any) -> Any:
 def _labels_of_column(dataset: Any, columns: Columns) -> list[Any]:
     """Return the labels of a data set of dicts."""
     if columns.label is None:
-        raise ValueError("label: which column has the labels? Name it, or pass labels=... for a data set without labels")
+        raise ValueError(
+            "label: which column has the labels? Name it, or pass labels=... for a data set without labels"
+        )
     base, _ = _unwrapped(dataset, 0)
     labels = column_labels(base, columns.label)
     return [_plain_label(labels[_unwrapped(dataset, row)[1]]) for row in range(len(dataset))]

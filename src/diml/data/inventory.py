@@ -50,9 +50,7 @@ class Inventory:
 
     def image_set(self, name: str, keep: Indices | None = None) -> ImageSet:
         """Return all images, or those with the indices `keep`, as a leave-one-out set."""
-        everything = ImageSet(
-            self.paths, self.labels, class_names=self.class_names, cameras=self.cameras, name=name
-        )
+        everything = ImageSet(self.paths, self.labels, class_names=self.class_names, cameras=self.cameras, name=name)
         return everything if keep is None else everything.subset(keep)
 
     def query_gallery_set(self, name: str) -> ImageSet:

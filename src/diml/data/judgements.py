@@ -37,18 +37,17 @@ class Judgements:
 
     def __init__(self, relevant: Sequence[ArrayLike], ignored: Sequence[ArrayLike] | None = None) -> None:
         right = tuple(_rows(rows, "relevant", query) for query, rows in enumerate(relevant))
-        neither = tuple(
-            _rows(rows, "ignored", query) for query, rows in enumerate([[]] * len(right) if ignored is None else ignored)
-        )
+        unclear: Sequence[ArrayLike] = [()] * len(right) if ignored is None else ignored
+        neither = tuple(_rows(rows, "ignored", query) for query, rows in enumerate(unclear))
         if len(right) != len(neither):
             raise ValueError(
-                f"judgements: need as many lists of ignored images as of relevant ones, {len(right)}, got {len(neither)}"
+                f"judgements: need {len(right)} lists of ignored images, as of relevant ones, got {len(neither)}"
             )
-        for query, (yes, unclear) in enumerate(zip(right, neither, strict=True)):
-            both = np.intersect1d(yes, unclear)
+        for query, (yes, maybe) in enumerate(zip(right, neither, strict=True)):
+            both = np.intersect1d(yes, maybe)
             if len(both):
                 raise ValueError(
-                    f"judgements: image {both[0]} is both relevant to and ignored for query number {query}; list it once"
+                    f"judgements: image {both[0]} is both relevant to and ignored for query {query}; list it once"
                 )
         object.__setattr__(self, "relevant", right)
         object.__setattr__(self, "ignored", neither)

@@ -59,7 +59,7 @@ def load_revisited(info: DataSetInfo, root: str | Path | None, protocol: str) ->
     count = len(truth.queries)
     boxes: list[Box | None] = [*truth.boxes, *[None] * len(truth.database)]
     test = ImageSet(
-        DatasetImages(BoxedImages(inventory.paths, boxes)),  # type: ignore[arg-type]
+        DatasetImages(BoxedImages(inventory.paths, boxes)),
         inventory.labels,
         class_names=inventory.class_names,
         queries=np.arange(count),
@@ -96,7 +96,9 @@ def load_gldv2(info: DataSetInfo, root: str | Path | None, protocol: str) -> Dat
     chosen = {name: images for name, (usage, images) in solution.items() if protocol in ("all", usage)}
     unknown = [image for images in chosen.values() for image in images if image not in row]
     if unknown or not chosen:
-        what = f"{len(unknown):,} images that are not in index.csv (the first is {unknown[0]})" if unknown else "no query"
+        what = (
+            f"{len(unknown):,} images that are not in index.csv (the first is {unknown[0]})" if unknown else "no query"
+        )
         raise ValueError(f"{folder}: the solution has {what} for protocol {protocol}; get the files again")
     test = ImageSet(
         inventory.paths,

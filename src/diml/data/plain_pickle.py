@@ -124,6 +124,7 @@ _STAND_INS: Final[dict[tuple[str, str], Any]] = {
     ("numpy", "dtype"): _Type,
     ("_codecs", "encode"): _Call(_encode),
     ("builtins", "bytes"): _Call(_encode),
+    ("__builtin__", "bytes"): _Call(_encode),
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
 }
@@ -133,7 +134,7 @@ for _core in ("numpy.core", "numpy._core"):
     _STAND_INS[f"{_core}.numeric", "_frombuffer"] = _Call(_from_buffer)
 
 
-class _PlainUnpickler(pickle.Unpickler):  # noqa: S301
+class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in of a name, which is never imported."""
         if (module, name) not in _STAND_INS:

@@ -151,7 +151,12 @@ def with_drawn_galleries(images: ImageSet, draws: int) -> ImageSet:
         gallery = order[first + np.random.default_rng(seed).integers(sizes)]
         drawn.append((np.setdiff1d(np.arange(len(images)), gallery), np.sort(gallery)))
     return ImageSet(
-        images.images, images.labels, class_names=images.class_names, cameras=images.cameras, draws=drawn, name=images.name
+        images.images,
+        images.labels,
+        class_names=images.class_names,
+        cameras=images.cameras,
+        draws=drawn,
+        name=images.name,
     )
 
 

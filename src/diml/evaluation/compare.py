@@ -30,6 +30,8 @@ from diml.progress import ShowProgress, progress_bar
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from diml.data.judgements import Judgements
+
 #: The plain ranking, which every comparison has.
 PLAIN: Final = "plain"
 #: Candidate pairs whose iterations are counted.
@@ -163,6 +165,7 @@ def compare_matchers(
     queries: ArrayLike | Tensor | None = None,
     gallery: ArrayLike | Tensor | None = None,
     cameras: ArrayLike | Tensor | None = None,
+    judgements: Judgements | None = None,
     without_relevant: WithoutRelevant = "exclude",
     resamples: int = 1000,
     seed: int = 0,
@@ -172,7 +175,7 @@ def compare_matchers(
 
     Args:
         regions: N images.
-        labels, queries, gallery, cameras, without_relevant, resamples, seed: as of `evaluate_regions`.
+        labels, queries, gallery, cameras, judgements, without_relevant, resamples, seed: as of `evaluate_regions`.
         matchers: name -> settings; the plain ranking is added as "plain".
         neighbours: methods that rank by neighbours, see `rank_by_neighbours`.
         baseline: name that differences are against.
@@ -201,6 +204,7 @@ def compare_matchers(
         queries=queries,
         gallery=gallery,
         cameras=cameras,
+        judgements=judgements,
         images=len(regions),
         device=regions.pooled.device,
     )

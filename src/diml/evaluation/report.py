@@ -222,9 +222,7 @@ def _summarize(
     return rows, intervals, comparisons
 
 
-def bootstrap_means(
-    values: Floats, resamples: int, seed: int, groups: NDArray[np.intp] | None = None
-) -> Floats:
+def bootstrap_means(values: Floats, resamples: int, seed: int, groups: NDArray[np.intp] | None = None) -> Floats:
     """Means of S resamples of the queries with replacement; all columns share each resample, so they stay paired.
 
     Args:

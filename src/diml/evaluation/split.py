@@ -31,8 +31,8 @@ class QueryGallerySplit:
         queries, gallery: (Q,) and (G,) image rows.
         query_labels, gallery_labels: (Q,) and (G,) int64 classes.
         own_row: (Q,) gallery row that is the query itself, or `NOTHING`.
-        relevant_count: (Q,) R, relevant gallery images, those of the query's class, without the query itself and ignored
-            ones.
+        relevant_count: (Q,) R, relevant gallery images (those of the query's class) without the query itself and
+            ignored ones.
         gallery_is_everything: gallery rows are image rows.
         query_cameras, gallery_cameras: (Q,) and (G,) int64 camera of each image, or None. For a query, gallery images
             of its class and camera are ignored: they are neither right nor wrong.
@@ -76,7 +76,7 @@ class QueryGallerySplit:
             queries, gallery: (Q,) and (G,) image rows, each at most once; all images when omitted.
             cameras: (N,) camera (or sequence) of each image, integers or strings: a query ignores the gallery images of
                 its own class and camera. None: nothing is ignored but the query itself.
-            judgements: relevant and ignored image rows of each query, in the order of `queries`, instead of the classes.
+            judgements: relevant and ignored image rows of each query, in the order of `queries`, instead of classes.
             images: N, checked against the labels when given.
             device: of the tensors.
 
@@ -128,7 +128,7 @@ class QueryGallerySplit:
             judged: (Q,) place of each query among the judged ones.
             place: (N,) gallery row of every image, or `NOTHING`.
         """
-        found: dict[str, Tensor] = {}
+        found: dict[str, Any] = {}
         for side, lists in (("relevant", judgements.relevant), ("ignored", judgements.ignored)):
             keys = _pairs(lists, place, len(self.gallery))
             itself = (self.own_row != NOTHING).nonzero().flatten()

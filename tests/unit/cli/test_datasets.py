@@ -46,6 +46,24 @@ def test_the_list_as_json(half: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert rows["folder"]["expected_classes"] is None
 
 
+def test_one_is_shown_with_the_way_to_get_it(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("show", "market1501", "--data", str(half)) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for part in ("bounding_box_train", "download Market-1501-v15.09.15.zip", "32,217", "map_trapezoid", "not found"):
+        assert part in printed
+    assert run("show", "roxford5k", "--data", str(half), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["protocols"] == ["medium", "hard", "easy"]
+    with pytest.raises(ValueError, match="`show` needs a data set"):
+        run("show")
+
+
+def test_every_data_set_is_listed(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--data", str(half)) == 0
+    printed = capsys.readouterr().out
+    for name in ("inshop", "msmt17", "veri776", "vehicleid", "inaturalist2018", "rparis6k", "gldv2"):
+        assert name in printed
+
+
 def test_check_counts_and_its_exit_status_reports_differences(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("check", "cub200", "--data", str(half)) == 1
     printed = capsys.readouterr().out
