@@ -51,7 +51,7 @@ sanitize: .venv/.complete   ## the tests of the kernel under AddressSanitizer an
 		PYTHONPATH=build/sanitized $(BIN)/python -c "import sys; \
 		sys.meta_path = [finder for finder in sys.meta_path if 'ScikitBuild' not in type(finder).__name__]; \
 		import diml, pytest; assert 'sanitized' in diml.__file__, diml.__file__; \
-		sys.exit(pytest.main(['-n', '0', '-p', 'no:randomly', 'tests/unit/matching/test_native.py', 'tests/unit/matching/test_exact.py', 'tests/unit/matching/test_share.py', 'tests/unit/objectives/test_planned.py']))"
+		sys.exit(pytest.main(['-n', '0', '-p', 'no:randomly', 'tests/unit/matching/test_native.py', 'tests/unit/matching/test_exact.py', 'tests/unit/matching/test_share.py', 'tests/unit/matching/test_maxsim.py', 'tests/unit/objectives/test_planned.py']))"
 
 docs: .venv/.complete    ## draw the figures of the README and docs/explain.md again
 	$(BIN)/python docs/draw_figures.py

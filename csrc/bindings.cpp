@@ -249,7 +249,7 @@ void compare(const Float3& query, const Float3& gallery, const IndexArrays& pair
 void solve(const Float3& cost, const Float2& mass_q, const Float2& mass_g, const SolverSettings& settings, int threads,
            const ResultArrays& results) {
   const size_t pairs = cost.shape(0), rows = cost.shape(1), cols = cost.shape(2);
-  need(settings.plan == PlanKind::entropic, "settings.plan: need entropic; solve_exact makes exact plans");
+  need(settings.plan == PlanKind::entropic, "settings.plan: need entropic for given costs; solve_exact is for exact");
   need(rows >= 1 && cols >= 1, "regions: need at least 1");
   need(mass_q.shape(0) == pairs && mass_q.shape(1) == rows, "mass_q: need (B, Rq) as cost");
   need(mass_g.shape(0) == pairs && mass_g.shape(1) == cols, "mass_g: need (B, Rg) as cost");
@@ -401,7 +401,11 @@ nb::dict constants() {
 }
 
 void bind_arguments(nb::module_& m) {
-  nb::enum_<PlanKind>(m, "PlanKind").value("entropic", PlanKind::entropic).value("exact", PlanKind::exact);
+  nb::enum_<PlanKind>(m, "PlanKind")
+      .value("entropic", PlanKind::entropic)
+      .value("exact", PlanKind::exact)
+      .value("maxsim", PlanKind::maxsim)
+      .value("maxsim_query", PlanKind::maxsim_query);
   nb::class_<SolverSettings>(m, "SolverSettings")
       .def("__init__",
            [](SolverSettings* self, PlanKind plan, double epsilon, double tolerance, int32_t max_iterations,

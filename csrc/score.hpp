@@ -7,6 +7,7 @@
 #include "exact.hpp"
 #include "gemm.hpp"
 #include "lanes.hpp"
+#include "maxsim.hpp"
 #include "storage.hpp"
 #include "tasks.hpp"
 #include "transport.hpp"
@@ -214,6 +215,12 @@ static void write_plans(const Block& block, Mask done, float* to) {
   write_matrices(p.kernel, block, done, to);
 }
 
+// `write_plans` of MaxSim.
+static void write_maxsim_plans(const Block& block, PlanKind plan, Mask done, float* to) {
+  make_maxsim_plan(block.problem, plan);
+  write_matrices(block.problem.kernel, block, done, to);
+}
+
 // The settings for problems whose masses sum to 1 with their dustbins.
 static SolverSettings settings_within(SolverSettings solver) {
   solver.tolerance /= 1.0f + solver.dustbin;
@@ -224,6 +231,7 @@ static void score(const ScoreTask& task, int64_t first, int64_t last, void* memo
   Workspace space = workspace_in(task, memory);
   const SolverSettings solver = settings_within(task.solver);
   const PairResults& results = task.results;
+  const bool maxsim = is_maxsim(solver.plan);
   int64_t packed = -1;
   const auto fill = [&](Block& block, int64_t start) {
     for (int lane = 0; lane < W; ++lane) {
@@ -236,14 +244,16 @@ static void score(const ScoreTask& task, int64_t first, int64_t last, void* memo
   };
   const auto end = [&](const Block& block, Mask done) {
     write_convergence(results, block, done);
-    const Lanes found = structural(block.problem);
+    const Lanes found = maxsim ? maxsim_structural(block.problem, solver.plan) : structural(block.problem);
     for (int lane = 0; lane < W; ++lane) {
       if (done[lane]) results.structural[block.pair[lane]] = found[lane];
     }
     if (results.cosine) write_matrices(block.problem.cosine, block, done, results.cosine);
-    if (results.plan) write_plans(block, done, results.plan);
+    if (results.plan && maxsim) write_maxsim_plans(block, solver.plan, done, results.plan);
+    if (results.plan && !maxsim) write_plans(block, done, results.plan);
   };
-  if (task.solver.plan == PlanKind::exact) {
+  if (maxsim) return compare_by_maxsim(space.fresh, solver, first, last, fill, end);
+  if (solver.plan == PlanKind::exact) {
     return solve_exact_pairs(space.fresh, space.exact, solver, first, last, fill, end);
   }
   solve_entropic(space.fresh, space.rest, solver, first, last, fill, end);

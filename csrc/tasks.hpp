@@ -13,10 +13,10 @@ namespace diml {
 enum class Storage : int { float32 = 0, float16 = 1, int8 = 2, int16 = 3 };
 
 // How the plan of a pair is made. Further kinds get a value here and a branch where score.hpp calls `solve_entropic`.
-enum class PlanKind : int { entropic = 0, exact = 1 };
+enum class PlanKind : int { entropic = 0, exact = 1, maxsim = 2, maxsim_query = 3 };
 
 struct SolverSettings {
-  PlanKind plan;    // the exact plan needs none of the three numbers
+  PlanKind plan;    // only the entropic plan needs the three numbers
   float epsilon;
   float tolerance;  // marginal error at which a pair is done
   int32_t max_iterations;

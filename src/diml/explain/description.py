@@ -39,7 +39,7 @@ def describe_match(
         summary: of the pair, where it is to be made from another plan than the numbers; else made here.
 
     Returns:
-        names {query, gallery}, settings, matcher (its settings), plan_shown ("exact" or "entropic, epsilon 0.05"), note
+        names {query, gallery}, settings, matcher (its settings), plan_shown (see `Explanation.plan_shown`), note
         (where the sum differs from the score that ranks), summary (see `Summary`), score, ranked_by, pooled,
         structural, structural_weight, convergence {converged, marginal_error, iterations} of the plan that ranks,
         grid_q and grid_g ([rows, columns] or None), weight_q (Rq) and weight_g (Rg), top (a list of flows, each with

@@ -133,11 +133,11 @@ class Explanation(Match):
 
     @property
     def plan_shown(self) -> str:
-        """Which plan this is, in words: "exact", "entropic, epsilon 0.05", "MaxSim" or "MaxSim from the query"."""
+        """Which plan this is, in words: "exact", "entropic, epsilon 0.05", "MaxSim" or "one-sided MaxSim"."""
         if self.plan_kind == "entropic":
             return f"entropic, epsilon {self.matcher.epsilon:g}"
         one_sided = self.matcher.matching == "maxsim_query"
-        return f"{self.plan_kind} from the query" if one_sided else self.plan_kind
+        return f"one-sided {self.plan_kind}" if one_sided else self.plan_kind
 
     def ranked_by(self, pair: int = 0) -> float:
         """The score by which a pair is ranked: that of the matcher's own plan, whichever plan this is."""

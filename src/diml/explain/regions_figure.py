@@ -120,7 +120,9 @@ def _chosen_panels(panels: Sequence[str] | None, one: Match) -> tuple[str, ...]:
     if one.potential_q is not None:
         return shown
     if panels is not None and "reduced" in panels:
-        raise ValueError("panels: need an exact plan for 'reduced', got an entropic one; draw with plan='exact'")
+        transport = one.matcher.matching == "transport"
+        remedy = "draw with plan='exact'" if transport else "compare with matching='transport'"
+        raise ValueError(f"panels: need an exact plan for 'reduced', got another one; {remedy}")
     return tuple(name for name in shown if name != "reduced")
 
 

@@ -119,7 +119,7 @@ class Summary:
         sentence: what the similarity consists of, computed from the parts.
         score: sum of what is shown.
         ranked_by: the score by which pairs are ranked, where it differs; None where it does not.
-        plan: "exact", or "entropic, epsilon 0.05".
+        plan: "exact", "entropic, epsilon 0.05", "MaxSim" or "one-sided MaxSim".
         whole: whether the parts divide the whole score; if not, `undivided` says why, and `pooled` is a row of its own.
         undivided: why the pooled cosine is not divided; else empty.
         parts: largest value first.

@@ -1,7 +1,7 @@
 """The method: images as regions, compared by optimal transport. Needs torch only.
 
-Read in this order: `regions`, `weights`, `transport` (and `exact`), `matcher`, `retrieval`, `ledger`; `pairs` lists
-unordered pairs, `planned` is the differentiable form for training, `native` binds the compiled kernel.
+Read in this order: `regions`, `weights`, `transport` (and `exact`), `maxsim`, `matcher`, `retrieval`, `ledger`; `pairs`
+lists unordered pairs, `planned` is the differentiable form for training, `native` binds the compiled kernel.
 """
 
 from diml.matching.ledger import Contrast, Ledger

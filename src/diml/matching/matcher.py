@@ -474,7 +474,7 @@ def _score_candidates(
     matcher: Matcher, query: Regions, gallery: Images, candidates: Tensor, weights: tuple[Tensor, Tensor] | None
 ) -> CandidateScores:
     """(Q, K) scores, by the kernel where it suits."""
-    if weights is not None or not _compiled(matcher, query, gallery):
+    if weights is not None or not _compiled(query, gallery):
         return _score_torch(matcher, query, gallery, candidates, weights)
     rows = torch.arange(len(query)).repeat_interleave(candidates.shape[1])
     found = _score_native(matcher, query, gallery, rows, candidates.flatten())
@@ -484,14 +484,12 @@ def _score_candidates(
 def _score_pairs(matcher: Matcher, images: Images, left: Tensor, right: Tensor) -> CandidateScores:
     """Scores (P,) of image `left[p]`, as the query, against image `right[p]`."""
     rows, place = torch.unique_consecutive(left, return_inverse=True)
-    score = _score_native if _compiled(matcher, images[:1], images) else _score_pairs_torch
+    score = _score_native if _compiled(images[:1], images) else _score_pairs_torch
     return score(matcher, images[rows], images, place, right)
 
 
-def _compiled(matcher: Matcher, query: Regions, gallery: Images) -> bool:
+def _compiled(query: Regions, gallery: Images) -> bool:
     """Whether the kernel can score these."""
-    if matcher.matching != "transport":
-        return False
     stored = gallery.codes if isinstance(gallery, QuantizedRegions) else gallery.dense
     return stored.dtype in native.STORED and native.suits(query.dense, stored, gallery.pooled)
 
@@ -503,7 +501,7 @@ def _score_native(matcher: Matcher, query: Regions, gallery: Images, rows: Tenso
         native.StoredRegions(query.dense, query.pooled),
         native.StoredRegions(codes, gallery.pooled, scale),
         native.PairIndices(rows, images),
-        native.SolverSettings(**matcher.solver),
+        native.SolverSettings(**matcher.solver, matching=matcher.matching),
         uniform=matcher.weights == "uniform",
     )
     scores, converged = matcher.combine(found.pooled, found.structural), found.converged

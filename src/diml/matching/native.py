@@ -16,13 +16,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from diml.matching.maxsim import Matching
 from diml.matching.partial import Share
 
 #: Storage types of gallery regions that the kernel reads without a copy.
 STORED = (torch.float32, torch.float16, torch.int16, torch.int8)
 
 #: Kinds of plan that the kernel makes.
-PlanKind = Literal["entropic", "exact"]
+PlanKind = Literal["entropic", "exact", "maxsim", "maxsim_query"]
 
 
 class KernelMissingWarning(UserWarning):
@@ -86,10 +87,13 @@ class SolverSettings:
     tolerance: float
     max_iterations: int
     share: Share = 1.0
+    matching: Matching = "transport"
 
     @property
     def plan(self) -> PlanKind:
-        """The kind of plan: exact where epsilon is 0."""
+        """The kind of plan: with transport, exact where epsilon is 0."""
+        if self.matching != "transport":
+            return self.matching
         return "entropic" if self.epsilon else "exact"
 
     def _to_kernel(self) -> Any:

@@ -89,7 +89,7 @@ def planned_pairs(
     query: Tensor, gallery: Tensor | None, i: Tensor, j: Tensor, regions: int, matcher: Matcher, *, distance: bool
 ) -> Planned | None:
     """Images i (B,) of `query` with images j (B,) of `gallery`, or of `query`; otherwise as `planned_matrix`."""
-    if matcher.matching != "transport" or not _suits(query, query if gallery is None else gallery):
+    if not _suits(query, query if gallery is None else gallery):
         return None
     report: dict[str, Any] = {}
     values: Tensor = _PlannedPairs.apply(query, gallery, i, j, regions, matcher, distance, report)
@@ -117,7 +117,7 @@ class _PlannedPairs(torch.autograd.Function):
     ) -> Tensor:
         vectors = vectors_of(query, regions)
         others = vectors if gallery is None else vectors_of(gallery, regions)
-        pairs, solver = native.PairIndices(i, j), native.SolverSettings(**matcher.solver)
+        pairs, solver = native.PairIndices(i, j), native.SolverSettings(**matcher.solver, matching=matcher.matching)
         uniform = matcher.weights == "uniform"
         found = native.compare(vectors, others, pairs, solver, uniform=uniform, keep_cosine=distance)
         scores, slope, pooled_slope = found.scores, found.plan, torch.ones(len(i))

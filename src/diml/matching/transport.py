@@ -48,10 +48,12 @@ class TransportPlan:
 
     Args:
         plan: (B, Rq, Rg) transported mass, rows = the query's regions; row sums equal the weights up to rounding; where
-            not all mass is transported, they are at most the weights.
-        marginal_error: (B,) sum over the columns of |column sum - weight|; a dustbin is a column as well.
-        iterations: (B,) int64, updates of both scaling vectors; of an exact plan the shortest paths that led to it.
-        converged: (B,) bool, marginal_error <= tolerance; true of every exact plan.
+            not all mass is transported, they are at most the weights. Of MaxSim (see `maxsim`) the whole sums to 1, and
+            rows and columns do not sum to the weights.
+        marginal_error: (B,) sum over the columns of |column sum - weight|; a dustbin is a column as well. 0 of MaxSim.
+        iterations: (B,) int64, updates of both scaling vectors; of an exact plan the shortest paths that led to it; 0
+            of MaxSim.
+        converged: (B,) bool, marginal_error <= tolerance; true of every exact plan and of MaxSim.
         potential_q, potential_g: (B, Rq) and (B, Rg) float64 dual prices of an exact plan, else None. The reduced cost
             of two regions, cost - potential_q - potential_g, is at least -1e-10 of the range of the costs and zero to
             that precision where mass flows. It is the amount of cosine by which two regions would have to be more
@@ -208,7 +210,7 @@ def _sinkhorn_torch(
         bins = Dustbins.of(problem[0], weight_q.to(dtype), weight_g.to(dtype), share)
         problem = [bins.extended(problem[0], torch.inf), bins.with_mass(weight_q), bins.with_mass(weight_g)]
         tolerance = tolerance / bins.total
-    plan, index = torch.empty_like(problem[0]), torch.arange(len(cost), device=cost.device)
+    plan, index = problem[0].new_empty(problem[0].shape), torch.arange(len(cost), device=cost.device)
     found = TransportPlan(plan, plan.new_empty(len(cost)), torch.empty_like(index), torch.empty_like(index).bool())
     scaled = problem[0] / -epsilon
     scaled = scaled - scaled.amax(dim=(1, 2), keepdim=True)  # a constant shift of the cost leaves the plan alone

@@ -7,17 +7,50 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diml.cli.options import MatcherOptions
 from diml.explain.explanation import Explanation
 from diml.explain.shown_plan import shown_plan
-from diml.matching import Matcher, Regions, match, native
+from diml.matching import Matcher, Regions, match, matcher, native
 from diml.matching.maxsim import maxsim_plan
 from diml.objectives import StructuralDistance, StructuralSimilarity, build_objective, pack_regions
 
 MATCHINGS = pytest.mark.parametrize("matching", ["maxsim", "maxsim_query"])
 WEIGHTS = pytest.mark.parametrize("weights", ["cross_correlation", "uniform"])
 KINDS = pytest.mark.parametrize("kind", [StructuralSimilarity, StructuralDistance])
+
+
+needs_kernel = pytest.mark.skipif(not native.info()["available"], reason=native.info()["reason"])
+
+
+@pytest.fixture(params=native.info()["usable"])
+def instruction_set(request):
+    before = native.info()["dispatch"]
+    native._KERNEL.choose(request.param)
+    yield request.param
+    native._KERNEL.choose(before)
+
+
+def by_twin(call):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "_KERNEL", None)
+        patch.setattr(native, "_REASON", "turned off by a test")
+        return call()
+
+
+def packed(side):
+    return torch.cat([side.dense, side.pooled.unsqueeze(1)], dim=1)
+
+
+def compared(ours, query, gallery):
+    """Row by row, by the kernel, with plans and cosines."""
+    row = torch.arange(len(query))
+    solver = native.SolverSettings(**ours.solver, matching=ours.matching)
+    uniform = ours.weights == "uniform"
+    pairs = native.PairIndices(row, row)
+    return native.compare(packed(query), packed(gallery), pairs, solver, uniform=uniform, keep_cosine=True)
 
 
 def images(count, regions=16, dim=24, seed=0, dtype=torch.float32):
@@ -85,8 +118,8 @@ def test_colbert_is_the_sum_over_the_query_of_the_largest_cosine():
 def test_the_solver_settings_are_not_used():
     sides = images(3), images(3, seed=1)
     first = Matcher(matching="maxsim").match(*sides)
-    for settings in ({"epsilon": 0}, {"epsilon": 1e-4, "tolerance": 1e-9, "max_iterations": 1}):
-        other = Matcher(matching="maxsim", **settings).match(*sides)
+    for unused in ({"epsilon": 0}, {"epsilon": 1e-4, "tolerance": 1e-9, "max_iterations": 1}):
+        other = Matcher(matching="maxsim", **unused).match(*sides)
         assert torch.equal(other.plan, first.plan)
         assert other.converged.all()
         assert (other.iterations == 0).all()
@@ -159,7 +192,113 @@ def test_the_query_side_alone_depends_on_which_image_is_the_query():
     close(ours.score_unique_pairs(given, torch.arange(8), rows).scores, scores, 1e-6)
 
 
+# ----------------------------------------------------------------------------------------- kernel and twin
+
+
+@needs_kernel
+@settings(max_examples=60)
+@given(
+    regions_q=st.integers(1, 20) | st.just(49),
+    regions_g=st.integers(1, 20) | st.just(49),
+    dim=st.integers(8, 40),
+    stored=st.sampled_from([torch.float32, torch.float16, torch.int16, torch.int8]),
+    weights=st.sampled_from(["cross_correlation", "uniform"]),
+    matching=st.sampled_from(["maxsim", "maxsim_query"]),
+    seed=st.integers(0, 1000),
+)
+def test_scores_of_the_kernel_are_those_of_torch(regions_q, regions_g, dim, stored, weights, matching, seed):
+    ours = Matcher(matching=matching, weights=weights)
+    query, gallery = images(3, regions_q, dim, seed), images(11, regions_g, dim, seed + 1)
+    gallery = gallery.to(stored) if stored.is_floating_point else gallery.quantized(stored)
+    rows = torch.randint(0, 11, (3, 9), generator=torch.Generator().manual_seed(seed))
+    first = matcher._score_native(ours, query, gallery, torch.arange(3).repeat_interleave(9), rows.flatten())
+    second = by_twin(lambda: matcher._score_torch(ours, query, gallery, rows))
+    close(first.scores.view(3, 9), second.scores, 1e-6)
+    assert first.converged.all()
+
+
+@needs_kernel
+@MATCHINGS
+@WEIGHTS
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (4, 9), (16, 16), (17, 15), (49, 49)], ids=str)
+def test_every_instruction_set_makes_the_plans_of_the_twin(instruction_set, matching, weights, shape):
+    ours = Matcher(matching=matching, weights=weights)
+    query, gallery = images(20, shape[0], seed=1), images(20, shape[1], seed=2)
+    found, expected = compared(ours, query, gallery), by_twin(lambda: ours.match(query, gallery))
+    close(found.plan, expected.plan, 1e-6)
+    close(found.cosine, expected.cosine, 1e-6)
+    close(found.scores.structural, expected.structural, 1e-6)
+    assert not found.scores.marginal_error.any()
+    assert not found.scores.iterations.any()
+    assert found.scores.converged.all()
+    assert not found.scores.too_wide.any()
+
+
+@needs_kernel
+@MATCHINGS
+@WEIGHTS
+@pytest.mark.parametrize("shape", [(1, 1), (4, 9), (16, 16), (17, 49)], ids=str)
+def test_plans_of_the_kernel_have_the_twins_bits_for_its_own_cosines_ties_included(
+    instruction_set, matching, weights, shape
+):
+    """One-hot vectors, some of them blank: all cosines are exactly 0 or 1, in ties of many sizes."""
+    ours, generator = Matcher(matching=matching, weights=weights), torch.Generator().manual_seed(0)
+    eye = torch.cat([torch.eye(8), torch.zeros(1, 8)])
+    dense_q, dense_g = (eye[torch.randint(0, 9, (21, size), generator=generator)] for size in shape)
+    query, gallery = (Regions.normalized(dense, dense.mean(dim=1) + 0.01) for dense in (dense_q, dense_g))
+    found = compared(ours, query, gallery)
+    given_to_twin = by_twin(lambda: ours.match(query, gallery))
+    assert torch.equal(found.cosine, given_to_twin.cosine)
+    close(found.plan, given_to_twin.plan, 1e-6)
+    assert torch.equal(found.plan > 0, given_to_twin.plan > 0)
+    if weights == "uniform":
+        uniform = (torch.full((21, size), 1 / size) for size in shape)
+        assert torch.equal(found.plan, maxsim_plan(found.cosine, *uniform, matching))
+
+
+@needs_kernel
+@MATCHINGS
+def test_a_score_does_not_depend_on_its_companions_or_the_number_of_threads(instruction_set, matching):
+    ours, query, gallery = Matcher(matching=matching), images(3), images(50, seed=1)
+    rows, before = torch.arange(50).expand(3, 50), torch.get_num_threads()
+    together = ours.score(query, gallery, rows)
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(ours.score(query, gallery, rows), together)
+    finally:
+        torch.set_num_threads(before)
+    for column in (0, 17, 49):
+        assert torch.equal(ours.score(query, gallery, rows[:, column : column + 1])[:, 0], together[:, column])
+
+
+@needs_kernel
+def test_no_plan_is_made_by_maxsim_from_costs():
+    cost, weight = torch.rand(1, 2, 2), torch.full((1, 2), 0.5)
+    with pytest.raises(ValueError, match=r"settings\.plan: need entropic for given costs"):
+        native.solve(cost, weight, weight, native.SolverSettings(0.05, 1e-5, 10, matching="maxsim"))
+
+
 # ------------------------------------------------------------------------------------------------- training
+
+
+@needs_kernel
+@KINDS
+@MATCHINGS
+@WEIGHTS
+def test_training_values_and_gradients_of_the_kernel_are_those_of_torch(kind, matching, weights):
+    distance, results = kind(9, Matcher(matching=matching, weights=weights)), []
+    factor = torch.linspace(-1, 2, 25).view(5, 5)
+    for patched in (False, True):
+        sides = [pack_regions(images(5, 9, seed=seed)).detach().requires_grad_() for seed in (0, 1)]
+        with pytest.MonkeyPatch.context() as patch:
+            if patched:
+                patch.setattr(native, "suits", lambda *tensors: False)
+            values = distance(*sides)
+            itself = distance(sides[0], sides[0]).triu(1) + distance(sides[0], sides[0]).tril(-1)
+        ((values + itself) * factor).sum().backward()
+        results.append([values.detach(), itself.detach(), *(side.grad for side in sides)])
+    for first, second in zip(*results, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=2e-5)
 
 
 @KINDS
@@ -177,7 +316,9 @@ def test_gradients_are_those_of_autograd_with_the_plan_fixed(kind, matching, wei
     dense_q, dense_g = (side.view(5, 10, 24)[:, :-1] for side in doubles)
     pooled_q, pooled_g = (side.view(5, 10, 24)[:, -1] for side in doubles)
     cosine, pooled = torch.einsum("qrd,pgd->qprg", dense_q, dense_g), pooled_q @ pooled_g.T
-    plans = torch.stack([ours.match(Regions(dense_q[[i]], pooled_q[[i]]), Regions(dense_g, pooled_g)).plan for i in range(5)])
+    plans = torch.stack(
+        [ours.match(Regions(dense_q[[i]], pooled_q[[i]]), Regions(dense_g, pooled_g)).plan for i in range(5)]
+    )
     if kind is StructuralDistance:
         cosine, pooled = (((2 - 2 * value).clamp(min=0) + 1e-6).sqrt() for value in (cosine, pooled))
     expected = (3 * (plans * cosine).sum(dim=(2, 3)) + pooled) / 4
@@ -191,22 +332,22 @@ def test_gradients_are_those_of_autograd_with_the_plan_fixed(kind, matching, wei
 @KINDS
 @MATCHINGS
 def test_a_batch_with_itself_is_every_ordered_pair(kind, matching):
-    packed = pack_regions(images(6, 9))
+    flat = pack_regions(images(6, 9))
     distance = kind(9, Matcher(matching=matching))
-    both = distance(packed, packed)
-    close(both, distance(packed, packed.clone()), 1e-4)  # a root near 0 on the diagonal
+    both = distance(flat, flat)
+    close(both, distance(flat, flat.clone()), 1e-4)  # a root near 0 on the diagonal
     rows, columns = (index.flatten() for index in torch.meshgrid(*[torch.arange(6)] * 2, indexing="ij"))
-    close(both, distance.pairwise_distance(packed[rows], packed[columns]).view(6, 6), 1e-4)
+    close(both, distance.pairwise_distance(flat[rows], flat[columns]).view(6, 6), 1e-4)
     assert ((both - both.T).abs().max() > 1e-3) == (matching == "maxsim_query")
 
 
 @MATCHINGS
 def test_the_pairs_that_are_asked_for_have_their_values(matching):
-    packed, distance = pack_regions(images(12, 9)), StructuralSimilarity(9, Matcher(matching=matching))
+    flat, distance = pack_regions(images(12, 9)), StructuralSimilarity(9, Matcher(matching=matching))
     with distance.sharing():
         distance.only(torch.tensor([[3, 7, 11], [7, 3, 0]]))
-        found = distance(packed, packed)
-    full = distance(packed, packed.clone())
+        found = distance(flat, flat)
+    full = distance(flat, flat.clone())
     for i, j in ((3, 7), (7, 3), (11, 0)):
         close(found[i, j], full[i, j], 1e-5)
 
@@ -216,7 +357,12 @@ def test_the_pairs_that_are_asked_for_have_their_values(matching):
 def test_an_objective_trains_with_it(name, matching):
     features = torch.randn(8, 4, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
     objective = build_objective(
-        name, num_classes=4, embedding_dim=16, num_regions=4, matcher={"matching": matching}, generator=torch.Generator()
+        name,
+        num_classes=4,
+        embedding_dim=16,
+        num_regions=4,
+        matcher={"matching": matching},
+        generator=torch.Generator(),
     )
     value = objective(Regions.normalized(features, features.mean(dim=1)), torch.arange(8) // 2)
     gradient = torch.autograd.grad(value, features)[0]
@@ -235,7 +381,7 @@ def test_the_plan_that_scores_is_the_one_that_is_shown(matching, plan):
     assert torch.equal(shown.plan, found.plan[1:])
     assert shown.scored is None
     assert shown.note() == ""
-    assert shown.plan_shown == ("MaxSim" if matching == "maxsim" else "MaxSim from the query")
+    assert shown.plan_shown == ("MaxSim" if matching == "maxsim" else "one-sided MaxSim")
     assert Explanation.of(found).summary().plan == shown.plan_shown
 
 

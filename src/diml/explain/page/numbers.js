@@ -11,7 +11,7 @@
  * @property {number} pooled  cosine of the pooled vectors
  * @property {number} structural  sum over all pairs of regions of plan * cosine
  * @property {number | "inf"} [structural_weight]  1 if missing; "inf" counts the structural score alone
- * @property {string} plan_shown  "exact", or "entropic, epsilon 0.05"
+ * @property {string} plan_shown  "exact", "entropic, epsilon 0.05", "MaxSim" or "one-sided MaxSim"
  * @property {string} note  where the numbers sum to another score than the one that ranks; else empty
  * @property {{converged: boolean, marginal_error: number, iterations: number}} convergence
  * @property {Grid} grid_q
