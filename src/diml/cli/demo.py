@@ -189,8 +189,8 @@ def _first_right(found: DatasetEvaluation, query: int) -> int | None:
 def _hit(embedder: Embedder, found: DatasetEvaluation, query: int, rank: int) -> DrawnHit:
     """One hit of a query, embedded again for the shares of its pooled vector, and matched."""
     from diml.explain import Explanation
-    from diml.explain.hits_figure import DrawnHit
     from diml.explain.explanation import match_pair
+    from diml.explain.hits_figure import DrawnHit
 
     report, images = found.report, found.images
     rows = (int(report.queries[query]), int(report.hits[RERANK][query, rank - 1]))

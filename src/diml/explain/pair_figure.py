@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from diml.explain.canvas import PALETTE, PARTS_PALETTE
 from diml.explain.explanation import Explanation, Plan, View
-from diml.explain.regions_figure import draw_match
 from diml.explain.panels import sides_of
 from diml.explain.parts_figure import draw_parts
+from diml.explain.regions_figure import draw_match
 from diml.explain.shown_plan import shown_plan
 from diml.explain.summary import summarise
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from diml.explain import Explanation, drawn_pair
-from diml.explain.hits_figure import DrawnHit, hits_figure
 from diml.explain.formatting import TIMES
+from diml.explain.hits_figure import DrawnHit, hits_figure
 from diml.matching import Match
 
 MakeMatch = Callable[..., Match]
