@@ -4,8 +4,8 @@ Read in this order: `explanation` (two images compared) and `shown_plan` (which 
 to say to everybody), made of `places`, `scale` and `wording`; `description` (all numbers of a pair), `hits` (a query
 with its hits), `formatting` (how numbers are written). Figures: `pair_figure` chooses between `parts_figure` (for
 everybody) and `regions_figure` (for experts), `hits_figure` is that of a query with its hits; they are `blocks` of
-`panels`, `flows`, `part_marks`, `outlines` and the `scale_figure` on a `canvas`. Pages: `html` (interactive, their viewer
-is in `page/`) and `report` (of an evaluation). `drawings`: a pair of images to try it on.
+`panels`, `flows`, `part_marks`, `outlines` and the `scale_figure` on a `canvas`. Pages: `html` (interactive, their
+viewer is in `page/`) and `report` (of an evaluation). `drawings`: a pair of images to try it on.
 """
 
 from __future__ import annotations
