@@ -32,7 +32,7 @@ from diml.explain.shown_plan import shown_plan
 from diml.explain.summary import summarise
 from diml.explain.wording import whole_percent
 from diml.matching import Ledger
-from diml.matching.ledger import Flow
+from diml.matching.ledger import Flow, combined
 
 RIGHT: Final = "#00664b"
 WRONG: Final = "#b04300"
@@ -292,10 +292,12 @@ def _draw_verdict(canvas: Canvas, style: Style, row: _Row, left: float, y: float
 
 
 def _draw_sum(canvas: Canvas, style: Style, row: _Row, left: float, y: float) -> None:
-    """The score as a sum, in a size at which it fits."""
-    ledger = row.ledger
-    terms = score_terms(ledger.pooled, ledger.structural, ledger.structural_weight)
-    words = [(f"score {signed(ledger.score)}", INK)]
+    """The score as a sum, in a size at which it fits: of what is drawn below, or of the plan that ranks the hits."""
+    ledger, scored = row.ledger, row.shown.scored
+    structural = ledger.structural if scored is None or row.flows else float(scored[0])
+    score = combined(ledger.pooled, structural, ledger.structural_weight)
+    terms = score_terms(ledger.pooled, structural, ledger.structural_weight)
+    words = [(f"score {signed(score)}", INK)]
     for number, term in enumerate(terms):
         words += [("+" if number else "=", QUIET), (term.text, QUIET)]
     gap = 0.5 * style.em
@@ -309,14 +311,15 @@ def _draw_sum(canvas: Canvas, style: Style, row: _Row, left: float, y: float) ->
 def _draw_parts(
     canvas: Canvas, style: Style, row: _Row, top: int, colours: Sequence[str], place: tuple[float, float]
 ) -> None:
-    """The largest parts with their shares as bars, and everything else."""
+    """The largest parts with their shares as bars, and the rest."""
     em, (left, y) = style.em, place
     step, summary = 1.75 * em, row.summary
     listed = summary["parts"][:top]
     rest = summary["score"] - sum(part["value"] for part in listed)
     whole = summary["between"]["share"] is not None
+    only_look = summary["overall"] and len(listed) == len(summary["parts"])
     lines = [(part["part"], part["value"], part["share"], _where(part)) for part in listed]
-    lines.append((None, rest, rest / summary["score"] if whole else None, "everything else"))
+    lines.append((None, rest, rest / summary["score"] if whole else None, "overall look" if only_look else "the rest"))
     numbers = [signed(value) if share is None else whole_percent(share) for _, value, share, _ in lines]
     column = max(text_width(number, style.text, "bold") for number in numbers)
     bar_left = left + 2.2 * em + column + 0.8 * em
