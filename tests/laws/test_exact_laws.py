@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diml.matching import match, native
+from diml.matching import match
 from diml.matching.transport import exact_transport
+from kernel_twin import kernel_or_twin
 from laws.strategies import diracs, pairs, permutations, seeds
 
 WEIGHTS = st.sampled_from(["cross_correlation", "uniform"])
@@ -22,16 +23,8 @@ def close(actual, expected, atol):
     torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
 
 
-@pytest.fixture(params=["kernel", "twin"], autouse=True)
-def way(request):
-    """Both ways of computing a plan."""
-    if request.param == "kernel" and not native.info()["available"]:
-        pytest.skip(native.info()["reason"])
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "twin":
-            patch.setattr(native, "_KERNEL", None)
-            patch.setattr(native, "_REASON", "turned off by a test")
-        yield request.param
+#: Every law holds for both ways of computing a plan.
+way = pytest.fixture(params=["kernel", "twin"], autouse=True)(kernel_or_twin)
 
 
 @st.composite

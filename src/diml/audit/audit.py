@@ -23,7 +23,7 @@ from diml.audit.foregrounds import Foregrounds
 from diml.data import ImageSet, Preprocess
 from diml.data.images import BadImage
 from diml.evaluation import QueryGallerySplit
-from diml.matching import ConvergenceWarning, Match, Matcher, Regions, nearest
+from diml.matching import ConvergenceWarning, Match, Matcher, Regions
 from diml.matching.retrieval import NOTHING, Ranking
 from diml.models import Embedder
 from diml.progress import ShowProgress, progress_bar
@@ -351,8 +351,7 @@ def audit_regions(
     inside = torch.from_numpy(np.ascontiguousarray(coverage, dtype=np.float64)).to(regions.pooled.device)
     halves = torch.stack([inside, 1 - inside], dim=1)  # (N, 2, R)
     lengths = _object_lengths(regions, inside)
-    gallery = regions.pooled if split.gallery_is_everything else regions.pooled[split.gallery]
-    plain = nearest(regions.pooled[split.queries], gallery, rerank_at, exclude=split.own_row)
+    plain = split.nearest(regions.pooled, rerank_at)
     found = []
     with progress_bar(len(split), show=progress, what="auditing", unit="queries") as advance:
         for query in range(len(split)):

@@ -17,7 +17,7 @@ from diml.evaluation.split import QueryGallerySplit
 from diml.matching import Matcher, Regions
 from diml.matching.matcher import ConvergenceWarning
 from diml.matching.regions import QuantizedRegions
-from diml.matching.retrieval import NOTHING, nearest
+from diml.matching.retrieval import NOTHING
 from diml.progress import ShowProgress, progress_bar
 
 Floats = NDArray[np.float64]
@@ -148,9 +148,7 @@ def score_images(
     _check_classes(split)
     # K candidates of other classes remain when those of the query's own class are removed
     longest = depth + int(split.relevant_count.max())
-    pooled = regions.pooled if split.gallery_is_everything else regions.pooled[split.gallery]
-    plain = nearest(regions.pooled[split.queries], pooled, longest, exclude=split.own_row)
-    images = split.images(plain.order)
+    images = split.images(split.nearest(regions.pooled, longest).order)
     left, right, weights = _random_pairs(split, random_pairs, np.random.default_rng(seed))
     selves = torch.unique(split.queries)[:: max(1, len(split) // 1000)]
     with progress_bar(len(split), show=progress, what="matching", unit="queries") as advance:
@@ -191,8 +189,7 @@ def best_scores(
 ) -> BestScores:
     """The first hit of each query after re-ranking the `depth` nearest; a query never retrieves itself."""
     split = QueryGallerySplit.from_labels(labels, queries=queries, gallery=gallery, images=len(regions))
-    plain = nearest(regions.pooled[split.queries], regions.pooled[split.gallery], depth, exclude=split.own_row)
-    images = split.images(plain.order)
+    images = split.images(split.nearest(regions.pooled, depth).order)
     scores = matcher.score_unique_pairs(regions, split.queries, images).scores
     return _best(scores, images, split, np.asarray(labels, dtype=np.int64))
 

@@ -256,7 +256,7 @@ _ALL: Final = (
         name="csv",
         description="Any images listed in a CSV file",
         protocols=("test", "validation"),
-        layout="a file with the columns path,label,split and optionally is_query,is_gallery",
+        layout="a file with the columns path,label,split and optionally is_query,is_gallery,camera",
         how_to_get="pass the CSV file as the root; its paths are relative to the file",
     ),
 )

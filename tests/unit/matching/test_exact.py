@@ -11,30 +11,10 @@ from hypothesis import strategies as st
 
 from diml.matching import Matcher, Regions, TransportPlan, exact, match, matcher, native
 from diml.matching.transport import exact_transport
-from diml.objectives import StructuralDistance, StructuralSimilarity, pack_regions
+from diml.objectives import StructuralDistance, StructuralSimilarity
+from kernel_twin import assert_scores_stand_alone, assert_trains_as_torch, by_twin, images, needs_kernel
 
-needs_kernel = pytest.mark.skipif(not native.info()["available"], reason=native.info()["reason"])
 EXACT = Matcher(epsilon=0)
-
-
-@pytest.fixture
-def without_kernel(monkeypatch):
-    monkeypatch.setattr(native, "_KERNEL", None)
-    monkeypatch.setattr(native, "_REASON", "turned off by a test")
-
-
-@pytest.fixture(params=native.info()["usable"])
-def instruction_set(request):
-    before = native.info()["dispatch"]
-    native._KERNEL.choose(request.param)
-    yield request.param
-    native._KERNEL.choose(before)
-
-
-def images(count, regions=16, dim=24, seed=0, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    dense = torch.randn(count, regions, dim, generator=generator) + 0.7 * torch.randn(1, 1, dim, generator=generator)
-    return Regions.normalized(dense, dense.mean(dim=1)).to(dtype)
 
 
 def problem(batch, rows, columns, seed=0, dtype=torch.float64):
@@ -42,13 +22,6 @@ def problem(batch, rows, columns, seed=0, dtype=torch.float64):
     cost = 2 * torch.rand(batch, rows, columns, generator=generator, dtype=torch.float64)
     weights = [torch.rand(batch, n, generator=generator, dtype=torch.float64).square() for n in (rows, columns)]
     return [part.to(dtype) for part in (cost, *(weight / weight.sum(dim=1, keepdim=True) for weight in weights))]
-
-
-def by_twin(call):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "_KERNEL", None)
-        patch.setattr(native, "_REASON", "turned off by a test")
-        return call()
 
 
 # ------------------------------------------------------------------------------------------- kernel and twin
@@ -164,18 +137,7 @@ def test_an_image_is_matched_with_itself_region_by_region():
 @pytest.mark.parametrize("structural_weight", [1.0, 4.0])
 def test_training_values_and_gradients_are_those_of_torch(kind, structural_weight):
     """The plan is a constant of the gradient, by the kernel and in torch."""
-    distance, results = kind(9, Matcher(epsilon=0, structural_weight=structural_weight)), []
-    for patched in (False, True):
-        sides = [pack_regions(images(5, 9, seed=seed)).detach().requires_grad_() for seed in (0, 1)]
-        with pytest.MonkeyPatch.context() as patch:
-            if patched:
-                patch.setattr(native, "suits", lambda *tensors: False)
-            values = distance(*sides)
-        (values * torch.linspace(-1, 2, 25).view(5, 5)).sum().backward()
-        results.append([values.detach(), *(side.grad for side in sides)])
-        assert distance.unconverged_pairs == 0
-    for first, second in zip(*results, strict=True):
-        torch.testing.assert_close(first, second, rtol=1e-4, atol=2e-5)
+    assert_trains_as_torch(kind(9, Matcher(epsilon=0, structural_weight=structural_weight)))
 
 
 def test_given_weights_are_used():
@@ -241,16 +203,7 @@ def test_a_problem_does_not_depend_on_its_companions():
 
 @needs_kernel
 def test_a_score_does_not_depend_on_its_companions_or_the_number_of_threads():
-    query, gallery = images(3), images(50, seed=1)
-    rows, before = torch.arange(50).expand(3, 50), torch.get_num_threads()
-    together = EXACT.score(query, gallery, rows)
-    try:
-        torch.set_num_threads(3)
-        assert torch.equal(EXACT.score(query, gallery, rows), together)
-    finally:
-        torch.set_num_threads(before)
-    for column in (0, 17, 49):
-        assert torch.equal(EXACT.score(query, gallery, rows[:, column : column + 1])[:, 0], together[:, column])
+    assert_scores_stand_alone(EXACT)
 
 
 @pytest.mark.parametrize("tiny", [0.0, 1e-300, 1e-42, 1e-14, 1e-12])

@@ -16,28 +16,11 @@ from diml.explain.shown_plan import shown_plan
 from diml.matching import Matcher, Regions, match, matcher, native
 from diml.matching.maxsim import maxsim_plan
 from diml.objectives import StructuralDistance, StructuralSimilarity, build_objective, pack_regions
+from kernel_twin import assert_scores_stand_alone, by_twin, images, needs_kernel
 
 MATCHINGS = pytest.mark.parametrize("matching", ["maxsim", "maxsim_query"])
 WEIGHTS = pytest.mark.parametrize("weights", ["cross_correlation", "uniform"])
 KINDS = pytest.mark.parametrize("kind", [StructuralSimilarity, StructuralDistance])
-
-
-needs_kernel = pytest.mark.skipif(not native.info()["available"], reason=native.info()["reason"])
-
-
-@pytest.fixture(params=native.info()["usable"])
-def instruction_set(request):
-    before = native.info()["dispatch"]
-    native._KERNEL.choose(request.param)
-    yield request.param
-    native._KERNEL.choose(before)
-
-
-def by_twin(call):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "_KERNEL", None)
-        patch.setattr(native, "_REASON", "turned off by a test")
-        return call()
 
 
 def packed(side):
@@ -51,12 +34,6 @@ def compared(ours, query, gallery):
     uniform = ours.weights == "uniform"
     pairs = native.PairIndices(row, row)
     return native.compare(packed(query), packed(gallery), pairs, solver, uniform=uniform, keep_cosine=True)
-
-
-def images(count, regions=16, dim=24, seed=0, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    dense = torch.randn(count, regions, dim, generator=generator) + 0.7 * torch.randn(1, 1, dim, generator=generator)
-    return Regions.normalized(dense, dense.mean(dim=1)).to(dtype)
 
 
 def close(actual, expected, atol):
@@ -259,16 +236,7 @@ def test_plans_of_the_kernel_have_the_twins_bits_for_its_own_cosines_ties_includ
 @needs_kernel
 @MATCHINGS
 def test_a_score_does_not_depend_on_its_companions_or_the_number_of_threads(instruction_set, matching):
-    ours, query, gallery = Matcher(matching=matching), images(3), images(50, seed=1)
-    rows, before = torch.arange(50).expand(3, 50), torch.get_num_threads()
-    together = ours.score(query, gallery, rows)
-    try:
-        torch.set_num_threads(3)
-        assert torch.equal(ours.score(query, gallery, rows), together)
-    finally:
-        torch.set_num_threads(before)
-    for column in (0, 17, 49):
-        assert torch.equal(ours.score(query, gallery, rows[:, column : column + 1])[:, 0], together[:, column])
+    assert_scores_stand_alone(Matcher(matching=matching))
 
 
 @needs_kernel

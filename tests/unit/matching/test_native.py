@@ -22,15 +22,6 @@ pytestmark = pytest.mark.skipif(not native.info()["available"], reason=native.in
 SETS = native.info()["usable"]
 
 
-@pytest.fixture(params=SETS)
-def instruction_set(request):
-    """Each instruction set that runs here, in turn."""
-    before = native.info()["dispatch"]
-    native._KERNEL.choose(request.param)
-    yield request.param
-    native._KERNEL.choose(before)
-
-
 def images(count, regions, dim, seed, spread=1.0, dtype=torch.float32):
     """Images around a shared direction; one of them has blank regions, one is entirely blank, two are equal."""
     generator = torch.Generator().manual_seed(seed)

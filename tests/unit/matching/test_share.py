@@ -15,40 +15,13 @@ from diml.cli.options import MatcherOptions
 from diml.matching import Matcher, Regions, match, matcher, native, sinkhorn
 from diml.matching.partial import Dustbins, auto_threshold
 from diml.matching.transport import exact_transport
-from diml.objectives import StructuralDistance, StructuralSimilarity, build_objective, pack_regions
+from diml.objectives import StructuralDistance, StructuralSimilarity, build_objective
+from kernel_twin import assert_scores_stand_alone, assert_trains_as_torch, by_twin, images, needs_kernel
 
 PROBLEM = (torch.rand(1, 2, 2), torch.full((1, 2), 0.5), torch.full((1, 2), 0.5))
 
-needs_kernel = pytest.mark.skipif(not native.info()["available"], reason=native.info()["reason"])
 SHARES = pytest.mark.parametrize("share", [0.05, 0.5, 0.8, 0.999, "auto"])
 EPSILONS = pytest.mark.parametrize("epsilon", [0.0, 0.05])
-
-
-@pytest.fixture(params=native.info()["usable"])
-def instruction_set(request):
-    before = native.info()["dispatch"]
-    native._KERNEL.choose(request.param)
-    yield request.param
-    native._KERNEL.choose(before)
-
-
-@pytest.fixture
-def without_kernel(monkeypatch):
-    monkeypatch.setattr(native, "_KERNEL", None)
-    monkeypatch.setattr(native, "_REASON", "turned off by a test")
-
-
-def by_twin(call):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "_KERNEL", None)
-        patch.setattr(native, "_REASON", "turned off by a test")
-        return call()
-
-
-def images(count, regions=16, dim=24, seed=0, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    dense = torch.randn(count, regions, dim, generator=generator) + 0.7 * torch.randn(1, 1, dim, generator=generator)
-    return Regions.normalized(dense, dense.mean(dim=1)).to(dtype)
 
 
 def close(actual, expected, atol):
@@ -141,11 +114,7 @@ def test_every_instruction_set_makes_the_plans_of_match(instruction_set, share, 
     row = torch.arange(20)
     solver = native.SolverSettings(**ours.solver)
     found = native.compare(*packed, native.PairIndices(row, row), solver, uniform=False, keep_cosine=True)
-    with pytest.MonkeyPatch.context() as patch:
-        if epsilon:
-            patch.setattr(native, "_KERNEL", None)
-            patch.setattr(native, "_REASON", "turned off by a test")
-        expected = ours.match(query, gallery)
+    expected = by_twin(lambda: ours.match(query, gallery)) if epsilon else ours.match(query, gallery)
     close(found.plan, expected.plan, 2e-6)
     close(found.cosine, expected.cosine, 1e-6)
     close(found.scores.structural, expected.structural, 2e-6)
@@ -194,16 +163,7 @@ def test_pairs_too_wide_for_float32_are_solved_all_the_same(share):
 @SHARES
 @EPSILONS
 def test_a_score_does_not_depend_on_its_companions_or_the_number_of_threads(share, epsilon):
-    ours, query, gallery = Matcher(epsilon=epsilon, share=share), images(3), images(50, seed=1)
-    rows, before = torch.arange(50).expand(3, 50), torch.get_num_threads()
-    together = ours.score(query, gallery, rows)
-    try:
-        torch.set_num_threads(3)
-        assert torch.equal(ours.score(query, gallery, rows), together)
-    finally:
-        torch.set_num_threads(before)
-    for column in (0, 17, 49):
-        assert torch.equal(ours.score(query, gallery, rows[:, column : column + 1])[:, 0], together[:, column])
+    assert_scores_stand_alone(Matcher(epsilon=epsilon, share=share))
 
 
 # ---------------------------------------------------------------------------------------------- what it means
@@ -364,18 +324,7 @@ def test_dustbins_of_a_share_hold_the_rest():
 @EPSILONS
 def test_training_values_and_gradients_are_those_of_torch(kind, share, epsilon):
     """The plan and the threshold are constants of the gradient, by the kernel and in torch."""
-    distance, results = kind(9, Matcher(epsilon=epsilon, share=share)), []
-    for patched in (False, True):
-        sides = [pack_regions(images(5, 9, seed=seed)).detach().requires_grad_() for seed in (0, 1)]
-        with pytest.MonkeyPatch.context() as patch:
-            if patched:
-                patch.setattr(native, "suits", lambda *tensors: False)
-            values = distance(*sides)
-        (values * torch.linspace(-1, 2, 25).view(5, 5)).sum().backward()
-        results.append([values.detach(), *(side.grad for side in sides)])
-        assert distance.unconverged_pairs == 0
-    for first, second in zip(*results, strict=True):
-        torch.testing.assert_close(first, second, rtol=1e-4, atol=2e-5)
+    assert_trains_as_torch(kind(9, Matcher(epsilon=epsilon, share=share)))
 
 
 @pytest.mark.parametrize("share", [0.7, "auto"])
