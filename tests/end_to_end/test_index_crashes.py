@@ -67,7 +67,7 @@ for line in sys.stdin:
 """
 
 SHARED = """
-import json, os, signal, sys
+import glob, json, os, signal, sys, time
 
 import torch
 
@@ -85,6 +85,9 @@ def acknowledged(self, rows):
         file.write(json.dumps(rows.ids) + "\\n")
     turns += 1
     if rank == kill_rank and turns == int(after):
+        patience = time.monotonic() + 60
+        while len(glob.glob(log + "*")) < 2 and time.monotonic() < patience:
+            time.sleep(0.05)  # torchrun ends the other process too: it must have worked before
         os.kill(os.getpid(), signal.SIGKILL)
 
 LanceStore.add = acknowledged
