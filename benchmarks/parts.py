@@ -21,7 +21,7 @@ import numpy as np
 import measure
 from diml.cli.options import DataOptions
 from diml.data import DataSet, ImageSet, load_image
-from diml.evaluation.report import bootstrap_means, interval
+from diml.evaluation.intervals import bootstrap_means, interval
 from diml.faithfulness.pairs import choose_pairs, embed_views
 from diml.faithfulness.part_measures import (
     PART_METHODS,

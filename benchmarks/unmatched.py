@@ -37,8 +37,8 @@ import measure
 from diml.cli.options import DataOptions
 from diml.data import DataSet, ImageSet, Preprocess, load_image
 from diml.data.region_coverage import region_coverage, view_box
+from diml.evaluation.intervals import bootstrap_means, interval
 from diml.evaluation.metrics import query_metrics
-from diml.evaluation.report import bootstrap_means, interval
 from diml.evaluation.split import QueryGallerySplit
 from diml.faithfulness.occlusion import occlude
 from diml.faithfulness.pairs import BATCH_CPU, other_classes, to_input

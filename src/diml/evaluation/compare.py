@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from diml.evaluation.evaluate import WithoutRelevant, counted_queries
+from diml.evaluation.intervals import Floats, Interval, PairedMeans
 from diml.evaluation.metrics import METRICS, depth_needed
 from diml.evaluation.neighbours import NAMES, NeighbourMethod, rank_by_neighbours
-from diml.evaluation.report import HITS_KEPT, Report, bootstrap_means, interval
+from diml.evaluation.report import HITS_KEPT, Report
 from diml.evaluation.split import QueryGallerySplit
 from diml.matching import Matcher, QuantizedRegions, Regions
 from diml.matching.retrieval import NOTHING, Ranking
@@ -36,16 +37,6 @@ if TYPE_CHECKING:
 PLAIN: Final = "plain"
 #: Candidate pairs whose iterations are counted.
 SAMPLED_PAIRS: Final = 256
-
-Floats = NDArray[np.float64]
-
-
-class Interval(NamedTuple):
-    """A mean over the queries with its 95 % bootstrap interval, as fractions."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,24 +78,16 @@ class MatcherComparison:
         Raises:
             KeyError: an unknown name or metric.
         """
-        values = self._means[:, self._column(name, metric)]
-        return Interval(float(self.per_query[name][metric].mean()), *interval(values))
+        return self._means.mean((name, metric))
 
     def difference(self, name: str, metric: str, against: str | None = None) -> Interval:
         """Mean difference of a metric to that of another name (the baseline when omitted), paired by query."""
-        against = against or self.baseline
-        values = self._means[:, self._column(name, metric)] - self._means[:, self._column(against, metric)]
-        both = (self.per_query[which][metric].mean() for which in (name, against))
-        return Interval(float(next(both) - next(both)), *interval(values))
+        return self._means.difference((name, metric), (against or self.baseline, metric))
 
     @cached_property
-    def _means(self) -> Floats:
-        """(S, names * metrics) bootstrap means, all from the same resamples."""
-        columns = [found[metric] for found in self.per_query.values() for metric in METRICS]
-        return bootstrap_means(np.stack(columns, axis=1), self.settings["resamples"], self.settings["seed"])
-
-    def _column(self, name: str, metric: str) -> int:
-        return list(self.per_query).index(name) * len(METRICS) + METRICS.index(metric)
+    def _means(self) -> PairedMeans:
+        columns = {(name, metric): found[metric] for name, found in self.per_query.items() for metric in METRICS}
+        return PairedMeans(columns, self.settings["resamples"], self.settings["seed"])
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict a name: `name`, metrics and differences to the baseline with intervals, times, iterations."""

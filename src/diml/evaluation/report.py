@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diml.evaluation.intervals import Floats, Interval, PairedMeans
 from diml.evaluation.metrics import METRICS, query_metrics
 from diml.evaluation.split import QueryGallerySplit
+from diml.extras import require
 from diml.matching.retrieval import NOTHING, Ranking
 
-Floats = NDArray[np.float64]
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 #: How the main metrics are written in tables, those of re-identification after those of metric learning.
 SHORT = {
@@ -35,11 +38,6 @@ HITS_KEPT = 10
 
 #: Queries whose metrics are computed together, so that intermediate arrays stay small.
 QUERIES_AT_ONCE = 8192
-
-#: Ends of the 95 % percentile interval.
-LEVELS = (2.5, 97.5)
-#: Resamples that are drawn together: fewer calls, and their counts stay in the cache.
-RESAMPLES_AT_ONCE = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,10 +158,70 @@ class Report:
         Raises:
             KeyError: this K was not evaluated.
         """
-        for row in self.rows:
-            if row["rerank_at"] == rerank_at:
-                return row
-        raise KeyError(f"rerank_at: {rerank_at} was not evaluated; there are {list(self.per_query)}")
+        self._metrics_at(rerank_at)
+        return self.rows[list(self.per_query).index(rerank_at)]
+
+    def _metrics_at(self, rerank_at: int) -> dict[str, Floats]:
+        """The metrics of the queries at one K."""
+        if rerank_at not in self.per_query:
+            raise KeyError(f"rerank_at: {rerank_at} was not evaluated; there are {list(self.per_query)}")
+        return self.per_query[rerank_at]
+
+    def minus(
+        self, other: Report, rerank_at: int | None = None, other_rerank_at: int | None = None
+    ) -> dict[str, Interval]:
+        """This report minus another of the same queries, for instance of another model: mean differences by metric.
+
+        Args:
+            other: a report of the same queries.
+            rerank_at: K of this report; by default its largest.
+            other_rerank_at: K of the other report; by default `rerank_at`.
+
+        Returns:
+            metric -> difference of the means, a fraction (positive: this report is better), with its 95 % interval by
+            bootstrap over queries, paired, with the resamples of this report; of the metrics that both have.
+
+        Raises:
+            KeyError: a K that was not evaluated.
+            ValueError: the reports are of different queries or galleries, or have no metric in common.
+
+        Example:
+            >>> trained.minus(frozen)["map@r"]  # doctest: +SKIP
+            Interval(value=0.0213, low=0.0121, high=0.0304)
+        """
+        mine = max(self.per_query) if rerank_at is None else rerank_at
+        theirs = mine if other_rerank_at is None else other_rerank_at
+        one, two = self._metrics_at(mine), other._metrics_at(theirs)
+        shared = [name for name in one if name in two]
+        if not shared:
+            raise ValueError("other: need a report with a metric that this one has; evaluate both with the same ones")
+        means = paired_means({"self": self, "other": other})
+        return {name: means.difference(("self", mine, name), ("other", theirs, name)) for name in shared}
+
+    def is_comparable(self, other: Report) -> bool:
+        """Whether another report is of the same queries and size of gallery, so that differences can be paired."""
+        return np.array_equal(self.queries, other.queries) and self.gallery_size == other.gallery_size
+
+    def to_frame(self) -> DataFrame:
+        """A pandas data frame: a row for each K, and three columns for each metric: itself, `_low` and `_high`.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        require("tables", "data frames")
+        from pandas import DataFrame
+
+        return DataFrame(self.records()).set_index("rerank_at")
+
+    def records(self) -> list[dict[str, float]]:
+        """One dict a K: `rerank_at`, then each metric with its interval as `_low` and `_high`; fractions."""
+        found = []
+        for row, bounds in zip(self.rows, self.intervals, strict=True):
+            record: dict[str, float] = {"rerank_at": int(row["rerank_at"])}
+            for name, (low, high) in bounds.items():
+                record |= {name: row[name], f"{name}_low": low, f"{name}_high": high}
+            found.append(record)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the per-query arrays; fractions."""
@@ -200,61 +258,44 @@ class Report:
         return f"<table><caption>{caption}</caption><tr>{head}</tr>{''.join(lines)}</table>"
 
 
+def paired_means(reports: Mapping[str, Report]) -> PairedMeans:
+    """Means of every metric of every report at every K, by (name, K, metric), with common resamples.
+
+    Raises:
+        ValueError: the reports are of different queries or galleries.
+    """
+    first_name, first = next(iter(reports.items()))
+    for name, report in reports.items():
+        if not report.is_comparable(first):
+            got = [f"{len(one.queries)} queries and {one.gallery_size} gallery images" for one in (first, report)]
+            raise ValueError(
+                f"reports: need the same queries and gallery, got {got[0]} ({first_name}) and {got[1]} ({name}); "
+                "evaluate both on the same images, with the same without_relevant"
+            )
+    columns = {
+        (name, k, metric): values
+        for name, report in reports.items()
+        for k, found in report.per_query.items()
+        for metric, values in found.items()
+    }
+    return PairedMeans(columns, first.settings["resamples"], first.settings["seed"], first.queries)
+
+
 def _summarize(
     per_query: Mapping[int, Mapping[str, Floats]], queries: NDArray[np.int64], resamples: int, seed: int
 ) -> tuple[list[dict[str, float]], list[dict[str, tuple[float, float]]], list[Comparison]]:
     """Rows, intervals and comparisons from per-query metrics."""
     ks = list(per_query)
     metrics = list(per_query[ks[0]])
-    columns = np.stack([per_query[k][metric] for k in ks for metric in metrics], axis=1)
-    means = columns.mean(axis=0).reshape(len(ks), len(metrics))
-    image = np.unique(queries, return_inverse=True)[1]
-    samples = bootstrap_means(columns, resamples, seed, image if len(queries) > image.max(initial=0) + 1 else None)
-    samples = samples.reshape(resamples, len(ks), len(metrics))
-    rows = [{"rerank_at": k} | dict(zip(metrics, row, strict=True)) for k, row in zip(ks, means.tolist(), strict=True)]
-    intervals = [{metric: interval(samples[:, i, j]) for j, metric in enumerate(metrics)} for i in range(len(ks))]
-    base = ks.index(min(ks))
-    comparisons = []
-    for i, k in enumerate(ks):
-        for j, metric in enumerate(metrics if i != base else ()):
-            low, high = interval(samples[:, i, j] - samples[:, base, j])
-            comparisons.append(Comparison(k, ks[base], metric, float(means[i, j] - means[base, j]), low, high))
+    means = PairedMeans({(k, name): per_query[k][name] for k in ks for name in metrics}, resamples, seed, queries)
+    found = {k: {name: means.mean((k, name)) for name in metrics} for k in ks}
+    rows = [{"rerank_at": k} | {name: value.value for name, value in found[k].items()} for k in ks]
+    intervals = [{name: (value.low, value.high) for name, value in found[k].items()} for k in ks]
+    base = min(ks)
+    comparisons = [
+        Comparison(k, base, name, *means.difference((k, name), (base, name)))
+        for k in ks
+        if k != base
+        for name in metrics
+    ]
     return rows, intervals, comparisons
-
-
-def bootstrap_means(values: Floats, resamples: int, seed: int, groups: NDArray[np.intp] | None = None) -> Floats:
-    """Means of S resamples of the queries with replacement; all columns share each resample, so they stay paired.
-
-    Args:
-        values: (Q, C), Q >= 1.
-        resamples: S.
-        seed: of the resampling.
-        groups: (Q,) 0 to G - 1; queries of one group are drawn together, being one image under several draws. None:
-            every query alone.
-
-    Returns:
-        (S, C) means.
-
-    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile interval).
-    """
-    generator = np.random.default_rng(seed)
-    sizes = None if groups is None else np.bincount(groups).astype(np.float64)
-    if groups is not None and sizes is not None:
-        sums = np.zeros((len(sizes), values.shape[1]))
-        np.add.at(sums, groups, values)
-        values = sums
-    queries = len(values)
-    means = np.empty((resamples, values.shape[1]))
-    for first in range(0, resamples, RESAMPLES_AT_ONCE):
-        rows = min(RESAMPLES_AT_ONCE, resamples - first)
-        drawn = generator.integers(queries, size=(rows, queries)) + queries * np.arange(rows)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=rows * queries).reshape(rows, queries)
-        weight = counts.astype(np.float64)
-        means[first : first + rows] = weight @ values / (queries if sizes is None else (weight @ sizes)[:, None])
-    return means
-
-
-def interval(means: Floats) -> tuple[float, float]:
-    """95 % percentile interval of (S,) bootstrap means."""
-    low, high = np.percentile(means, LEVELS)
-    return float(low), float(high)

@@ -19,10 +19,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from diml.evaluation.compare import Interval
 from diml.evaluation.evaluate import counted_queries
+from diml.evaluation.intervals import Interval, bootstrap_means, interval
 from diml.evaluation.metrics import check_metrics, depth_needed, query_metrics
-from diml.evaluation.report import bootstrap_means, interval
 from diml.evaluation.split import QueryGallerySplit
 from diml.matching import Matcher, Regions
 from diml.matching.maxsim import Matching

@@ -43,6 +43,7 @@ def load_embedder(
     pretrained: bool = True,
     architecture: str | None = None,
     preprocess: Preprocess | None = None,
+    size: int | None = None,
     pooled: PooledFrom | None = None,
     token_pooling: TokenPooling | None = None,
     precision: Precision | None = None,
@@ -69,6 +70,8 @@ def load_embedder(
         architecture: the backbone in a checkpoint of the authors, such as "resnet50".
         preprocess: from image to network input. Default: the model's own mean and standard deviation at 224 pixels
             (see `default_preprocess`), those of ImageNet for your own module, or as saved.
+        size: side of the network's input in pixels, in place of that of the preprocessing; the short side of an image
+            is resized in the same proportion as before.
         pooled: "backbone" or "grid_mean", see `EmbedderConfig`. Default "backbone", or as saved.
         token_pooling: for networks of tokens, "class" or "mean"; default the model's own, or as saved.
         precision: "auto", "float32", "bfloat16" or "float16", see `EmbedderConfig`. Default "auto", or as saved.
@@ -106,10 +109,12 @@ def load_embedder(
     new = {"head": head, "dim": dim, "token_pooling": token_pooling}
     if isinstance(model, nn.Module):
         _refuse("a module", architecture=architecture)
+        changes = _sized(changes, Preprocess(), size)
         return _from_module(model, changes, **new, **features, **building)  # type: ignore[arg-type]
     path = _as_path(model)
     if path is None:
         _refuse("a backbone's name", architecture=architecture, **features, **building)
+        changes = _sized(changes, default_preprocess(os.fspath(model)), size)
         return _by_name(os.fspath(model), changes, pretrained=pretrained, **new)  # type: ignore[arg-type]
     if path.is_file():
         _refuse("a checkpoint", **new, **features, **building)
@@ -118,10 +123,22 @@ def load_embedder(
                 f"architecture: need the name of the backbone in {path}, such as architecture='resnet50'; an embedder "
                 "saved by diml is a folder, not a file"
             )
-        return read_released(path, architecture, **changes)
+        return read_released(path, architecture, **_sized(changes, default_preprocess(architecture), size))
     _refuse("a saved embedder", **new, **features, architecture=architecture)
     saved = _from_folder(path, factory, factory_options)
+    changes = changes if size is None else _sized(changes, saved.preprocess, size)
     return saved.with_settings(**changes) if changes else saved
+
+
+def _sized(changes: dict[str, Any], own: Preprocess, size: int | None) -> dict[str, Any]:
+    """The changes with a preprocessing: the given one, else the model's own, at the given size."""
+    preprocess: Preprocess = changes.get("preprocess", own)
+    if size is not None and size != preprocess.size:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"size: need pixels, an integer of at least 1, got {size!r}")
+        short = None if preprocess.resize is None else round(preprocess.resize * size / preprocess.size)
+        preprocess = dataclasses.replace(preprocess, size=size, resize=short)
+    return changes | {"preprocess": preprocess}
 
 
 def _by_name(
@@ -133,7 +150,6 @@ def _by_name(
     pretrained: bool,
     token_pooling: TokenPooling | None,
 ) -> Embedder:
-    changes = {"preprocess": default_preprocess(name)} | changes
     wanted, head = DEFAULT_DIM if dim is None else dim, head or "identity"
     # Settings first: a mistake in them should not cost a download.
     config = EmbedderConfig(backbone=name, head=head, dim=wanted, token_pooling=token_pooling, **changes)
@@ -163,7 +179,7 @@ def _from_module(
         layout=layout,
         prefix_tokens=prefix_tokens,
         factory_options=factory_options,
-        **({"preprocess": Preprocess()} | changes),
+        **changes,
     )
     return _embedder_of(module, config).eval()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diml.evaluation.report import bootstrap_means, interval
+from diml.evaluation.intervals import bootstrap_means, interval
 
 
 def column(*values: float) -> np.ndarray:

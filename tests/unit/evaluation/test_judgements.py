@@ -12,7 +12,7 @@ from diml.data.reid import with_drawn_galleries
 from diml.evaluation import Report, evaluate_regions
 from diml.evaluation.compare import compare_matchers
 from diml.evaluation.evaluate import evaluate_dataset
-from diml.evaluation.report import bootstrap_means
+from diml.evaluation.intervals import bootstrap_means
 from diml.evaluation.split import QueryGallerySplit
 from diml.matching import Matcher, Regions
 from diml.matching.retrieval import NOTHING

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from diml.evaluation import Report
 from diml.evaluation.metrics import METRICS
-from diml.evaluation.tables import csv_lines
+from diml.evaluation.tables import csv_lines, reports_frame
 
 
 def numbers(*ks: int, queries: int = 30, seed: int = 0) -> dict[int, dict[str, np.ndarray]]:
@@ -135,3 +136,63 @@ def test_csv_has_a_line_for_each_method_and_k():
 
 def test_csv_of_nothing_is_the_header():
     assert len(csv_lines({})) == 1
+
+
+def test_one_report_minus_another_is_paired_by_query():
+    frozen = numbers(0, 100)
+    trained = {k: {metric: values + 0.125 for metric, values in found.items()} for k, found in frozen.items()}
+    for k in (None, 0, 100):
+        found = report(trained).minus(report(frozen), k)
+        assert list(found) == list(METRICS)
+        for difference in found.values():
+            assert difference == pytest.approx((0.125, 0.125, 0.125), abs=1e-12)
+            assert difference.excludes_zero
+    assert all(not value.excludes_zero for value in report(frozen).minus(report(frozen)).values())
+
+
+def test_minus_at_two_k_is_the_comparison_of_a_report_with_itself():
+    made = report(numbers(0, 100))
+    found = made.minus(made, 100, 0)
+    for c in made.comparisons:
+        assert found[c.metric] == pytest.approx((c.difference, c.low, c.high), abs=1e-12)
+    back = made.minus(made, 0, 100)
+    for metric, (value, low, high) in found.items():
+        assert back[metric] == pytest.approx((-value, -high, -low), abs=1e-12)
+
+
+def test_queries_of_several_draws_are_resampled_by_image():
+    once = report(numbers(0, 5, queries=12))
+    twice = replace(Report.concat([once, once]), settings=once.settings)
+    other = report(numbers(0, 5, queries=12, seed=1))
+    expected = once.minus(other)
+    found = twice.minus(Report.concat([other, other]))
+    for metric in METRICS:
+        assert found[metric] == pytest.approx(expected[metric], abs=1e-12)
+
+
+def test_reports_that_cannot_be_paired_are_refused():
+    made = report(numbers(0, 100))
+    with pytest.raises(ValueError, match="need the same queries and gallery, got 30 queries and 50 gallery images"):
+        made.minus(report(numbers(0, 100, queries=29)))
+    with pytest.raises(KeyError, match="rerank_at: 100 was not evaluated"):
+        made.minus(report(numbers(0)))
+    with pytest.raises(KeyError, match="rerank_at: 3 was not evaluated"):
+        made.minus(made, 3)
+    only = {0: {"minp": np.zeros(30)}}
+    with pytest.raises(ValueError, match="other: need a report with a metric that this one has"):
+        made.minus(replace(made, per_query=only), 0)
+
+
+def test_a_data_frame_has_a_row_for_each_k_and_method():
+    pytest.importorskip("pandas")
+    made = report(numbers(0, 100))
+    frame = made.to_frame()
+    assert list(frame.index) == [0, 100]
+    assert list(frame.columns[:3]) == ["recall@1", "recall@1_low", "recall@1_high"]
+    for row, bounds in zip(made.rows, made.intervals, strict=True):
+        for metric in METRICS:
+            found = frame.loc[row["rerank_at"], [metric, f"{metric}_low", f"{metric}_high"]]
+            assert tuple(found) == (row[metric], *bounds[metric])
+    both = reports_frame({"a": made, "b": report(numbers(7))})
+    assert list(both.index) == [("a", 0), ("a", 100), ("b", 7)]
+    assert both.loc[("a", 100), "map@r"] == made.row(100)["map@r"]
