@@ -9,6 +9,7 @@ from typing import Final
 EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "train": ("pytorch_metric_learning", "sklearn", "threadpoolctl", "yaml"),
     "plot": ("matplotlib",),
+    "tables": ("pandas", "tabulate"),
     "faithfulness": ("pytorch_grad_cam",),
     "search": ("lancedb", "pyarrow"),
     "milvus": ("pymilvus", "milvus_lite"),

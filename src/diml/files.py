@@ -1,24 +1,49 @@
-"""Files and folders written atomically: the old content or the new, never a part. Standard library only."""
+"""Files and folders written atomically, one writer at a time. Standard library only.
+
+What is being written lies in a hidden folder beside its target, with a lock that ends with the process. A process that
+is killed leaves that folder behind, and the next one that writes into the same place removes it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import json
 import os
 import shutil
+import socket
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+#: Beginning of the names of folders for what is being written, and the lock inside.
+_SCRATCH: Final = ".diml-"
+_WRITER: Final = "writer"
+#: The lock of a folder that one process uses at a time.
+_USER: Final = ".in_use"
+#: Errors of file systems that have no locks, such as some network disks.
+_NO_LOCKS: Final = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+
+#: Folders that this process has cleared of what killed processes left.
+_cleared: set[tuple[int, Path]] = set()
+
+
+class InUseError(OSError):
+    """Another process works in a folder that admits one at a time."""
 
 
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path next to `path`; rename it to `path` when the block succeeds, otherwise remove it.
+    """Yield a temporary path near `path`; rename it to `path` when the block succeeds, otherwise remove it.
 
     The data is flushed to disk before the rename, so a crash leaves either the old file or the new one.
     Missing parent folders are created.
 
     Args:
-        path: the file to write. The temporary path has the same suffix and folder.
+        path: the file to write. The temporary path has the same suffix and lies on the same disk.
 
     Yields:
         The temporary path, at which the block has to create the file.
@@ -31,36 +56,26 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         ...     temporary.write_text("method,recall@1\\n")
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
-    temporary.unlink()  # mkstemp restricts the permissions; the block creates the file with ordinary ones
-    try:
+    with _scratch_folder(target) as scratch:
+        temporary = scratch / f"new{target.suffix}"
         yield temporary
         flush(temporary)
         temporary.replace(target)
         flush(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder; it replaces `path` when the block succeeds and is removed on error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    around = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    scratch = around / "new"
-    scratch.mkdir()
-    try:
-        yield scratch
-        for file in scratch.iterdir():
+    with _scratch_folder(path) as scratch:
+        new = scratch / "new"
+        new.mkdir()
+        yield new
+        for file in new.iterdir():
             flush(file)
-        flush(scratch)
-        _replace(path, scratch, around / "old")
+        flush(new)
+        _replace(path, new, scratch / "old")
         flush(path.parent)
-    finally:
-        shutil.rmtree(around, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
@@ -70,15 +85,23 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
     return Path(path)
 
 
-def _replace(path: Path, new: Path, aside: Path) -> None:
-    if path.exists():
-        path.rename(aside)
-    try:
-        new.rename(path)
-    except OSError:
-        if aside.exists():
-            aside.rename(path)
-        raise
+def require_writable(folder: str | os.PathLike[str], *, space: int = 0) -> None:
+    """Find out before a long task whether its results can be written; creates the folder.
+
+    Args:
+        folder: of the results.
+        space: bytes that they will take.
+
+    Raises:
+        OSError: the folder cannot be created or written to, or its disk has less free space.
+    """
+    folder = Path(folder)
+    with _scratch_folder(folder / "results"):
+        pass
+    free = shutil.disk_usage(folder).free
+    if free < space:
+        needed, left = (f"{size / 2**20:,.0f} MiB" for size in (space, free))
+        raise OSError(f"{folder}: need {needed} of free disk space, got {left}; free some, or name another folder")
 
 
 def flush(path: Path) -> None:
@@ -101,10 +124,125 @@ def exclusive_lock(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        if os.name != "nt":
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        _lock(handle, wait=True)
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def only_user(folder: Path, what: str) -> Iterator[None]:
+    """Keep a folder for this process during the block; another one that wants it meanwhile is refused.
+
+    The system releases it when the process ends, however it ends. Disks without locks are used without, with a warning.
+
+    Args:
+        folder: created when missing.
+        what: name of the argument that gave the folder, for the error.
+
+    Raises:
+        InUseError: another process, or another thread of this one, is using it.
+        OSError: the folder is not writable.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _USER
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if not _lock(handle, wait=False):
+            raise InUseError(f"{what}: {folder} is in use by {_holder(path)}; wait until it has ended, or name another")
+        about = json.dumps({"process": os.getpid(), "host": socket.gethostname()})
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, about.encode(), 0) if hasattr(os, "pwrite") else os.write(handle, about.encode())
+        yield
+    finally:
+        os.close(handle)
+
+
+def _holder(path: Path) -> str:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {int(about['process'])} on {str(about['host'])[:100]}"
+    except (OSError, ValueError, KeyError, TypeError):  # it has not written this yet
+        return "another process"
+
+
+@contextmanager
+def _scratch_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder beside `target`, removed at the end, or by a later process if this one is killed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(target.parent)
+    scratch, handle = _locked_scratch(target)
+    try:
+        yield scratch
+    finally:
+        os.close(handle)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _locked_scratch(target: Path) -> tuple[Path, int]:
+    """A new folder, and the handle that holds its lock."""
+    while True:
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=target.parent))
+        try:
+            handle = os.open(scratch / _WRITER, os.O_RDWR | os.O_CREAT, 0o666)
+            os.write(handle, os.fsencode(target.name))
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+        if _lock(handle, wait=False) and scratch.exists():
+            return scratch, handle
+        os.close(handle)  # between these lines another process took it for a leftover
+
+
+def _clear_leftovers(parent: Path) -> None:
+    """Remove what killed processes were writing in a folder; the folders of processes that live are locked."""
+    place = (os.getpid(), parent.absolute())
+    if place in _cleared or os.name == "nt":
+        return
+    _cleared.add(place)
+    for leftover in parent.glob(f"{_SCRATCH}????????"):
+        with contextlib.suppress(OSError):
+            handle = os.open(leftover / _WRITER, os.O_RDWR)
+            try:
+                if _lock(handle, wait=False, otherwise=False):
+                    _settle(leftover, parent / os.fsdecode(os.read(handle, 4096)))
+                    shutil.rmtree(leftover, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
+def _settle(leftover: Path, target: Path) -> None:
+    """Finish the swap of two folders if the process was killed between its two steps."""
+    new = leftover / "new"
+    if (leftover / "old").exists() and new.exists() and not target.exists():
+        new.rename(target)
+
+
+def _lock(handle: int, *, wait: bool, otherwise: bool = True) -> bool:
+    """Lock an open file; returns whether it is locked, and `otherwise` where the disk or the system has no locks."""
+    if os.name == "nt":
+        return otherwise
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        warnings.warn("this disk has no locks: use each folder with one process at a time", stacklevel=4)
+        return otherwise
+    return True
+
+
+def _replace(path: Path, new: Path, aside: Path) -> None:
+    if path.exists():
+        path.rename(aside)
+    try:
+        new.rename(path)
+    except OSError:
+        if aside.exists():
+            aside.rename(path)
+        raise
+

@@ -1,9 +1,14 @@
-"""Misspelt words in arguments: the nearest known word for the error message."""
+"""Words and values in error messages: the nearest known word for a misspelt one; values of any size, cut."""
 
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Final
+
+#: Characters of a misspelt word that are compared; the comparison is quadratic.
+_COMPARED: Final = 200
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -17,6 +22,31 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     known = list(known)
     lower = {candidate.lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word[:_COMPARED].lower(), lower, n=1, cutoff=0.5)
     hint = f"did you mean {lower[near[0]]!r}? " if near else ""
     return f"{hint}Known: {', '.join(known)}"
+
+
+def shown(value: object, length: int = 100) -> str:
+    """A value as it stands in an error message: its `repr`, cut in the middle where it is long.
+
+    Collections are cut before they are written out, so that a value whose full text would fill the memory costs
+    nothing.
+
+    Args:
+        value: any object.
+        length: characters of a text or number that are shown; lists and mappings show a few entries of each level.
+
+    Example:
+        >>> shown("a" * 1000, 20)
+        "'aaaaaaa...aaaaaaaa'"
+    """
+    brief = reprlib.Repr()
+    brief.maxstring = brief.maxother = brief.maxlong = length
+    brief.maxlevel, brief.maxdict = 3, 6
+    brief.maxlist = brief.maxtuple = brief.maxset = brief.maxfrozenset = 8
+    try:
+        text = brief.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"a value of type {type(value).__name__} that is too long to show"
+    return text if len(text) <= 4 * length else f"{text[: 2 * length]}...{text[-2 * length :]}"

@@ -15,17 +15,19 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 PACKAGES = {file.relative_to(PACKAGE).with_suffix("").parts[0] for file in FILES}
 
 #: Modules that everything may build on.
-GROUND = {"files", "allocator", "extras", "spelling", "progress", "distributed", "assets"}
+GROUND = {"files", "checksums", "allocator", "extras", "spelling", "documents", "progress", "distributed", "assets"}
 BASE = GROUND | {"matching", "data", "models"}
 #: package -> packages it may import besides itself (docs/architecture.md says why)
 MAY_IMPORT = {
     "files": set(),
+    "checksums": set(),
     "allocator": set(),
     "extras": set(),
     "spelling": set(),
+    "documents": set(),
     "progress": set(),
     "distributed": set(),
-    "assets": {"files", "spelling"},
+    "assets": {"files", "checksums", "spelling"},
     "matching": set(),
     "data": GROUND | {"matching"},
     "models": GROUND | {"matching", "data"},
@@ -45,9 +47,11 @@ MAY_IMPORT = {
 #: package -> the only packages from outside it may import, besides the standard library
 OUTSIDE = {
     "files": set(),
+    "checksums": set(),
     "allocator": set(),
     "extras": set(),
     "spelling": set(),
+    "documents": {"yaml"},
     "assets": set(),
     "progress": {"rich"},
     "distributed": {"torch"},

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from diml.calibration.pairs import Floats, LabelledScores, ScoredImages
 from diml.calibration.rates import RateTable
+from diml.documents import parse_json
 from diml.extras import require
 from diml.files import write_text
 from diml.matching import Matcher
@@ -439,7 +440,7 @@ def parse_calibration(text: str | bytes, name: str) -> Calibrator:
         ValueError: it is damaged.
     """
     try:
-        document = json.loads(text)
+        document = parse_json(text, FILE)
         _check_format(document)
         return Calibrator.from_dict(document["calibration"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:

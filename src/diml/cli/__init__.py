@@ -1,9 +1,11 @@
-"""The command line: one file per command; this one dispatches, and turns errors of use into one line."""
+"""The command line: one file per command; this one dispatches, and `errors` turns what goes wrong into one line."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import io
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -58,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after `diml`; those of the process when omitted.
 
     Returns:
-        Exit code: 0 done, 1 a check failed, 2 an error of use (printed in one line), 130 interrupted by Ctrl-C.
+        Exit code (docs/errors.md): 0 done, 1 a check failed or images were left out, 2 an error (printed in one line),
+        70 a bug (printed with its traceback), 130 interrupted by Ctrl-C.
 
     Raises:
         SystemExit: from the parser of a command: 0 after --help, 2 for wrong options.
@@ -84,9 +87,10 @@ def _run(name: str, words: list[str]) -> int:
     import tyro
 
     from diml.allocator import keep_freed_memory
-    from diml.extras import missing_extra
+    from diml.cli import errors
 
-    warnings.formatwarning = lambda message, *_, **__: f"diml {name}: warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"diml {name}: warning: {errors.one_line(str(message))}\n"
+    _print_any_name()
     try:
         module = importlib.import_module(f"diml.cli.{name}")
         command: Command
@@ -99,16 +103,22 @@ def _run(name: str, words: list[str]) -> int:
         return command.run()
     except BrokenPipeError:  # the reader of `diml ... | head` has exited
         sys.stderr.close()
-        return 0
-    except (ValueError, OSError) as error:
-        print(f"diml {name}: {error}", file=sys.stderr)
-        return 2
-    except ImportError as error:
-        missing = missing_extra(error)
-        if missing is None:
-            raise
-        print(f"diml {name}: {missing}", file=sys.stderr)
-        return 2
+        return errors.DONE
     except KeyboardInterrupt:
         print(f"diml {name}: interrupted; every file that was finished is complete", file=sys.stderr)
-        return 130
+        return errors.INTERRUPTED
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # panics of Rust libraries are no Exception
+        line = errors.explained(error)
+        if line is None or os.environ.get("DIML_TRACEBACK"):
+            print(errors.traceback_of(error), file=sys.stderr)
+        print(f"diml {name}: {line or errors.bug_report(error)}", file=sys.stderr)
+        return errors.BUG if line is None else errors.ERROR
+
+
+def _print_any_name() -> None:
+    """Let the output hold file names that are not in its encoding: their bytes are written out."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

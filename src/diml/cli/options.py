@@ -93,26 +93,29 @@ class EmbedderOptions:
     grid: int | None = None
     """Regions per side, G x G, 1 to 14; by default as the model was saved, else 4."""
 
+    size: int | None = None
+    """Side of the network's input, pixels; by default the model's own, 224 for most."""
+
     resize: Literal["crop", "square"] | None = None
-    """`crop`: short side to 256, centre crop of 224; `square`: the whole image to 224 x 224. By default the model's
-    own."""
+    """`crop`: the short side of an image is resized to a little more than the size, and the centre cut out; `square`:
+    the whole image is resized to a square. By default the model's own, `crop` unless it was saved otherwise."""
 
     device: str = "cpu"
     """Where to compute, for instance cuda."""
 
     def load(self, model: str | Path, **options: Any) -> Embedder:
-        """Load a model with the grid and the way of resizing that were given, else its own."""
+        """Load a model with the grid, the size and the way of resizing that were given, else its own."""
         from diml.models import load_embedder
 
         grid: Any = "default" if self.grid is None else self.grid
-        embedder = load_embedder(model, grid=grid, architecture=self.architecture, **options)
+        embedder = load_embedder(model, grid=grid, size=self.size, architecture=self.architecture, **options)
         if self.resize is not None:
             embedder = embedder.with_settings(preprocess=replace(embedder.preprocess, mode=self.resize))
         return embedder.to(self.device)
 
     def settings(self) -> dict[str, Any]:
         """What results depend on; None where the model's own applies."""
-        return {"architecture": self.architecture, "grid": self.grid, "resize": self.resize}
+        return {"architecture": self.architecture, "grid": self.grid, "size": self.size, "resize": self.resize}
 
 
 @dataclass(frozen=True, kw_only=True)

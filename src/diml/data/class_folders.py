@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-from collections.abc import Iterable
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,8 @@ import numpy as np
 
 from diml.assets import fetch_asset
 from diml.data.image_sets import DataSet
-from diml.data.inventory import Inventory, examples, find_folder, images_below, missing_data, require_complete
+from diml.data.inventory import Inventory, examples, find_folder, missing_data, require_complete
+from diml.data.listing import FoundImages, LeftOutWarning, find_images, folder_names, left_out_line, nfc
 from diml.data.registry import DataSetInfo
 
 _PERSON: Final = re.compile(r"s(\d+)")
@@ -29,10 +31,10 @@ def inspect_benchmark(info: DataSetInfo, root: str | Path | None) -> Inventory:
     folder = None if root is None else locate_benchmark(info, root)
     if folder is None:
         raise missing_data(info, root)
-    names = _folder_names(folder / "images")
+    names = folder_names(folder / "images")
     if not names:
         raise missing_data(info, folder / "images")
-    return _inspect_class_folders(folder / "images", names)
+    return _inspect_class_folders(find_images(folder / "images"), names)
 
 
 def load_benchmark(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
@@ -52,8 +54,8 @@ def inspect_orl(info: DataSetInfo, root: str | Path | None) -> Inventory:
     folder = fetch_asset("orl_faces") if root is None else locate_orl(info, root)
     if folder is None:
         raise missing_data(info, root)
-    people = [name for name in _folder_names(folder) if _PERSON.fullmatch(name)]
-    inventory = _inspect_class_folders(folder, sorted(people, key=lambda name: int(name[1:])))
+    people = [name for name in folder_names(folder) if _PERSON.fullmatch(name)]
+    inventory = _inspect_class_folders(find_images(folder), sorted(people, key=lambda name: int(name[1:])))
     # Numerical order of the images too (10.pgm after 9.pgm): the order decides ties.
     order = sorted(range(len(inventory.paths)), key=lambda i: (inventory.labels[i], _number(inventory.paths[i])))
     return dataclasses.replace(inventory, paths=tuple(inventory.paths[index] for index in order))
@@ -69,16 +71,35 @@ def load_orl(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataS
 
 
 def inspect_folder(info: DataSetInfo, root: str | Path | None) -> Inventory:
-    """Find the images of a user's folder; sub-folders without an image are not classes."""
+    """Find the images of a user's folder; sub-folders without an image are not classes.
+
+    Warns:
+        LeftOutWarning: Files are no images, images lie outside of the class folders, or sub-folders have none.
+    """
     if root is None:
         raise missing_data(info, root)
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise missing_data(info, folder)
-    names = [name for name in _folder_names(folder) if images_below(folder / name)]
-    if not names:
-        raise missing_data(info, folder)
-    return _inspect_class_folders(folder, names)
+    found = find_images(folder)
+    filled = {name.partition("/")[0] for name in found.names if "/" in name}
+    told = _left_out(found, [name for name in folder_names(folder) if name not in filled])
+    if not filled:
+        error = missing_data(info, folder)
+        raise FileNotFoundError(f"{error}. Left out: {told}") if told else error
+    if told:
+        warnings.warn(LeftOutWarning(f"{folder}: left out {told}"), stacklevel=4)
+    return _inspect_class_folders(found, sorted(filled))
+
+
+def _left_out(found: FoundImages, empty: Sequence[str]) -> str:
+    """What of a folder of class folders is not used, in one line; empty where that is nothing."""
+    loose = sum("/" not in name for name in found.names)
+    counts = Counter(found.left_out)
+    if loose:
+        counts["images outside of class folders"] = loose
+    told = f"{len(empty):,} sub-folders without an image ({examples(empty)})" if empty else ""
+    return "; ".join(filter(None, (left_out_line(counts, found.closed), told)))
 
 
 def load_folder(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
@@ -89,24 +110,18 @@ def load_folder(info: DataSetInfo, root: str | Path | None, protocol: str) -> Da
     return DataSet(info.name, protocol, None, inventory.image_set(inventory.folder.resolve().name), info.credit)
 
 
-def _inspect_class_folders(folder: Path, names: Iterable[str]) -> Inventory:
-    """Find the images of the class folders `folder/NAME`, in the given order, nested images included."""
-    paths: list[Path] = []
-    labels: list[int] = []
-    kept: list[str] = []
-    empty: list[str] = []
-    for name in names:
-        images = images_below(folder / name)
-        if images:
-            labels += [len(kept)] * len(images)
-            paths += images
-            kept.append(name)
-        else:
-            empty.append(name)
-    total = len(kept) + len(empty)
-    faults = (f"{len(empty):,} of {total:,} class folders have no image ({examples(empty)})",) if empty else ()
+def _inspect_class_folders(found: FoundImages, names: Iterable[str]) -> Inventory:
+    """Group the images by class folders, in the given order; those outside of them are left out."""
+    of_class: dict[str, list[Path]] = {nfc(name): [] for name in names}
+    for name, path in zip(found.names, found.paths, strict=True):
+        of_class.get(nfc(name.partition("/")[0]) if "/" in name else "", []).append(path)
+    kept = [name for name, images in of_class.items() if images]
+    empty = [name for name, images in of_class.items() if not images]
+    paths = [path for name in kept for path in of_class[name]]
+    labels = [number for number, name in enumerate(kept) for _ in of_class[name]]
+    faults = (f"{len(empty):,} of {len(of_class):,} class folders have no image ({examples(empty)})",) if empty else ()
     return Inventory(
-        folder=folder,
+        folder=found.folder,
         paths=tuple(paths),
         labels=np.array(labels, dtype=np.int64),
         class_names=tuple(kept),
@@ -114,11 +129,6 @@ def _inspect_class_folders(folder: Path, names: Iterable[str]) -> Inventory:
         parts=("",) * len(paths),
         faults=faults,
     )
-
-
-def _folder_names(folder: Path) -> list[str]:
-    """Return the sorted names of the sub-folders, except hidden ones."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _halves(info: DataSetInfo, inventory: Inventory, protocol: str) -> DataSet:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import warnings
 from collections.abc import Sequence
@@ -12,8 +11,9 @@ from typing import Final
 
 import numpy as np
 
+from diml.data.csv_table import CsvRow, LineFault, folder_of_paths, read_csv
 from diml.data.image_sets import DataSet, ImageSet
-from diml.data.inventory import FileListing
+from diml.data.listing import FileListing, nfc
 from diml.data.registry import DataSetInfo
 from diml.spelling import did_you_mean
 
@@ -29,7 +29,6 @@ _SPLITS: Final = {"train": "train", "validation": "validation", "val": "validati
 _YES: Final = frozenset({"1", "1.0", "true", "yes", "t", "y"})
 _NO: Final = frozenset({"0", "0.0", "false", "no", "f", "n"})
 _UNSET: Final = frozenset({"", "nan", "none", "null"})
-_SHOWN: Final = 20
 
 
 @dataclass(frozen=True)
@@ -94,38 +93,34 @@ def read_rows(info: DataSetInfo, root: str | Path | None) -> list[_Row]:
     if not file.is_file():
         found = "that is a folder" if file.is_dir() else "there is no such file"
         raise FileNotFoundError(f"root: {found}: {file}. Expected: {info.layout}. {info.how_to_get}")
-    rows: list[_Row] = []
-    bad: list[str] = []
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, skipinitialspace=True)
-            _check_columns(file, reader.fieldnames or ())
-            _read_lines(reader, file.parent, rows, bad)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{file}: expected a CSV text file in UTF-8 ({error})") from error
-    if bad:
-        shown = bad[:_SHOWN] + ([f"and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else [])
-        raise ValueError(f"{file}: {len(bad)} of {len(bad) + len(rows)} lines are invalid:\n  " + "\n  ".join(shown))
+    table = read_csv(file)
+    _check_columns(file, table.columns)
+    listing = FileListing()
+    folder = folder_of_paths(file, [row.cells["path"] for row in table.rows], listing)
+    rows, faults = _read_lines(table.rows, folder, listing)
+    table.require_sound(faults)
     if not rows:
         raise ValueError(f"{file}: expected one line per image below the header, got none")
     return rows
 
 
-def _read_lines(reader: csv.DictReader[str], folder: Path, rows: list[_Row], bad: list[str]) -> None:
-    """Read the lines into `rows`, and messages on invalid ones into `bad`."""
-    listing = FileListing()
-    seen: dict[Path, int] = {}
-    for cells in reader:
+def _read_lines(table: Sequence[CsvRow], folder: Path, listing: FileListing) -> tuple[list[_Row], list[LineFault]]:
+    """The rows, and the faults of invalid ones."""
+    rows: list[_Row] = []
+    faults: list[LineFault] = []
+    seen: dict[str, int] = {}
+    for cells in table:
         try:
-            row = _read_row(cells, reader.line_num, folder, listing)
+            row = _read_row(cells, folder, listing)
         except ValueError as error:
-            bad.append(f"line {reader.line_num}: {error}")
+            faults.append(LineFault(cells.line, str(error)))
             continue
-        if row.path in seen:
-            bad.append(f"line {row.line}: the image {row.path} is already in line {seen[row.path]}")
-            continue
-        seen[row.path] = row.line
-        rows.append(row)
+        first = seen.setdefault(listing.identity(row.path), row.line)
+        if first != row.line:
+            faults.append(LineFault(row.line, f"the image {row.path} is already in line {first}"))
+        else:
+            rows.append(row)
+    return rows, faults
 
 
 def _check_columns(file: Path, columns: Sequence[str]) -> None:
@@ -148,10 +143,9 @@ def _check_columns(file: Path, columns: Sequence[str]) -> None:
         warnings.warn(UnusedColumnsWarning(f"{file}: not used: {', '.join(unused)}; read are {read}"), stacklevel=5)
 
 
-def _read_row(cells: dict[str, str], line: int, folder: Path, listing: FileListing) -> _Row:
-    if any(cells.get(name) is None for name in _REQUIRED) or None in cells:
-        raise ValueError("has a different number of cells than the header has columns")
-    path, label, split = (cells[name].strip() for name in _REQUIRED)
+def _read_row(row: CsvRow, folder: Path, listing: FileListing) -> _Row:
+    cells = row.cells
+    path, label, split = (cells[name] for name in _REQUIRED)
     if not path:
         raise ValueError("path is empty")
     if not label:
@@ -168,11 +162,11 @@ def _read_row(cells: dict[str, str], line: int, folder: Path, listing: FileListi
         raise ValueError("is neither query nor gallery; set one flag, or leave both empty to use it as both")
     found = listing.find(folder / path)
     if found is None:
-        raise ValueError(f"no such image: {folder / path}")
-    camera = next((cells[name].strip() for name in _CAMERA if cells.get(name) is not None), None)
+        raise ValueError(f"no such image: {folder / path}" + listing.why_not(folder / path))
+    camera = next((cells[name] for name in _CAMERA if name in cells), None)
     if camera == "":
         raise ValueError("the camera is empty; fill it in every line, or omit the column")
-    return _Row(line, found, label, split, is_query, is_gallery, camera)
+    return _Row(row.line, found, nfc(label), split, is_query, is_gallery, camera)
 
 
 def _read_flag(name: str, cell: str | None) -> bool | None:

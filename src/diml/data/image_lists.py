@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from diml.data.csv_table import read_csv
 from diml.data.image_sets import DataSet, ImageSet
 from diml.data.inventory import Inventory, find_folder, missing_data, require_complete
 from diml.data.list_files import Entry, found_images, read_lists
@@ -181,6 +181,9 @@ def _grocery_names(folder: Path) -> dict[int | str, str]:
     path = folder / "classes.csv"
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = [row for row in csv.reader(file) if len(row) >= 2 and row[1].strip().isdecimal()]
-    return {int(row[1]): row[0].strip() for row in rows}
+    table = read_csv(path)
+    table.require_sound()
+    if len(table.columns) < 2:
+        return {}
+    name, number = table.columns[:2]
+    return {int(row.cells[number]): row.cells[name] for row in table.rows if row.cells[number].isdecimal()}

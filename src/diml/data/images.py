@@ -5,38 +5,75 @@ An image that cannot be read is reported with the reason, never dropped silently
 
 from __future__ import annotations
 
-import io
 import os
-import stat
-import warnings
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image
 
-ImageLike = str | os.PathLike[str] | bytes | Image.Image | torch.Tensor | np.ndarray[Any, Any]
+from diml.data.image_files import (
+    IMAGE_ENDINGS,
+    IMAGE_FORMATS,
+    MAX_BYTES,
+    MAX_PIXELS,
+    BadImageError,
+    check_pixels,
+    decoding_errors,
+    opened_file,
+    opened_image,
+    printable,
+    read_file,
+)
+from diml.data.pixel_depth import (
+    collected_notices,
+    colour_to_rgb,
+    flatten,
+    grey_to_rgb,
+    is_wide_grey,
+    needs_lower_bytes,
+    say,
+    unpack_lower_bytes,
+    unpacking,
+)
+
+__all__ = [
+    "IMAGE_ENDINGS",
+    "IMAGE_FORMATS",
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "BadImage",
+    "BadImageError",
+    "ImageLike",
+    "image_name",
+    "is_image",
+    "load_image",
+    "opened_file",
+    "opened_image",
+    "printable",
+    "read_file",
+]
+
+ImageFile = str | os.PathLike[str] | bytes
+"""A path, or the bytes of an image file."""
+
+ImageLike = ImageFile | Image.Image | torch.Tensor | np.ndarray[Any, Any]
 """A path, the bytes of an image file, a PIL image, a tensor `(3, H, W)` or `(1, H, W)`, or an array `(H, W)` or
 `(H, W, 1|3|4)`; tensors and arrays are uint8 in [0, 255] or float in [0, 1]."""
 
-MAX_PIXELS: Final = 178_956_970  # Pillow's own limit above which it raises an error
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> how to turn the image upright."""
 
 _SCALING: Final = "scale them, or pass uint8 in [0, 255], and leave the normalisation to `Preprocess`"
-
-
-class BadImageError(ValueError):
-    """An image cannot be used: `path` is its path, or a name such as `<image 3>`, and `reason` the cause."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        # The base class gets both arguments so that the error can be unpickled from a worker process.
-        super().__init__(path, reason)
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -59,139 +96,107 @@ def image_name(image: ImageLike, index: int | None = None) -> str:
     return "<image>" if index is None else f"<image {index}>"
 
 
-def load_image(image: ImageLike, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Return an image as upright 8-bit RGB.
+def load_image(
+    image: ImageLike,
+    *,
+    name: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+    at_least: int | None = None,
+) -> Image.Image:
+    """Return an image as upright 8-bit RGB, without metadata.
 
     EXIF orientation is applied; transparent parts are composed onto white; the first frame of an animation is used;
-    grey, palette, CMYK and other modes are converted; values of more than 8 bits are scaled (16-bit grey by 1/257,
-    float grey in [0, 1] by 255, any other range linearly from its minimum to its maximum).
+    grey, palette, CMYK and other modes are converted; values of more than 8 bits are scaled by the rules of
+    docs/images.md, which also states the memory that an image needs.
 
     Args:
         image: An `ImageLike`: path, bytes of a file, PIL image, tensor or array (see there for shapes and ranges).
         name: Name for messages; default its path, or `<image>`.
         max_pixels: Images with more pixels are rejected before any pixel is decoded. Pillow's own limit also applies.
+        max_bytes: Files with more bytes are rejected.
+        at_least: JPEG files may be decoded at a half, a quarter or an eighth of their size, with at least this many
+            pixels on both sides: faster, with less memory, but other values than those of a full image that is resized.
+            Not for images that are compared.
 
     Returns:
         A PIL image of mode RGB; always a new object.
 
     Raises:
-        BadImageError: The image is unreadable, truncated, too large, empty, or not an image.
+        BadImageError: The image is unreadable, truncated, too large, empty, or not an image of an allowed format.
         FileNotFoundError: The file does not exist.
         TypeError: `image` is of none of the types above.
+
+    Warns:
+        PixelDepthWarning: How many bits are used had to be taken from the values; once for each rule.
 
     Example:
         >>> load_image(torch.zeros(3, 2, 4)).size
         (4, 2)
     """
     name = image_name(image) if name is None else name
-    if isinstance(image, str | os.PathLike):
-        return _load_path(Path(image), name, max_pixels)
-    if isinstance(image, bytes):
-        return _load_stream(io.BytesIO(image), len(image), name, max_pixels)
+    with collected_notices() as notices:
+        rgb = _loaded(image, name, max_pixels, max_bytes, at_least)
+    for notice in notices:  # not while decoding, where a warning that is an error would be taken for one of the decoder
+        say(notice)
+    return rgb
+
+
+def _loaded(image: ImageLike, name: str, max_pixels: int, max_bytes: int, at_least: int | None) -> Image.Image:
+    if isinstance(image, str | os.PathLike | bytes):
+        with opened_image(image, name=name, max_pixels=max_pixels, max_bytes=max_bytes) as opened:
+            if at_least is not None:
+                opened.draft(None, (at_least, at_least))  # None: the mode of the file
+            return _finish(opened, image, unpacking(opened), name, max_pixels)
     if isinstance(image, torch.Tensor):
         image = _from_tensor(image, name)
     elif isinstance(image, np.ndarray):
         image = _from_array(image, name)
     elif not is_image(image):
         raise TypeError(f"image {name}: expected a path, bytes, PIL image, tensor or array, got {type(image).__name__}")
-    return _finish(image, name, max_pixels)
+    with decoding_errors(name):
+        return _finish(image, None, None, name, max_pixels)
 
 
-def _load_path(path: Path, name: str, max_pixels: int) -> Image.Image:
+def _finish(image: Image.Image, source: ImageFile | None, way: str | None, name: str, max_pixels: int) -> Image.Image:
+    """Decode an image and convert it.
+
+    Args:
+        image: opened by us from `source`, or given by the caller, whose image is left as it is.
+        source: path or bytes of the file, to read it again.
+        way: `unpacking` of the image.
+        name, max_pixels: as `load_image`.
+    """
+    check_pixels(image.size, name, max_pixels)
+    image.load()
+    turn = _turn(image)
+    rgb = _to_rgb(image, source, way, name)
+    if rgb is image:  # an image of ours gives its pixels away, as a copy needs as much memory again
+        rgb = image.copy() if source is None else image._new(image.im)
+    rgb.info = {}  # the metadata are those of the file: its orientation, for one, is not that of the result
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
-        length = _length_of_file(path, name)
-        with path.open("rb") as file:
-            return _load_stream(file, length, name, max_pixels)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"image {name}: no such file") from error
-    except BadImageError:
-        raise
-    except (OSError, ValueError) as error:  # no permission, a name too long, a zero byte in the name
-        raise BadImageError(name, f"cannot be opened ({_message(error)})") from error
-
-
-def _length_of_file(path: Path, name: str) -> int:
-    """Return the size in bytes; anything but a regular file, such as a pipe that would block, is rejected."""
-    status = path.stat()
-    if stat.S_ISDIR(status.st_mode):
-        raise BadImageError(name, "is a folder, not an image")
-    if not stat.S_ISREG(status.st_mode):
-        raise BadImageError(name, "is not a regular file")
-    return status.st_size
-
-
-def _load_stream(stream: BinaryIO, length: int, name: str, max_pixels: int) -> Image.Image:
-    if length == 0:
-        raise BadImageError(name, "is empty (0 bytes)")
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns about large images, which `max_pixels` decides on, and about malformed metadata, which is
-            # harmless; the caller may have turned warnings into errors.
-            warnings.simplefilter("ignore")
-            with Image.open(stream) as image:
-                return _finish(image, name, max_pixels)
-    except BadImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise BadImageError(name, f"is too large to be decoded safely ({_message(error)})") from error
-    except UnidentifiedImageError as error:
-        raise BadImageError(name, "is not an image of a known format") from error
-    except Exception as error:  # decoders raise almost any type on damaged files
-        raise BadImageError(name, f"cannot be decoded ({_message(error)})") from error
-
-
-def _finish(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise BadImageError(name, f"has {width} x {height} pixels, more than the {max_pixels:,} allowed")
-    if width * height == 0:
-        raise BadImageError(name, f"has no pixels ({width} x {height})")
-    try:
-        image.load()
-        upright = _upright(image)
-        rgb = _to_rgb(upright, name)
-    except BadImageError:
-        raise
-    except Exception as error:
-        raise BadImageError(name, f"cannot be decoded ({_message(error)})") from error
-    return rgb.copy() if rgb is image else rgb
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # the pixels are intact despite damaged metadata
-        return image
-    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+        return None
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return _from_wide(np.asarray(image), name, float_values=image.mode == "F")
-    if image.mode == "La":
-        image = image.convert("LA")
+def _to_rgb(image: Image.Image, source: ImageFile | None, way: str | None, name: str) -> Image.Image:
+    if is_wide_grey(image):
+        return grey_to_rgb(image, name)
+    if source is not None and needs_lower_bytes(image, way):
+        with opened_image(source, name=name) as lower:
+            unpack_lower_bytes(lower, way)
+            lower.load()
+            if lower.size != image.size:
+                raise BadImageError(name, "was changed while it was read")
+            return colour_to_rgb(image, lower, way, name)
     if image.has_transparency_data or image.mode == "RGBa":
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_wide(values: np.ndarray[Any, Any], name: str, *, float_values: bool) -> Image.Image:
-    """Scale grey values of more than 8 bits (H, W) to 8 bits, by their range."""
-    wide = values.astype(np.float64)
-    if not np.isfinite(wide).all():
-        raise BadImageError(name, "has values that are not finite")
-    low, high = float(wide.min()), float(wide.max())
-    if float_values and low >= 0 and high <= 1:
-        scaled = wide * 255
-    elif float_values and low >= 0 and high <= 255:
-        scaled = wide
-    elif not float_values and low >= 0 and high <= 65535:
-        scaled = wide / 257
-    else:
-        scaled = (wide - low) * (255 / (high - low)) if high > low else np.zeros_like(wide)
-    return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
+        return flatten(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_tensor(image: torch.Tensor, name: str) -> Image.Image:
@@ -217,8 +222,3 @@ def _from_array(image: np.ndarray[Any, Any], name: str) -> Image.Image:
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
     return Image.fromarray(np.ascontiguousarray(image))
-
-
-def _message(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text or type(error).__name__

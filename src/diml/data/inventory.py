@@ -14,9 +14,6 @@ import numpy as np
 from diml.data.image_sets import ImageSet, Indices
 from diml.data.registry import DataSetInfo
 
-_COMMON: Final = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".avif")
-_SCIENCE: Final = (".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2")
-IMAGE_SUFFIXES: Final = frozenset(_COMMON + _SCIENCE)
 _EXAMPLES: Final = 3
 
 
@@ -130,41 +127,6 @@ def size_differences(info: DataSetInfo, inventory: Inventory) -> tuple[str, ...]
         for what, (have, known) in found.items()
         if known is not None and have != known
     )
-
-
-def images_below(folder: Path) -> list[Path]:
-    """Return all images in a folder and below, sorted; hidden files and folders and other suffixes are skipped."""
-    found: list[Path] = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(place) / name
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
-        ]
-    return sorted(found)
-
-
-class FileListing:
-    """Looks files up, reading each folder once: a hundred thousand single look-ups are slow on a network drive.
-
-    A name that differs only in case is found too (`.JPG` in a list, `.jpg` on disk).
-    """
-
-    def __init__(self) -> None:
-        self._folders: dict[Path, tuple[set[str], dict[str, str]]] = {}
-
-    def find(self, path: Path) -> Path | None:
-        """Return the path of the file with its name on disk, or None."""
-        folder = path.parent
-        if folder not in self._folders:
-            names = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
-            self._folders[folder] = (names, {name.lower(): name for name in names})
-        names, by_lower = self._folders[folder]
-        if path.name in names:
-            return path
-        found = by_lower.get(path.name.lower())
-        return None if found is None else folder / found
 
 
 def examples(names: Sequence[object]) -> str:

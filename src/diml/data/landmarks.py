@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diml.data.boxes import Box, BoxedImages
+from diml.data.csv_table import LineFault, read_csv
 from diml.data.image_sets import DataSet, DatasetImages, ImageSet
 from diml.data.inventory import Inventory, find_folder, missing_data, require_complete
 from diml.data.judgements import Judgements
@@ -195,18 +195,17 @@ def _csv_file(folder: Path, part: str, *names: str) -> Path:
     raise FileNotFoundError(f"gldv2: {names[0]} is neither in {folder / part} nor in {folder} or its folder metadata")
 
 
-def _read_csv(path: Path, columns: Sequence[str]) -> Iterable[dict[str, str]]:
+def _read_csv(path: Path, columns: Sequence[str]) -> Iterable[Mapping[str, str]]:
     """The lines of a CSV file that has these columns.
 
     Raises:
         ValueError: Columns or cells are missing.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in columns if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path}: expected the columns {', '.join(columns)}, missing: {', '.join(missing)}")
-        for cells in reader:
-            if any(cells[name] is None for name in columns) or len(cells["id"]) < 3:
-                raise ValueError(f"{path}, line {reader.line_num}: expected cells for {', '.join(columns)}")
-            yield cells
+    table = read_csv(path, path_column="id")
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise ValueError(f"{path}: expected the columns {', '.join(columns)}, missing: {', '.join(missing)}")
+    need = "need an id of 3 characters or more"
+    short = [(row.line, row.cells["id"]) for row in table.rows if len(row.cells["id"]) < 3]
+    table.require_sound([LineFault(line, f"{need}, got {name!r}") for line, name in short])
+    return (row.cells for row in table.rows)

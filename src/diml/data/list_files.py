@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from diml.data.image_sets import numbered
-from diml.data.inventory import FileListing, Inventory, examples
+from diml.data.inventory import Inventory, examples
+from diml.data.listing import FileListing
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,9 @@ from typing import Final
 import numpy as np
 
 from diml.data.image_sets import DataSet, ImageSet, Indices
-from diml.data.inventory import (
-    IMAGE_SUFFIXES,
-    Inventory,
-    find_folder,
-    missing_data,
-    require_complete,
-)
+from diml.data.inventory import Inventory, find_folder, missing_data, require_complete
 from diml.data.list_files import Entry, found_images, read_lists
+from diml.data.listing import is_image_name
 from diml.data.registry import DataSetInfo
 
 _FOLDERS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -170,7 +165,7 @@ def _named_images(folder: Path, part: str) -> list[Entry]:
         return []
     entries = []
     for name in sorted(entry.name for entry in os.scandir(folder)):
-        if name.startswith(".") or os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:  # noqa: PTH122
+        if name.startswith(".") or not is_image_name(name):
             continue
         found = _FILE_NAME.match(name)
         if found is None:

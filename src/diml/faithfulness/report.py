@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diml.data import ImageSet
-from diml.evaluation.report import bootstrap_means, interval
+from diml.evaluation.intervals import bootstrap_means, interval
 from diml.faithfulness.collected import Key, Measurements
 from diml.faithfulness.measures import measure_pairs
 from diml.faithfulness.pairs import choose_pairs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from diml.data import ImageSet
+from diml.documents import read_json
 from diml.faithfulness.collected import Collector
 from diml.faithfulness.settings import Measures
 from diml.files import write_text
@@ -49,7 +51,14 @@ class Unfinished:
         """What was collected, and from how many pairs: none where the file is of another measurement, or missing."""
         if not self.path.is_file():
             return Collector(), 0
-        kept = json.loads(self.path.read_text(encoding="utf-8"))
+        try:
+            return self._read()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            warnings.warn(f"{self.path} is damaged ({error}); the measurement starts anew", stacklevel=2)
+            return Collector(), 0
+
+    def _read(self) -> tuple[Collector, int]:
+        kept = read_json(self.path)
         if kept.pop("of") != self.of:
             return Collector(), 0
         pairs, shares = int(kept.pop("pairs")), np.array(kept.pop("shares"))

@@ -9,6 +9,7 @@ Legend: B pairs, Q queries, K candidates of each, N images, Rq and Rg regions of
 from __future__ import annotations
 
 import difflib
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -33,7 +34,7 @@ from diml.matching.transport import (
     exact_transport,
     sinkhorn,
 )
-from diml.matching.weights import Weights, cross_correlation_weights, given_weights
+from diml.matching.weights import Weights, cross_correlation_weights, given_weights, masses_of
 
 Grid = tuple[int, int]
 Images = Regions | QuantizedRegions
@@ -42,6 +43,9 @@ Candidates = Tensor | Sequence[Sequence[int]] | Any
 
 #: Working memory in bytes to aim at where torch does the work.
 BLOCK_BYTES = 64 * 2**20
+
+#: The largest finite `structural_weight`: float32 has no digits left for the pooled cosine beyond it.
+LARGEST_WEIGHT = 1e6
 
 #: Pairs that are scored together: larger batches bring no speed-up, and copies of queries stay small.
 PAIRS_AT_ONCE = 2**17
@@ -79,7 +83,9 @@ class Matcher:
     in ColBERT). Epsilon, tolerance and max_iterations are then not used, and share has to be 1."""
 
     weights: Weights = "cross_correlation"
-    """Mass of each region: its agreement with the other image as a whole, or the same for every region."""
+    """Mass of each region: its agreement with the other image as a whole; the same for every region ("uniform"); or,
+    for plain vision transformers, what the network itself attends to ("rollout": truncated attention rollout, see
+    docs/vits.md), computed in torch."""
 
     epsilon: float = EPSILON
     """Entropic regularisation of the transport plan, in units of cosine, >= 0; a smaller value gives a sharper plan and
@@ -109,6 +115,9 @@ class Matcher:
         check_matching(self.matching, self.share)
         if not self.structural_weight >= 0:
             raise ValueError(f"structural_weight: need a number of at least 0, got {self.structural_weight}")
+        if LARGEST_WEIGHT < self.structural_weight < math.inf:
+            need = f"at most {LARGEST_WEIGHT:g}, or inf for the structural score alone"
+            raise ValueError(f"structural_weight: need {need}, got {self.structural_weight}")
 
     def match(self, query: Regions, gallery: Regions, *, weights: tuple[Tensor, Tensor] | None = None) -> Match:
         """Compare row i of `query` with row i of `gallery`, keeping the plan of every pair.
@@ -137,6 +146,8 @@ class Matcher:
         else:
             dense_g = gallery.dense.unsqueeze(1).expand(len(query), -1, -1, -1)
             pooled_g = gallery.pooled.unsqueeze(1).expand(len(query), -1, -1)
+        if weights is None and self.weights == "rollout":
+            weights = masses_of("query", query), masses_of("gallery", gallery)
         found = _compare(self, query, dense_g, pooled_g, gallery.grid, weights)
         dense_q, dense_g = (side.dense.detach().expand(len(found), -1, -1) for side in (query, gallery))
         return _with_pooled_parts(replace(found, dense_q=dense_q, dense_g=dense_g), query, gallery)
@@ -284,7 +295,7 @@ class Matcher:
                 continue
             try:
                 given[name] = known[name](value)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 kind = {int: "an integer", float: "a number", str: "a name"}[known[name]]
                 kind += " or 'auto'" if name == "share" else ""
                 raise ValueError(f"matcher: {name} needs {kind}, got {value!r}") from error
@@ -418,7 +429,8 @@ def _rows(query: Regions, gallery: Images, candidates: Candidates, lowest: int =
     rows = torch.as_tensor(candidates, device=query.pooled.device)
     if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
         if rows.numel():
-            raise TypeError(f"candidates: need integer row numbers, got {rows.dtype}; convert with .long()")
+            remedy = "a mask becomes row numbers with .nonzero()" if rows.dtype == torch.bool else "convert with .long()"
+            raise TypeError(f"candidates: need integer row numbers, got {rows.dtype}; {remedy}")
         rows = rows.long()
     if rows.ndim != 2 or len(rows) != len(query):
         raise ValueError(f"candidates: need shape ({len(query)}, K), got {tuple(rows.shape)}")
@@ -474,7 +486,7 @@ def _score_candidates(
     matcher: Matcher, query: Regions, gallery: Images, candidates: Tensor, weights: tuple[Tensor, Tensor] | None
 ) -> CandidateScores:
     """(Q, K) scores, by the kernel where it suits."""
-    if weights is not None or not _compiled(query, gallery):
+    if weights is not None or not _compiled(matcher, query, gallery):
         return _score_torch(matcher, query, gallery, candidates, weights)
     rows = torch.arange(len(query)).repeat_interleave(candidates.shape[1])
     found = _score_native(matcher, query, gallery, rows, candidates.flatten())
@@ -484,14 +496,14 @@ def _score_candidates(
 def _score_pairs(matcher: Matcher, images: Images, left: Tensor, right: Tensor) -> CandidateScores:
     """Scores (P,) of image `left[p]`, as the query, against image `right[p]`."""
     rows, place = torch.unique_consecutive(left, return_inverse=True)
-    score = _score_native if _compiled(images[:1], images) else _score_pairs_torch
+    score = _score_native if _compiled(matcher, images[:1], images) else _score_pairs_torch
     return score(matcher, images[rows], images, place, right)
 
 
-def _compiled(query: Regions, gallery: Images) -> bool:
+def _compiled(matcher: Matcher, query: Regions, gallery: Images) -> bool:
     """Whether the kernel can score these."""
     stored = gallery.codes if isinstance(gallery, QuantizedRegions) else gallery.dense
-    return stored.dtype in native.STORED and native.suits(query.dense, stored, gallery.pooled)
+    return matcher.weights != "rollout" and stored.dtype in native.STORED and native.suits(query.dense, stored, gallery.pooled)
 
 
 def _score_native(matcher: Matcher, query: Regions, gallery: Images, rows: Tensor, images: Tensor) -> CandidateScores:
@@ -535,6 +547,9 @@ def _score_torch(
     """Scores (Q, K) in torch, block by block: the readable twin of the kernel."""
     integers = isinstance(gallery, QuantizedRegions) and gallery.codes.dtype == torch.int16
     compared = Regions._trusted(_steps(query.dense), _steps(query.pooled), query.grid) if integers else query
+    masses = None
+    if weights is None and matcher.weights == "rollout":
+        masses = masses_of("query", query), masses_of("gallery", gallery)
     dtype = torch.promote_types(torch.promote_types(query.dense.dtype, gallery.pooled.dtype), torch.float32)
     scores = query.pooled.new_empty(candidates.shape, dtype=dtype)
     converged = torch.ones_like(candidates, dtype=torch.bool)
@@ -542,6 +557,9 @@ def _score_torch(
         chosen = candidates[rows, columns].long()
         dense, pooled = gallery.gather(chosen)
         weighing = _steps(pooled) if integers else pooled
+        if masses is not None:  # one row of weights for each pair of the block
+            own = masses[0][rows].unsqueeze(1).expand(-1, chosen.shape[1], -1)
+            weights = own.flatten(0, 1), masses[1][chosen].flatten(0, 1)
         found = _compare(matcher, compared[rows], dense, weighing, gallery.grid, weights)
         if integers:  # rounded pooled vectors weigh the regions; the pooled cosine is not rounded
             found = replace(found, pooled=(query.pooled[rows].unsqueeze(1) * pooled).sum(dim=2).flatten())

@@ -32,6 +32,8 @@ def by_content(images: Regions | QuantizedRegions, left: Tensor, right: Tensor) 
     if len(alike):  # rare: equal pooled vectors, so the regions are read as well
         rows = torch.unique(torch.cat([left[alike], right[alike]]))
         prints[rows] = _fingerprints(images.codes if isinstance(images, QuantizedRegions) else images.dense, rows)
+        if images.masses is not None:
+            prints[rows] += _fingerprints(images.masses, rows)
         first, second = prints[left[alike]], prints[right[alike]]
         exchange[alike] = (first > second) | ((first == second) & (left[alike] > right[alike]))
     return torch.where(exchange, right, left), torch.where(exchange, left, right)

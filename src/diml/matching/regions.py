@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from diml.matching.weights import normalize_mass
+
 #: Steps of a 16-bit code per unit; the longest vector of such codes whose products sum to less than 2^31.
 SHORTS_PER_UNIT, LONGEST_CODE = 32000, 46340
 
@@ -22,6 +24,12 @@ AT_ONCE = 1024
 
 #: Why regions have no shares of the pooled vector, unless something else is the reason.
 NOT_COMPUTED = "shares of the pooled vector were not computed; use embedder.embed(images, shares=True)"
+
+#: Why regions have no masses of their own, unless something else is the reason.
+NO_MASSES = "these regions were made without them; embedder.embed computes them for a plain vision transformer of timm"
+
+#: How far from 1 the masses of an image may sum, in float32.
+MASS_TOLERANCE = 1e-3
 
 #: How far from 1 the length of a stored vector may be: what rounding to the storage type can do, with a margin.
 UNIT_TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 5e-3, torch.float32: 1e-3, torch.float64: 1e-3}
@@ -42,6 +50,9 @@ class Regions:
             over the regions. None where they were not computed or the pooled vector is no such sum. Explanations need
             them to divide the pooled cosine among pairs of regions; scores and rankings do not.
         undivided: why there are no shares.
+        masses: (N, R) float32, the mass of each region as the network itself weighs it (attention rollout), non-negative,
+            rows summing to 1; they depend on the image alone. `Matcher(weights="rollout")` needs them.
+        massless: why there are no masses.
 
     Raises:
         TypeError, ValueError: no float tensor; a wrong shape, dtype, value or length.
@@ -52,11 +63,15 @@ class Regions:
     grid: tuple[int, int] | None = None
     shares: Tensor | None = None
     undivided: str = NOT_COMPUTED
+    masses: Tensor | None = None
+    massless: str = NO_MASSES
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", _check(self.dense, self.pooled, self.grid))
         if self.shares is not None:
             _check_shares(self.shares, self.dense, self.pooled)
+        if self.masses is not None:
+            check_masses(self.masses, self.dense)
         for name, vectors in (("dense", self.dense), ("pooled", self.pooled)):
             length = torch.linalg.vector_norm(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)
             wrong = ((length - 1).abs() > UNIT_TOLERANCE[vectors.dtype]) & (length > 0)
@@ -75,10 +90,13 @@ class Regions:
         *,
         shares: Tensor | None = None,
         undivided: str = NOT_COMPUTED,
+        masses: Tensor | None = None,
+        massless: str = NO_MASSES,
     ) -> Regions:
         """Bring raw features (N, R, D) and (N, D) to unit length, once differentiable; zero vectors stay zero.
 
-        `shares` (N, R, D), which sum to the raw pooled vectors, are scaled with these, without gradient.
+        `shares` (N, R, D), which sum to the raw pooled vectors, are scaled with these, and `masses` (N, R) to sum to 1,
+        without gradient.
         """
         grid = _check(dense, pooled, grid)
         unit = _unit(pooled)
@@ -86,15 +104,22 @@ class Regions:
             _check_shape(shares, dense)
             shares = _over_length_of(pooled.detach(), shares.detach())
             _check_shares(shares, dense, unit.detach())
-        return cls._trusted(_unit(dense), unit, grid, shares, undivided)
+        if masses is not None:
+            masses = _scaled_masses(masses, dense)
+        return cls._trusted(_unit(dense), unit, grid, shares, undivided, masses, massless)
 
     @classmethod
-    def from_maps(cls, maps: Any, *, shares: bool = False) -> Regions:
+    def from_maps(
+        cls, maps: Any, *, shares: bool = False, masses: Any = None, massless: str = NO_MASSES
+    ) -> Regions:
         """Regions of feature maps: every cell is a region, the pooled vector is the mean of the cells.
 
         Args:
             maps: (N, D, H, W) float tensor or numpy array; a tensor's gradient is kept.
             shares: also keep the share of the pooled vector of each cell, which doubles the memory.
+            masses: (N, H, W) tensor or array, the mass of each cell, at least 0 and of any scale: attention of your own
+                network, for instance. For `Matcher(weights="rollout")`.
+            massless: why there are no masses.
 
         Returns:
             Regions with grid (H, W), all vectors at unit length.
@@ -107,13 +132,20 @@ class Regions:
             raise ValueError(f"maps: need shape (N, D, H, W), got {tuple(maps.shape)}; one image needs a batch axis")
         dense = maps.flatten(2).transpose(1, 2)
         parts = dense.detach() / dense.shape[1] if shares else None
-        return cls.normalized(dense, dense.mean(dim=1), grid=(maps.shape[2], maps.shape[3]), shares=parts)
+        if masses is not None:
+            masses = masses if isinstance(masses, Tensor) else torch.as_tensor(masses)
+            if masses.shape != (len(maps), *maps.shape[2:]):
+                needed = f"(N, H, W) of the maps, {(len(maps), *maps.shape[2:])}"
+                raise ValueError(f"masses: need shape {needed}, got {tuple(masses.shape)}")
+            masses = masses.flatten(1).to(dense.device)
+        given: dict[str, Any] = {"shares": parts, "masses": masses, "massless": massless}
+        return cls.normalized(dense, dense.mean(dim=1), grid=(maps.shape[2], maps.shape[3]), **given)
 
     @classmethod
     def cat(cls, parts: Sequence[Regions]) -> Regions:
         """Concatenate several Regions; ValueError where they differ in grid, R or D.
 
-        Shares are kept where all parts have them.
+        Shares and masses are kept where all parts have them.
         """
         kinds = {f"grid {part.grid}, R {part.num_regions}, D {part.dim}" for part in parts}
         if len(kinds) != 1:
@@ -125,7 +157,10 @@ class Regions:
         shares = torch.cat(found) if len(found) == len(parts) else None
         undivided = next((part.undivided for part in parts if part.shares is None), parts[0].undivided)
         dense = torch.cat([part.dense for part in parts])
-        return cls._trusted(dense, pooled, parts[0].grid, shares, undivided)
+        weighed = [part.masses for part in parts if part.masses is not None]
+        masses = torch.cat(weighed) if len(weighed) == len(parts) else None
+        massless = next((part.massless for part in parts if part.masses is None), parts[0].massless)
+        return cls._trusted(dense, pooled, parts[0].grid, shares, undivided, masses, massless)
 
     @classmethod
     def _trusted(
@@ -135,10 +170,13 @@ class Regions:
         grid: tuple[int, int] | None,
         shares: Tensor | None = None,
         undivided: str = NOT_COMPUTED,
+        masses: Tensor | None = None,
+        massless: str = NO_MASSES,
     ) -> Regions:
         """Build without checks, from tensors known to be valid."""
         regions = object.__new__(cls)
-        vars(regions).update(dense=dense, pooled=pooled, grid=grid, shares=shares, undivided=undivided)
+        given = {"shares": shares, "undivided": undivided, "masses": masses, "massless": massless}
+        vars(regions).update(dense=dense, pooled=pooled, grid=grid, **given)
         return regions
 
     @property
@@ -160,14 +198,16 @@ class Regions:
         if rows.ndim > 1:
             raise IndexError(f"index: need images by integer, slice, list or 1-D tensor, got {type(index).__name__}")
         index = index if isinstance(index, slice) else rows.reshape(-1)
-        shares = None if self.shares is None else self.shares[index]
-        return self._trusted(self.dense[index], self.pooled[index], self.grid, shares, self.undivided)
+        shares, masses = (None if part is None else part[index] for part in (self.shares, self.masses))
+        dense, pooled = self.dense[index], self.pooled[index]
+        return self._trusted(dense, pooled, self.grid, shares, self.undivided, masses, self.massless)
 
     def to(self, *args: Any, **kwargs: Any) -> Regions:
-        """Move or convert like `Tensor.to`; `regions.to(torch.float16)` halves the storage."""
+        """Move or convert like `Tensor.to`; `regions.to(torch.float16)` halves the storage. Masses stay float32."""
         shares = None if self.shares is None else self.shares.to(*args, **kwargs)
         dense, pooled = self.dense.to(*args, **kwargs), self.pooled.to(*args, **kwargs)
-        return self._trusted(dense, pooled, self.grid, shares, self.undivided)
+        masses = None if self.masses is None else self.masses.to(dense.device)
+        return self._trusted(dense, pooled, self.grid, shares, self.undivided, masses, self.massless)
 
     def quantized(self, dtype: torch.dtype = torch.int8) -> QuantizedRegions:
         """Integer codes: int8, a quarter of float32, or int16, a half and the fastest; see `QuantizedRegions`."""
@@ -186,7 +226,8 @@ class Regions:
                 length = torch.linalg.vector_norm(rounded, dim=2)
                 codes[some], scale[some] = rounded, torch.where(length > 0, 1 / length, 0)
         regions = object.__new__(QuantizedRegions)  # without its checks
-        vars(regions).update(codes=codes, scale=scale, pooled=self.pooled, grid=self.grid)
+        masses = {"masses": self.masses, "massless": self.massless}
+        vars(regions).update(codes=codes, scale=scale, pooled=self.pooled, grid=self.grid, **masses)
         return regions
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,6 +252,8 @@ class QuantizedRegions:
         scale: (N, R) float32.
         pooled: (N, D) unit vectors, float16 to float64.
         grid: (rows, columns) of the regions, or None.
+        masses: (N, R) float32, as of `Regions`; they are not rounded.
+        massless: why there are no masses.
 
     Raises:
         TypeError, ValueError: a wrong dtype or shape.
@@ -220,6 +263,8 @@ class QuantizedRegions:
     scale: Tensor
     pooled: Tensor
     grid: tuple[int, int] | None = None
+    masses: Tensor | None = None
+    massless: str = NO_MASSES
 
     def __post_init__(self) -> None:
         kinds = (self.codes.dtype, self.scale.dtype)
@@ -234,6 +279,8 @@ class QuantizedRegions:
         for codes in torch.split(self.codes, AT_ONCE) if self.codes.dtype == torch.int16 else ():
             if (torch.linalg.vector_norm(codes.float(), dim=2) > LONGEST_CODE).any():
                 raise ValueError(f"codes: need int16 vectors of length {LONGEST_CODE} at most; use Regions.quantized")
+        if self.masses is not None:
+            check_masses(self.masses, self.codes)
 
     @property
     def num_regions(self) -> int:
@@ -251,7 +298,8 @@ class QuantizedRegions:
     def __getitem__(self, index: Any) -> Regions:
         """Images as float32 `Regions`, indexed like those."""
         rows = torch.arange(len(self), device=self.codes.device)[index].reshape(-1)
-        return Regions._trusted(*self.gather(rows), self.grid)
+        masses = None if self.masses is None else self.masses[rows]
+        return Regions._trusted(*self.gather(rows), self.grid, masses=masses, massless=self.massless)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Regions (..., R, D) and pooled vectors (..., D) in float32 of images at `rows` (...), int64."""
@@ -337,6 +385,36 @@ def _check_shares(shares: Tensor, dense: Tensor, pooled: Tensor) -> None:
         raise ValueError(
             f"shares: need vectors that sum to the pooled vector over the regions, got a difference of length "
             f"{error[wrong][0].item():.4g} in {_first_images(wrong)}"
+        )
+
+
+def _scaled_masses(masses: Tensor, dense: Tensor) -> Tensor:
+    """Masses (N, R) of any scale as float32 rows that sum to 1, without gradient; ValueError where there are none."""
+    given = masses.detach().float()
+    if not torch.compiler.is_compiling():
+        wrong = ~(torch.isfinite(given) & (given >= 0))
+        if wrong.any():
+            raise ValueError(f"masses: need finite values of at least 0, got others in {_first_images(wrong)}")
+    scaled = normalize_mass(given)
+    check_masses(scaled, dense)
+    return scaled
+
+
+def check_masses(masses: Tensor, regions: Tensor) -> None:
+    """Raise TypeError or ValueError where masses do not fit the vectors (N, R, D) of the regions."""
+    if not isinstance(masses, Tensor) or masses.dtype != torch.float32:
+        got = str(masses.dtype) if isinstance(masses, Tensor) else type(masses).__name__
+        raise TypeError(f"masses: need a float32 tensor (N, R), got {got}; convert with .float()")
+    needed, got = (tuple(regions.shape[:2]), str(regions.device)), (tuple(masses.shape), str(masses.device))
+    if got != needed:
+        raise ValueError(f"masses: need shape (N, R) and device of the regions, {needed}, got {got}")
+    if torch.compiler.is_compiling():  # values are not known while a graph is recorded
+        return
+    wrong = ~((masses >= 0).all(dim=1) & ((masses.sum(dim=1) - 1).abs() <= MASS_TOLERANCE))
+    if wrong.any():
+        raise ValueError(
+            f"masses: need masses of at least 0 that sum to 1 an image, got {masses[wrong][0].sum().item():.4g} in "
+            f"{_first_images(wrong)}; Regions.normalized scales them"
         )
 
 

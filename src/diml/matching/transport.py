@@ -22,6 +22,9 @@ from diml.matching.partial import Dustbins, Share, check_share, unmatched
 
 #: Defaults of the solver, which `Matcher` takes over: epsilon in units of cosine, marginal error, iterations.
 EPSILON, TOLERANCE, MAX_ITERATIONS = 0.05, 4e-6, 1000
+#: Below, no number of iterations converges in practice, and from 1e-20 on rounding makes the plan meaningless (1e-39:
+#: NaN in float32). 0 stands for the limit, which is computed exactly.
+SMALLEST_EPSILON = 1e-6
 
 #: Largest range of cost / epsilon for the plain kernel exp(-cost / epsilon), beyond which logarithms take over: scaling
 #: vectors reach the exponential of twice this range and must stay finite.
@@ -163,7 +166,7 @@ def sinkhorn(
     Args:
         cost: (B, Rq, Rg) finite float.
         weight_q, weight_g: (B, Rq) and (B, Rg), non-negative, rows summing to 1; single entries may be zero.
-        epsilon: weight of the entropy, in units of cost, > 0.
+        epsilon: weight of the entropy, in units of cost, at least `SMALLEST_EPSILON`.
         tolerance: marginal error at which a problem has converged, > 0.
         max_iterations: limit; problems that have not converged by then are flagged.
         share: of the mass that is transported, in (0, 1], or "auto", for which a cost has to be 1 - cosine.
@@ -227,6 +230,8 @@ def check_solver(epsilon: float, tolerance: float, max_iterations: int) -> None:
     """Raise ValueError for a setting of the solver that is out of range; epsilon 0 stands for the exact plan."""
     if not 0 <= epsilon < math.inf:
         raise ValueError(f"epsilon: need a finite number of at least 0, got {epsilon}; 0 stands for exact plans")
+    if 0 < epsilon < SMALLEST_EPSILON:
+        raise ValueError(f"epsilon: need 0, for exact plans, or at least {SMALLEST_EPSILON:g}, got {epsilon}")
     if not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance: need a positive, finite number, got {tolerance}")
     if not isinstance(max_iterations, numbers.Integral) or max_iterations < 1:

@@ -5,13 +5,14 @@ Legend: Q queries, K candidates of each, Rq and Rg regions of the two sides, D c
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-#: By agreement with the other image ("cross_correlation"), or the same for every region ("uniform").
-Weights = Literal["cross_correlation", "uniform"]
+#: By agreement with the other image ("cross_correlation"), the same for every region ("uniform"), or as the network
+#: itself weighs its patches, whatever the other image is ("rollout": `Regions.masses`).
+Weights = Literal["cross_correlation", "uniform", "rollout"]
 
 
 def cross_correlation_weights(
@@ -35,6 +36,14 @@ def normalize_mass(mass: Tensor) -> Tensor:
     largest = mass.amax(dim=-1, keepdim=True)
     scaled = torch.where(largest > 0, mass / largest, 1)
     return scaled / scaled.sum(dim=-1, keepdim=True)
+
+
+def masses_of(name: str, images: Any) -> Tensor:
+    """The masses (N, R) of images, `Regions` or `QuantizedRegions`; ValueError where they carry none."""
+    if images.masses is None:
+        raise ValueError(f"weights: 'rollout' needs the masses of the regions, and {name} has none: {images.massless}")
+    masses: Tensor = images.masses
+    return masses
 
 
 def given_weights(weights: tuple[Tensor, Tensor], cosine: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-TokenPooling = Literal["class", "mean"]
+TokenPooling = Literal["class", "mean", "attention"]
 TOKEN_POOLINGS: Final = get_args(TokenPooling)
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -27,10 +27,13 @@ class Features:
     Attributes:
         maps: (B, C, H, W), one vector per cell.
         pooled: (B, C), the backbone's own global feature, in the same space as the cells.
+        masses: (B, H, W), how much the network attends to each cell, at least 0; None, as from all backbones here: those
+            of a vision transformer are found by `diml.models.rollout`.
     """
 
     maps: Tensor
     pooled: Tensor
+    masses: Tensor | None = None
 
     def __repr__(self) -> str:
         return f"Features(maps {tuple(self.maps.shape)}, pooled {tuple(self.pooled.shape)}, {self.maps.dtype})"
@@ -182,17 +185,26 @@ class MapBackbone(Backbone):
 class TokenBackbone(Backbone):
     """A plain vision transformer of timm: its patch tokens are the cells, prefix tokens are dropped.
 
-    Pooled is the class token or the mean of the patch tokens. timm's normalisation after pooling (`fc_norm`), where a
-    model has one, is applied to pooled and to every cell.
+    Pooled is the class token (the mean of class and distillation token, where a model has both), the mean of the patch
+    tokens, or what the attention pooling of the model's head makes of all tokens. An attention pooling (SigLIP) ends in
+    further layers; pooled and cells must share one space, so each cell then goes through it alone. timm's normalisation
+    after pooling (`fc_norm`), where a model has one, is applied to pooled and to every cell.
 
     Args:
         net: the network.
         features: (1, L, C), output of `forward_features` for one image.
         image_size: as in `Backbone`.
-        token_pooling: "class" or "mean"; None: the class token where the model's own head reads it, else the mean.
+        token_pooling: "class", "mean" or "attention"; None: as the model's own head pools, the mean where that is
+            something else.
+
+    Attributes:
+        prefix: tokens before those of the patches: class, distillation, registers.
+        class_tokens: how many of them are read with "class".
 
     Raises:
-        ValueError: "class" for a model without a class token.
+        ValueError: "class" for a model without a class token, "attention" for one without attention pooling.
+
+    Source: for cells through attention pooling, Zhou et al., "Extract Free Dense Labels from CLIP", ECCV 2022.
     """
 
     def __init__(
@@ -200,23 +212,44 @@ class TokenBackbone(Backbone):
     ) -> None:
         super().__init__(net, features.shape[2], image_size)
         self.prefix = prefix_tokens(net)
-        has_class = getattr(net, "cls_token", None) is not None
-        if token_pooling == "class" and not has_class:
-            raise ValueError("token_pooling: this model has no class token, got 'class'; use 'mean'")
-        own: TokenPooling = "class" if has_class and getattr(net, "global_pool", None) == "token" else "mean"
-        self.token_pooling = token_pooling or own
+        self.class_tokens = 2 if getattr(net, "dist_token", None) is not None else 1
+        possible = self._poolings()
+        if token_pooling is not None and token_pooling not in possible:
+            what = {"class": "class token", "attention": "attention pooling"}[token_pooling]
+            others = " or ".join(map(repr, possible))
+            raise ValueError(f"token_pooling: this model has no {what}, got {token_pooling!r}; use {others}")
+        own = {"token": "class", "map": "attention"}.get(str(getattr(net, "global_pool", "")), "mean")
+        self.token_pooling: TokenPooling = token_pooling or (own if own in possible else "mean")  # type: ignore[assignment]
 
     def forward(self, images: Tensor) -> Features:
         """Return the features of normalised images (B, 3, H, W)."""
         net: Any = self.net
         tokens = net.forward_features(images)
         patches = tokens[:, self.prefix :]
-        pooled = tokens[:, 0] if self.token_pooling == "class" else patches.mean(dim=1)
+        if self.token_pooling == "attention":
+            pooled = net.pool(tokens)
+            patches = net.attn_pool(patches.reshape(-1, 1, patches.shape[2])).reshape(*patches.shape[:2], -1)
+        elif self.token_pooling == "class":
+            pooled = tokens[:, 0] if self.class_tokens == 1 else tokens[:, : self.class_tokens].mean(dim=1)
+        else:
+            pooled = patches.mean(dim=1)
         norm = getattr(net, "fc_norm", None)
         if norm is not None:
             patches, pooled = norm(patches), norm(pooled)
         height, width = token_grid(net, images.shape[2], images.shape[3])
         return Features(patches.transpose(1, 2).unflatten(2, (height, width)), pooled)
+
+    def _poolings(self) -> list[TokenPooling]:
+        """The ways to pool that the network has what it takes for."""
+        net: Any = self.net
+        pool = getattr(net, "attn_pool", None)
+        whole = hasattr(pool, "latent") and getattr(pool, "pos_embed", None) is None  # a cell alone has no position
+        found: list[TokenPooling] = ["mean"]
+        if getattr(net, "cls_token", None) is not None:
+            found.insert(0, "class")
+        if whole and getattr(pool, "out_features", self.channels) == self.channels:
+            found.append("attention")
+        return found
 
 
 def prefix_tokens(net: nn.Module) -> int:
@@ -232,3 +265,15 @@ def token_grid(net: nn.Module, height: int, width: int) -> tuple[int, int]:
     else:
         rows, columns = getattr(patches, "grid_size", None) or (0, 0)
     return int(rows), int(columns)
+
+
+def patch_side(net: nn.Module) -> int:
+    """Side of the patches that a network of any image size cuts images into, pixels, of which sizes are multiples; or 1.
+
+    1 also where images are padded to whole patches, and for networks that are built for one size.
+    """
+    patches: Any = getattr(net, "patch_embed", None)
+    if not getattr(net, "dynamic_img_size", False) or getattr(patches, "dynamic_img_pad", False):
+        return 1
+    ratio = getattr(patches, "feat_ratio", None)
+    return int(ratio(as_scalar=True)) if callable(ratio) else 1

@@ -5,24 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
+from diml.checksums import DamagedError, sealed, unsealed
 from diml.data.image_sets import DatasetImages, ImageSet
 from diml.data.images import BadImage, BadImageError, ImageLike, image_name, load_image
+from diml.documents import parse_json
 from diml.files import atomic_file
 from diml.matching import Regions
 from diml.models.embedder import Embedded, Embedder, OnBadImage
 from diml.models.inputs import as_images
 from diml.progress import ShowProgress
 
-_FORMAT: Final = "diml-embeddings-1"
+_FORMAT: Final = "diml-embeddings-2"
 
 
 def embed_cached(
@@ -39,7 +43,8 @@ def embed_cached(
 
     The key of a cache file is the embedder's fingerprint, the precision it computes in, and the contents of all images
     in order: the bytes of files, whatever their names and places, and the pixels of images in memory. Cache files are
-    written atomically; a damaged one is computed again, with a warning.
+    written atomically with a checksum; a damaged one is computed again, and a folder that cannot be written to is gone on
+    without, both with a warning.
 
     Args:
         embedder: the embedder.
@@ -58,20 +63,37 @@ def embed_cached(
     """
     listed = as_images(images)
     file = Path(cache_dir) / f"{_key(embedder, listed)}.safetensors"
-    if file.exists():
-        try:
-            found = _read(file, listed, embedder.device)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            warnings.warn(f"cache file {file} is damaged ({error}); it is computed again", stacklevel=2)
-        else:
-            if found.bad and on_bad_image == "fail":
-                raise BadImageError(found.bad[0].path, found.bad[0].reason)
-            return found
+    found = _found(file, listed, embedder.device)
+    if found is not None:
+        if found.bad and on_bad_image == "fail":
+            raise BadImageError(found.bad[0].path, found.bad[0].reason)
+        return found
     made = embedder.embed_checked(
         listed, batch_size=batch_size, workers=workers, progress=progress, on_bad_image=on_bad_image
     )
-    _write(file, made)
+    try:
+        _write(file, made)
+    except (OSError, SafetensorError) as error:
+        warnings.warn(
+            f"the embeddings cannot be cached in {file.parent} ({error}), so the next run computes them again; set "
+            "DIML_CACHE to a folder that is writable, on a disk with free space",
+            stacklevel=2,
+        )
     return made
+
+
+def _found(file: Path, images: Sequence[ImageLike], device: torch.device) -> Embedded | None:
+    """What a cache file holds; None if there is none, or, with a warning, if it cannot be used."""
+    try:
+        return _read(file, images, device)
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        reason = f"cannot be read ({error.strerror})"
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"is damaged ({error})"
+    warnings.warn(f"cache file {file} {reason}; it is computed again", stacklevel=3)
+    return None
 
 
 def _key(embedder: Embedder, images: Sequence[ImageLike]) -> str:
@@ -87,6 +109,8 @@ def _key(embedder: Embedder, images: Sequence[ImageLike]) -> str:
 def _content(image: ImageLike) -> bytes:
     """A hash of what an image's embedding depends on."""
     if isinstance(image, str | os.PathLike):
+        if not stat.S_ISREG(Path(image).stat().st_mode):  # opening a named pipe would wait for ever
+            raise OSError("no regular file")
         with Path(image).open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     if isinstance(image, bytes):
@@ -98,9 +122,10 @@ def _content(image: ImageLike) -> bytes:
 def _write(file: Path, embedded: Embedded) -> None:
     regions = embedded.regions
     grid = None if regions.grid is None else list(regions.grid)
-    about = {"grid": grid, "reasons": [image.reason for image in embedded.bad]}
     tensors = {"dense": regions.dense, "pooled": regions.pooled, "kept": embedded.kept}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    reasons = [image.reason for image in embedded.bad]
+    about = sealed({"grid": grid, "reasons": reasons, "tensors_sha256": _of_tensors(plain)})
     with atomic_file(file) as scratch:
         save_file(plain, scratch, metadata={"format": _FORMAT, "about": json.dumps(about)})
 
@@ -110,8 +135,11 @@ def _read(file: Path, images: Sequence[ImageLike], device: torch.device) -> Embe
         metadata: Any = opened.metadata() or {}
         if metadata.get("format") != _FORMAT:
             raise ValueError(f"format {metadata.get('format')!r} instead of {_FORMAT!r}")
-        about = json.loads(metadata["about"])
-        dense, pooled, kept = (opened.get_tensor(name) for name in ("dense", "pooled", "kept"))
+        about = unsealed(parse_json(metadata["about"], "about"), "about", "it can be deleted")
+        tensors = {name: opened.get_tensor(name) for name in ("dense", "pooled", "kept")}
+    if _of_tensors(tensors) != about["tensors_sha256"]:
+        raise DamagedError("its tensors are not those that were written")
+    dense, pooled, kept = tensors.values()
     present = set(kept.tolist())
     left_out = [index for index in range(len(images)) if index not in present]
     if len(present) != len(dense) or len(left_out) != len(about["reasons"]):
@@ -120,6 +148,15 @@ def _read(file: Path, images: Sequence[ImageLike], device: torch.device) -> Embe
     reasons = zip(left_out, about["reasons"], strict=True)
     bad = tuple(BadImage(_name(images, index), reason) for index, reason in reasons)
     return Embedded(Regions(dense, pooled, grid).to(device), kept, bad)
+
+
+def _of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of names, types, shapes and values of contiguous tensors on the CPU."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _name(images: Sequence[ImageLike], index: int) -> str:

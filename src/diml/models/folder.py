@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +11,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from diml.checksums import check_file, file_sha256, sealed, unsealed
+from diml.documents import parse_json
 from diml.files import atomic_folder
 from diml.models.config import EmbedderConfig
 
 SETTINGS_FILE: Final = "embedder.json"
 WEIGHTS_FILE: Final = "model.safetensors"
 _FORMAT: Final = 1
-_KEYS: Final = {"format", "config", "weights_sha256"}
+_KEYS: Final = {"format", "config", "weights_sha256", "sha256"}
+_REMEDY: Final = "copy or save the folder again; `load_embedder` takes other settings as arguments"
 
 
 def write_folder(folder: Path, config: EmbedderConfig, state: Mapping[str, Tensor]) -> None:
@@ -35,9 +37,10 @@ def write_folder(folder: Path, config: EmbedderConfig, state: Mapping[str, Tenso
         settings = {
             "format": _FORMAT,
             "config": config.to_dict(),
-            "weights_sha256": _sha256(scratch / WEIGHTS_FILE),
+            "weights_sha256": file_sha256(scratch / WEIGHTS_FILE),
         }
-        (scratch / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(sealed(settings), indent=2)
+        (scratch / SETTINGS_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def read_settings(folder: Path) -> EmbedderConfig:
@@ -50,17 +53,13 @@ def read_settings(folder: Path) -> EmbedderConfig:
     path = folder / SETTINGS_FILE
     text = _require(path).read_bytes()
     try:
-        settings: Any = json.loads(text)
+        settings: Any = parse_json(text, SETTINGS_FILE)
         _check_settings(settings)
         config = EmbedderConfig.from_dict(settings["config"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: not the settings of an embedder: {error}") from error
-    found = _sha256(_require(folder / WEIGHTS_FILE))
-    if found != settings["weights_sha256"]:
-        raise ValueError(
-            f"{folder / WEIGHTS_FILE}: damaged, or not the weights that were saved with {SETTINGS_FILE} (sha256 "
-            f"{found[:12]}..., expected {str(settings['weights_sha256'])[:12]}...); copy or save the folder again"
-        )
+    unsealed(settings, str(path), _REMEDY)
+    check_file(_require(folder / WEIGHTS_FILE), settings["weights_sha256"], "copy or save the folder again")
     return config
 
 
@@ -97,8 +96,3 @@ def _require(path: Path) -> Path:
         return path
     inside = "the folder does not exist" if not path.parent.exists() else f"it has no {path.name}"
     raise FileNotFoundError(f"{path.parent}: not a saved embedder, {inside}; name a folder written by embedder.save()")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

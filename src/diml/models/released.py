@@ -17,7 +17,8 @@ from torch import Tensor
 from diml.models.config import EmbedderConfig
 from diml.models.embedder import Embedder
 from diml.models.heads import LinearHead
-from diml.models.pretrained import load_exactly, read_state
+from diml.models.pretrained import load_exactly
+from diml.models.weights_file import read_state
 from diml.models.zoo import build_backbone, default_preprocess
 
 _CONTAINERS: Final = ("model", "state_dict")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, get_args
 
 from torch import Tensor
@@ -15,11 +16,14 @@ from diml.models.backbones import (
     TokenBackbone,
     TokenPooling,
     prefix_tokens,
+    patch_side,
     token_grid,
     try_network,
 )
+from diml.models.hub import SourceModel, is_source, source_model, source_weights
 from diml.models.inception import Inception, build_inception
-from diml.models.pretrained import timm_network
+from diml.models.model_search import names_meant
+from diml.models.pretrained import takes_any_size, timm_network
 
 INCEPTIONS: tuple[Inception, ...] = get_args(Inception)
 
@@ -30,14 +34,19 @@ def build_backbone(
     pretrained: bool = True,
     image_size: int | None = None,
     token_pooling: TokenPooling | None = None,
+    weights_file: Path | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Backbone:
     """Return a network with spatial features, in evaluation mode.
 
     Args:
-        name: of a timm model, "googlenet" (torchvision) or "bninception" (pretrainedmodels).
+        name: of a timm model, "googlenet" (torchvision) or "bninception" (pretrainedmodels); or `hf-hub:OWNER/NAME` or
+            `local-dir:FOLDER`, see `diml.models.hub`.
         pretrained: with its pretrained weights, see `diml.models.pretrained`; otherwise with random ones.
-        image_size: for models of a fixed input size (most transformers), the size to build it for, pixels.
-        token_pooling: for plain transformers, "class" or "mean"; None follows the model's own head.
+        image_size: the size of images it is tried with, and that models of a fixed input size are built for, pixels.
+        token_pooling: for plain transformers, "class", "mean" or "attention"; None follows the model's own head.
+        weights_file: file of the weights, instead of pretrained ones; see `diml.models.weights_file`.
+        options: further keyword arguments of `timm.create_model`.
 
     Raises:
         ValueError: unknown name, a model without spatial features, or an option that does not apply to it.
@@ -51,7 +60,16 @@ def build_backbone(
     check_name(name)
     if token_pooling is not None and token_pooling not in TOKEN_POOLINGS:
         raise ValueError(f"token_pooling: need one of {', '.join(TOKEN_POOLINGS)}, got {token_pooling!r}")
-    backbone = _inception(name, pretrained) or _timm_backbone(name, pretrained, image_size, token_pooling)
+    if name in INCEPTIONS and options:
+        raise ValueError(f"factory_options: {name!r} takes none, got {dict(options)}")
+    if is_source(name):
+        model = source_model(name)
+        if weights_file is None and pretrained:
+            weights_file = source_weights(name)
+        name, options = model.architecture, {**model.options, **(options or {})}
+    backbone = _inception(name, pretrained, weights_file)
+    if backbone is None:
+        backbone = _timm_backbone(name, pretrained, image_size, token_pooling, weights_file, options)
     if token_pooling is not None and not isinstance(backbone, TokenBackbone):
         raise ValueError(f"token_pooling: {name!r} gives maps, not tokens; omit the option")
     return backbone.eval()
@@ -65,51 +83,73 @@ def default_preprocess(name: str) -> Preprocess:
     size use that size, with the short side in the same proportion.
     """
     check_name(name)
-    config = _config(name)
+    model = find_model(name)
+    config, own = _config(model.architecture), model.settings
     if config is None:
         return Preprocess()
-    size = int(config.input_size[-1]) if config.fixed_input_size else 224
-    return Preprocess(size=size, resize=round(size * 256 / 224), mean=tuple(config.mean), std=tuple(config.std))
+    size = int((own.get("input_size") or config.input_size)[-1]) if config.fixed_input_size else 224
+    mean, std = (tuple(own.get(key) or getattr(config, key)) for key in ("mean", "std"))
+    return Preprocess(size=size, resize=round(size * 256 / 224), mean=mean, std=std)
+
+
+def find_model(name: str) -> SourceModel:
+    """The architecture, arguments and settings that a backbone's name stands for."""
+    return source_model(name) if is_source(name) else SourceModel(architecture=name)
 
 
 def is_backbone(name: str) -> bool:
-    """Whether a backbone has this name."""
+    """Whether a backbone has this name; those of the hub are not looked up."""
     import timm
 
-    return name in INCEPTIONS or bool(timm.is_model(name))
+    return name in INCEPTIONS or is_source(name) or bool(timm.is_model(name))
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError with the nearest known names when no backbone has this name."""
-    import timm
-
+    """Raise ValueError with the names that may be meant when no backbone has this name."""
     if not is_backbone(name):
-        near = difflib.get_close_matches(name, [*timm.list_models(), *INCEPTIONS], n=3, cutoff=0.5)
+        near = names_meant(name, INCEPTIONS)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        owner, _, last = name.partition("/")
+        if owner and last:
+            hint += f"A timm model on the Hugging Face hub is 'hf-hub:{name}'. "
         raise ValueError(
             f"backbone: no model {name!r}; {hint}Need a name of timm.list_models(), "
             f"{' or '.join(map(repr, INCEPTIONS))}"
         )
 
 
-def _inception(name: str, pretrained: bool) -> Backbone | None:
+def _inception(name: str, pretrained: bool, weights_file: Path | None) -> Backbone | None:
     known = next((inception for inception in INCEPTIONS if inception == name), None)
-    return None if known is None else build_inception(known, pretrained=pretrained)
+    return None if known is None else build_inception(known, pretrained=pretrained, weights_file=weights_file)
 
 
-def _timm_backbone(name: str, pretrained: bool, image_size: int | None, token_pooling: TokenPooling | None) -> Backbone:
+def _timm_backbone(
+    name: str,
+    pretrained: bool,
+    image_size: int | None,
+    token_pooling: TokenPooling | None,
+    weights_file: Path | None,
+    options: Mapping[str, Any] | None,
+) -> Backbone:
     config = _config(name)
     usual = 224 if config is None else int(config.input_size[-1])
-    fixed = config is not None and bool(config.fixed_input_size)
+    fixed = config is not None and bool(config.fixed_input_size) and not takes_any_size(name)
     size = usual if image_size is None else image_size
-    net = timm_network(name, pretrained=pretrained, image_size=size if fixed and size != usual else None).eval()
+    net = timm_network(
+        name,
+        pretrained=pretrained,
+        image_size=size if fixed and size != usual else None,
+        weights_file=weights_file,
+        options=options,
+    ).eval()
+    check_patches(net, name, size)
     features = try_network(net, getattr(net, "forward_features", net), size, name)
     if not isinstance(features, Tensor):
         kind = type(features).__name__
         raise ValueError(  # noqa: TRY004
             f"backbone: {name!r} gives a {kind} instead of one feature map; choose another model"
         )
-    only_size = size if fixed else None
+    only_size = size if fixed or _grid_is_fixed(net) else None
     if features.ndim == 4:
         return MapBackbone(net, features, only_size)
     rows, columns = token_grid(net, size, size)
@@ -119,6 +159,17 @@ def _timm_backbone(name: str, pretrained: bool, image_size: int | None, token_po
             "convolutional network or a plain vision transformer, such as 'resnet50' or 'vit_small_patch16_224'"
         )
     return TokenBackbone(net, features, only_size, token_pooling)
+
+
+def check_patches(net: Any, name: str, size: int) -> None:
+    """Raise ValueError where an image of `size` x `size` pixels cannot be cut into the patches of a network."""
+    side = patch_side(net)
+    if size % side or size < side:
+        near = sorted({max(side, size // side * side), (size // side + 1) * side})
+        raise ValueError(
+            f"preprocess: {name!r} cuts images into patches of {side} x {side} pixels and needs a size that is a multiple "
+            f"of {side}, got {size}; use {' or '.join(map(str, near))}"
+        )
 
 
 def _config(name: str) -> Any:

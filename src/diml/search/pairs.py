@@ -90,6 +90,8 @@ def alike_pairs(
     config = store.config
     if differ is not None and differ not in config.columns:
         raise ValueError(f"differ: no column {differ!r}; there are {', '.join(config.columns)}")
+    if not math.isfinite(threshold):
+        raise ValueError(f"threshold: need a finite score, got {threshold}; with the default matcher in [-2, 2]")
     if neighbours < 1:
         raise ValueError(f"neighbours: need at least 1, got {neighbours}")
     matcher = config.matcher if matcher is None else matcher

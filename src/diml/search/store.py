@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diml.documents import parse_json
 from diml.matching import Matcher, QuantizedRegions, Regions
 from diml.search.filters import ColumnType, Where
+from diml.spelling import shown
 
 Storage = Literal["float16", "int8", "none"]
 Value = str | int | float | bool | None
@@ -61,16 +64,29 @@ class IndexConfig:
     matcher: Matcher = field(default_factory=Matcher)
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.storage not in get_args(Storage):
-            raise ValueError(f"storage: need one of {', '.join(get_args(Storage))}, got {self.storage!r}")
+            raise ValueError(f"storage: need one of {', '.join(get_args(Storage))}, got {shown(self.storage)}")
         if self.dim < 1 or (self.num_regions < 1) != (self.storage == "none"):
             got = f"dim {self.dim}, num_regions {self.num_regions}, storage {self.storage}"
             raise ValueError(f"dim, num_regions: need 1 or more (num_regions 0 with storage 'none'), got {got}")
         for name, kind in self.columns.items():
             if not _NAME.fullmatch(name) or name in RESERVED:
-                raise ValueError(f"columns: need letters, digits and _, and none of {sorted(RESERVED)}, got {name!r}")
+                raise ValueError(f"columns: need letters, digits, _, none of {sorted(RESERVED)}, got {shown(name)}")
             if kind not in get_args(ColumnType):
-                raise ValueError(f"columns: {name} needs one of {', '.join(get_args(ColumnType))}, got {kind!r}")
+                raise ValueError(f"columns: {name} needs one of {', '.join(get_args(ColumnType))}, got {shown(kind)}")
+
+    def _check_types(self) -> None:
+        """Raise ValueError for values of other types, as damaged settings have them."""
+        whole = [self.dim, self.num_regions, *(() if self.grid is None else self.grid)]
+        if not all(type(number) is int and 0 <= number < 1 << 31 for number in whole):
+            raise ValueError(f"dim, num_regions, grid: need whole numbers, got {shown(whole)}")
+        cells = None if self.grid is None or self.storage == "none" else math.prod(self.grid)
+        if cells not in (None, self.num_regions) or (self.grid is not None and len(self.grid) != 2):
+            raise ValueError(f"grid: need (rows, columns) of {self.num_regions} regions, got {shown(self.grid)}")
+        for name, kind in (("columns", Mapping), ("model", Mapping), ("embedder", str), ("matcher", Matcher)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name}: need a {kind.__name__}, got {shown(getattr(self, name))}")  # noqa: TRY004
 
     @property
     def row_bytes(self) -> int:
@@ -88,11 +104,11 @@ class IndexConfig:
     def from_json(cls, text: str | bytes) -> IndexConfig:
         """Read the output of `to_json`; anything else raises ValueError."""
         try:
-            settings = json.loads(text)
+            settings = parse_json(text, "settings")
             version, grid = settings.pop("format"), settings.pop("grid")
             if version == _FORMAT:
                 matcher = Matcher.from_dict(settings.pop("matcher"))
-                return cls(**settings, grid=None if grid is None else (grid[0], grid[1]), matcher=matcher)
+                return cls(**settings, grid=None if grid is None else tuple(grid), matcher=matcher)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise ValueError(f"index: the stored settings are not those of an index: {error}") from error
         raise ValueError(f"index: need format {_FORMAT}, got {version!r}; if a newer diml wrote it, update diml")

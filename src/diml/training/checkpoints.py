@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from diml.documents import read_json
 from diml.files import atomic_file, flush
 from diml.models import Embedder
 
@@ -90,10 +91,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not (path / _STATE).is_file():
         raise FileNotFoundError(f"checkpoint: {path} has no {_STATE}; give a folder such as RUN/{LAST}")
     try:
-        document = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        document = read_json(path / _STATE)
         state: dict[str, Any] = _with_tensors(document["state"], load_file(path / _TENSORS))
         found = document["format"]
-    except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, OSError, SafetensorError, RecursionError) as error:
         raise ValueError(f"checkpoint: {path} cannot be read ({error}); it is damaged") from error
     if found != _FORMAT:
         raise ValueError(

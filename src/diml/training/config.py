@@ -12,10 +12,11 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 
 import yaml
 
+from diml.documents import read_yaml
 from diml.evaluation.metrics import METRICS
 from diml.files import write_text
 from diml.matching import Matcher
-from diml.spelling import did_you_mean
+from diml.spelling import did_you_mean, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,15 +194,19 @@ class TrainConfig:
         for name, low in _AT_LEAST.items():
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= low):
-                raise ValueError(f"{name}: need a number of at least {low}, got {value}")
+                raise ValueError(f"{name}: need a number of at least {low}, got {shown(value)}")
         for name in ("lr", "head_lr", "loss_lr", "clip_norm", "gamma"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name}: need a number above 0, got {value}")
+        for name, high in _AT_MOST.items():
+            value = getattr(self, name)
+            if value is not None and value > high:
+                raise ValueError(f"{name}: need a number of at most {high:g}, got {shown(value)}")
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction: need a fraction in [0, 1), got {self.validation_fraction}")
         if self.metric not in METRICS:
-            raise ValueError(f"metric: no {self.metric!r}; {did_you_mean(self.metric, METRICS)}")
+            raise ValueError(f"metric: no {shown(self.metric)}; {did_you_mean(self.metric, METRICS)}")
         if self.schedule == "step" and not self.milestones:
             raise ValueError("milestones: schedule 'step' needs at least one epoch, got none; use --milestones 60 120")
         if not isinstance(self.matcher, Matcher):
@@ -277,6 +282,16 @@ _AT_LEAST: Final = {
     "workers": 0,
     "seed": 0,
 }
+#: Beyond these lies a mistake, which would end in an error of torch after the data were read.
+_AT_MOST: Final = {
+    "dim": 65_536,
+    "size": 16_384,
+    "seed": 2**32 - 1,
+    "lr": 1e6,
+    "head_lr": 1e6,
+    "loss_lr": 1e6,
+    "weight_decay": 1e6,
+}
 
 
 def checked_settings(values: Mapping[str, Any], source: str = "config") -> dict[str, Any]:
@@ -291,7 +306,7 @@ def checked_settings(values: Mapping[str, Any], source: str = "config") -> dict[
     """
     for key in values:
         if key not in FIELDS:
-            raise ValueError(f"{source}: unknown key {key!r}; {did_you_mean(str(key), FIELDS)}")
+            raise ValueError(f"{source}: unknown key {shown(key)}; {did_you_mean(str(key), FIELDS)}")
     return {key: converted(value, _HINTS[key], f"{source}: {key}") for key, value in values.items()}
 
 
@@ -329,10 +344,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"config: no file {path}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"config: {path} is not YAML ({error})") from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
         kind = type(values).__name__
         raise ValueError(f"config: need lines `name: value` in {path}, got {kind}")  # noqa: TRY004
@@ -361,26 +373,26 @@ def converted(value: Any, wanted: Any, what: str) -> Any:
         return converted(value, next(kind for kind in inner if kind is not type(None)), what)
     if origin is Literal:
         if value not in inner:
-            raise ValueError(f"{what}: no {value!r}; {did_you_mean(str(value), inner)}")
+            raise ValueError(f"{what}: no {shown(value)}; {did_you_mean(str(value), inner)}")
         return value
     if origin is tuple:
         if isinstance(value, Mapping) and inner[0] is str:
             value = _written(value)
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{what}: need a list, got {value!r}")
+            raise ValueError(f"{what}: need a list, got {shown(value)}")
         return tuple(converted(item, inner[0], what) for item in value)
     if wanted is Matcher:
         return _matcher_settings(value, what)
     if wanted is float and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-5, without a point, as text
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
     elif wanted is Path and isinstance(value, str | Path):
         return Path(value)
     elif type(value) is wanted:
         return value
-    raise ValueError(f"{what}: need {_KINDS[wanted]}, got {value!r}")
+    raise ValueError(f"{what}: need {_KINDS[wanted]}, got {shown(value)}")
 
 
 _KINDS: Final = {float: "a number", int: "an integer", bool: "true or false", str: "a string", Path: "a path"}
@@ -391,7 +403,7 @@ def _matcher_settings(value: Any, what: str) -> dict[str, Any]:
     if isinstance(value, Matcher):
         return value.to_dict()
     if not isinstance(value, Mapping):
-        raise ValueError(f"{what}: need a mapping, for instance {{epsilon: 0.02}}, got {value!r}")  # noqa: TRY004
+        raise ValueError(f"{what}: need a mapping, for instance {{epsilon: 0.02}}, got {shown(value)}")  # noqa: TRY004
     settings = {
         key: converted(item, _MATCHER_HINTS[key], f"{what}: {key}") if key in _MATCHER_HINTS else item
         for key, item in value.items()
@@ -424,7 +436,7 @@ def parse_options(pairs: Iterable[str], what: str) -> dict[str, Any]:
     for pair in pairs:
         name, sign, text = pair.partition("=")
         if not sign or not name.isidentifier():
-            raise ValueError(f"{what}: need NAME=VALUE, for instance beta=0.6, got {pair!r}")
+            raise ValueError(f"{what}: need NAME=VALUE, for instance beta=0.6, got {shown(pair)}")
         options[name] = _value(text)
     return options
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from diml.documents import parse_json
 from diml.evaluation.metrics import METRICS
 from diml.files import write_text
 
@@ -111,9 +112,12 @@ def read_records(path: str | Path) -> list[Record]:
     if not path.is_file():
         return []
     records: list[Record] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
+            record = parse_json(line, path.name)
+            if not isinstance(record, dict):
+                break
+            records.append(record)
         except ValueError:
             break
     return records

@@ -12,19 +12,20 @@ import io
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import yaml
 from rich.table import Table
 from rich.text import Text
 
 from diml.data.registry import dataset_info
+from diml.documents import read_json, read_yaml
 from diml.evaluation.tables import SHOWN, row_name
 from diml.files import write_text
-from diml.spelling import did_you_mean
+from diml.spelling import did_you_mean, shown
 from diml.training.config import TrainConfig, checked_settings
 
 CAPTION: Final = "Percent, mean over seeds; second line: minimum..maximum."
@@ -59,7 +60,7 @@ class Baseline:
 
     def __post_init__(self) -> None:
         if self.head not in ("identity", "whiten"):
-            raise ValueError(f"head: need identity or whiten for a frozen baseline, got {self.head!r}")
+            raise ValueError(f"head: need identity or whiten for a frozen baseline, got {shown(self.head)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,14 +93,33 @@ class Job:
         return plain
 
     def report(self) -> dict[str, Any] | None:
-        """Its `evaluation.json`; None if it is not finished, or was made with other settings."""
+        """Its `evaluation.json`; None if it is not finished, was made with other settings, or is damaged (a warning)."""
         path = self.config.folder / "evaluation.json"
         if not path.is_file():
             return None
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            document = _checked_report(read_json(path))
+        except (OSError, ValueError) as error:
+            warnings.warn(f"{path}: not a complete report ({error}); {self.title} counts as unfinished", stacklevel=2)
+            return None
         settings, missing = document["config"], object()
         same = all(settings.get(name, missing) == value for name, value in self.settings.items())
         return document if same else None
+
+
+def _checked_report(document: Any) -> dict[str, Any]:
+    """The content of an `evaluation.json` with all that a table of results needs; ValueError where it lacks any."""
+    try:
+        measured = next(iter(document["methods"].values()))
+        rows = {int(row["rerank_at"]): [float(row[metric]) for metric in SHOWN] for row in measured["rows"]}
+        complete = 0 in rows and all(int(measured[name]) >= 0 for name in ("queries", "gallery"))
+        complete = complete and isinstance(document["config"], dict)
+    except (KeyError, TypeError, AttributeError, StopIteration, OverflowError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    if not complete:
+        raise ValueError("it lacks its plain ranking, or its settings")
+    checked: dict[str, Any] = document
+    return checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +146,7 @@ def read_sweep(path: str | Path) -> Sweep:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"sweep: no file {path}")
-    try:
-        values = _mapping(yaml.safe_load(path.read_text(encoding="utf-8")), f"{path}")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"sweep: {path} is not YAML ({error})") from error
+    values = _mapping(read_yaml(path), f"{path}")
     _known(values, _KEYS, str(path))
     base = _settings(values.get("base"), f"{path}: base", disallowed=_OWN)
     if "dataset" not in base:
@@ -287,33 +304,33 @@ def _settings(values: Any, what: str, *, disallowed: Mapping[str, str]) -> dict[
 
 def _mapping(values: Any, what: str) -> dict[str, Any]:
     if not isinstance(values, dict):
-        raise ValueError(f"{what}: need lines `name: value`, got {values!r}")  # noqa: TRY004
+        raise ValueError(f"{what}: need lines `name: value`, got {shown(values)}")  # noqa: TRY004
     return values
 
 
 def _known(values: Mapping[str, Any], keys: tuple[str, ...], what: str) -> None:
     for key in values:
         if key not in keys:
-            raise ValueError(f"{what}: unknown key {key!r}; {did_you_mean(str(key), keys)}")
+            raise ValueError(f"{what}: unknown key {shown(key)}; {did_you_mean(str(key), keys)}")
 
 
 def _seeds(values: Any, what: str) -> tuple[int, ...]:
     good = isinstance(values, list) and values and all(type(seed) is int and seed >= 0 for seed in values)
     if not good or len(set(values)) < len(values):
-        raise ValueError(f"{what}: need a list of distinct integers >= 0, for instance [0, 1], got {values!r}")
+        raise ValueError(f"{what}: need a list of distinct integers >= 0, for instance [0, 1], got {shown(values)}")
     return tuple(values)
 
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{what}: need a path, got {value!r}")
+        raise ValueError(f"{what}: need a path, got {shown(value)}")
     return value
 
 
 def _name(name: Any) -> str:
     """A name that is part of the name of a folder."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ValueError(f"need a name of letters, digits, `.`, `_` and `-`, as it names a folder; got {name!r}")
+        raise ValueError(f"need a name of letters, digits, `.`, `_` and `-`, as it names a folder; got {shown(name)}")
     return name
 
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from diml.matching import ConvergenceWarning, Matcher, Regions, match, matcher, nearest, rerank
+from diml.matching.matcher import LARGEST_WEIGHT
+from diml.matching.transport import SMALLEST_EPSILON
 from laws.strategies import KINDS, pair
 from scores import score
 
@@ -310,6 +312,9 @@ OWN = torch.zeros(5, 1, dtype=torch.int64)
     ("settings", "error", "words"),
     [
         ({"epsilon": -0.1}, ValueError, r"epsilon: need a finite number of at least 0, got -0.1"),
+        ({"epsilon": 1e-45}, ValueError, r"epsilon: need 0, for exact plans, or at least 1e-06, got 1e-45"),
+        ({"epsilon": 9e-7}, ValueError, r"epsilon: need 0, for exact plans, or at least 1e-06, got 9e-07"),
+        ({"structural_weight": 1e39}, ValueError, r"structural_weight: need at most 1e\+06, or inf"),
         ({"tolerance": -1.0}, ValueError, r"tolerance: need a positive, finite number, got -1.0"),
         ({"max_iterations": 0}, ValueError, r"max_iterations: need an integer of at least 1, got 0"),
         ({"weights": "cc"}, ValueError, r"weights: need one of .*, got 'cc'"),
@@ -373,7 +378,7 @@ def test_match_refuses_unequal_numbers_of_images(counts):
     ("candidates", "error", "words"),
     [
         (OWN.float(), TypeError, r"need integer row numbers, got torch.float32; convert with .long\(\)"),
-        (OWN.bool(), TypeError, r"need integer row numbers, got torch.bool; convert with .long\(\)"),
+        (OWN.bool(), TypeError, r"need integer row numbers, got torch.bool; a mask becomes row numbers with .nonzero"),
         (OWN[:, 0], ValueError, r"need shape \(5, K\), got \(5,\)"),
         (OWN[:4], ValueError, r"need shape \(5, K\), got \(4, 1\)"),
         (OWN[None], ValueError, r"need shape \(5, K\), got \(1, 5, 1\)"),
@@ -456,3 +461,15 @@ def test_representations_are_short():
         assert len(repr(thing)) < 160, repr(thing)
     assert repr(query) == "Regions(300 images, 2 x 2 regions, D 8, float32, cpu)"
     assert found.ledger()._repr_html_().startswith("<table>")
+
+
+@pytest.mark.parametrize("epsilon", [0.0, SMALLEST_EPSILON, 1e-3, 1.0, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("share", [1.0, 0.5])
+@pytest.mark.filterwarnings("ignore::diml.matching.matcher.ConvergenceWarning")
+def test_every_epsilon_that_is_allowed_gives_finite_scores(epsilon, dtype, share):
+    settings = {"epsilon": epsilon, "share": share, "max_iterations": 50, "structural_weight": LARGEST_WEIGHT}
+    found = match(images().to(dtype), images(seed=1).to(dtype), **settings)
+    assert torch.isfinite(found.score).all()
+    assert torch.isfinite(found.plan).all()
+    assert float(found.plan.min()) >= 0

@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from diml.data import ImageSet
 from diml.data.images import BadImageError
@@ -85,7 +86,7 @@ def test_a_failure_is_not_kept(embedder, paths, tmp_path):
     assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())
 
 
-@pytest.mark.parametrize("damage", ["short", "text", "empty", "foreign"])
+@pytest.mark.parametrize("damage", ["short", "text", "empty", "foreign", "one bit of a vector", "a reason", "a number"])
 def test_a_damaged_cache_is_made_anew_with_a_warning(damage, embedder, paths, tmp_path):
     from safetensors.torch import save_file
 
@@ -94,7 +95,18 @@ def test_a_damaged_cache_is_made_anew_with_a_warning(damage, embedder, paths, tm
     if damage == "foreign":
         save_file({"dense": torch.zeros(1)}, file)
     else:
-        file.write_bytes({"short": file.read_bytes()[:-9], "text": b"no safetensors", "empty": b""}[damage])
+        content = file.read_bytes()
+        bit = bytes([content[-9] ^ 1])
+        damaged = {
+            "short": content[:-9],
+            "text": b"no safetensors",
+            "empty": b"",
+            "one bit of a vector": content[:-9] + bit + content[-8:],
+            "a reason": content.replace(rb'\"reasons\": []', rb'\"reasons\":[ ]').replace(rb'\"grid\": [4', rb'\"grid\": [2'),
+            "a number": content.replace(b'"F32"', b'"I32"'),
+        }
+        assert damaged[damage] != content
+        file.write_bytes(damaged[damage])
     with pytest.warns(UserWarning, match=rf"{file.name} is damaged .* computed again"):
         second = embed_cached(embedder, paths, cache_dir=tmp_path / "cache")
     assert equal(first, second)
@@ -137,3 +149,30 @@ def test_the_matcher_is_no_part_of_the_key(embedder, tiny, paths, tmp_path):
 def test_no_images_are_refused(embedder, tmp_path):
     with pytest.raises(ValueError, match="at least one image"):
         embed_cached(embedder, [], cache_dir=tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_to_is_gone_on_without(embedder, paths, tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file" / "below", tmp_path / "file"):
+        with pytest.warns(UserWarning, match=r"cannot be cached in .*file.*DIML_CACHE"):
+            found = embed_cached(embedder, paths, cache_dir=folder)
+        assert equal(found, embedder.embed_checked(paths))
+
+
+def test_a_full_disk_is_gone_on_without(embedder, paths, tmp_path, monkeypatch):
+    def full(*_args, **_options):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("diml.models.cache.save_file", full)
+    with pytest.warns(UserWarning, match="No space left"):
+        found = embed_cached(embedder, paths, cache_dir=tmp_path / "cache")
+    assert equal(found, embedder.embed_checked(paths))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_pipe_among_the_images_does_not_hang(embedder, paths, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    found = embed_cached(
+        embedder, [*paths, tmp_path / "pipe.png"], cache_dir=tmp_path / "cache", on_bad_image="skip"
+    )
+    assert [image.path for image in found.bad] == [str(tmp_path / "pipe.png")]

@@ -7,6 +7,7 @@ import torch
 
 from diml.data.transforms import Preprocess
 from diml.matching import Matcher, Regions
+from diml.checksums import sealed
 from diml.models import Embedder, EmbedderConfig, folder, load_embedder
 
 
@@ -131,7 +132,8 @@ def edit(saved, **changes):
     file = saved / "embedder.json"
     settings = json.loads(file.read_text())
     settings["config"] |= changes
-    file.write_text(json.dumps(settings))
+    del settings["sha256"]
+    file.write_text(json.dumps(sealed(settings)))
 
 
 @pytest.mark.parametrize(
