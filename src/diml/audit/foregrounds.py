@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import math
 import os
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, ImageOps
 
 from diml.data import BadImageError, ImageSet, Preprocess
-from diml.data.images import BadImage
+from diml.data.images import IMAGE_ENDINGS, BadImage, opened_image
 from diml.data.region_coverage import Box, Plane, Size, region_coverage, view_box
 from diml.progress import ShowProgress, progress_bar
 
@@ -219,24 +218,25 @@ def view_plane(plane: Plane, view: Box, side: int) -> NDArray[np.bool_]:
 
 def _upright_size(path: Path) -> Size:
     try:
-        with _no_warnings(), Image.open(path) as image:
+        with opened_image(path) as image:
             width, height = image.size
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    except Exception as error:  # decoders raise almost any type on damaged files
-        raise BadImageError(str(path), f"cannot be read ({error})") from error
+    except FileNotFoundError as error:
+        raise BadImageError(str(path), "no such file") from error
     return (height, width) if turned else (width, height)
 
 
 def _read_mask(mask: Path, path: Path) -> Plane:
     try:
-        with _no_warnings(), Image.open(mask) as image:
+        with opened_image(mask) as image:
             least = _HALF if image.format in _LOSSY else 1
             upright = ImageOps.exif_transpose(image)
             upright = upright.convert("RGB") if upright.mode in ("CMYK", "YCbCr", "LAB", "HSV") else upright
             transparent = upright.mode in ("LA", "PA", "RGBA")
             values: NDArray[Any] = np.asarray(upright)
-    except Exception as error:
-        raise BadImageError(str(path), f"its mask {mask} cannot be read ({error})") from error
+    except (OSError, BadImageError) as error:
+        reason = error.reason if isinstance(error, BadImageError) else str(error)
+        raise BadImageError(str(path), f"its mask {mask} cannot be read ({reason})") from error
     inside: NDArray[Any] = np.asarray(values >= least if values.dtype == np.uint8 else np.nan_to_num(values) != 0)
     if inside.ndim == 2:
         return inside.astype(np.float32)
@@ -247,16 +247,14 @@ def _read_mask(mask: Path, path: Path) -> Plane:
 
 def _read_alpha(path: Path) -> Plane:
     try:
-        with _no_warnings(), Image.open(path) as image:
+        with opened_image(path) as image:
             image.load()
             if not image.has_transparency_data:
-                raise BadImageError(str(path), "has no alpha channel")  # noqa: TRY301
+                raise BadImageError(str(path), "has no alpha channel")
             alpha = ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
             return np.asarray(alpha, dtype=np.float32) / np.float32(255)
-    except BadImageError:
-        raise
-    except Exception as error:
-        raise BadImageError(str(path), f"cannot be read ({error})") from error
+    except FileNotFoundError as error:
+        raise BadImageError(str(path), "no such file") from error
 
 
 def _checked_size(plane: Plane, size: Size, what: str, path: Path) -> Plane:
@@ -273,10 +271,9 @@ def _masks_below(folder: Path) -> dict[Path, Path]:
     """Relative path without suffix -> file, of all images below a folder."""
     if not folder.is_dir():
         raise FileNotFoundError(f"masks: need a folder, got {folder}")
-    suffixes = set(Image.registered_extensions())
     found: dict[Path, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in suffixes or not path.is_file():
+        if path.suffix.lower() not in IMAGE_ENDINGS or not path.is_file():
             continue
         key = path.relative_to(folder).with_suffix("")
         if key in found:
@@ -384,8 +381,3 @@ def _inside(pixels: int, start: float, end: float) -> Plane:
     """(pixels,) fraction of each pixel that lies between start and end."""
     first = np.arange(pixels, dtype=np.float64)
     return (np.minimum(first + 1, end) - np.maximum(first, start)).clip(0, 1).astype(np.float32)
-
-
-def _no_warnings() -> warnings.catch_warnings[None]:
-    """Pillow warns about malformed metadata, which is harmless."""
-    return warnings.catch_warnings(action="ignore")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import io
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code (docs/errors.md): 0 done, 1 a check failed or images were left out, 2 an error (printed in one line),
-        70 a bug (printed with its traceback), 130 interrupted by Ctrl-C.
+        70 a bug (printed with its traceback), 130 interrupted by Ctrl-C, SIGTERM or SIGHUP.
 
     Raises:
         SystemExit: from the parser of a command: 0 after --help, 2 for wrong options.
@@ -88,6 +89,7 @@ def _run(name: str, words: list[str]) -> int:
 
     from diml.allocator import keep_freed_memory
     from diml.cli import errors
+    from diml.cli.signals import stopping_like_ctrl_c
 
     warnings.formatwarning = lambda message, *_, **__: f"diml {name}: warning: {errors.one_line(str(message))}\n"
     _print_any_name()
@@ -100,12 +102,14 @@ def _run(name: str, words: list[str]) -> int:
             config = (tyro.conf.FlagCreatePairsOff,)
             command = tyro.cli(module.COMMAND, prog=f"diml {name}", args=words, config=config)
         keep_freed_memory()
-        return command.run()
+        with stopping_like_ctrl_c():
+            return command.run()
     except BrokenPipeError:  # the reader of `diml ... | head` has exited
         sys.stderr.close()
         return errors.DONE
     except KeyboardInterrupt:
-        print(f"diml {name}: interrupted; every file that was finished is complete", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal may be closed
+            print(f"diml {name}: interrupted; every file that was finished is complete", file=sys.stderr)
         return errors.INTERRUPTED
     except (SystemExit, GeneratorExit):
         raise

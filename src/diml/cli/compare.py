@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -12,6 +13,8 @@ import tyro
 from diml.cli.options import (
     DataFlags,
     DataOptions,
+    FormatFlags,
+    FormatOptions,
     HeadFlags,
     HeadOptions,
     LoadingFlags,
@@ -19,20 +22,21 @@ from diml.cli.options import (
     ModelFlags,
     ModelOptions,
     dataset_or_run,
+    metric_names,
 )
+from diml.evaluation.metrics import main_metric
+from diml.evaluation.result_table import Cell, ResultTable
 from diml.matching import Matcher
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from diml.cli.whitening import EmbeddedSet
+    from diml.data import DataSet
     from diml.evaluation.compare import MatcherComparison
 
 #: The matcher that the model was saved with.
 OWN: Final = "own"
 #: The setting of the paper, which is the default of `Matcher`.
 PAPER: Final = "paper"
-#: Columns of the printed table.
-_SHOWN: Final = {"recall@1": "R@1", "map@r": "MAP@R"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +99,14 @@ class CompareCommand:
 
     loading: LoadingFlags = LoadingOptions()
 
+    metrics: Literal["standard", "reid"] | None = None
+    """`standard`: Recall@1,2,4,8, RP and MAP@R; `reid`: CMC at ranks 1, 5 and 10, mAP by both conventions and mINP.
+    When omitted, those of the data set's publications, else the standard ones. The table shows recall at the first
+    rank and one average precision; the files have all."""
+
+    recall_at: tuple[int, ...] = ()
+    """Ranks k of Recall@k, instead of those of the metrics; the table shows them all."""
+
     resamples: int = 1000
     """Bootstrap resamples of the 95 % intervals."""
 
@@ -104,25 +116,25 @@ class CompareCommand:
     output: Path | None = None
     """Folder for comparison.csv, comparison.json and comparison.png."""
 
-    json: bool = False
-    """Print JSON instead of a table."""
+    printing: FormatFlags = FormatOptions()
 
     def run(self) -> int:
         """Embed once, rank by every matcher, print, write."""
         from diml.evaluation.compare import compare_matchers
-        from diml.evaluation.evaluate import embed_images, stored_as
+        from diml.evaluation.evaluate import stored_as
 
         parsed = [named_settings(word) for word in self.matchers]  # before anything is loaded
         for _, settings in parsed:
             Matcher.from_dict(settings or {})
         dataset, model = dataset_or_run(self.dataset, self.data, self.model, "compare")
-        embedder = self.head_options.load(model, dataset, self.model, self.loading)
-        matchers = {name: matcher_of(settings, embedder.matcher) for name, settings in parsed}
+        opened = self.head_options.embed(model, dataset, self.model, self.loading)
+        own = opened.embedder.matcher
+        matchers = {name: matcher_of(settings, own) for name, settings in parsed}
         if len(matchers) != len(parsed):
             raise ValueError(f"matchers: need every name once, got {' '.join(self.matchers)}")
-        embedded, images = embed_images(embedder, dataset.test, progress=True, **self.loading.arguments())
+        images = opened.images
         found = compare_matchers(
-            stored_as(embedded.regions, self.storage),
+            stored_as(opened.embedded.regions, self.storage),
             images.labels,
             matchers,
             neighbours=self.neighbours,
@@ -132,39 +144,41 @@ class CompareCommand:
             gallery=images.gallery,
             cameras=images.cameras,
             judgements=images.judgements,
+            metrics=metric_names(dataset, self.metrics, self.recall_at),
             without_relevant=self.without_relevant,
             resamples=self.resamples,
             seed=self.seed,
             progress=True,
         )
-        config = self._config(dataset.name, dataset.protocol, model, embedder.grid)
-        if self.json:
+        config = self._config(dataset, model, opened)
+        lines = [] if opened.notice is None else [f"{model}: {opened.notice}"]
+        if opened.embedded.bad:
+            lines.append(f"{len(opened.embedded.bad)} unreadable images left out; `diml evaluate` names them")
+        if self.printing.json:
             print(json_format.dumps({"unit": "fraction", "config": config} | found.to_dict(), indent=1))
+        elif self.printing.format == "csv":
+            print(found.to_csv(), end="")
         else:
-            self._print(found, f"{dataset.name}, {dataset.protocol}", len(embedded.bad))
+            size = f", input {opened.embedder.preprocess.size} pixels"
+            ranks = [f"recall@{k}" for k in self.recall_at]
+            self.printing.show([comparison_table(found, f"{dataset.name}, {dataset.protocol}{size}", ranks)])
         if self.output is not None:
-            written = self._write(found, config)
-            if not self.json:
-                print("Written: " + ", ".join(str(path) for path in written))
+            lines.append("Written: " + ", ".join(map(str, self._write(found, config))))
+        for line in lines if not self.printing.json else ():
+            self.printing.say(line)
         return 0
 
-    def _config(self, dataset: str, protocol: str, model: str, grid: int | None) -> dict[str, Any]:
-        head = {name: getattr(self.head_options, name) for name in ("head", "dim", "fit_on")}
+    def _config(self, dataset: DataSet, model: str, opened: EmbeddedSet) -> dict[str, Any]:
+        preprocess = opened.embedder.preprocess
         return {
-            "dataset": dataset,
-            "protocol": protocol,
+            "dataset": dataset.name,
+            "protocol": dataset.protocol,
             "model": str(model),
-            "grid": grid,
+            "grid": opened.embedder.grid,
+            "input": {"size": preprocess.size, "resize": preprocess.mode},
             "storage": self.storage,
-        } | head
-
-    def _print(self, found: MatcherComparison, title: str, bad: int) -> None:
-        from rich.console import Console
-
-        console = Console()
-        console.print(comparison_table(found, title))
-        if bad:
-            console.print(f"{bad} unreadable images left out; `diml evaluate` names them")
+            "head": opened.head,
+        }
 
     def _write(self, found: MatcherComparison, config: dict[str, Any]) -> list[Path]:
         from diml.explain.canvas import save_figure
@@ -212,39 +226,34 @@ def matcher_of(settings: dict[str, str] | None, own: Matcher) -> Matcher:
     return replace(own, **{name: getattr(given, name) for name in settings})
 
 
-def comparison_table(found: MatcherComparison, title: str) -> Table:
-    """The table of a comparison, in percent."""
-    from rich.table import Table
-    from rich.text import Text
+def comparison_table(found: MatcherComparison, title: str, ranks: Sequence[str] = ()) -> ResultTable:
+    """The table of a comparison, in percent.
 
+    Args:
+        found: the comparison.
+        title: what was compared.
+        ranks: names of the recalls to show; that of the first rank when none are given.
+    """
+    from diml.evaluation.tables import metric_name
+
+    main = main_metric(found.metrics)
+    shown = [*(ranks or [name for name in found.metrics if name.startswith("recall@")][:1]), main]
     sizes = f"{len(found.queries)} queries, {found.gallery_size} gallery images, K = {found.settings['rerank_at']}"
     caption = (
-        "Percent; second line: 95 % bootstrap interval over queries, of the difference paired by query; where it "
+        "Percent, with 95 % bootstrap intervals over queries; those of differences are paired by query, and where one "
         "contains 0, no difference is shown. s: time for ranking all queries. steps: mean iterations of a plan."
     )
-    table = Table(
-        title=f"{title}: {sizes}", title_justify="left", caption=caption, caption_justify="left", expand=False
-    )
-    table.add_column("matcher", min_width=12, overflow="fold")
-    for column in _SHOWN.values():
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column(f"MAP@R minus {found.baseline}", justify="right", min_width=12)
-    for column in ("s", "steps"):
-        table.add_column(column, justify="right", no_wrap=True)
+    names = [metric_name(metric) for metric in shown]
+    columns = ["matcher", *names, f"{names[-1]} minus {found.baseline}", "s", "steps"]
+    table = ResultTable(columns, f"{title}: {sizes}", caption)
     for name in found.per_query:
-        cells = []
-        for metric in _SHOWN:
-            mean = found.mean(name, metric)
-            cells.append(Text.assemble(f"{100 * mean.value:.2f}", "\n", _bounds(mean.low, mean.high, ".1f")))
-        change = found.difference(name, "map@r")
-        own = name == found.baseline
-        cells.append(
-            Text("") if own else Text.assemble(f"{100 * change.value:+.2f}", "\n", _bounds(*change[1:], "+.2f"))
+        means = [found.mean(name, metric) for metric in shown]
+        change, steps = found.difference(name, main), found.iterations[name]
+        table.add(
+            name,
+            *(Cell.of(mean.value, (mean.low, mean.high), ".2f", ".1f") for mean in means),
+            Cell("") if name == found.baseline else Cell.of(change.value, (change.low, change.high), "+.2f", "+.2f"),
+            f"{found.seconds[name]:.2f}",
+            "" if steps is None else f"{steps:.1f}",
         )
-        steps = found.iterations[name]
-        table.add_row(Text(name), *cells, f"{found.seconds[name]:.2f}", "" if steps is None else f"{steps:.1f}")
     return table
-
-
-def _bounds(low: float, high: float, form: str) -> tuple[str, str]:
-    return f"{format(100 * low, form)}..{format(100 * high, form)}", "dim"

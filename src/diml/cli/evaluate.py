@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import json as json_format
 import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from diml.cli.advice import given_flags, next_command, shortfall, shortfall_line
 from diml.cli.options import (
     DEFAULT_MODEL,
     DataFlags,
     DataOptions,
     EmbedderFlags,
     EmbedderOptions,
+    FormatFlags,
+    FormatOptions,
     HeadFlags,
     HeadOptions,
     LoadingFlags,
     LoadingOptions,
     MatcherFlags,
     MatcherOptions,
+    metric_names,
 )
-from diml.cli.output import print_evaluation
+from diml.cli.output import left_out_lines, report_tables
+from diml.evaluation.differences import Row
+from diml.matching import Matcher
 
 if TYPE_CHECKING:
     from diml.data import DataSet
-    from diml.evaluation import DatasetEvaluation
+    from diml.evaluation import DatasetEvaluation, Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +47,7 @@ class EvaluateCommand:
 
     diml evaluate cub200 --data data --model resnet50 --rerank-at 0 100
 
-    diml evaluate grocery --data shop/grocery --model mobilenetv2_100 tf_efficientnet_lite0 --head whiten
+    diml evaluate grocery --data shop/grocery --model mobilenetv2_100 tf_efficientnet_lite0 --format latex
 
     diml evaluate csv --data mine.csv --model runs/mine --grid 7 --weights uniform --output runs/ablation
 
@@ -83,23 +90,26 @@ class EvaluateCommand:
     recall_at: tuple[int, ...] = ()
     """Ranks k of Recall@k, instead of those of the metrics."""
 
+    baseline: str | None = None
+    """Row of the table that all others are compared with, as the table writes it, for instance "resnet50 + DIML (100)".
+    When omitted, re-ranked is compared with plain, and every model with the first; evaluation.json and
+    differences.csv have the difference of any two rows."""
+
     copies: bool = True
     """Whether to count the queries that have an exact or near copy in the gallery, and R@1 without copies, for which
     images are read once more at a small size."""
 
     output: Path | None = None
-    """Folder for evaluation.csv and evaluation.json, and metrics.csv with `--metrics all`."""
+    """Folder for evaluation.csv, evaluation.json and differences.csv, and metrics.csv with `--metrics all`."""
 
     seed: int = 0
     """Of the bootstrap."""
 
-    json: bool = False
-    """Print JSON instead of tables."""
+    printing: FormatFlags = FormatOptions()
 
     def run(self) -> int:
         """Embed, evaluate, print, write."""
         from diml.evaluation.copies import find_copies
-        from diml.evaluation.extra import extra_metrics
         from diml.evaluation.tables import write_extra, write_reports
 
         dataset, models = self._open()
@@ -108,34 +118,101 @@ class EvaluateCommand:
                 f"metrics: `all` needs classes and one gallery, and {dataset.name} has "
                 f"{'judgements' if dataset.test.judgements is not None else 'drawn galleries'}; use `standard`"
             )
-        found = {name: self._evaluate(model, dataset) for name, model in models.items()}
-        reports = {name: evaluation.report for name, evaluation in found.items()}
+        self._check_baseline(models)
+        found = {name: self._evaluate(name, model, dataset) for name, model in models.items()}
+        extra = self._extra(found)
+        copies = {name: find_copies(one, progress=True) for name, one in found.items()} if self.copies else {}
+        advice = self._advice(dataset, models, found)
+        more: dict[str, Any] = {"metrics": extra} if extra else {}
+        if copies:
+            more["copies"] = {name: one.to_dict() for name, one in copies.items()}
+        more["advice"] = {name: command for name, (_, command) in advice.items()}
+        config = self._config(dataset, models)
+        self._print(f"{dataset.name}, {dataset.protocol}", found, extra, config, more)
+        for name, one in copies.items():
+            self._say(f"{name}: {one.line()}" if len(copies) > 1 else one.line())
+        if self.output is not None:
+            written = write_reports(self.output, _reports(found), config, more)
+            if extra:
+                written.append(write_extra(self.output, extra))
+            self._say("Written: " + ", ".join(str(path) for path in written))
+        for line, command in advice.values():
+            self._say(f"{line} Next, try:\n  {command}")
+        return 0
+
+    def _print(
+        self,
+        title: str,
+        found: dict[str, DatasetEvaluation],
+        extra: dict[str, dict[str, float]],
+        config: dict[str, Any],
+        more: dict[str, Any],
+    ) -> None:
+        """The tables, or the document, on standard output; what was left out."""
+        from diml.evaluation.tables import (
+            csv_lines,
+            csv_text,
+            difference_records,
+            extra_table,
+            recall_table,
+        )
+
+        reports = _reports(found)
+        if self.printing.json:
+            document = {"unit": "fraction", "config": config}
+            document |= {"methods": {name: report.to_dict() for name, report in reports.items()}}
+            print(json_format.dumps(document | {"differences": difference_records(reports)} | more, indent=1))
+        elif self.printing.format == "csv":
+            print(csv_text(csv_lines(reports)), end="")
+        else:
+            tables = report_tables(title, reports, self.baseline)
+            self.printing.show([*tables, recall_table(reports), extra_table(extra)] if extra else tables)
+        for line in left_out_lines(found):
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        """Print a line for people, but not beside JSON."""
+        if not self.printing.json:
+            self.printing.say(line)
+
+    def _check_baseline(self, models: Mapping[str, str | Path]) -> None:
+        """Raise before anything is embedded where no row will have the name of the baseline."""
+        rows = [str(Row(name, k)) for name in models for k in dict.fromkeys(self.rerank_at)]
+        if self.baseline is not None and self.baseline not in rows:
+            raise ValueError(f"baseline: need a row of the table, {' | '.join(rows)}; got {self.baseline!r}")
+
+    def _extra(self, found: Mapping[str, DatasetEvaluation]) -> dict[str, dict[str, float]]:
+        """The further metrics of `--metrics all`."""
+        from diml.evaluation.extra import extra_metrics
+
         extra: dict[str, dict[str, float]] = {}
         for name, evaluation in found.items() if self.metrics == "all" else ():
             images = evaluation.images
             sides = {"queries": images.queries, "gallery": images.gallery, "cameras": images.cameras}
             extra[name] = extra_metrics(evaluation.regions, images.labels, seed=self.seed, **sides)
-        copies = {name: find_copies(one, progress=True) for name, one in found.items()} if self.copies else {}
-        more: dict[str, Any] = {"metrics": extra} if extra else {}
-        if copies:
-            more["copies"] = {name: one.to_dict() for name, one in copies.items()}
-        config = self._config(dataset, models)
-        if self.json:
-            methods = {name: report.to_dict() for name, report in reports.items()}
-            print(json_format.dumps({"unit": "fraction", "config": config, "methods": methods} | more, indent=1))
-        else:
-            print_evaluation(f"{dataset.name}, {dataset.protocol}", found)
-            for name, one in copies.items():
-                print(f"{name}: {one.line()}" if len(copies) > 1 else one.line())
-            if extra:
-                _print_extra(found, extra)
-        if self.output is not None:
-            written = [*write_reports(self.output, reports, config, more)]
-            if extra:
-                written.append(write_extra(self.output, extra))
-            if not self.json:
-                print("Written: " + ", ".join(str(path) for path in written))
-        return 0
+        return extra
+
+    def _advice(
+        self, dataset: DataSet, models: Mapping[str, str | Path], found: Mapping[str, DatasetEvaluation]
+    ) -> dict[str, tuple[str, str]]:
+        """For each model whose re-ranking shows no gain: what the interval says, and the next command to try."""
+        advice = {}
+        for name, evaluation in found.items():
+            lacking = shortfall(evaluation.report)
+            if lacking is None:
+                continue
+            run = isinstance(models[name], Path)
+            command = next_command(
+                str(models[name]) if run else dataset.name,
+                given_flags(self.data),
+                given_flags(self.embedder),
+                "" if run else str(models[name]),
+                evaluation.report.settings["head"] | {"chosen": self.head_options.head is not None},
+                paper=evaluation.matcher == Matcher(),
+                trainable=dataset.train is not None,
+            )
+            advice[name] = (shortfall_line(name, lacking), command)
+        return advice
 
     def _open(self) -> tuple[DataSet, dict[str, str | Path]]:
         """The data set, and the models by the names of their rows."""
@@ -168,7 +245,7 @@ class EvaluateCommand:
     def _config(self, dataset: DataSet, models: dict[str, str | Path]) -> dict[str, Any]:
         """The settings as plain values, with what was left open filled in; the matcher stands in each report."""
         plain: dict[str, Any] = json_format.loads(json_format.dumps(asdict(self), default=str))
-        for group in ("data", "embedder", "head_options", "loading"):
+        for group in ("data", "embedder", "head_options", "loading", "printing"):
             plain |= plain.pop(group)
         plain |= {
             "matcher": {
@@ -181,37 +258,27 @@ class EvaluateCommand:
         data = {} if runs or self.data.data else {"data": "data"}
         return plain | filled | data | ({"runs": names} if runs else {})
 
-    def _metrics(self, dataset: DataSet) -> tuple[str, ...]:
-        """Names of the metrics: those asked for, else those of the data set's publications."""
-        from diml.data.registry import DATASETS, REID_METRICS
-        from diml.evaluation.metrics import METRICS, recall_metrics
-
-        own = DATASETS[dataset.name].metrics if dataset.name in DATASETS and self.metrics is None else ()
-        names = own or (REID_METRICS if self.metrics == "reid" else METRICS)
-        if not self.recall_at:
-            return names
-        others = (name for name in names if not name.startswith("recall@"))
-        return (*recall_metrics(self.recall_at), *others)
-
-    def _evaluate(self, model: str | Path, dataset: DataSet) -> DatasetEvaluation:
+    def _evaluate(self, name: str, model: str | Path, dataset: DataSet) -> DatasetEvaluation:
         from diml.evaluation import evaluate_dataset
 
-        embedder = self.head_options.load(model, dataset, self.embedder, self.loading)
-        notice = self.matcher.notice(embedder.matcher)
-        if notice is not None and not self.json:
-            print(f"{model}: {notice}")
-        return evaluate_dataset(
-            embedder,
+        opened = self.head_options.embed(model, dataset, self.embedder, self.loading)
+        own = opened.embedder.matcher
+        for line in (opened.notice, self.matcher.notice(own)):
+            if line is not None:
+                self._say(f"{name}: {line}")
+        found = evaluate_dataset(
+            opened.embedder,
             dataset.test,
-            matcher=self.matcher.applied_to(embedder.matcher),
+            matcher=self.matcher.applied_to(own),
             rerank_at=self.rerank_at,
-            metrics=self._metrics(dataset),
+            metrics=metric_names(dataset, self.metrics, self.recall_at),
             without_relevant=self.without_relevant,
             seed=self.seed,
             storage=self.storage,
+            embedded=opened.embedded,
             progress=True,
-            **self.loading.arguments(),
         )
+        return replace(found, report=replace(found.report, settings=found.report.settings | {"head": opened.head}))
 
 
 COMMAND = EvaluateCommand
@@ -222,11 +289,5 @@ def _like_a_path(word: str) -> bool:
     return Path(word).is_dir() or len(Path(word).parts) > 1
 
 
-def _print_extra(found: dict[str, DatasetEvaluation], extra: dict[str, dict[str, float]]) -> None:
-    from rich.console import Console
-
-    from diml.evaluation.tables import extra_table, recall_table
-
-    console = Console()
-    console.print(recall_table({name: evaluation.report for name, evaluation in found.items()}))
-    console.print(extra_table(extra))
+def _reports(found: Mapping[str, DatasetEvaluation]) -> dict[str, Report]:
+    return {name: evaluation.report for name, evaluation in found.items()}

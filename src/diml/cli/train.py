@@ -20,7 +20,7 @@ from diml.training.config import (
     TrainConfig,
     checked_settings,
     field_values,
-    merge_settings,
+    merge_recipe,
     read_config,
 )
 
@@ -33,6 +33,8 @@ class TrainCommand(TrainConfig):
     """Train an embedder on a data set. A run is a folder, which all other commands accept as a model.
 
     For instance:
+
+    diml train orl --frozen-backbone --output runs/orl-head
 
     diml train orl --objective margin --batch-size 16 --epochs 5 --lr 1e-5 --output runs/orl-margin
 
@@ -104,11 +106,13 @@ def _given_defaults(words: Sequence[str]) -> dict[str, Any]:
     for name in ("--preset", "--config", "--output"):
         known.add_argument(name)
     known.add_argument("--resume", action="store_true")
+    known.add_argument("--frozen-backbone", action=argparse.BooleanOptionalAction)
     try:
         given, rest = known.parse_known_args(list(words))
     except argparse.ArgumentError:  # a flag without its value: the real parser has the better message
         return {}
     settings: list[Mapping[str, Any]] = []
+    frozen: bool | None = given.frozen_backbone
     if given.resume and not {"-h", "--help"} & set(words):
         named = given.preset or given.config or any(not word.startswith("-") for word in rest)
         settings.append(_settings_of_run(given.output, named=bool(named)))
@@ -118,7 +122,9 @@ def _given_defaults(words: Sequence[str]) -> dict[str, Any]:
         settings.append(checked_settings(preset(given.preset), f"preset {given.preset}"))
     if given.config:
         settings.append(read_config(given.config))
-    return field_values(merge_settings(*settings))
+    if frozen is not None:
+        settings.append({"frozen_backbone": frozen})
+    return field_values(merge_recipe(*settings))
 
 
 def _settings_of_run(output: str | None, *, named: bool) -> dict[str, Any]:
@@ -152,7 +158,12 @@ def _prints() -> bool:
 
 
 def _print_result(config: TrainConfig, result: TrainResult) -> None:
-    print_reports(f"{config.dataset}, test", {result.folder.name: result.test})
+    from diml.training.baseline import gain_lines, reports_of_test
+
+    reports = reports_of_test(result.folder.name, result.test, result.frozen)
+    print_reports(f"{config.dataset}, test", reports)
+    for line in gain_lines(config, result.test, result.frozen):
+        print(line)
     if result.best_epoch is not None and result.best_value is not None:
         value = f"{config.select_on} {config.metric} {100 * result.best_value:.2f}"
         print(f"Best epoch: {result.best_epoch}, selected by {value} (K = {config.select_rerank_at})")

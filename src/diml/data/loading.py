@@ -25,12 +25,14 @@ from torch.utils.data import DataLoader, Dataset
 from diml.data.class_groups import checked_seed
 from diml.data.image_sets import DatasetImages
 from diml.data.images import BadImage, BadImageError, ImageLike, image_name, load_image
+from diml.data.pixel_depth import Notice, collected_notices, say
+from diml.workers import check_workers, end_with_parent
 
 if TYPE_CHECKING:
     from diml.data.augment import Augment  # it brings torchvision, which embedding does not need
 
 Prepare = Callable[[Image.Image], torch.Tensor]
-_Decoded = tuple[int, torch.Tensor | BadImage]
+_Decoded = tuple[int, torch.Tensor | BadImage, list[Notice]]
 _Item = tuple[int, int]
 
 
@@ -42,11 +44,13 @@ class LoadedBatch:
         images: (B, 3, H, W), float32, normalised.
         indices: (B,), int64, index of each image in the sequence.
         bad: The images of this batch that could not be used; B + len(bad) were read, and B may be 0.
+        notices: What had to be assumed of its images, which the process that reads the batches says once.
     """
 
     images: torch.Tensor
     indices: torch.Tensor
     bad: tuple[BadImage, ...]
+    notices: tuple[Notice, ...] = ()
 
 
 def iterate_batches(
@@ -98,6 +102,7 @@ def _in_order(
         # Its own generator: the loader draws a seed, and the global generator belongs to the caller.
         generator=torch.Generator(),
         multiprocessing_context=_start_method() if workers else None,
+        worker_init_fn=end_with_parent,
     )
     return _checked(loader, fail=fail)
 
@@ -142,6 +147,7 @@ class TrainingLoader:
             collate_fn=_Collate(augment.preprocess),
             generator=torch.Generator(),  # as above
             multiprocessing_context=_start_method() if workers else None,
+            worker_init_fn=end_with_parent,
             persistent_workers=workers > 0,
         )
 
@@ -194,8 +200,7 @@ def item_seed(seed: int, epoch: int, index: int) -> int:
 
 
 def _check_options(workers: int, on_bad_image: str) -> None:
-    if workers < 0:
-        raise ValueError(f"workers: expected 0 or more processes, got {workers}")
+    check_workers(workers)
     if on_bad_image not in ("fail", "skip"):
         raise ValueError(f"on_bad_image: expected 'fail' or 'skip', got {on_bad_image!r}")
 
@@ -234,22 +239,27 @@ def _checked(loader: DataLoader[_Decoded], *, fail: bool) -> Iterator[LoadedBatc
     """Yield the loader's batches; raise for a bad image in this process, as workers wrap errors in a traceback."""
     batch: LoadedBatch
     for batch in loader:
+        for notice in batch.notices:
+            say(notice)
         if fail and batch.bad:
             raise BadImageError(batch.bad[0].path, batch.bad[0].reason)
         yield batch
 
 
 def _decode(images: Sequence[ImageLike], index: int, prepare: Prepare) -> _Decoded:
-    """Read and prepare one image; return (index, tensor), or (index, the bad image)."""
+    """Read and prepare one image; return (index, tensor or the bad image, what had to be assumed)."""
     name = images.image_name(index) if isinstance(images, DatasetImages) else image_name(images[index], index)
-    try:
-        return index, prepare(load_image(images[index], name=name))
-    except BadImageError as error:
-        return index, BadImage(error.path, error.reason)
-    except FileNotFoundError:
-        return index, BadImage(name, "no such file")
-    except MemoryError:
-        return index, BadImage(name, "needs more memory than is available")
+    result: torch.Tensor | BadImage
+    with collected_notices() as notices:
+        try:
+            result = prepare(load_image(images[index], name=name))
+        except BadImageError as error:
+            result = BadImage(error.path, error.reason)
+        except FileNotFoundError:
+            result = BadImage(name, "no such file")
+        except MemoryError:
+            result = BadImage(name, "needs more memory than is available")
+    return index, result, notices
 
 
 class _DecodedImages(Dataset[_Decoded]):
@@ -298,9 +308,11 @@ class _Collate:
 
     def __call__(self, items: list[_Decoded]) -> LoadedBatch:
         """Return the batch of these items."""
-        images = [item for _, item in items if isinstance(item, torch.Tensor)]
-        indices = [index for index, item in items if isinstance(item, torch.Tensor)]
-        bad = tuple(item for _, item in items if isinstance(item, BadImage))
+        images = [item for _, item, _ in items if isinstance(item, torch.Tensor)]
+        indices = [index for index, item, _ in items if isinstance(item, torch.Tensor)]
+        bad = tuple(item for _, item, _ in items if isinstance(item, BadImage))
+        # one notice a rule: all images of a set usually have the same
+        notices = {notice.rule: notice for _, _, said in items for notice in said}
         # An empty batch has the shape of an image as well, so that it can pass through a network.
         stacked = torch.stack(images) if images else self.preprocess(Image.new("RGB", (64, 64)))[None][:0]
-        return LoadedBatch(stacked, torch.tensor(indices, dtype=torch.int64), bad)
+        return LoadedBatch(stacked, torch.tensor(indices, dtype=torch.int64), bad, tuple(notices.values()))

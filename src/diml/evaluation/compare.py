@@ -20,16 +20,18 @@ from torch import Tensor
 
 from diml.evaluation.evaluate import WithoutRelevant, counted_queries
 from diml.evaluation.intervals import Floats, Interval, PairedMeans
-from diml.evaluation.metrics import METRICS, depth_needed
+from diml.evaluation.metrics import METRICS, check_metrics, depth_needed, main_metric
 from diml.evaluation.neighbours import NAMES, NeighbourMethod, rank_by_neighbours
 from diml.evaluation.report import HITS_KEPT, Report
 from diml.evaluation.split import QueryGallerySplit
+from diml.extras import require
 from diml.matching import Matcher, QuantizedRegions, Regions
 from diml.matching.retrieval import NOTHING, Ranking
 from diml.progress import ShowProgress, progress_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
     from diml.data.judgements import Judgements
 
@@ -68,6 +70,11 @@ class MatcherComparison:
     settings: dict[str, Any]
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics, in the order of tables."""
+        return tuple(self.per_query[PLAIN])
+
+    @property
     def baseline(self) -> str:
         """The name that differences are against."""
         return str(self.settings["baseline"])
@@ -76,7 +83,7 @@ class MatcherComparison:
         """Mean of a metric.
 
         Raises:
-            KeyError: an unknown name or metric.
+            KeyError: an unknown name, or a metric that was not measured.
         """
         return self._means.mean((name, metric))
 
@@ -86,7 +93,7 @@ class MatcherComparison:
 
     @cached_property
     def _means(self) -> PairedMeans:
-        columns = {(name, metric): found[metric] for name, found in self.per_query.items() for metric in METRICS}
+        columns = {(name, metric): found[metric] for name, found in self.per_query.items() for metric in self.metrics}
         return PairedMeans(columns, self.settings["resamples"], self.settings["seed"])
 
     def rows(self) -> list[dict[str, Any]]:
@@ -94,7 +101,7 @@ class MatcherComparison:
         found = []
         for name in self.per_query:
             row: dict[str, Any] = {"name": name}
-            for metric in METRICS:
+            for metric in self.metrics:
                 for what, value in (("", self.mean(name, metric)), ("_difference", self.difference(name, metric))):
                     row |= {
                         f"{metric}{what}{end}": part for end, part in zip(("", "_low", "_high"), value, strict=True)
@@ -116,24 +123,42 @@ class MatcherComparison:
         writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
         return text.getvalue()
 
-    def draw(self, metric: str = "map@r") -> Figure:
-        """Differences of a metric to the baseline with their intervals, as a figure (needs matplotlib)."""
+    def to_frame(self) -> DataFrame:
+        """`rows` as a pandas data frame, by name.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        require("tables", "data frames")
+        from pandas import DataFrame
+
+        return DataFrame(self.rows()).set_index("name")
+
+    def draw(self, metric: str | None = None) -> Figure:
+        """Differences of a metric (the main one when omitted) to the baseline with their intervals, as a figure.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
         from diml.evaluation.comparison_figure import draw_comparison
 
-        return draw_comparison(self, metric)
+        return draw_comparison(self, metric or main_metric(self.metrics))
 
     def __repr__(self) -> str:
-        means = "; ".join(f"{name}: MAP@R {100 * self.mean(name, 'map@r').value:.2f}" for name in self.per_query)
+        metric = main_metric(self.metrics)
+        means = "; ".join(f"{name}: {metric} {100 * self.mean(name, metric).value:.2f}" for name in self.per_query)
         return f"MatcherComparison({len(self.queries)} queries, {self.gallery_size} gallery images; {means})"
 
     def _repr_html_(self) -> str:
-        """R@1 and MAP@R in percent, and the differences to the baseline, for notebooks."""
+        """The first and the main metric in percent, and the differences to the baseline, for notebooks."""
         lines = []
+        first, metric = self.metrics[0], main_metric(self.metrics)
         for name in self.per_query:
-            values = [self.mean(name, "recall@1"), self.mean(name, "map@r"), self.difference(name, "map@r")]
+            values = [self.mean(name, first), self.mean(name, metric), self.difference(name, metric)]
             cells = "".join(f"<td>{100 * v:.2f} ({100 * low:.1f} to {100 * high:.1f})</td>" for v, low, high in values)
             lines.append(f"<tr><td>{name}</td>{cells}</tr>")
-        head = f"<tr><th>matcher</th><th>R@1</th><th>MAP@R</th><th>MAP@R minus {self.baseline}</th></tr>"
+        columns = ("matcher", first, metric, f"{metric} minus {self.baseline}")
+        head = f"<tr>{''.join(f'<th>{column}</th>' for column in columns)}</tr>"
         return f"<table>{head}{''.join(lines)}</table>"
 
 
@@ -149,6 +174,7 @@ def compare_matchers(
     gallery: ArrayLike | Tensor | None = None,
     cameras: ArrayLike | Tensor | None = None,
     judgements: Judgements | None = None,
+    metrics: Sequence[str] = METRICS,
     without_relevant: WithoutRelevant = "exclude",
     resamples: int = 1000,
     seed: int = 0,
@@ -158,7 +184,8 @@ def compare_matchers(
 
     Args:
         regions: N images.
-        labels, queries, gallery, cameras, judgements, without_relevant, resamples, seed: as of `evaluate_regions`.
+        labels, queries, gallery, cameras, judgements, metrics, without_relevant, resamples, seed: as of
+            `evaluate_regions`.
         matchers: name -> settings; the plain ranking is added as "plain".
         neighbours: methods that rank by neighbours, see `rank_by_neighbours`.
         baseline: name that differences are against.
@@ -193,7 +220,7 @@ def compare_matchers(
     )
     split = split.subset(counted_queries(split, without_relevant))
     settings = {"without_relevant": without_relevant, "resamples": resamples, "seed": seed}
-    contest = _Contest(regions, split, rerank_at, settings)
+    contest = _Contest(regions, split, rerank_at, settings, check_metrics(metrics))
     with progress_bar(len(names) - 1, show=progress, what="comparing", unit="matchers") as advance:
         for name, matcher in matchers.items():
             contest.add(name, matcher)
@@ -208,10 +235,15 @@ class _Contest:
     """The same candidates for all, and the results so far."""
 
     def __init__(
-        self, regions: Regions | QuantizedRegions, split: QueryGallerySplit, rerank_at: int, settings: dict[str, Any]
+        self,
+        regions: Regions | QuantizedRegions,
+        split: QueryGallerySplit,
+        rerank_at: int,
+        settings: dict[str, Any],
+        metrics: tuple[str, ...],
     ) -> None:
-        self.regions, self.split, self.settings = regions, split, settings
-        self.depth = max(HITS_KEPT, depth_needed(split.relevant_count, (rerank_at,)))
+        self.regions, self.split, self.settings, self.metrics = regions, split, settings, metrics
+        self.depth = max(HITS_KEPT, depth_needed(split.relevant_count, (rerank_at,), metrics, len(split.gallery)))
         started = time.perf_counter()
         self.plain = split.nearest(regions.pooled, self.depth)
         self.candidates = split.images(self.plain.order[:, :rerank_at])
@@ -260,7 +292,7 @@ class _Contest:
         iterations: float | None = None,
     ) -> None:
         self.reports[name] = Report.from_rankings(
-            {0: ranking}, self.split, unconverged_pairs=unconverged, settings=self.settings
+            {0: ranking}, self.split, unconverged_pairs=unconverged, settings=self.settings, metrics=self.metrics
         )
         self.described[name], self.seconds[name], self.iterations[name] = described, seconds, iterations
 

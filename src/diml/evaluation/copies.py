@@ -13,7 +13,6 @@ Legend: Q queries, K re-ranked candidates, H hits.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -148,12 +147,7 @@ def small_images(images: ImageSet, rows: Iterable[int], *, progress: ShowProgres
 
 
 def _small(image: ImageLike) -> NDArray[np.uint8]:
-    if isinstance(image, str | os.PathLike):
-        with Image.open(image) as opened:
-            opened.draft("RGB", (4 * SIDE, 4 * SIDE))  # JPEG files are decoded at a fraction of their size
-            read = load_image(opened)
-    else:
-        read = load_image(image)
+    read = load_image(image, at_least=4 * SIDE)  # JPEG files are decoded at a fraction of their size
     return np.asarray(read.resize((SIDE, SIDE), Image.Resampling.BOX)).reshape(-1)
 
 

@@ -218,6 +218,7 @@ def evaluate_dataset(
     resamples: int = 1000,
     seed: int = 0,
     storage: Storage = "float32",
+    embedded: Embedded | None = None,
     cache: str | os.PathLike[str] | None = None,
     batch_size: int = 64,
     workers: int | None = None,
@@ -237,6 +238,8 @@ def evaluate_dataset(
         storage: how regions are stored while they are compared; "int16" is the fastest on a CPU and changes scores by
             about 1e-5, "int8" takes a quarter of the memory, "float32" is exact. The plain ranking is exact with all
             but "float16".
+        embedded: the images embedded by this embedder before, as `fit_and_embed` gives them; `cache` and the options of
+            loading are then of no use.
         cache: folder of embeddings by content, so that the same images are embedded once; none when omitted.
         batch_size, workers: of the loader.
         on_bad_image: "fail" raises at an unreadable image, "skip" leaves it out and reports it in `bad`.
@@ -250,7 +253,12 @@ def evaluate_dataset(
         raise ValueError(f"storage: need one of {get_args(Storage)}, got {storage!r}")
     matcher = embedder.matcher if matcher is None else matcher
     loading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "on_bad_image": on_bad_image}
-    embedded, images = embed_images(embedder, images, cache=cache, progress=progress, **loading)
+    if embedded is None:
+        embedded, images = embed_images(embedder, images, cache=cache, progress=progress, **loading)
+    elif embedded.bad:
+        images = images.subset(embedded.kept.numpy())
+    if len(embedded.regions) != len(images):
+        raise ValueError(f"embedded: need the regions of {len(images)} images, got {len(embedded.regions)}")
     regions = stored_as(embedded.regions, storage)
     parts = [
         evaluate_regions(
@@ -271,8 +279,8 @@ def evaluate_dataset(
         for queries, gallery in images.draws or [(images.queries, images.gallery)]
     ]
     report = Report.concat(parts)
-    if images.draws:
-        report = replace(report, settings=report.settings | {"draws": len(images.draws)})
+    settings = report.settings | {"input": {"size": embedder.preprocess.size, "resize": embedder.preprocess.mode}}
+    report = replace(report, settings=settings | ({"draws": len(images.draws)} if images.draws else {}))
     return DatasetEvaluation(report, images, embedded.regions, embedded.bad, matcher)
 
 

@@ -31,6 +31,13 @@ def recall_metrics(ranks: Iterable[int]) -> tuple[str, ...]:
     return tuple(f"recall@{k}" for k in ranks)
 
 
+def main_metric(names: Iterable[str]) -> str:
+    """The metric that sums up a ranking best: MAP@R, else a mean average precision, else the first."""
+    names = list(names)
+    averages = [name for name in names if name in ("map@r", "map", "map_trapezoid") or _rank_of(name, "map")]
+    return next((name for name in ("map@r", *averages) if name in names), names[0])
+
+
 def check_metrics(names: Iterable[str]) -> tuple[str, ...]:
     """The names, each once.
 

@@ -1,36 +1,34 @@
-"""A table of results: percent with intervals, printed, or written as Markdown, LaTeX or CSV."""
+"""A table of results: percent with intervals, printed, or written as Markdown or LaTeX."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple
 
 from rich.table import Table
 from rich.text import Text
 
 from diml.extras import require
 
-#: How a table is written: for the terminal, or for documents and programs.
-TableFormat = Literal["table", "markdown", "latex", "csv"]
-#: Their names in tabulate.
+#: Names of the formats in tabulate.
 _TABULATE: Final = {"markdown": "pipe", "latex": "latex_booktabs"}
 
 
 class Cell(NamedTuple):
-    """A cell: what it says, and the ends of an interval, both as shown."""
+    """A cell: what it says, and what stands below it, a note or the two ends of an interval, as shown."""
 
     text: str
-    low: str = ""
-    high: str = ""
+    below: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, value: float, bounds: tuple[float, float] | None, form: str, bounds_form: str) -> Cell:
+    def of(cls, value: float, bounds: tuple[float, float] | None, form: str, bounds_form: str = "") -> Cell:
         """A fraction in percent, with its interval where there is one."""
-        ends = () if bounds is None else (format(100 * end, bounds_form) for end in bounds)
-        return cls(format(100 * value, form), *ends)
+        return cls(format(100 * value, form), tuple(format(100 * end, bounds_form) for end in bounds or ()))
+
+    def in_line(self, between: str) -> str:
+        """All in one line; `between` stands between the ends of an interval."""
+        return f"{self.text} ({between.join(self.below)})" if self.below else self.text
 
 
 @dataclass(frozen=True)
@@ -60,38 +58,30 @@ class ResultTable:
         """Separate the rows so far from the next."""
         self.sections.add(len(self.rows) - 1)
 
-    def written(self, form: TableFormat) -> str:
-        """The table as text in one of the formats but "table".
+    def written(self, form: Literal["markdown", "latex"]) -> str:
+        """The table as text for a document; LaTeX in the style of booktabs, without title and caption.
 
         Raises:
             ValueError: another format.
-            MissingExtraError: Markdown and LaTeX need the package tabulate.
+            MissingExtraError: the package tabulate is not installed.
         """
-        if form == "csv":
-            text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows([self.columns, *self._texts("{} to {}")])
-            return text.getvalue()
         if form not in _TABULATE:
-            raise ValueError(f"format: need one of {', '.join(get_args(TableFormat)[1:])}, got {form!r}")
+            raise ValueError(f"format: need one of {', '.join(_TABULATE)}, got {form!r}")
         require("tables", f"tables in {form}")
         from tabulate import tabulate
 
+        between = "--" if form == "latex" else " to "
+        lines = [list(self.columns), *([cell.in_line(between) for cell in row] for row in self.rows)]
+        if form == "markdown":
+            lines = [[text.replace("|", "\\|") for text in line] for line in lines]
         align = ["left"] * self.words + ["right"] * (len(self.columns) - self.words)
-        between = "{}--{}" if form == "latex" else "{} to {}"
-        made: str = tabulate(self._texts(between), self.columns, _TABULATE[form], disable_numparse=True, colalign=align)
+        made: str = tabulate(lines[1:], lines[0], _TABULATE[form], disable_numparse=True, colalign=align)
         if form == "latex":
             return made + "\n"
         return "\n\n".join(part for part in (self.title, made, self.caption) if part) + "\n"
 
-    def _texts(self, between: str) -> list[list[str]]:
-        """The cells with their intervals in parentheses."""
-        return [
-            [cell.text + (f" ({between.format(cell.low, cell.high)})" if cell.low else "") for cell in row]
-            for row in self.rows
-        ]
-
     def __rich__(self) -> Table:
-        """For the terminal: intervals below their values, so that tables fit 80 columns."""
+        """For the terminal: intervals and notes below, so that tables fit 80 columns."""
         table = Table(title=self.title, title_justify="left", caption=self.caption, caption_justify="left")
         for place, column in enumerate(self.columns):
             words = place < self.words
@@ -104,7 +94,7 @@ class ResultTable:
             )
         for number, row in enumerate(self.rows):
             shown = [
-                Text.assemble(cell.text, "\n", (f"{cell.low}..{cell.high}", "dim")) if cell.low else Text(cell.text)
+                Text.assemble(cell.text, "\n", ("..".join(cell.below), "dim")) if cell.below else Text(cell.text)
                 for cell in row
             ]
             table.add_row(*shown, end_section=number in self.sections)

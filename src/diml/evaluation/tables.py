@@ -27,9 +27,7 @@ SHOWN = {"recall@1": "R@1", "r_precision": "RP", "map@r": "MAP@R"}
 SELF_COUNTED = {"r_precision_self_counted": "RP*", "map@r_self_counted": "MAP@R*"}
 
 #: Caption of the table.
-NOTE = (
-    "Percent; second line: 95 % bootstrap interval over queries. * protocol of the released code: R counts the query."
-)
+NOTE = "Percent, with 95 % bootstrap intervals over queries. * protocol of the released code: R counts the query."
 
 #: Metrics that are distances or spectra rather than fractions.
 _NO_FRACTIONS = ("intra_distance", "inter_distance", "intra_over_inter", "rho@")
@@ -39,23 +37,22 @@ PACKAGES = ("diml", "torch", "torchvision", "timm", "numpy", "pillow")
 
 
 def report_table(reports: Mapping[str, Report], title: str | None = None) -> ResultTable:
-    """A table in percent: a row for each method and K, with the size of the network's input where it is known, and R@1,
-    RP and MAP@R (or the metrics that were asked for) with intervals.
+    """A table in percent: a row for each method and K, with the size of the network's input where it is known; R@1, RP
+    and MAP@R, or the metrics that were asked for, with intervals.
 
     `difference_table` has the paired differences.
     """
     shown = shown_metrics(reports.values())
     released = SELF_COUNTED if all(set(SELF_COUNTED) <= set(report.rows[0]) for report in reports.values()) else {}
-    inputs = {method: input_text(report) for method, report in reports.items()}
-    input_column = ["input"] if any(inputs.values()) else []
     caption = NOTE if released else NOTE.partition(" * ")[0]
-    table = ResultTable(["method", *input_column, *shown.values(), *released.values()], title, caption)
+    table = ResultTable(["method", *shown.values(), *released.values()], title, caption)
     for method, report in reports.items():
+        size = input_text(report)
         for row, bounds in zip(report.rows, report.intervals, strict=True):
             cells = [Cell.of(row[metric], bounds[metric], ".2f", ".1f") for metric in shown]
-            plain = [Cell.of(row[metric], None, ".2f", "") for metric in released]
-            own = [inputs[method]] if input_column else []
-            table.add(row_name(method, int(row["rerank_at"])), *own, *cells, *plain)
+            plain = [Cell.of(row[metric], None, ".2f") for metric in released]
+            name = Cell(row_name(method, int(row["rerank_at"])), (size,) if size else ())
+            table.add(name, *cells, *plain)
         table.end_section()
     return table
 
@@ -63,7 +60,7 @@ def report_table(reports: Mapping[str, Report], title: str | None = None) -> Res
 def input_text(report: Report) -> str:
     """Size of the network's input, as in tables; empty where it is not known."""
     facts = report.settings.get("input")
-    return "" if facts is None else f"{facts['size']}" + " square" * (facts["resize"] == "square")
+    return "" if facts is None else f"{facts['size']} pixels" + ", square" * (facts["resize"] == "square")
 
 
 def difference_table(reports: Mapping[str, Report], baseline: str | None = None) -> ResultTable | None:
@@ -101,15 +98,16 @@ def shown_metrics(reports: Collection[Report]) -> dict[str, str]:
     names = [name for name in next(iter(reports)).rows[0] if all(name in found for found in have)]
     if set(SHOWN) <= set(names) and {f"recall@{k}" for k in RECALL_AT} <= set(names):
         return SHOWN
-    return {name: short for name in names if (short := _short(name)) is not None}
+    shown = {name: metric_name(name) for name in names}
+    return {name: short for name, short in shown.items() if short != name}
 
 
-def _short(metric: str) -> str | None:
-    """How a metric is written in the printed table; None where it is not shown."""
+def metric_name(metric: str) -> str:
+    """How a metric is written in printed tables; its own name where it is not shown there."""
     kind, _, rank = metric.partition("@")
     if kind in ("recall", "map") and rank.isdecimal():
         return f"{'R' if kind == 'recall' else 'mAP'}@{rank}"
-    return SHORT.get(metric)
+    return SHORT.get(metric, metric)
 
 
 def row_name(method: str, rerank_at: int) -> str:
@@ -178,15 +176,17 @@ def reports_frame(reports: Mapping[str, Report]) -> DataFrame:
 
 
 def csv_lines(reports: Mapping[str, Report]) -> list[list[str]]:
-    """Header and one line a method and K: `method,rerank_at,queries`, then each metric, its low and high; fractions."""
-    header = ["method", "rerank_at", "queries"]
+    """Header and one line a method and K: `method,rerank_at,queries,input`, then each metric, its low and high;
+    fractions.
+    """
+    header = ["method", "rerank_at", "queries", "input"]
     metrics = dict.fromkeys(name for report in reports.values() for name in report.intervals[0])
     header += [name for metric in metrics for name in (metric, f"{metric}_low", f"{metric}_high")]
     lines = [header]
     for method, report in reports.items():
         for record in report.records():
-            numbers = [_plain(record[name]) if name in record else "" for name in header[3:]]
-            lines.append([method, str(record["rerank_at"]), str(len(report.queries)), *numbers])
+            numbers = [_plain(record[name]) if name in record else "" for name in header[4:]]
+            lines.append([method, str(record["rerank_at"]), str(len(report.queries)), input_text(report), *numbers])
     return lines
 
 
@@ -211,7 +211,7 @@ def recall_table(reports: Mapping[str, Report]) -> ResultTable:
     table = ResultTable(["method", *(f"R@{name.partition('@')[2]}" for name in shared)], "Recall@k, percent")
     for method, report in reports.items():
         for row in report.rows:
-            cells = [Cell.of(row[name], None, ".2f", "") for name in shared]
+            cells = [Cell.of(row[name], None, ".2f") for name in shared]
             table.add(row_name(method, int(row["rerank_at"])), *cells)
     return table
 

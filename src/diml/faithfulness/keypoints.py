@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from diml.data import Preprocess
+from diml.data.images import opened_image
 from diml.faithfulness.correspondence import PlanAccuracy, plan_accuracy
 from diml.faithfulness.warps import Truth
 from diml.matching import Match
@@ -76,7 +76,7 @@ def in_view(preprocess: Preprocess, size: tuple[int, int], place: tuple[float, f
 def keypoints_in_view(known: Mapping[str, Keypoints], path: Path, folder: Path, preprocess: Preprocess) -> Keypoints:
     """Keypoints of one image inside the network's input, number -> (x, y) in units of its side."""
     name = path.relative_to(folder / "images").as_posix()
-    with Image.open(path) as image:
+    with opened_image(path) as image:
         size = image.size
     places = {number: in_view(preprocess, size, place) for number, place in known.get(name, {}).items()}
     return {number: place for number, place in places.items() if place is not None}

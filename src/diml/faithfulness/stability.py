@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from diml.data import load_image
 from diml.matching import Match
 
 Floats = NDArray[np.float64]
@@ -34,9 +35,7 @@ def as_jpeg(view: Image.Image, _: np.random.Generator) -> Image.Image:
     """The image after JPEG compression at `QUALITY`."""
     file = io.BytesIO()
     view.save(file, format="JPEG", quality=QUALITY)
-    file.seek(0)
-    with Image.open(file) as image:
-        return image.convert("RGB")
+    return load_image(file.getvalue())
 
 
 #: Name -> perturbation of the query as the network sees it.

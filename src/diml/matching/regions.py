@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils._pytree import GetAttrKey, register_pytree_node
 
 from diml.matching.weights import normalize_mass
 
@@ -320,7 +321,8 @@ def _unit(vectors: Tensor) -> Tensor:
     """Unit length in float32 or better; where squares may be out of range, the largest entry is divided out first."""
     exact = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
     length, shortest = torch.linalg.vector_norm(exact.detach(), dim=-1, keepdim=True), 1e-15
-    if not ((length > shortest) & (length < 1 / shortest)).all():
+    # While a graph is recorded, lengths are not known: the way that always holds is taken.
+    if torch.compiler.is_compiling() or not ((length > shortest) & (length < 1 / shortest)).all():
         largest = exact.detach().abs().amax(dim=-1, keepdim=True)
         exact, shortest = exact / torch.where(largest > 0, largest, 1), 0.5
         length = torch.linalg.vector_norm(exact.detach(), dim=-1, keepdim=True)
@@ -353,6 +355,8 @@ def _check(dense: Tensor, pooled: Tensor, grid: tuple[int, int] | None) -> tuple
             raise TypeError(f"{name}: need a floating-point tensor {axes}, got {got}; convert with .float()")
         if tensor.ndim != axes.count(",") + 1 or 0 in tensor.shape[1:]:
             raise ValueError(f"{name}: need shape {axes} with R, D >= 1, got {tuple(tensor.shape)}")
+        if torch.compiler.is_compiling():  # values are not known while a graph is recorded
+            continue
         if not tensor.detach().sum(dtype=torch.float64).isfinite():  # one pass, where all is well
             wrong = ~torch.isfinite(tensor)
             if wrong.any():
@@ -431,3 +435,29 @@ def _over_length_of(pooled: Tensor, shares: Tensor) -> Tensor:
 def _first_images(wrong: Tensor) -> str:
     bad = wrong.reshape(len(wrong), -1).any(dim=1)
     return f"{int(bad.sum())} of {len(bad)} images, the first {int(bad.int().argmax())}"
+
+
+def _children(regions: Regions) -> tuple[list[Tensor | None], tuple[Any, ...]]:
+    tensors = [regions.dense, regions.pooled, regions.shares, regions.masses]
+    return tensors, (regions.grid, regions.undivided, regions.massless)
+
+
+def _from_children(tensors: Any, told: tuple[Any, ...]) -> Regions:
+    (dense, pooled, shares, masses), (grid, undivided, massless) = tensors, told
+    return Regions._trusted(dense, pooled, None if grid is None else tuple(grid), shares, undivided, masses, massless)
+
+
+# With this `torch.export` and `torch.compile` know what an embedder returns. torch has no public name for it that all
+# versions since 2.4 share.
+register_pytree_node(
+    Regions,
+    _children,
+    _from_children,
+    serialized_type_name="diml.Regions",
+    to_dumpable_context=list,
+    from_dumpable_context=tuple,
+    flatten_with_keys_fn=lambda regions: (
+        [(GetAttrKey(name), getattr(regions, name)) for name in ("dense", "pooled", "shares", "masses")],
+        _children(regions)[1],
+    ),
+)

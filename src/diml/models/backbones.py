@@ -27,8 +27,8 @@ class Features:
     Attributes:
         maps: (B, C, H, W), one vector per cell.
         pooled: (B, C), the backbone's own global feature, in the same space as the cells.
-        masses: (B, H, W), how much the network attends to each cell, at least 0; None, as from all backbones here: those
-            of a vision transformer are found by `diml.models.rollout`.
+        masses: (B, H, W), how much the network attends to each cell, at least 0, of any scale. A backbone of your own may
+            give them; for vision transformers of timm `diml.models.rollout` adds them. None: there are none.
     """
 
     maps: Tensor
@@ -95,8 +95,12 @@ def inference(module: nn.Module, device: torch.device, low: torch.dtype | None) 
             part.training = flag
 
 
-def try_network(net: nn.Module, run: Callable[[Tensor], Any], size: int, name: str) -> Any:
+def try_network(
+    net: nn.Module, run: Callable[[Tensor], Any], size: int, name: str, *, usual: int | None = None
+) -> Any:
     """The output of `run`, a method of `net`, for one synthetic image, in evaluation mode; reveals the layout.
+
+    `usual` is the size that the network was made for, where that is known.
 
     Raises:
         ValueError: the network does not accept an image of `size` x `size` pixels.
@@ -107,9 +111,12 @@ def try_network(net: nn.Module, run: Callable[[Tensor], Any], size: int, name: s
         with inference(net, first.device, None):
             return run(image)
     except (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
+        what = f": {error}" if str(error) else f" ({type(error).__name__})"
+        remedy = "where it needs another size, set it with preprocess=Preprocess(size=..., resize=...), --size"
+        if usual not in (None, size):
+            remedy = f"it was made for {usual} pixels: preprocess=Preprocess(size={usual}), on the command line --size {usual}"
         raise ValueError(
-            f"backbone: {name!r} fails on one image of {size} x {size} pixels, (1, 3, {size}, {size}): {error}; where "
-            "it needs another size, set it with preprocess=Preprocess(size=..., resize=...)"
+            f"backbone: {name!r} fails on one image of {size} x {size} pixels, (1, 3, {size}, {size}){what}; {remedy}"
         ) from error
 
 
@@ -277,3 +284,14 @@ def patch_side(net: nn.Module) -> int:
         return 1
     ratio = getattr(patches, "feat_ratio", None)
     return int(ratio(as_scalar=True)) if callable(ratio) else 1
+
+
+def check_patches(net: nn.Module, name: str, size: int) -> None:
+    """Raise ValueError where an image of `size` x `size` pixels cannot be cut into the patches of a network."""
+    side = patch_side(net)
+    if size % side or size < side:
+        near = sorted({max(side, size // side * side), (size // side + 1) * side})
+        raise ValueError(
+            f"preprocess: {name!r} cuts images into patches of {side} x {side} pixels and needs a size that is a multiple "
+            f"of {side}, got {size}; use {' or '.join(map(str, near))}"
+        )

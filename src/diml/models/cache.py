@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from diml.checksums import DamagedError, sealed, unsealed
 from diml.data.image_sets import DatasetImages, ImageSet
-from diml.data.images import BadImage, BadImageError, ImageLike, image_name, load_image
+from diml.data.images import BadImage, BadImageError, ImageLike, image_name, load_image, opened_file
 from diml.documents import parse_json
 from diml.files import atomic_file
 from diml.matching import Regions
@@ -109,9 +108,7 @@ def _key(embedder: Embedder, images: Sequence[ImageLike]) -> str:
 def _content(image: ImageLike) -> bytes:
     """A hash of what an image's embedding depends on."""
     if isinstance(image, str | os.PathLike):
-        if not stat.S_ISREG(Path(image).stat().st_mode):  # opening a named pipe would wait for ever
-            raise OSError("no regular file")
-        with Path(image).open("rb") as file:
+        with opened_file(image) as file:  # never a named pipe, which would wait for ever
             return hashlib.file_digest(file, "sha256").digest()
     if isinstance(image, bytes):
         return hashlib.sha256(image).digest()
@@ -123,9 +120,12 @@ def _write(file: Path, embedded: Embedded) -> None:
     regions = embedded.regions
     grid = None if regions.grid is None else list(regions.grid)
     tensors = {"dense": regions.dense, "pooled": regions.pooled, "kept": embedded.kept}
+    if regions.masses is not None:
+        tensors["masses"] = regions.masses
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     reasons = [image.reason for image in embedded.bad]
-    about = sealed({"grid": grid, "reasons": reasons, "tensors_sha256": _of_tensors(plain)})
+    told = {"grid": grid, "massless": regions.massless, "reasons": reasons}
+    about = sealed(told | {"tensors_sha256": _of_tensors(plain)})
     with atomic_file(file) as scratch:
         save_file(plain, scratch, metadata={"format": _FORMAT, "about": json.dumps(about)})
 
@@ -136,10 +136,10 @@ def _read(file: Path, images: Sequence[ImageLike], device: torch.device) -> Embe
         if metadata.get("format") != _FORMAT:
             raise ValueError(f"format {metadata.get('format')!r} instead of {_FORMAT!r}")
         about = unsealed(parse_json(metadata["about"], "about"), "about", "it can be deleted")
-        tensors = {name: opened.get_tensor(name) for name in ("dense", "pooled", "kept")}
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     if _of_tensors(tensors) != about["tensors_sha256"]:
         raise DamagedError("its tensors are not those that were written")
-    dense, pooled, kept = tensors.values()
+    dense, pooled, kept = (tensors[name] for name in ("dense", "pooled", "kept"))
     present = set(kept.tolist())
     left_out = [index for index in range(len(images)) if index not in present]
     if len(present) != len(dense) or len(left_out) != len(about["reasons"]):
@@ -147,13 +147,14 @@ def _read(file: Path, images: Sequence[ImageLike], device: torch.device) -> Embe
     grid = None if about["grid"] is None else (about["grid"][0], about["grid"][1])
     reasons = zip(left_out, about["reasons"], strict=True)
     bad = tuple(BadImage(_name(images, index), reason) for index, reason in reasons)
-    return Embedded(Regions(dense, pooled, grid).to(device), kept, bad)
+    regions = Regions(dense, pooled, grid, masses=tensors.get("masses"), massless=str(about["massless"]))
+    return Embedded(regions.to(device), kept, bad)
 
 
 def _of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """The sha256 of names, types, shapes and values of contiguous tensors on the CPU."""
     digest = hashlib.sha256()
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

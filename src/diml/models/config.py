@@ -12,6 +12,7 @@ from diml.matching import Matcher
 from diml.models.backbones import TOKEN_POOLINGS, Precision, TokenPooling
 from diml.models.grids import check_grid
 from diml.models.heads import HEADS, HeadName
+from diml.models.rollout import DEFAULT_BLOCKS
 from diml.models.modules import LAYOUTS, Layout, is_import_path, plain_options
 from diml.spelling import did_you_mean
 
@@ -25,7 +26,9 @@ _CHOICES: Final = {
     "layout": (None, *LAYOUTS),
 }
 #: Settings that only a user's own module has.
-_OF_MODULES: Final = ("layout", "prefix_tokens", "factory_options")
+_OF_MODULES: Final = ("layout", "prefix_tokens")
+#: Settings that are saved only where they differ from this.
+_USUAL: Final = {"layout": None, "prefix_tokens": None, "factory_options": None, "rollout_blocks": DEFAULT_BLOCKS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +44,17 @@ class EmbedderConfig:
         grid: G for G x G regions, 1 to 14; None keeps the backbone's own cells.
         pooled: "backbone": the head applied to the backbone's own pooled feature; "grid_mean": the mean of the embedded
             grid cells, as in the authors' `_diml` networks and in training with their objectives.
-        token_pooling: for networks of tokens, "class" or "mean"; None follows the model's own head.
+        token_pooling: for networks of tokens, "class", "mean" or "attention" (the attention pooling of the model's head,
+            as of SigLIP); None follows the model's own head.
         precision: of the network in `Embedder.embed`: "float32", or autocast to "bfloat16" or "float16"; "auto" is
             float32 on the CPU and float16 on accelerators. Regions are float32 in any case.
         matcher: settings of the comparison that the embedder was trained with, or is meant for.
         layout: of the features of a module of your own: "NCHW", "NHWC" or "NTC" (tokens); None: inferred.
         prefix_tokens: of a module of your own, tokens before those of the cells; None: inferred.
-        factory_options: keyword arguments with which `backbone` is called to build a module of your own.
+        factory_options: keyword arguments with which `backbone` is called to build a module of your own, or further ones
+            of `timm.create_model`.
+        rollout_blocks: m, how many of the last blocks of a vision transformer attention is rolled out over for the masses
+            of regions (see docs/vits.md); all where it has fewer; 0: masses are not computed.
 
     Raises:
         TypeError, ValueError: a setting is out of its range.
@@ -65,6 +72,7 @@ class EmbedderConfig:
     layout: Layout | None = None
     prefix_tokens: int | None = None
     factory_options: Mapping[str, Any] | None = None
+    rollout_blocks: int = DEFAULT_BLOCKS
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
@@ -77,6 +85,9 @@ class EmbedderConfig:
         prefix = self.prefix_tokens
         if prefix is not None and (isinstance(prefix, bool) or not isinstance(prefix, int) or prefix < 0):
             raise ValueError(f"prefix_tokens: need an integer of at least 0, got {prefix!r}")
+        blocks = self.rollout_blocks
+        if isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 0:
+            raise ValueError(f"rollout_blocks: need an integer of at least 0, got {blocks!r}")
         given = [name for name in _OF_MODULES if getattr(self, name) is not None]
         if given and not is_import_path(self.backbone):
             raise ValueError(f"{', '.join(given)}: only for a module of your own, got backbone {self.backbone!r}")
@@ -84,10 +95,10 @@ class EmbedderConfig:
             object.__setattr__(self, "factory_options", plain_options(self.factory_options))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values, for JSON; those of modules only where they are set."""
+        """Return the settings as plain values, for JSON; rare ones only where they are set."""
         plain = {name: getattr(self, name) for name in _FIELDS}
         plain |= {"preprocess": self.preprocess.to_dict(), "matcher": self.matcher.to_dict()}
-        return {name: value for name, value in plain.items() if value is not None or name not in _OF_MODULES}
+        return {name: value for name, value in plain.items() if name not in _USUAL or value != _USUAL[name]}
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> EmbedderConfig:

@@ -64,6 +64,9 @@ def not_a_mean(backbone: Backbone, name: str) -> str:
     if isinstance(backbone, TokenBackbone | ModuleBackbone) and backbone.token_pooling == "class":
         what = f"backbone {name!r} pools by its class token, which is not a mean of the cells"
         return f"{what}; with token_pooling='mean', or {_REMEDY}"
+    if isinstance(backbone, TokenBackbone) and backbone.token_pooling == "attention":
+        what = f"backbone {name!r} pools by the attention of its head, which is not a mean of the cells"
+        return f"{what}; with token_pooling='mean', or {_REMEDY}"
     norm = getattr(backbone.net, "fc_norm", None) if isinstance(backbone, TokenBackbone) else None
     if not (norm is None or isinstance(norm, torch.nn.Identity)):
         what = f"backbone {name!r} normalises the mean of its cells ({type(norm).__name__}), which is not affine"

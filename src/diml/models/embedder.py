@@ -23,7 +23,8 @@ from diml.data.images import BadImage
 from diml.data.loading import LoadedBatch, iterate_batches
 from diml.data.transforms import Preprocess
 from diml.matching import Matcher, Regions
-from diml.models.backbones import Backbone, Features, autocast_type, inference
+from diml.matching.regions import NO_MASSES
+from diml.models.backbones import Backbone, Features, TokenBackbone, autocast_type, check_patches, inference
 from diml.models.config import EmbedderConfig
 from diml.models.decomposition import coarsest, found_no_mean, not_a_mean, pooled_shares
 from diml.models.folder import write_folder
@@ -31,6 +32,7 @@ from diml.models.grids import resize_grid
 from diml.models.heads import Head, IdentityHead, WhitenHead
 from diml.models.inputs import Images, as_images, count_images, loader_batches
 from diml.models.modules import check_rebuilds, import_path, is_import_path, wrap_module
+from diml.models.rollout import NO_TRANSFORMER, features_with_masses
 from diml.progress import ShowProgress, progress_bar
 
 OnBadImage = Literal["fail", "skip"]
@@ -38,7 +40,7 @@ OnBadImage = Literal["fail", "skip"]
 #: Number of images from which starting worker processes to decode them pays off next to an accelerator.
 _WORTH_WORKERS: Final = 512
 #: Settings that the same backbone and head can be used with.
-_FREE: Final = ("grid", "preprocess", "pooled", "precision", "matcher")
+_FREE: Final = ("grid", "preprocess", "pooled", "precision", "matcher", "rollout_blocks")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -108,12 +110,12 @@ class Embedder(nn.Module):
                 f"preprocess: {config.backbone!r} was built for images of {backbone.image_size} pixels, got size "
                 f"{size}; load it by its name for another size"
             )
+        check_patches(backbone.net, config.backbone, size)
         self.backbone = backbone
         self.head = IdentityHead(backbone.channels) if head is None else head
         self.config = dataclasses.replace(config, dim=self.head.dim)
         self._rebuilds_as: str | None = None
-        # Convolutions are faster in this memory layout, on the CPU too; the values of the weights do not change.
-        self.to(memory_format=torch.channels_last)
+        _use_channels_last(self)
 
     @property
     def grid(self) -> int | None:
@@ -144,12 +146,13 @@ class Embedder(nn.Module):
         config, grid = self.config, "own cells" if self.grid is None else f"grid {self.grid}"
         return f"Embedder({config.backbone}, head {config.head}, {grid}, dim {self.dim}, on {self.device})"
 
-    def forward(self, images: Tensor, *, shares: bool = False) -> Regions:
+    def forward(self, images: Tensor, *, shares: bool = False, masses: bool = False) -> Regions:
         """Embed preprocessed images.
 
         Args:
             images: (B, 3, H, W) float, normalised, on the module's device.
             shares: also compute the shares of the pooled vector, as in `embed`; without gradient.
+            masses: also roll out the attention of a plain vision transformer, as in `embed`; without gradient.
 
         Returns:
             Regions of B images, float32 or better, differentiable; R = G * G, or H' * W' cells where grid is None.
@@ -158,19 +161,28 @@ class Embedder(nn.Module):
             TypeError, ValueError: a type, shape or size of images that the network does not accept; head not fitted.
         """
         self._check_images(images)
-        features = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        images = images.contiguous(memory_format=torch.channels_last)
+        blocks, massless = self.config.rollout_blocks if masses else 0, ""
+        if blocks and isinstance(self.backbone, TokenBackbone):
+            features, massless = features_with_masses(self.backbone, images, blocks)
+        else:
+            features = self.backbone(images)
+            massless = NO_TRANSFORMER.format(type(self.backbone.net).__name__) if blocks else NO_MASSES
+        own = features.masses if masses else None
         embedded = self.head(features.maps.permute(0, 2, 3, 1))
         maps = dense = _exact(embedded).permute(0, 3, 1, 2)
         if self.grid is not None:
             dense = resize_grid(maps, self.grid)
+            own = None if own is None else resize_grid(own.unsqueeze(1), self.grid).squeeze(1)
         if self.config.pooled == "grid_mean":
-            return Regions.from_maps(dense, shares=shares)
+            return Regions.from_maps(dense, shares=shares, masses=own, massless=massless)
         cells, grid = dense.flatten(2).transpose(1, 2), (dense.shape[2], dense.shape[3])
+        weighed: dict[str, Any] = {"masses": None if own is None else own.flatten(1), "massless": massless}
         pooled = _exact(self.head(features.pooled))
         if not shares:
-            return Regions.normalized(cells, pooled, grid)
+            return Regions.normalized(cells, pooled, grid, **weighed)
         found, why = self._shares(features, maps, pooled, embedded.dtype)
-        return Regions.normalized(cells, pooled, grid, shares=found, undivided=why)
+        return Regions.normalized(cells, pooled, grid, shares=found, undivided=why, **weighed)
 
     def embed(
         self,
@@ -197,7 +209,8 @@ class Embedder(nn.Module):
                 pool by the mean of its cells, there are none, and `Regions.undivided` says why.
 
         Returns:
-            Regions of N images, float32, on the module's device.
+            Regions of N images, float32, on the module's device. Those of a plain vision transformer of timm have
+            `masses` (attention rollout over the last `rollout_blocks` blocks); of others, `massless` says why not.
 
         Raises:
             BadImageError: an image that cannot be read; `embed_checked` can skip such images.
@@ -277,7 +290,7 @@ class Embedder(nn.Module):
         """Return an embedder that shares this one's weights and differs in settings.
 
         Args:
-            changes: grid, preprocess, pooled, precision or matcher, as in `EmbedderConfig`.
+            changes: grid, preprocess, pooled, precision, matcher or rollout_blocks, as in `EmbedderConfig`.
 
         Raises:
             TypeError: another setting, which belongs to the weights.
@@ -364,7 +377,8 @@ class Embedder(nn.Module):
         low = self.autocast_type()
         try:
             with inference(self, self.device, low):
-                return self(images.to(self.device, self._reference().dtype), shares=shares)  # type: ignore[no-any-return]
+                given = images.to(self.device, self._reference().dtype)
+                return self(given, shares=shares, masses=True)  # type: ignore[no-any-return]
         except ValueError as error:
             if low is not None:
                 error.add_note(f"The network ran in {low}, in which values may overflow; try precision='float32'.")
@@ -427,22 +441,38 @@ class _Rows:
             dense = batch.dense.new_empty(self.count, *batch.dense.shape[1:])
             pooled = batch.pooled.new_empty(self.count, batch.dim)
             shares = None if batch.shares is None else torch.empty_like(dense)
-            self.parts.append(Regions._trusted(dense, pooled, batch.grid, shares, batch.undivided))
+            masses = None if batch.masses is None else batch.masses.new_empty(self.count, batch.num_regions)
+            kept = (shares, batch.undivided, masses, batch.massless)
+            self.parts.append(Regions._trusted(dense, pooled, batch.grid, *kept))
         rows, joined = slice(self.filled, self.filled + len(batch)), self.parts[0]
         joined.dense[rows], joined.pooled[rows] = batch.dense, batch.pooled
+        if joined.masses is not None and batch.masses is not None:
+            joined.masses[rows] = batch.masses
         if joined.shares is not None and batch.shares is not None:
             joined.shares[rows] = batch.shares
         elif joined.shares is not None:  # one batch without shares leaves none
-            self.parts[0] = Regions._trusted(joined.dense, joined.pooled, joined.grid, None, batch.undivided)
+            kept = (None, batch.undivided, joined.masses, joined.massless)
+            self.parts[0] = Regions._trusted(joined.dense, joined.pooled, joined.grid, *kept)
         self.filled += len(batch)
 
     def regions(self) -> Regions:
         """All regions so far, validated."""
         joined = Regions.cat(self.parts) if self.count is None else self.parts[0]
         rows = slice(None) if self.count is None else slice(self.filled)
-        shares = None if joined.shares is None else joined.shares[rows]
-        return Regions(joined.dense[rows], joined.pooled[rows], joined.grid, shares, joined.undivided)
+        shares, masses = (None if part is None else part[rows] for part in (joined.shares, joined.masses))
+        kept = (shares, joined.undivided, masses, joined.massless)
+        return Regions(joined.dense[rows], joined.pooled[rows], joined.grid, *kept)
 
 
 def _exact(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
+
+
+def _use_channels_last(module: nn.Module) -> None:
+    """Lay the weights of convolutions out such that they are faster, on the CPU too; their values do not change.
+
+    `Module.to(memory_format=...)` fails for networks with weights of five axes.
+    """
+    for tensor in itertools.chain(module.parameters(), module.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)

@@ -77,10 +77,10 @@ def fit_and_embed(
     most = max(1, KEPT_BYTES // (4 * _cells(raw) * raw.backbone.channels))
     own_drawn, further_drawn = _drawn(own, len(further), most)
     embed = _Embedding(cache, progress, loading)
-    parts = [embed(raw, _some(further, further_drawn)).regions] if len(further_drawn) else []
+    parts = [embed(raw, some_images(further, further_drawn)).regions] if len(further_drawn) else []
     # Where all images can be kept, all are embedded without head: the cache then serves other heads, too.
     kept = np.arange(len(listed)) if len(own) and len(listed) <= most else np.sort(own_drawn)
-    first = embed(raw, _some(listed, kept)) if len(kept) else None
+    first = embed(raw, some_images(listed, kept)) if len(kept) else None
     if first is not None:
         wanted = np.isin(kept[first.kept.numpy()], own_drawn)
         parts.append(first.regions[torch.from_numpy(np.flatnonzero(wanted)).to(raw.device)])
@@ -92,7 +92,7 @@ def fit_and_embed(
         [] if first is None else [(kept, dataclasses.replace(first, regions=projected(first.regions, embedder.head)))]
     )
     if len(left):
-        found.append((left, embed(embedder, _some(listed, left))))
+        found.append((left, embed(embedder, some_images(listed, left))))
     return Fitted(_joined(found), sum(map(len, parts)), len(own) + len(further))
 
 
@@ -147,7 +147,7 @@ def _drawn(own: NDArray[np.int64], further: int, most: int) -> tuple[NDArray[np.
     return own[chosen[inside]], chosen[~inside] - len(own)
 
 
-def _some(images: Sequence[ImageLike], rows: NDArray[np.int64]) -> Sequence[ImageLike]:
+def some_images(images: Sequence[ImageLike], rows: NDArray[np.int64]) -> Sequence[ImageLike]:
     """The images at these rows, without reading any."""
     if len(rows) == len(images):
         return images

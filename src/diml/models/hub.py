@@ -6,12 +6,12 @@ translated into a plain name and options, so that an embedder that is saved does
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from diml.documents import read_json
 from diml.models.pretrained import WeightsError, download_address, no_weights, unreachable
 
 HUB: Final = "hf-hub:"
@@ -54,7 +54,7 @@ def source_model(name: str) -> SourceModel:
     name = name.replace("hf_hub:", HUB)
     file = source_file(name, ("config.json",))
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file)
         settings = config.get("pretrained_cfg") or {key: value for key, value in config.items() if key != "model_args"}
         architecture, options = str(config["architecture"]), dict(config.get("model_args") or {})
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:

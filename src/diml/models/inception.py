@@ -18,6 +18,7 @@ from diml.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from diml.extras import require
 from diml.models.backbones import Backbone, Features
 from diml.models.pretrained import fetch_state, load_exactly
+from diml.models.weights_file import read_weights_file
 
 Inception = Literal["googlenet", "bninception"]
 
@@ -64,40 +65,46 @@ class InceptionBackbone(Backbone):
         return Features(maps, maps.mean(dim=(2, 3)))
 
 
-def build_inception(name: Inception, *, pretrained: bool) -> InceptionBackbone:
-    """Return "googlenet" or "bninception", with ImageNet weights or random ones.
+def build_inception(name: Inception, *, pretrained: bool, weights_file: Path | None = None) -> InceptionBackbone:
+    """Return "googlenet" or "bninception", with ImageNet weights, those of a file, or random ones.
 
     Raises:
         MissingExtraError: the optional package of "bninception" is missing.
         WeightsError: the weights are neither cached nor reachable.
     """
-    return _googlenet(pretrained) if name == "googlenet" else _bninception(pretrained)
+    build = _googlenet if name == "googlenet" else _bninception
+    return build(pretrained, weights_file)
 
 
-def _googlenet(pretrained: bool) -> InceptionBackbone:
+def _googlenet(pretrained: bool, weights_file: Path | None) -> InceptionBackbone:
     from torchvision.models import GoogLeNet, GoogLeNet_Weights
 
     whole = GoogLeNet(init_weights=not pretrained, aux_logits=False)
     children = ((name, child) for name, child in whole.named_children() if name not in _BEHIND_MAP)
     net = nn.Sequential(OrderedDict(children))
-    if pretrained:
-        state = fetch_state("googlenet", GoogLeNet_Weights.IMAGENET1K_V1.url)
+    if pretrained or weights_file:
+        state = _state("googlenet", GoogLeNet_Weights.IMAGENET1K_V1.url, weights_file)
         kept = {name: value for name, value in state.items() if name.split(".")[0] not in _BEHIND_MAP}
         load_exactly(net, kept, "googlenet")
     return InceptionBackbone(net, InputAdapter((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
 
 
-def _bninception(pretrained: bool) -> InceptionBackbone:
+def _bninception(pretrained: bool, weights_file: Path | None) -> InceptionBackbone:
     module = _bninception_module()
     net: nn.Module = module.BNInception()
     del net.last_linear, net.global_pool
     settings = module.pretrained_settings["bninception"]["imagenet"]
-    if pretrained:
-        state = fetch_state("bninception", settings["url"])
+    if pretrained or weights_file:
+        state = _state("bninception", settings["url"], weights_file)
         load_exactly(net, {name: v for name, v in state.items() if not name.startswith("last_linear.")}, "bninception")
     high = float(settings["input_range"][1])
     mean, std = (tuple(value / high for value in settings[key]) for key in ("mean", "std"))
     return InceptionBackbone(net, InputAdapter(mean, std, reverse=settings["input_space"] == "BGR"))
+
+
+def _state(name: str, url: str, weights_file: Path | None) -> dict[str, Any]:
+    """The weights of a file, else those at an address."""
+    return fetch_state(name, url) if weights_file is None else read_weights_file(weights_file)
 
 
 def _bninception_module() -> ModuleType:

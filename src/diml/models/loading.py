@@ -29,7 +29,7 @@ from diml.models.modules import (
 )
 from diml.models.pretrained import load_exactly
 from diml.models.released import read_released
-from diml.models.zoo import build_backbone, default_preprocess, is_backbone
+from diml.models.zoo import build_backbone, default_preprocess, find_model, is_backbone
 
 DEFAULT_DIM: Final = 128
 
@@ -52,6 +52,8 @@ def load_embedder(
     prefix_tokens: int | None = None,
     factory: Factory | None = None,
     factory_options: Mapping[str, Any] | None = None,
+    weights_file: str | os.PathLike[str] | None = None,
+    rollout_blocks: int | None = None,
 ) -> Embedder:
     """Return an embedder, in evaluation mode, on the CPU; that of a module on the module's device.
 
@@ -59,6 +61,7 @@ def load_embedder(
         model: one of
             - a backbone's name: any timm model with spatial features, "googlenet" or "bninception";
               "mobilenetv2_100" and "tf_efficientnet_lite0" need no model hub, only the package index;
+              "hf-hub:OWNER/NAME" for a timm model on the Hugging Face hub, "local-dir:FOLDER" for a copy of its files;
             - a network of your own, an `nn.Module` that takes normalised images (N, 3, H, W);
             - a folder written by `Embedder.save` (`./resnet50` where the folder is called like a model);
             - a checkpoint file of the authors (`best.pth`), with `architecture`.
@@ -73,7 +76,7 @@ def load_embedder(
         size: side of the network's input in pixels, in place of that of the preprocessing; the short side of an image
             is resized in the same proportion as before.
         pooled: "backbone" or "grid_mean", see `EmbedderConfig`. Default "backbone", or as saved.
-        token_pooling: for networks of tokens, "class" or "mean"; default the model's own, or as saved.
+        token_pooling: for networks of tokens, "class", "mean" or "attention"; default the model's own, or as saved.
         precision: "auto", "float32", "bfloat16" or "float16", see `EmbedderConfig`. Default "auto", or as saved.
         matcher: settings of the comparison that the embedder carries. Default `Matcher()`, or as saved.
         layout: for your own module, the layout of its output, or that of its `forward_features` where it has that
@@ -83,8 +86,12 @@ def load_embedder(
         factory: what builds your own module when a saved folder is loaded: its class, or a function annotated
             `-> nn.Module`, or 'package.module:name' of either. Default: the module's class. With a folder: replaces
             the saved one, after the code has moved.
-        factory_options: keyword arguments of the factory, values that JSON can hold; they should build the bare
-            architecture, as its weights are in the folder.
+        factory_options: keyword arguments of the factory, or for a name those of `timm.create_model`, values that JSON
+            can hold; they should build the bare architecture, as its weights are in the folder.
+        weights_file: for names: a file with the weights, `.safetensors` or of `torch.save` (read without executing
+            anything in it), instead of the pretrained ones; no hub is needed. Published files are renamed as timm does.
+        rollout_blocks: for vision transformers, how many of the last blocks attention is rolled out over for the masses
+            of regions, see `EmbedderConfig`. Default 4, or as saved.
 
     Raises:
         TypeError: `model` is something else.
@@ -101,6 +108,7 @@ def load_embedder(
         >>> embedder = load_embedder(MyNet(width=64), factory_options={"width": 64})  # doctest: +SKIP
     """
     changes: dict[str, Any] = {"preprocess": preprocess, "pooled": pooled, "precision": precision, "matcher": matcher}
+    changes["rollout_blocks"] = rollout_blocks
     changes = {key: value for key, value in changes.items() if value is not None}
     if grid != "default":
         changes["grid"] = grid
@@ -108,23 +116,24 @@ def load_embedder(
     features = {"layout": layout, "prefix_tokens": prefix_tokens}
     new = {"head": head, "dim": dim, "token_pooling": token_pooling}
     if isinstance(model, nn.Module):
-        _refuse("a module", architecture=architecture)
+        _refuse("a module", architecture=architecture, weights_file=weights_file)
         changes = _sized(changes, Preprocess(), size)
         return _from_module(model, changes, **new, **features, **building)  # type: ignore[arg-type]
     path = _as_path(model)
     if path is None:
-        _refuse("a backbone's name", architecture=architecture, **features, **building)
+        _refuse("a backbone's name", architecture=architecture, **features, factory=factory)
         changes = _sized(changes, default_preprocess(os.fspath(model)), size)
-        return _by_name(os.fspath(model), changes, pretrained=pretrained, **new)  # type: ignore[arg-type]
+        made = {"weights_file": weights_file, "factory_options": factory_options}
+        return _by_name(os.fspath(model), changes, pretrained=pretrained, **new, **made)  # type: ignore[arg-type]
     if path.is_file():
-        _refuse("a checkpoint", **new, **features, **building)
+        _refuse("a checkpoint", **new, **features, **building, weights_file=weights_file)
         if architecture is None:
             raise ValueError(
                 f"architecture: need the name of the backbone in {path}, such as architecture='resnet50'; an embedder "
                 "saved by diml is a folder, not a file"
             )
         return read_released(path, architecture, **_sized(changes, default_preprocess(architecture), size))
-    _refuse("a saved embedder", **new, **features, architecture=architecture)
+    _refuse("a saved embedder", **new, **features, architecture=architecture, weights_file=weights_file)
     saved = _from_folder(path, factory, factory_options)
     changes = changes if size is None else _sized(changes, saved.preprocess, size)
     return saved.with_settings(**changes) if changes else saved
@@ -149,12 +158,28 @@ def _by_name(
     dim: int | None,
     pretrained: bool,
     token_pooling: TokenPooling | None,
+    weights_file: str | os.PathLike[str] | None,
+    factory_options: Mapping[str, Any] | None,
 ) -> Embedder:
     wanted, head = DEFAULT_DIM if dim is None else dim, head or "identity"
+    model = find_model(name)  # a name of the hub is saved as the architecture and options that it stands for
+    options = {**model.options, **(factory_options or {})} or None
     # Settings first: a mistake in them should not cost a download.
-    config = EmbedderConfig(backbone=name, head=head, dim=wanted, token_pooling=token_pooling, **changes)
+    config = EmbedderConfig(
+        backbone=model.architecture,
+        head=head,
+        dim=wanted,
+        token_pooling=token_pooling,
+        factory_options=options,
+        **changes,
+    )
     backbone = build_backbone(
-        name, pretrained=pretrained, image_size=config.preprocess.size, token_pooling=token_pooling
+        name,
+        pretrained=pretrained,
+        image_size=config.preprocess.size,
+        token_pooling=token_pooling,
+        weights_file=None if weights_file is None else Path(weights_file).expanduser(),
+        options=options,
     )
     return Embedder(backbone, build_head(head, backbone.channels, wanted), config).eval()
 
@@ -216,9 +241,10 @@ def _from_folder(folder: Path, factory: Factory | None, factory_options: Mapping
         embedder = _embedder_of(build_module(config.backbone, config.factory_options).eval(), config)
     else:
         _refuse(f"a saved {config.backbone!r}", factory=factory, factory_options=factory_options)
+        options = config.factory_options
         size = config.preprocess.size
         backbone: Backbone = build_backbone(
-            config.backbone, pretrained=False, image_size=size, token_pooling=config.token_pooling
+            config.backbone, pretrained=False, image_size=size, token_pooling=config.token_pooling, options=options
         )
         embedder = Embedder(backbone, build_head(config.head, backbone.channels, config.dim), config)
     if embedder.dim != config.dim:

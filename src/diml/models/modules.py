@@ -28,6 +28,7 @@ from diml.models.backbones import (
     token_grid,
     try_network,
 )
+from diml.models.hub import is_source
 
 Layout = Literal["NCHW", "NHWC", "NTC"]
 LAYOUTS: Final = get_args(Layout)
@@ -134,7 +135,7 @@ def import_path(factory: Factory | nn.Module) -> str:
 
 def is_import_path(name: str) -> bool:
     """Whether a backbone's name is the import path of a user's module."""
-    return ":" in name
+    return ":" in name and not is_source(name)
 
 
 def plain_options(options: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import importlib
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
 
@@ -39,6 +39,9 @@ from diml.models.backbones import Backbone, Features, TokenBackbone, token_grid
 #: Blocks of the rollout unless the embedder says otherwise: the last third of a network of twelve.
 DEFAULT_BLOCKS: Final = 4
 
+#: Why there are no masses, for a network of this name.
+NO_TRANSFORMER: Final = "{} is no plain vision transformer of timm, which attention rollout is for"
+
 #: Attention of timm that is softmax(q k / scale + bias) and nothing else: where each class stands, in some version.
 _PLAIN: Final = (
     ("timm.layers", "Attention"),
@@ -52,34 +55,34 @@ _PLAIN: Final = (
 _MATRIX_BYTES: Final = 64 * 2**20
 
 
-def features_with_masses(backbone: Backbone, images: Tensor, blocks: int) -> tuple[Features, Tensor | None, str]:
-    """Features of normalised images (B, 3, height, width) and the masses of their cells.
+@torch.compiler.disable
+def features_with_masses(backbone: TokenBackbone, images: Tensor, blocks: int) -> tuple[Features, str]:
+    """Features of normalised images (B, 3, height, width) with the masses of their cells, where there are any.
 
     Args:
-        backbone: any; those that are no plain vision transformer of timm have no masses, unless their `Features` do.
+        backbone: a vision transformer.
         images: as `Backbone.forward` takes them.
         blocks: m, at least 1; a network of fewer blocks uses all.
 
     Returns:
-        The features; masses (B, rows, columns) float32 without gradient, an image summing to 1, or None; why there are
+        The features, their `masses` (B, rows, columns) float32 without gradient, an image summing to 1; why there are
         none, or "".
     """
     why = not_plain(backbone)
     if why:
-        features = backbone(images)
-        return features, features.masses, "" if features.masses is not None else why
-    assert isinstance(backbone, TokenBackbone)
+        return backbone(images), why
     with _Recorder(backbone, blocks) as recorder:
         features = backbone(images)
     masses = recorder.masses(len(images))
-    return features, masses.unflatten(1, token_grid(backbone.net, images.shape[2], images.shape[3])), ""
+    grid = token_grid(backbone.net, images.shape[2], images.shape[3])
+    return replace(features, masses=masses.unflatten(1, grid)), ""
 
 
 def not_plain(backbone: Backbone) -> str:
     """Why the attention of a backbone cannot be rolled out; empty where it can."""
     name = type(backbone.net).__name__
     if not isinstance(backbone, TokenBackbone):
-        return f"{name} is no plain vision transformer of timm, and attention rollout needs one"
+        return NO_TRANSFORMER.format(name)
     found: Any = getattr(backbone.net, "blocks", None)
     for block in found or ():
         kinds = [type(part).__name__ for part in block.modules() if type(part) in plain_attention()]

@@ -62,8 +62,9 @@ def _joined(own: Regions, again: Regions, kept: str) -> Regions:
     rounding = own.pooled - shares.sum(dim=1) if same else torch.tensor(torch.inf)
     if not torch.linalg.vector_norm(rounding) <= _SAME:
         return _without(own, f"{kept}, and the image is embedded differently now")
-    return Regions._trusted(own.dense, own.pooled, own.grid, shares + rounding.unsqueeze(1) / shares.shape[1])
+    whole = shares + rounding.unsqueeze(1) / shares.shape[1]
+    return Regions._trusted(own.dense, own.pooled, own.grid, whole, "", own.masses, own.massless)
 
 
 def _without(own: Regions, reason: str) -> Regions:
-    return Regions._trusted(own.dense, own.pooled, own.grid, None, reason)
+    return Regions._trusted(own.dense, own.pooled, own.grid, None, reason, own.masses, own.massless)

@@ -15,8 +15,8 @@ from diml.models.backbones import (
     MapBackbone,
     TokenBackbone,
     TokenPooling,
+    check_patches,
     prefix_tokens,
-    patch_side,
     token_grid,
     try_network,
 )
@@ -80,14 +80,16 @@ def default_preprocess(name: str) -> Preprocess:
 
     Mean and standard deviation are the model's own, ImageNet's where none are known. The short side is resized to 256
     pixels, bilinearly, and the central 224 x 224 are cropped, as in the authors' evaluation; models of a fixed input
-    size use that size, with the short side in the same proportion.
+    size, or that do not run at 224 pixels, use their own, with the short side in the same proportion.
     """
     check_name(name)
     model = find_model(name)
     config, own = _config(model.architecture), model.settings
     if config is None:
         return Preprocess()
-    size = int((own.get("input_size") or config.input_size)[-1]) if config.fixed_input_size else 224
+    usual = int((own.get("input_size") or config.input_size)[-1])
+    smallest = int((config.min_input_size or config.input_size)[-1])
+    size = usual if config.fixed_input_size or (config.min_input_size and smallest > 224) else 224
     mean, std = (tuple(own.get(key) or getattr(config, key)) for key in ("mean", "std"))
     return Preprocess(size=size, resize=round(size * 256 / 224), mean=mean, std=std)
 
@@ -143,13 +145,13 @@ def _timm_backbone(
         options=options,
     ).eval()
     check_patches(net, name, size)
-    features = try_network(net, getattr(net, "forward_features", net), size, name)
+    features = try_network(net, getattr(net, "forward_features", net), size, name, usual=usual)
     if not isinstance(features, Tensor):
         kind = type(features).__name__
         raise ValueError(  # noqa: TRY004
             f"backbone: {name!r} gives a {kind} instead of one feature map; choose another model"
         )
-    only_size = size if fixed or _grid_is_fixed(net) else None
+    only_size = size if fixed else None
     if features.ndim == 4:
         return MapBackbone(net, features, only_size)
     rows, columns = token_grid(net, size, size)
@@ -159,17 +161,6 @@ def _timm_backbone(
             "convolutional network or a plain vision transformer, such as 'resnet50' or 'vit_small_patch16_224'"
         )
     return TokenBackbone(net, features, only_size, token_pooling)
-
-
-def check_patches(net: Any, name: str, size: int) -> None:
-    """Raise ValueError where an image of `size` x `size` pixels cannot be cut into the patches of a network."""
-    side = patch_side(net)
-    if size % side or size < side:
-        near = sorted({max(side, size // side * side), (size // side + 1) * side})
-        raise ValueError(
-            f"preprocess: {name!r} cuts images into patches of {side} x {side} pixels and needs a size that is a multiple "
-            f"of {side}, got {size}; use {' or '.join(map(str, near))}"
-        )
 
 
 def _config(name: str) -> Any:

@@ -1,9 +1,11 @@
 """Search: an index of images on disk or in a database, searched in two stages, with an explanation of every hit.
 
-Read in this order: `filters`, `store`, `backends`, `sources`, `index`, `searcher`, `labelled`, `pairs`.
+Read in this order: `filters`, `store`, `backends`, `cells`, `sources`, `columns`, `index`, `removals`, `build`, `searcher`,
+`labelled`, `pairs`.
 """
 
-from diml.search.index import build_index, open_store
+from diml.search.build import build_index
+from diml.search.index import open_store
 from diml.search.pairs import alike_pairs
 from diml.search.searcher import Searcher, SearchHit, SearchResult
 

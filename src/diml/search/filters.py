@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from diml.data.listing import nfc
 from diml.spelling import shown
 
 ColumnType = Literal["text", "integer", "number", "boolean"]
@@ -39,6 +40,10 @@ _COMPARABLE: Final[Mapping[str, tuple[type, ...]]] = {
     "boolean": (bool,),
 }
 _DEEPEST: Final = 100
+#: Whole numbers of an index and of conditions lie between this number and its negative.
+LARGEST_INTEGER: Final = 2**63 - 1
+#: Columns whose texts are names of files, and are compared as they are.
+_FILES: Final = frozenset({"id", "source", "path", "content"})
 
 
 @dataclass(frozen=True)
@@ -184,8 +189,9 @@ class _WhereParser:
         value: Constant
         if kind == "text":
             value = word[1:-1].replace("''", "'")
+            value = value if column in _FILES else nfc(value)
         elif kind == "number":
-            value = int(word) if re.fullmatch(r"[-+]?\d+", word) else float(word)
+            value = self._number(word, self.columns[column], at)
         elif kind == "word" and word.lower() in ("true", "false"):
             value = word.lower() == "true"
         else:
@@ -193,6 +199,17 @@ class _WhereParser:
         wanted = self.columns[column]
         if not isinstance(value, _COMPARABLE[wanted]) or (isinstance(value, bool) and wanted != "boolean"):
             raise self._error(f"a value of the type of {column}, {wanted}", at)
+        return value
+
+    def _number(self, word: str, column: ColumnType, at: int) -> int | float:
+        """A number that every database can compare with this type of column."""
+        if re.fullmatch(r"[-+]?\d{1,19}", word) and abs(int(word)) <= LARGEST_INTEGER:
+            return int(word)
+        value = float(word)
+        if column == "integer" and re.fullmatch(r"[-+]?\d+", word):
+            raise self._error(f"a whole number of 64 bits, from -{LARGEST_INTEGER} to {LARGEST_INTEGER}", at)
+        if value in (float("inf"), float("-inf")):
+            raise self._error("a number of at most 1.8e308", at)
         return value
 
     def _take(self, kind: str, wanted: str) -> bool:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from PIL import Image
 
-from diml.data.images import BadImageError, load_image
-from diml.data.inventory import images_below
+from diml.data.csv_table import CsvTable, LineFault, folder_of_paths, read_csv
+from diml.data.images import BadImage, BadImageError, load_image, printable
+from diml.data.listing import FileListing, find_images, left_out_line, nfc
+from diml.search.cells import cell_value, guessed_type
 from diml.search.filters import ColumnType
-from diml.search.store import RESERVED, Value
+from diml.search.store import COLUMN_NAME, RESERVED, Value
+from diml.spelling import did_you_mean, shown
 
 #: Columns of every image of an index, whatever its source: where it came from, and the sha256 of its file.
 OWN_COLUMNS: Final[Mapping[str, ColumnType]] = {"source": "text", "path": "text", "content": "text"}
-_BOOLEANS: Final = {"true": True, "false": False}
-_INTEGER: Final = re.compile(r"[-+]?\d{1,18}")
+_NOT_UTF8: Final = "its name is not UTF-8, and an index keeps texts; rename it"
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,11 +29,17 @@ class SourceListing:
     """Images to be indexed, in order.
 
     Args:
-        source: the folder or file, absolute; an image is removed only when it is missing from its own source.
+        source: the folder or file, absolute; a folder whose name ends like a CSV file's has a / at its end. An image
+            is removed only when it is missing from its own source.
         folder: the folder that `paths` are relative to.
-        paths: N paths as text, with `/`.
+        paths: N paths as text, with `/`; absolute only where they are outside of `folder`.
         cells: N mappings column -> text, as read.
-        columns: the type of each column.
+        columns: the type of each column that has a value, or whose type was named.
+        named_types: the columns whose types were named.
+        lines: N lines of a CSV file; empty of a folder.
+        bad: images that cannot be indexed, whatever is in them.
+        left_out: files of the folder that are no images, see `FoundImages`.
+        closed: folders below it that cannot be opened; their images are neither listed nor missing.
     """
 
     source: str
@@ -41,6 +47,11 @@ class SourceListing:
     paths: tuple[str, ...]
     cells: tuple[Mapping[str, str], ...]
     columns: Mapping[str, ColumnType]
+    named_types: frozenset[str] = frozenset()
+    lines: tuple[int, ...] = ()
+    bad: tuple[BadImage, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    closed: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -57,26 +68,26 @@ class SourceListing:
         return hashlib.sha256(f"{self.source}\0{self.paths[row]}".encode()).hexdigest()[:32]
 
     def metadata(self, row: int, columns: Mapping[str, ColumnType]) -> dict[str, Value]:
-        """Return the cells of an image as values of the given column types.
+        """Return the cells of an image as values of the given column types, which they fit."""
+        cells = self.cells[row].items()
+        return {name: cell_value(cell, columns[name]) for name, cell in cells if name in columns}
 
-        Raises:
-            ValueError: a cell does not have its column's type.
-        """
-        found: dict[str, Value] = {}
-        for name, cell in self.cells[row].items():
-            try:
-                found[name] = _value(cell, columns[name])
-            except ValueError as error:
-                raise ValueError(
-                    f"{self.source}: {self.paths[row]}: {name} needs {columns[name]}, got {cell!r}"
-                ) from error
-        return found
+    def place(self, row: int) -> str:
+        """Where an image is listed, for messages."""
+        line = f", line {self.lines[row]}" if self.lines else ""
+        return f"{self.source}{line} ({self.paths[row]})"
+
+    def notice(self) -> str | None:
+        """What of a folder was left out, in one line."""
+        told = left_out_line(self.left_out, self.closed)
+        return None if told is None else f"{self.source}: left out {told}"
 
 
 def image_file(metadata: Mapping[str, Value]) -> Path:
     """Return the file of a stored image, from its columns `source` and `path`."""
-    source = Path(str(metadata["source"]))
-    return (source.parent if source.suffix.lower() == ".csv" else source) / str(metadata["path"])
+    source = str(metadata["source"])
+    is_file = source.lower().endswith(".csv")  # a folder of such a name has a / at its end
+    return (Path(source).parent if is_file else Path(source)) / str(metadata["path"])
 
 
 def known_file(metadata: Mapping[str, Value]) -> Path | None:
@@ -90,7 +101,7 @@ def indexed_image(metadata: Mapping[str, Value]) -> Image.Image | str:
     if file is None:
         return "the index does not record where its images are"
     try:
-        content = file.read_bytes()
+        content = read_file(file)
         recorded = metadata.get("content")
         if recorded is not None and hashlib.sha256(content).hexdigest() != recorded:
             return f"the file {file} has changed since it was indexed"
@@ -100,110 +111,143 @@ def indexed_image(metadata: Mapping[str, Value]) -> Image.Image | str:
         return f"the file {file} is missing" if missing else f"the file {file} cannot be read ({error})"
 
 
-def list_source(place: str | os.PathLike[str]) -> SourceListing:
+def list_source(place: str | os.PathLike[str], types: Mapping[str, ColumnType] | None = None) -> SourceListing:
     """List the images of a folder and its subfolders, or of a CSV file.
 
     A folder gives the column `label`: the first subfolder on the path to the image. A CSV file has a column `path`,
-    relative to the file or absolute; its other columns become metadata, each of the narrowest type that fits all cells.
+    relative to the file or absolute; its other columns become metadata. The column `label` is text; the others have the
+    type that is named, else the narrowest that is exact for all their cells (see `diml.search.cells`).
+
+    Args:
+        place: the folder or file.
+        types: column -> type, see `diml.search.cells.read_types`.
 
     Raises:
         FileNotFoundError: the folder or file does not exist.
-        ValueError: no images, or a CSV file with invalid columns or lines.
+        ValueError: no images, or a CSV file with invalid columns or lines: each is named with its number.
     """
-    path = Path(place).expanduser().resolve()
+    path = Path(place).expanduser()
+    path = path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
+    if not path.exists():
+        raise FileNotFoundError(f"images: {printable(path)} does not exist; give a folder of images or a CSV file")
+    _require_utf8(path)
     if path.is_dir():
-        return _list_folder(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"images: {path} does not exist; give a folder of images or a CSV file")
-    if path.suffix.lower() != ".csv":
+        if types:
+            raise ValueError(f"types: need a CSV file, got the folder {path}, whose only column is label")
+        return _list_folder(path.resolve())
+    if path.suffix.lower() != ".csv" or not path.is_file():
         raise ValueError(f"images: need a folder or a .csv file, got {path}; give the folder that contains it")
-    return _list_csv(path)
+    return _list_csv(path, types or {})
+
+
+def _require_utf8(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"images: {printable(path)}: {_NOT_UTF8}") from error
 
 
 def _list_folder(folder: Path) -> SourceListing:
-    paths = tuple(file.relative_to(folder).as_posix() for file in images_below(folder))
-    if not paths:
-        raise ValueError(f"images: {folder} and its subfolders contain none; to empty an index, use diml index remove")
-    cells = tuple({"label": path.split("/")[0] if "/" in path else ""} for path in paths)
-    return SourceListing(str(folder), folder, paths, cells, {"label": "text"})
+    found = find_images(folder)
+    names = tuple(name for name in found.names if _is_utf8(name))
+    source = f"{folder}/" if folder.suffix.lower() == ".csv" else str(folder)
+    left = left_out_line(found.left_out, found.closed)
+    if not names:
+        raise ValueError(
+            f"images: {folder} and its subfolders contain none"
+            + (f" (left out {left})" if left else "")
+            + "; to empty an index, use diml index remove"
+        )
+    return SourceListing(
+        source=source,
+        folder=folder,
+        paths=names,
+        cells=tuple({"label": nfc(name.partition("/")[0]) if "/" in name else ""} for name in names),
+        columns={"label": "text"},
+        bad=tuple(BadImage(printable(folder / name), _NOT_UTF8) for name in found.names if not _is_utf8(name)),
+        left_out=found.left_out,
+        closed=found.closed,
+    )
 
 
-def _list_csv(file: Path) -> SourceListing:
+def _is_utf8(name: str) -> bool:
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, skipinitialspace=True, strict=True)
-            names = tuple(reader.fieldnames or ())
-            _check_columns(file, names)
-            rows = [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{file}: need a CSV text file in UTF-8 ({error})") from error
-    _check_lines(file, rows)
-    others = [name for name in names if name != "path"]
-    cells = tuple({name: row[name].strip() for name in others} for _, row in rows)
-    columns = {name: _type_of([entry[name] for entry in cells]) for name in others}
-    return SourceListing(str(file), file.parent, tuple(row["path"].strip() for _, row in rows), cells, columns)
-
-
-def _check_columns(file: Path, names: Sequence[str]) -> None:
-    if "path" not in names:
-        raise ValueError(f"{file}: need a first line with the column path, got {','.join(names) or 'nothing'}")
-    taken = (RESERVED | OWN_COLUMNS.keys()) - {"path"}
-    for name in names:
-        if name in taken or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name) or names.count(name) > 1:
-            need = f"distinct columns of letters, digits and _, none of {', '.join(sorted(taken))}"
-            raise ValueError(f"{file}: need {need}; got {name!r}; rename it")
-
-
-def _check_lines(file: Path, rows: Sequence[tuple[int, Mapping[str | None, str | None]]]) -> None:
-    seen: dict[str, int] = {}
-    for line, row in rows:
-        if None in row or None in row.values():
-            raise ValueError(
-                f"{file}, line {line}: the number of cells differs from the number of columns in the first line"
-            )
-        path = (row["path"] or "").strip()
-        if not path:
-            raise ValueError(f"{file}, line {line}: path is empty")
-        if path in seen:
-            raise ValueError(f"{file}, line {line}: {path} is already in line {seen[path]}")
-        seen[path] = line
-    if not rows:
-        raise ValueError(f"{file}: need one line per image below the first, got none")
-
-
-def _type_of(cells: Sequence[str]) -> ColumnType:
-    """Return the narrowest type that fits every non-empty cell."""
-    filled = [cell for cell in cells if cell]
-    kinds: tuple[ColumnType, ...] = ("boolean", "integer", "number")
-    for kind in kinds:
-        if filled and all(_fits(cell, kind) for cell in filled):
-            return kind
-    return "text"
-
-
-def _fits(cell: str, kind: ColumnType) -> bool:
-    try:
-        _value(cell, kind)
-    except ValueError:
+        name.encode()
+    except UnicodeEncodeError:
         return False
     return True
 
 
-def _value(cell: str, kind: ColumnType) -> Value:
-    """Convert a cell; None when it is empty."""
-    if not cell:
-        return None
-    if kind == "text":
-        return cell
-    if kind == "boolean":
-        if cell.lower() not in _BOOLEANS:
-            raise ValueError(cell)
-        return _BOOLEANS[cell.lower()]
-    if kind == "integer":
-        if not _INTEGER.fullmatch(cell):
-            raise ValueError(cell)
-        return int(cell)
-    value = float(cell)
-    if value - value != 0:  # NaN and infinity cannot be compared in every database
-        raise ValueError(cell)
-    return value
+def _list_csv(file: Path, types: Mapping[str, ColumnType]) -> SourceListing:
+    table = read_csv(file)
+    _check_columns(table, types)
+    listing = FileListing()
+    folder = folder_of_paths(file, [row.cells["path"] for row in table.rows], listing)
+    target = file.resolve()
+    if folder == target.parent and target.suffix.lower() == ".csv":
+        file = target
+    paths, faults = _paths_of(table, folder, file.parent, listing)
+    table.require_sound(faults)
+    if not table.rows:
+        raise ValueError(f"{file}: need one line per image below the first, got none")
+    others = [name for name in table.columns if name != "path"]
+    cells = tuple({name: nfc(row.cells[name]) for name in others} for row in table.rows)
+    columns: dict[str, ColumnType] = {}
+    for name in others:
+        kind = types.get(name) or ("text" if name == "label" else guessed_type([entry[name] for entry in cells]))
+        if kind is not None:
+            columns[name] = kind
+    return SourceListing(
+        source=str(file),
+        folder=file.parent,
+        paths=paths,
+        cells=cells,
+        columns=columns,
+        named_types=frozenset(types),
+        lines=tuple(row.line for row in table.rows),
+    )
+
+
+def _paths_of(
+    table: CsvTable, folder: Path, base: Path, listing: FileListing
+) -> tuple[tuple[str, ...], list[LineFault]]:
+    """The path of each row below `base`, with its names on disk; and the rows without a path, or with one twice.
+
+    Paths in the file begin in `folder`; those outside of `base` are absolute.
+    """
+    paths: list[str] = []
+    faults: list[LineFault] = []
+    seen: dict[str, int] = {}
+    for row in table.rows:
+        given = row.cells["path"]
+        if not given:
+            faults.append(LineFault(row.line, "path is empty"))
+            continue
+        found = listing.find(folder / given)
+        file = os.path.normpath(folder / given) if found is None else _without_dots(found)
+        first = seen.setdefault(file if found is None else listing.identity(found), row.line)
+        if first != row.line:
+            faults.append(LineFault(row.line, f"{given} is already in line {first}"))
+        below = file.startswith(os.path.join(base, ""))  # noqa: PTH118
+        paths.append(Path(file).relative_to(base).as_posix() if below else Path(file).as_posix())
+    return tuple(paths), faults
+
+
+def _without_dots(path: Path) -> str:
+    """The path of a file without `..`, which may lead out of a linked folder: then its real path."""
+    plain = os.path.normpath(path)
+    return plain if ".." not in path.parts or os.path.samefile(plain, path) else os.path.realpath(path)  # noqa: PTH121
+
+
+def _check_columns(table: CsvTable, types: Mapping[str, ColumnType]) -> None:
+    names, file = table.columns, table.file
+    if "path" not in names:
+        raise ValueError(f"{file}: need a first line with the column path, got {shown(','.join(names)) or 'nothing'}")
+    taken = (RESERVED | OWN_COLUMNS.keys()) - {"path"}
+    for name in names:
+        if name in taken or not COLUMN_NAME.fullmatch(name):
+            need = f"columns of letters, digits and _, a letter first, none of {', '.join(sorted(taken))}"
+            raise ValueError(f"{file}: need {need}; got {shown(name)}; rename it")
+    for name in types:
+        if name not in names or name == "path":
+            raise ValueError(f"types: {file} has no column {name!r} to be typed; {did_you_mean(name, names)}")

@@ -6,6 +6,7 @@ Legend: N rows, Q queries, R regions, D channels, B bytes of the encoded regions
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -17,17 +18,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diml.checksums import DamagedError, sealed, unsealed
 from diml.documents import parse_json
 from diml.matching import Matcher, QuantizedRegions, Regions
-from diml.search.filters import ColumnType, Where
+from diml.search.filters import LARGEST_INTEGER, ColumnType, Where
 from diml.spelling import shown
 
 Storage = Literal["float16", "int8", "none"]
 Value = str | int | float | bool | None
 
-RESERVED: Final = frozenset({"id", "pooled", "regions"})
-_FORMAT: Final = 1
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+RESERVED: Final = frozenset({"id", "pooled", "regions", "checksum"})
+_FORMAT: Final = 2
+#: A name that begins with _ may be one of the database's own, such as _distance and _rowid of LanceDB.
+COLUMN_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+#: How far the length of a stored pooled vector may be from 1; a vector of zeros is allowed too.
+UNIT_TOLERANCE: Final = 5e-3
+#: Above it not every whole number is a float64.
+EXACT: Final = 2**53
 _PYTHON_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "text": (str,),
     "integer": (int,),
@@ -38,7 +45,7 @@ _PYTHON_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig:
-    """The settings of an index; written when it is created and never changed.
+    """The settings of an index, written when it is created; only columns are added or widened afterwards.
 
     Args:
         dim: D of the pooled vectors and of the regions.
@@ -46,6 +53,7 @@ class IndexConfig:
         grid: (rows, columns) of the regions, or None.
         storage: regions as "float16", as "int8" with one scale per region, or "none" (pooled vectors only).
         columns: metadata of each image, name -> type.
+        named_types: columns whose types were named, not found from their cells.
         embedder: `Embedder.fingerprint()` of the embedder of the vectors; others are rejected.
         model: how to load that embedder again, as plain values for JSON.
         matcher: how images of the index are compared unless a search says otherwise.
@@ -59,6 +67,7 @@ class IndexConfig:
     grid: tuple[int, int] | None = None
     storage: Storage = "float16"
     columns: Mapping[str, ColumnType] = field(default_factory=dict)
+    named_types: tuple[str, ...] = ()
     embedder: str = ""
     model: Mapping[str, Any] = field(default_factory=dict)
     matcher: Matcher = field(default_factory=Matcher)
@@ -71,8 +80,10 @@ class IndexConfig:
             got = f"dim {self.dim}, num_regions {self.num_regions}, storage {self.storage}"
             raise ValueError(f"dim, num_regions: need 1 or more (num_regions 0 with storage 'none'), got {got}")
         for name, kind in self.columns.items():
-            if not _NAME.fullmatch(name) or name in RESERVED:
-                raise ValueError(f"columns: need letters, digits, _, none of {sorted(RESERVED)}, got {shown(name)}")
+            if not COLUMN_NAME.fullmatch(name) or name in RESERVED:
+                raise ValueError(
+                    f"columns: need letters, digits, _, a letter first, none of {sorted(RESERVED)}, got {shown(name)}"
+                )
             if kind not in get_args(ColumnType):
                 raise ValueError(f"columns: {name} needs one of {', '.join(get_args(ColumnType))}, got {shown(kind)}")
 
@@ -95,23 +106,28 @@ class IndexConfig:
         return self.num_regions * each
 
     def to_json(self) -> str:
-        """Return the settings as JSON text, which the store keeps."""
+        """Return the settings as JSON text with their sha256, which the store keeps."""
         settings = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         plain = {"columns": dict(self.columns), "model": dict(self.model), "matcher": self.matcher.to_dict()}
-        return json.dumps({"format": _FORMAT, **settings, **plain})
+        return json.dumps(sealed({"format": _FORMAT, **settings, **plain}))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> IndexConfig:
         """Read the output of `to_json`; anything else raises ValueError."""
         try:
-            settings = parse_json(text, "settings")
-            version, grid = settings.pop("format"), settings.pop("grid")
+            settings = parse_json(text, "the settings")
+            version = settings["format"]
             if version == _FORMAT:
-                matcher = Matcher.from_dict(settings.pop("matcher"))
-                return cls(**settings, grid=None if grid is None else tuple(grid), matcher=matcher)
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
+                settings = unsealed(settings, "the settings", "build the index again")
+                del settings["format"]
+                matcher, named = Matcher.from_dict(settings.pop("matcher")), tuple(settings.pop("named_types"))
+                grid = settings.pop("grid")
+                grid = None if grid is None else (int(grid[0]), int(grid[1]))
+                return cls(**settings, grid=grid, matcher=matcher, named_types=named)
+        except (TypeError, KeyError, AttributeError, IndexError, ValueError) as error:
             raise ValueError(f"index: the stored settings are not those of an index: {error}") from error
-        raise ValueError(f"index: need format {_FORMAT}, got {version!r}; if a newer diml wrote it, update diml")
+        remedy = "build the index again" if isinstance(version, int) and version < _FORMAT else "update diml"
+        raise ValueError(f"index: need format {_FORMAT}, got {version!r}; {remedy}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -123,12 +139,14 @@ class Rows:
         pooled: (N, D) float32, unit vectors.
         coded: (N, B) uint8, the encoded regions (see `encode_regions`); (N, 0) with storage "none".
         metadata: N mappings, column -> value; None, or no entry, where an image has no value.
+        checksums: (N,) int64 of rows that were read, as they were written; None of rows that are to be written.
     """
 
     ids: tuple[str, ...]
     pooled: NDArray[np.float32]
     coded: NDArray[np.uint8]
     metadata: tuple[Mapping[str, Value], ...]
+    checksums: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -209,8 +227,13 @@ class Store(Protocol):
         """
         ...
 
-    def regions(self, ids: Sequence[str]) -> Rows:
-        """Return the rows of these ids, in this order; unknown ids are left out."""
+    def regions(self, ids: Sequence[str], *, check: bool = True) -> Rows:
+        """Return the rows of these ids, in this order; unknown ids are left out.
+
+        Args:
+            ids: names of images.
+            check: raise `DamagedIndexError` where a row is not as it was written, instead of returning it.
+        """
         ...
 
     def remove(self, ids: Sequence[str]) -> int:
@@ -223,6 +246,19 @@ class Store(Protocol):
 
     def listing(self, where: Where | None = None, *, columns: Sequence[str] | None = None) -> Iterator[ListedRows]:
         """Yield all rows of one state without their vectors, in parts, each once; metadata of some columns or all."""
+        ...
+
+    def set_columns(self, columns: Mapping[str, ColumnType], named_types: Sequence[str]) -> None:
+        """Add columns, or give them wider types; all rows are written anew with the same vectors.
+
+        Args:
+            columns: all columns of the index, with types as wide as before or wider (see `diml.search.cells.WIDER`).
+            named_types: as of `IndexConfig`.
+        """
+        ...
+
+    def faults(self) -> tuple[str, ...]:
+        """Return defects of what belongs to the index beside its rows, one line each."""
         ...
 
     def optimize(self) -> None:
@@ -253,8 +289,72 @@ class IndexNotFoundError(FileNotFoundError):
         super().__init__(f"index: there is none at {uri}; create one with: diml index build FOLDER --index {uri}")
 
 
-def check_rows(rows: Rows, config: IndexConfig) -> None:
-    """Validate rows against an index, before anything is written.
+class DamagedIndexError(DamagedError):
+    """Rows of an index are not as they were written."""
+
+
+def row_checksums(rows: Rows) -> NDArray[np.int64]:
+    """64 bits of BLAKE2 of each row: name, vectors and metadata, (N,).
+
+    A column without a value does not count, and a value counts as its text, so that adding or widening columns changes
+    no checksum.
+    """
+    found = np.empty(len(rows), np.int64)
+    pooled, coded = np.ascontiguousarray(rows.pooled, "<f4"), np.ascontiguousarray(rows.coded)
+    for row, (name, entry) in enumerate(zip(rows.ids, rows.metadata, strict=True)):
+        filled = sorted((column, printed(value)) for column, value in entry.items() if value is not None)
+        told = json.dumps([name, *filled], ensure_ascii=True).encode()
+        digest = hashlib.blake2b(told, digest_size=8)
+        digest.update(pooled[row])
+        digest.update(coded[row])
+        found[row] = int.from_bytes(digest.digest(), "little", signed=True)
+    return found
+
+
+def printed(value: Value) -> str:
+    """The text of a value, the same before and after its column has become wider."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT:
+        return str(int(value))
+    return str(value)
+
+
+def row_faults(rows: Rows) -> list[str]:
+    """What is wrong with rows that were read, one line each: another checksum, a vector that is not of unit length."""
+    assert rows.checksums is not None
+    faults = []
+    changed = rows.checksums != row_checksums(rows)
+    length = np.linalg.norm(rows.pooled.astype(np.float64), axis=1)
+    sound = _of_unit_length(length)
+    for row in np.flatnonzero(changed | ~sound):
+        why = (
+            "not as it was written (another checksum)"
+            if changed[row]
+            else f"a pooled vector of length {length[row]:.4g}"
+        )
+        faults.append(f"{rows.ids[row]}: {why}")
+    return faults
+
+
+def require_sound(rows: Rows, place: str) -> Rows:
+    """Return rows that were read; DamagedIndexError where any has a fault."""
+    faults = row_faults(rows)
+    if faults:
+        raise DamagedIndexError(
+            f"index: {place} is damaged: {len(faults)} of {len(rows)} rows that were read, {faults[0]}; list all with "
+            "`diml index verify`, and build the index again, or restore it from a copy"
+        )
+    return rows
+
+
+def _of_unit_length(length: NDArray[np.float64]) -> NDArray[np.bool_]:
+    sound: NDArray[np.bool_] = (np.abs(length - 1) <= UNIT_TOLERANCE) | (length == 0)  # False for NaN
+    return sound
+
+
+def checked_rows(rows: Rows, config: IndexConfig) -> Rows:
+    """Validate rows against an index, before anything is written; returns them as they come back, with checksums.
 
     Raises:
         ValueError: wrong shapes, lengths, repeated ids, unknown columns or values of a wrong type.
@@ -269,6 +369,18 @@ def check_rows(rows: Rows, config: IndexConfig) -> None:
         raise ValueError("rows: need distinct ids, none of them empty")
     if not np.isfinite(rows.pooled).all():
         raise ValueError("rows: need finite pooled vectors, got NaN or infinity, which have no nearest neighbours")
+    length = np.linalg.norm(rows.pooled.astype(np.float64), axis=1)
+    if not _of_unit_length(length).all():
+        row = int(np.flatnonzero(~_of_unit_length(length))[0])
+        raise ValueError(f"rows: need pooled vectors of length 1, got {length[row]:.4g} of {rows.ids[row]}")
+    _check_metadata(rows, config)
+    kinds = config.columns
+    entries = tuple({name: _stored(value, kinds[name]) for name, value in entry.items()} for entry in rows.metadata)
+    stored = dataclasses.replace(rows, metadata=entries)
+    return dataclasses.replace(stored, checksums=row_checksums(stored))
+
+
+def _check_metadata(rows: Rows, config: IndexConfig) -> None:
     for entry in rows.metadata:
         for name, value in entry.items():
             if name not in config.columns:
@@ -278,6 +390,21 @@ def check_rows(rows: Rows, config: IndexConfig) -> None:
             wrong = isinstance(value, bool) and kind != "boolean"
             if value is not None and (wrong or not isinstance(value, _PYTHON_TYPES[kind])):
                 raise ValueError(f"metadata: {name} needs {kind}, got {value!r}")
+            if kind == "integer" and isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+                raise ValueError(f"metadata: {name} needs whole numbers up to {LARGEST_INTEGER} (64 bits), got {value}")
+            if kind == "number" and value is not None and not _is_finite(value):
+                raise ValueError(f"metadata: {name} needs finite numbers, got {value!r}")
+
+
+def _stored(value: Value, kind: ColumnType) -> Value:
+    return float(value) if kind == "number" and value is not None else value
+
+
+def _is_finite(value: Value) -> bool:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond 1.8e308
+        return False
 
 
 def check_queries(pooled: NDArray[np.float32], k: int, config: IndexConfig) -> None:

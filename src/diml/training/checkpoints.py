@@ -1,7 +1,7 @@
 """Checkpoints: folders of safetensors and JSON, replaced atomically, from which a run resumes bit-identically.
 
 A checkpoint is the folder of an embedder (`load_embedder` takes it) with two more files: `training.safetensors` with
-all other tensors, and `state.json` with everything else.
+all other tensors, and `state.json` with everything else. `state.json` holds the checksums of the others.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from diml.checksums import check_file, file_sha256, sealed, unsealed
 from diml.documents import read_json
 from diml.files import atomic_file, flush
 from diml.models import Embedder
@@ -29,7 +30,12 @@ MODEL_FILES: Final = ("model.safetensors", "embedder.json")
 
 _TENSORS: Final = "training.safetensors"
 _STATE: Final = "state.json"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+#: Files of which `state.json` holds the sha256; `embedder.json` holds that of the weights.
+_VOUCHED: Final = (_TENSORS, MODEL_FILES[1])
+_REMEDY: Final = (
+    f"copy the checkpoint from a backup, or put a copy of {BEST} in the place of {LAST} to continue from the best epoch"
+)
 
 
 def write_checkpoint(path: Path, embedder: Embedder, state: Mapping[str, Any]) -> None:
@@ -55,7 +61,9 @@ def write_checkpoint(path: Path, embedder: Embedder, state: Mapping[str, Any]) -
     tensors: dict[str, Tensor] = {}
     plain = _without_tensors(state, "state", tensors)
     save_file(tensors, complete / _TENSORS)
-    (complete / _STATE).write_text(json.dumps({"format": _FORMAT, "state": plain}), encoding="utf-8")
+    checksums = {name: file_sha256(complete / name) for name in _VOUCHED}
+    document = sealed({"format": _FORMAT, "files": checksums, "state": plain})
+    (complete / _STATE).write_text(json.dumps(document), encoding="utf-8")
     for tensor_file in complete.glob("*.safetensors"):
         shutil.copymode(complete / _STATE, tensor_file)  # safetensors makes them private
     for written in (*complete.iterdir(), complete):
@@ -92,14 +100,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"checkpoint: {path} has no {_STATE}; give a folder such as RUN/{LAST}")
     try:
         document = read_json(path / _STATE)
-        state: dict[str, Any] = _with_tensors(document["state"], load_file(path / _TENSORS))
         found = document["format"]
+        if found != _FORMAT:
+            raise ValueError(f"need format {_FORMAT}, got {found!r}; if a newer version of diml wrote it, update")
+        document = unsealed(document, _STATE, "it is damaged")
+        for name in _VOUCHED:
+            check_file(path / name, document["files"][name], "it is damaged")
+        state: dict[str, Any] = _with_tensors(document["state"], load_file(path / _TENSORS))
     except (ValueError, KeyError, TypeError, OSError, SafetensorError, RecursionError) as error:
-        raise ValueError(f"checkpoint: {path} cannot be read ({error}); it is damaged") from error
-    if found != _FORMAT:
-        raise ValueError(
-            f"checkpoint: need format {_FORMAT} in {path}, got {found!r}; if a newer version of diml wrote it, update"
-        )
+        raise ValueError(f"checkpoint: {path} cannot be read ({error}); {_REMEDY}") from error
     return state
 
 

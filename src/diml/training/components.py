@@ -23,13 +23,15 @@ from diml.data.samplers import BatchSampler, build_sampler, check_sampler_option
 from diml.distributed import ProcessGroup
 from diml.matching import Matcher
 from diml.models import Embedder, load_embedder
+from diml.models.heads import WhitenHead
 from diml.models.zoo import default_preprocess, is_backbone
 from diml.objectives import Objective, build_objective
 from diml.objectives.objective import option_types
 from diml.training.checkpoints import LAST
 from diml.training.config import TrainConfig, converted, parse_options
+from diml.training.head_training import FrozenImages, HeadStepper, with_trained_whitening
 from diml.training.optim import Schedule, build_optimizer
-from diml.training.split import fingerprint
+from diml.training.split import TrainingSplit, fingerprint
 from diml.training.steps import Stepper
 
 #: Arguments of `build_objective` that are settings of their own, and which.
@@ -66,6 +68,7 @@ class Components:
         schedule: of the learning rates.
         sampler: of the batches.
         stepper: takes the training steps.
+        frozen: the features of all images, where the backbone is frozen.
         data_fingerprint: identifies the training images in checkpoints.
     """
 
@@ -78,6 +81,7 @@ class Components:
     schedule: Schedule
     sampler: BatchSampler
     stepper: Stepper
+    frozen: FrozenImages | None
     data_fingerprint: str
 
     def facts(self, processes: ProcessGroup) -> dict[str, Any]:
@@ -93,15 +97,21 @@ class Components:
 
 
 def build_components(
-    config: TrainConfig, train: ImageSet, processes: ProcessGroup, state: Mapping[str, Any] | None
+    config: TrainConfig,
+    split: TrainingSplit,
+    processes: ProcessGroup,
+    state: Mapping[str, Any] | None,
+    *,
+    progress: bool = False,
 ) -> Components:
     """Build the components of a run.
 
     Args:
         config: the settings.
-        train: the training images.
+        split: the images.
         processes: the processes that share the work.
         state: of the checkpoint to continue from; None initializes weights from the global random streams.
+        progress: show progress bars.
 
     Raises:
         ValueError: unknown names or options; too few classes for a batch; fewer images in a batch than processes.
@@ -110,34 +120,57 @@ def build_components(
         raise ValueError(
             f"batch_size: need at least one image for each of {processes.size} processes, got {config.batch_size}"
         )
+    train = split.train
     sampler = configured_sampler(config, train.labels)
     with processes.first_goes_ahead():  # it downloads pretrained weights
         embedder = load_embedder(config.folder / LAST) if state is not None else configured_embedder(config)
     embedder = embedder.to(processes.device)
+    augment = Augment(
+        preprocess=embedder.preprocess,
+        scale=config.crop_scale,
+        flip=config.flip,
+        jitter=config.jitter,
+        grayscale=config.grayscale,
+    )
+    frozen = None
+    if config.frozen_backbone:
+        embedder.backbone.requires_grad_(requires_grad=False)
+        frozen = FrozenImages(config, split, embedder, augment, processes, progress=progress)
+    if embedder.config.head == "whiten":
+        embedder = _begun_as_whitening(config, embedder, train, frozen, progress=progress)
     objective = configured_objective(config, num_classes=train.num_classes, dim=embedder.dim).to(processes.device)
     if state is not None:
         objective.load_state_dict(state["objective"])
     processes.copy_from_first(embedder)
     processes.copy_from_first(objective)
     optimizer = build_optimizer(config, embedder, objective)
+    stepper = Stepper if frozen is None else HeadStepper
     return Components(
         train=train,
         labels=torch.from_numpy(train.labels.copy()),
-        augment=Augment(
-            preprocess=embedder.preprocess,
-            scale=config.crop_scale,
-            flip=config.flip,
-            jitter=config.jitter,
-            grayscale=config.grayscale,
-        ),
+        augment=augment,
         embedder=embedder,
         objective=objective,
         optimizer=optimizer,
         schedule=Schedule(config, len(sampler)),
         sampler=sampler,
-        stepper=Stepper(config, embedder, objective, optimizer, processes),
+        stepper=stepper(config, embedder, objective, optimizer, processes),
+        frozen=frozen,
         data_fingerprint=fingerprint(train),
     )
+
+
+def _begun_as_whitening(
+    config: TrainConfig, embedder: Embedder, train: ImageSet, frozen: FrozenImages | None, *, progress: bool
+) -> Embedder:
+    """The network with a linear head that begins as the whitening of the training images; saved ones keep theirs."""
+    assert isinstance(embedder.head, WhitenHead)
+    if not embedder.head.fitted and frozen is not None:
+        embedder.head.fit(frozen.cells(train))
+    elif not embedder.head.fitted:
+        loading = {"batch_size": config.evaluation_batch_size, "workers": config.workers}
+        embedder.fit_head(train, on_bad_image=config.on_bad_image, progress=progress, **loading)
+    return with_trained_whitening(embedder)
 
 
 def configured_embedder(config: TrainConfig) -> Embedder:
@@ -212,7 +245,7 @@ def check_names(config: TrainConfig) -> None:
     Raises:
         ValueError: as `configured_objective` and `configured_sampler`.
     """
-    own_head = config.head == "linear" and is_backbone(config.model)
+    own_head = config.head != "identity" and is_backbone(config.model)
     configured_objective(config, num_classes=8, dim=config.dim if own_head else _ANY_DIM)
     check_sampler_options(config.sampler, _sampler_options(config))
 

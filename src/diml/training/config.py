@@ -17,6 +17,7 @@ from diml.evaluation.metrics import METRICS
 from diml.files import write_text
 from diml.matching import Matcher
 from diml.spelling import did_you_mean, shown
+from diml.training.presets import FROZEN_BACKBONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +82,20 @@ class TrainConfig:
     pretrained: bool = True
     """Initialize the backbone with ImageNet weights."""
 
-    head: Literal["linear", "identity"] = "linear"
-    """Layer that maps backbone features to embeddings."""
+    frozen_backbone: bool = False
+    """Train the head alone, on backbone features that are computed once: seconds on a CPU. Other settings then have the
+    defaults of this recipe (`diml.training.presets.FROZEN_BACKBONE`): a linear layer that begins as the whitening,
+    multisimilarity on batches of 16 classes x 4 images, and early stopping."""
+
+    views: int = 2
+    """With --frozen-backbone, random crops of each training image, whose features are used beside its own."""
+
+    region_dropout: float = 0.15
+    """With --frozen-backbone, the fraction of the regions of an image that is left out, another choice each epoch."""
+
+    head: Literal["linear", "identity", "whiten"] = "linear"
+    """Layer that maps backbone features to embeddings: `linear`; `whiten`, a linear layer that begins as the whitening
+    of the training images; or `identity`, none."""
 
     dim: int = 128
     """Embedding dimension D of the `linear` head."""
@@ -161,6 +174,13 @@ class TrainConfig:
     validate_every: int = 1
     """Epochs between validations; the last epoch is always validated."""
 
+    patience: int | None = None
+    """Stop after so many validations without a better one; by default all epochs are trained."""
+
+    frozen_baseline: bool = True
+    """Evaluate the network before training too, on the validation images (epoch 0) and on the test images, where the
+    result is compared with it query by query."""
+
     metric: str = "map@r"
     """Metric that selects the best epoch: recall@1, recall@2, recall@4, recall@8, r_precision or map@r; the last two
     also with the suffix _self_counted, as computed in the authors' code."""
@@ -209,6 +229,12 @@ class TrainConfig:
             raise ValueError(f"metric: no {shown(self.metric)}; {did_you_mean(self.metric, METRICS)}")
         if self.schedule == "step" and not self.milestones:
             raise ValueError("milestones: schedule 'step' needs at least one epoch, got none; use --milestones 60 120")
+        if not 0 <= self.region_dropout < 1:
+            raise ValueError(f"region_dropout: need a fraction in [0, 1), got {self.region_dropout}")
+        if self.frozen_backbone and self.head == "identity":
+            raise ValueError("head: 'identity' leaves nothing to train of a frozen backbone; use 'whiten' or 'linear'")
+        if self.patience is not None and self.select_on == "validation" and self.validation_fraction == 0:
+            raise ValueError("patience: needs validation, and validation_fraction 0 disables it; omit one of them")
         if not isinstance(self.matcher, Matcher):
             got = type(self.matcher).__name__
             raise TypeError(f"matcher: need a Matcher, got {got}; TrainConfig.from_dict takes plain values")
@@ -248,7 +274,8 @@ class TrainConfig:
         """Build from plain values; what is missing has its default.
 
         Args:
-            settings: one or more mappings; later ones override earlier ones, under `matcher` key by key.
+            settings: one or more mappings; later ones override earlier ones, under `matcher` key by key. With
+                `frozen_backbone` they override the recipe for it.
 
         Raises:
             ValueError: an unknown key (the nearest known one is named), or a value of another type or out of range.
@@ -257,7 +284,7 @@ class TrainConfig:
             >>> TrainConfig.from_dict({"dataset": "orl"}, {"matcher": {"epsilon": 0.02}}).matcher.epsilon
             0.02
         """
-        return cls(**field_values(merge_settings(*(checked_settings(values) for values in settings))))
+        return cls(**field_values(merge_recipe(*(checked_settings(values) for values in settings))))
 
 
 #: Names of the settings, in order.
@@ -272,6 +299,8 @@ _AT_LEAST: Final = {
     "dim": 1,
     "grid": 1,
     "size": 1,
+    "views": 0,
+    "patience": 1,
     "weight_decay": 0,
     "warmup_steps": 0,
     "rerank_at": 0,
@@ -319,6 +348,13 @@ def merge_settings(*settings: Mapping[str, Any]) -> dict[str, Any]:
         if matcher:
             merged["matcher"] = matcher
     return merged
+
+
+def merge_recipe(*settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`merge_settings`, on the recipe for frozen backbones where they ask for one."""
+    merged = merge_settings(*settings)
+    recipe = checked_settings(FROZEN_BACKBONE) if merged.get("frozen_backbone") else {}
+    return merge_settings(recipe, merged)
 
 
 def field_values(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: the current step is finished and a checkpoint is written before the run stops."""
+"""Ctrl-C, SIGTERM and SIGHUP during training: the current step is finished and a checkpoint is written before the run stops."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from typing import Any, Final
 
 #: From this signal on, the current step is no longer finished.
 _FORCED_AT: Final = 3
+#: Windows has no SIGHUP, which a closed terminal sends.
+_NUMBERS: Final = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class TrainingStopped(KeyboardInterrupt):
-    """Training was interrupted after `step` steps; the run in `folder` can be resumed."""
+    """Training was interrupted after `step` steps; the run in `folder` can be resumed.
 
-    def __init__(self, folder: Path, step: int) -> None:
+    `saved` is False where it was stopped within a step: the last checkpoint is then left as it was.
+    """
+
+    def __init__(self, folder: Path, step: int, *, saved: bool = True) -> None:
         super().__init__(folder, step)
-        self.folder, self.step = folder, step
+        self.folder, self.step, self.saved = folder, step, saved
 
     def __str__(self) -> str:
-        return (
-            f"stopped after step {self.step}; the checkpoint is saved. Resume with: "
-            f"diml train --resume --output {self.folder}"
-        )
+        stopped = f"stopped after step {self.step}; the checkpoint is saved"
+        if not self.saved:
+            stopped = f"stopped at once after step {self.step}; the checkpoint before it is left as it was"
+        return f"{stopped}. Resume with: diml train --resume --output {self.folder}"
 
 
 class InterruptHandler:
@@ -33,10 +38,14 @@ class InterruptHandler:
 
     Args:
         immediate: raise outside of `protected`. Not for several processes, which must leave after the same step.
+
+    Attributes:
+        requested: a signal has come.
+        torn: a protected block was cut short: what it was changing is neither in its old nor in its new state.
     """
 
     def __init__(self, *, immediate: bool) -> None:
-        self.requested = False
+        self.requested = self.torn = False
         self._immediate, self._protected, self._signals = immediate, False, 0
 
     @contextmanager
@@ -46,7 +55,9 @@ class InterruptHandler:
             yield
             return
         before: dict[int, Any] = {
-            number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)
+            number: signal.signal(number, self._handle)
+            for number in _NUMBERS
+            if signal.getsignal(number) not in (signal.SIG_IGN, None)  # ignored: as `nohup` does with SIGHUP
         }
         try:
             yield
@@ -67,4 +78,5 @@ class InterruptHandler:
         self.requested = True
         self._signals += 1
         if self._signals >= _FORCED_AT or (self._immediate and not self._protected):
+            self.torn = self.torn or self._protected
             raise KeyboardInterrupt

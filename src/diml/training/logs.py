@@ -26,9 +26,10 @@ Record = dict[str, Any]
 
 
 class MetricLog:
-    """The records of a run: one JSON object per line of `metrics.jsonl`, of `kind` start, train, validation or test.
+    """The records of a run: one JSON object per line of `metrics.jsonl`, of `kind` start, train, validation, test or
+    frozen_test (the network before training).
 
-    `epoch` and `step` count from 1. Metrics are fractions.
+    `epoch` and `step` count from 1; epoch 0 is the validation before training. Metrics are fractions.
 
     Args:
         folder: of the run; None writes nothing (processes other than the first).
@@ -45,7 +46,8 @@ class MetricLog:
         done = {"start": ("step", steps), "train": ("step", steps), "validation": ("epoch", epochs)}
         for record in read_records(folder / RECORDS):
             key, most = done.get(record["kind"], ("step", -1))
-            if record[key] <= most:
+            again = record["kind"] == "validation" and steps == 0  # a run that begins anew validates its epoch 0 again
+            if record[key] <= most and not again:
                 self.records.append(record)
         write_text(folder / RECORDS, "".join(f"{json.dumps(record)}\n" for record in self.records))
         self._events = _tensorboard(folder / _EVENTS, steps)

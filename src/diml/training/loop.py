@@ -6,6 +6,7 @@ checkpoint and ends with bit-identical weights.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -21,15 +22,18 @@ from diml.distributed import ProcessGroup, process_group
 from diml.evaluation import Report, evaluate_regions
 from diml.evaluation.tables import write_reports
 from diml.models import Embedder, load_embedder
+from diml.training.baseline import FROZEN, gains, network_before_training, reports_of_test, warn_of_saturation
 from diml.training.checkpoints import BEST, LAST, load_optimizer, publish_model, write_checkpoint
+from diml.training.checks import check_images, check_output, check_space
 from diml.training.components import Components, build_components, check_names
 from diml.training.config import TrainConfig
 from diml.training.embedding import SharedEmbedding, embed_shared, warn_of_bad
+from diml.training.head_training import FeatureLoader
 from diml.training.interrupts import InterruptHandler, TrainingStopped
 from diml.training.logs import Display, MetricLog
 from diml.training.optim import set_learning_rates
 from diml.training.randomness import deterministic, random_states, separate_random_streams, set_random_states
-from diml.training.runs import CURVES, open_run
+from diml.training.runs import CURVES, claim_run, open_run
 from diml.training.split import load_training_data, split_for_training
 from diml.training.steps import NonFiniteError, Step
 
@@ -41,6 +45,8 @@ class TrainResult:
     Attributes:
         folder: of the run; `load_embedder(folder)` gives the best embedder.
         test: evaluation of the best embedder on the test images, plain and re-ranked.
+        frozen: that of the network before training; None with `frozen_baseline=False`. `test.minus(frozen)` is what
+            training has changed, paired by query.
         best_epoch: from 1; None without validation, where the last epoch is kept.
         best_value: its validation metric, a fraction; None without validation.
         skipped_steps: number of steps that were skipped as they were not finite.
@@ -48,6 +54,7 @@ class TrainResult:
 
     folder: Path
     test: Report
+    frozen: Report | None
     best_epoch: int | None
     best_value: float | None
     skipped_steps: int
@@ -69,6 +76,8 @@ class Position:
     best_epoch: int | None = None
     best_value: float | None = None
     skipped_steps: int = 0
+    frozen_value: float | None = None
+    """Validation metric of the network before training, a fraction."""
 
 
 def train(
@@ -87,8 +96,9 @@ def train(
     Raises:
         ValueError: the data set has no training images or too few classes, or settings are incompatible.
         FileExistsError: the folder already holds a run, and `resume` is False.
+        InUseError: another process is training there.
         NonFiniteError: embeddings, loss or gradient are not finite, and `config.skip_non_finite` is False.
-        TrainingStopped: on Ctrl-C or SIGTERM; the checkpoint has been written.
+        TrainingStopped: on Ctrl-C, SIGTERM or SIGHUP; the checkpoint has been written, unless that was the third one.
 
     Warns:
         UserWarning: test images select the best epoch (`select_on="test"`).
@@ -98,17 +108,23 @@ def train(
     """
     with separate_random_streams(config.seed):
         check_names(config)  # a misspelt name is reported before images are listed and weights downloaded
+    check_output(config.folder)
     with (
         process_group(config.device) as processes,
         separate_random_streams(config.seed),
         deterministic(processes.device),
+        contextlib.ExitStack() as claimed,
     ):
         with processes.first_goes_ahead():
+            if processes.is_first:  # before anything is read or written, until the end
+                claimed.enter_context(claim_run(config.folder, resume=resume))
             data = load_training_data(config) if dataset is None else dataset
         split = split_for_training(data, config, warn=processes.is_first)
+        check_images(config, split)
         with processes.first_goes_ahead():
             state = open_run(config, split, resume=resume, write=processes.is_first)
-        components = build_components(config, split.train, processes, state)
+        components = build_components(config, split, processes, state, progress=progress)
+        check_space(config.folder, components.embedder, components.optimizer)
         display = Display(progress and processes.is_first)
         run = _TrainingRun(config, split.validation, split.test, components, processes, display, state)
         try:
@@ -140,9 +156,14 @@ class _TrainingRun:
             set_random_states(state["random"])
         writes = self.folder if processes.is_first else None
         self.log = MetricLog(writes, epochs=self.position.epoch, steps=self.position.step)
-        self.loader = TrainingLoader(
-            components.train.images, components.augment, workers=config.workers, on_bad_image=config.on_bad_image
-        )
+        self.loader: TrainingLoader | FeatureLoader
+        if components.frozen is None:
+            self.loader = TrainingLoader(
+                components.train.images, components.augment, workers=config.workers, on_bad_image=config.on_bad_image
+            )
+        else:
+            self.loader = components.frozen.loader()
+        self.warned_of_saturation = False
         self.interrupts = InterruptHandler(immediate=processes.size == 1)
 
     def finish(self) -> TrainResult:
@@ -151,21 +172,54 @@ class _TrainingRun:
         self.log.add("start", step=position.step, **self.components.facts(self.processes))
         if position.step:
             self.display.say(f"resuming {self.folder} after step {position.step}")
-        try:
-            with self.interrupts.installed():
-                if position.step == 0 and self.components.sampler.needs_embeddings:
-                    self._store_embeddings()
-                while position.epoch < self.config.epochs:
+        with self.interrupts.installed():
+            try:
+                if position.step == 0:
+                    self._before_training()
+                while position.epoch < self.config.epochs and not self._out_of_patience():
                     self._epoch()
                 return self._test()
+            except KeyboardInterrupt:
+                raise TrainingStopped(self.folder, position.step, saved=self._save_if_whole()) from None
+
+    def _save_if_whole(self) -> bool:
+        """Save what is between two steps; a state within a step is not worth a good checkpoint."""
+        if self.interrupts.torn:
+            return False
+        try:
+            with self.interrupts.protected():
+                self._save(LAST)
         except KeyboardInterrupt:
-            self._save(LAST)
-            raise TrainingStopped(self.folder, position.step) from None
+            return False
+        return True
 
     def close(self) -> None:
         """Stop worker processes and flush logs."""
         self.loader.close()
         self.log.close()
+
+    def _before_training(self) -> None:
+        """Save and validate the network as it is, as epoch 0."""
+        config = self.config
+        if self.components.sampler.needs_embeddings:
+            self._store_embeddings()
+        if not config.frozen_baseline:
+            return
+        embedder = network_before_training(config, self.components.embedder)
+        if self.processes.is_first:
+            embedder.save(self.folder / FROZEN)
+        if self.validation is None:
+            return
+        value = self.position.frozen_value = self._measure(embedder, self.validation, epoch=0)
+        line = f"before training: {config.select_on} {config.metric} (K = {config.select_rerank_at}) {100 * value:.2f}"
+        self.display.say(f"{line} (epoch 0)")
+
+    def _out_of_patience(self) -> bool:
+        """Whether the last validations have brought nothing better."""
+        config, position = self.config, self.position
+        if config.patience is None or position.best_epoch is None:
+            return False
+        return position.epoch - position.best_epoch >= config.patience * config.validate_every
 
     def _epoch(self) -> None:
         """Take the remaining steps of an epoch, validate, save."""
@@ -185,7 +239,7 @@ class _TrainingRun:
                 self._stop_if_requested()
                 started = time.perf_counter()
         last = position.epoch + 1 == config.epochs
-        value = self._validate(self.validation, last) if self.validation is not None else None
+        value = self._validated(last)
         with self.interrupts.protected():
             position.epoch, position.batch = position.epoch + 1, 0
             improved = value is not None and (position.best_value is None or value > position.best_value)
@@ -232,10 +286,29 @@ class _TrainingRun:
         config, epoch = self.config, self.position.epoch + 1
         if not last and epoch % config.validate_every:
             return None
-        report = self._evaluate(self.components.embedder, images, sorted({0, config.select_rerank_at}), resamples=1)
+        return self._measure(self.components.embedder, images, epoch)
+
+    def _validated(self, last: bool) -> float | None:
+        """Validate after the steps of an epoch; should it fail, they are saved, and a resumed run tries it again."""
+        if self.validation is None:
+            return None
+        try:
+            return self._validate(self.validation, last)
+        except Exception:
+            self._save(LAST)
+            raise
+
+    def _measure(self, embedder: Embedder, images: ImageSet, epoch: int) -> float:
+        """The metric that selects the best epoch, logged with all others."""
+        config = self.config
+        report = self._evaluate(embedder, images, sorted({0, config.select_rerank_at}), resamples=1)
         for row in report.rows:
             self.log.add("validation", epoch=epoch, step=self.position.step, **row)
-        return report.row(config.select_rerank_at)[config.metric]
+        value = report.row(config.select_rerank_at)[config.metric]
+        if value >= 1 and not self.warned_of_saturation and self.processes.is_first:
+            self.warned_of_saturation = True
+            warn_of_saturation(config, images, epoch)
+        return value
 
     def _say_epoch(self, value: float | None) -> None:
         """Print one line about the finished epoch."""
@@ -245,25 +318,34 @@ class _TrainingRun:
         if value is not None and position.best_value is not None:
             line += f"  {config.select_on} {config.metric} (K = {config.select_rerank_at}) {100 * value:.2f}"
             line += f"  best {100 * position.best_value:.2f} (epoch {position.best_epoch})"
+            if position.frozen_value is not None:
+                line += f"  before training {100 * position.frozen_value:.2f}"
         self.display.say(line)
 
     def _evaluate(self, embedder: Embedder, images: ImageSet, rerank_at: Sequence[int], resamples: int) -> Report:
         found = self._embed(embedder, images)
-        return evaluate_regions(
-            found.regions,
-            found.images.labels,
-            queries=found.images.queries,
-            gallery=found.images.gallery,
-            cameras=found.images.cameras,
-            rerank_at=rerank_at,
-            matcher=self.config.matcher,
-            seed=self.config.seed,
-            resamples=resamples,
-            processes=self.processes,
-        )
+        parts = [
+            evaluate_regions(
+                found.regions,
+                found.images.labels,
+                queries=queries,
+                gallery=gallery,
+                cameras=found.images.cameras,
+                judgements=found.images.judgements,
+                rerank_at=rerank_at,
+                matcher=self.config.matcher,
+                seed=self.config.seed,
+                resamples=resamples,
+                processes=self.processes,
+            )
+            for queries, gallery in found.images.draws or [(found.images.queries, found.images.gallery)]
+        ]
+        return Report.concat(parts)
 
     def _embed(self, embedder: Embedder, images: ImageSet) -> SharedEmbedding:
         config = self.config
+        if self.components.frozen is not None:
+            return self.components.frozen.embedded(embedder, images)
         return embed_shared(
             embedder,
             images,
@@ -274,19 +356,27 @@ class _TrainingRun:
         )
 
     def _test(self) -> TrainResult:
-        """Test the best embedder once; write tables and curves."""
+        """Test the best embedder once, beside the network before training; write tables and curves."""
         config, position = self.config, self.position
         self.processes.wait()  # until the first process has written the best embedder
         embedder = load_embedder(self.folder).to(self.processes.device)
-        report = self._evaluate(embedder, self.test, sorted({0, config.rerank_at}), resamples=1000)
-        for row in report.rows:
-            self.log.add("test", step=position.step, **row)
+        ks = sorted({0, config.rerank_at})
+        report = self._evaluate(embedder, self.test, ks, resamples=1000)
+        frozen = None
+        if config.frozen_baseline and (self.folder / FROZEN).is_dir():  # a run of an earlier version has none
+            before = load_embedder(self.folder / FROZEN).to(self.processes.device)
+            frozen = self._evaluate(before, self.test, ks, resamples=1000)
+        reports = reports_of_test(self.folder.name, report, frozen)
+        for kind, tested in zip(("test", "frozen_test"), reports.values(), strict=False):
+            for row in tested.rows:
+                self.log.add(kind, step=position.step, **row)
         if self.processes.is_first:
             settings = config.to_dict() | {"best_epoch": position.best_epoch, "skipped_steps": position.skipped_steps}
-            write_reports(self.folder, {self.folder.name: report}, settings)
+            write_reports(self.folder, reports, settings, gains(report, frozen))
             self._draw_curves()
         self.processes.wait()
-        return TrainResult(self.folder, report, position.best_epoch, position.best_value, position.skipped_steps)
+        best = (position.best_epoch, position.best_value)
+        return TrainResult(self.folder, report, frozen, *best, position.skipped_steps)
 
     def _draw_curves(self) -> None:
         """Write the curves if matplotlib is installed."""
@@ -316,6 +406,7 @@ class _TrainingRun:
             "sampler": components.sampler.state_dict(),
             "random": random_states(),
             "data": components.data_fingerprint,
+            "config": self.config.to_dict(),
         }
         write_checkpoint(self.folder / name, components.embedder, state)
 

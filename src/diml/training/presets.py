@@ -43,6 +43,24 @@ COMMON: Final[Mapping[str, Any]] = MappingProxyType(
 #: Epochs of each data set.
 EPOCHS: Final[Mapping[str, int]] = MappingProxyType({"cub200": 150, "cars196": 150, "online_products": 100})
 
+#: Defaults of `--frozen-backbone`: only the head is trained, in seconds. An epoch is 25 steps, whatever the size of the
+#: data set (docs/training.md has the measurements).
+FROZEN_BACKBONE: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "head": "whiten",
+        "objective": "multisimilarity",
+        "batch_size": 64,
+        "per_class": 4,
+        "sampler_options": ("batches_per_epoch=25",),
+        "crop_scale": (0.3, 1.0),
+        "optimizer": "adam",
+        "lr": 2e-4,
+        "weight_decay": 0.0,
+        "epochs": 40,
+        "patience": 6,
+    }
+)
+
 _MARGIN: Final = {"margin": 0.2, "beta_lr": 5e-4}
 _MULTISIMILARITY: Final = {"alpha": 2.0, "beta": 40.0, "base": 0.5, "miner_epsilon": 0.1}
 _DIML: Final = {"pooled": "grid_mean"}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from diml.data import DataSet
+from diml.files import only_user
 from diml.training.checkpoints import BEST, LAST, MODEL_FILES, publish_model, read_checkpoint, settle
 from diml.training.config import FIELDS, TrainConfig, read_config, write_config
-from diml.training.logs import RECORDS, TABLE
+from diml.training.logs import RECORDS
 from diml.training.split import TrainingSplit, fingerprint, load_training_data
 
 CONFIG: Final = "config.yaml"
@@ -21,7 +23,20 @@ CURVES: Final = "curves.png"
 REPORT: Final = "evaluation.json"
 
 #: Settings that a resumed run may change, as the weights do not depend on them; `epochs` too, except under `cosine`.
-_MAY_CHANGE: Final = {"output", "data", "workers", "device", "checkpoint_every", "rerank_at", "on_bad_image"}
+_MAY_CHANGE: Final = {
+    *("output", "data", "workers", "device", "checkpoint_every", "rerank_at", "on_bad_image"),
+    *("patience", "frozen_baseline"),
+}
+
+
+def claim_run(folder: Path, *, resume: bool) -> contextlib.AbstractContextManager[None]:
+    """Keep the folder of a run for this process while it trains; InUseError where another one trains there.
+
+    A folder without a run, which `open_run` refuses to resume, is not created.
+    """
+    if resume and not (folder / CONFIG).is_file():
+        return contextlib.nullcontext()
+    return only_user(folder, "output")
 
 
 def open_run(config: TrainConfig, split: TrainingSplit, *, resume: bool, write: bool) -> dict[str, Any] | None:
@@ -50,35 +65,49 @@ def open_run(config: TrainConfig, split: TrainingSplit, *, resume: bool, write: 
                 f"output: {folder} already holds a run; continue it with --resume --output {folder}, or use another "
                 "--output"
             )
-        _remove_leftovers(folder)  # of a process that was killed before there was a run
         write_config(folder / CONFIG, config)
     if not resume:
         return None
     _check_same(config, folder)
     if write:
         _repair(folder)
+    state = read_checkpoint(folder / LAST) if (folder / LAST).exists() else None
+    if state is not None:
+        _check_continues(state, config, split)
+    if write:
         write_config(folder / CONFIG, config)
-    if not (folder / LAST).exists():
-        return None
-    state = read_checkpoint(folder / LAST)
+    return state
+
+
+def _check_continues(state: Mapping[str, Any], config: TrainConfig, split: TrainingSplit) -> None:
+    """Raise ValueError unless a checkpoint is of these settings and images."""
+    folder = config.folder
     if state["data"] != fingerprint(split.train):
         raise ValueError(f"data: the training images are not those that {folder} was begun with; start a new run")
-    return state
+    listed = _changed(TrainConfig.from_dict(state["config"]), config)
+    if listed:
+        raise ValueError(
+            f"{folder / CONFIG}: damaged or changed, it differs from the settings in {LAST}: {listed}; put them back"
+        )
 
 
 def _check_same(config: TrainConfig, folder: Path) -> None:
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"output: no run to resume in {folder} (no {CONFIG}); omit --resume to start one")
-    saved = TrainConfig.from_dict(read_config(folder / CONFIG))
-    free = _MAY_CHANGE | ({"epochs"} if config.schedule != "cosine" else set())
-    old, new = saved.to_dict(), config.to_dict()
-    changed = [name for name in FIELDS if name not in free and old[name] != new[name]]
-    if changed:
-        listed = ", ".join(f"{name} ({old[name]} to {new[name]})" for name in changed)
+    listed = _changed(TrainConfig.from_dict(read_config(folder / CONFIG)), config)
+    if listed:
         raise ValueError(
             f"resume: settings differ from those that {folder} was begun with: {listed}; omit them, or use another "
             "--output"
         )
+
+
+def _changed(old: TrainConfig, new: TrainConfig) -> str:
+    """Settings that a run may not change, with their values, as text; empty where they are the same."""
+    free = _MAY_CHANGE | ({"epochs"} if new.schedule != "cosine" else set())
+    before, after = old.to_dict(), new.to_dict()
+    changed = [name for name in FIELDS if name not in free and before[name] != after[name]]
+    return ", ".join(f"{name} ({before[name]} to {after[name]})" for name in changed)
 
 
 def _repair(folder: Path) -> None:
@@ -86,14 +115,6 @@ def _repair(folder: Path) -> None:
     settle(folder / LAST)
     if settle(folder / BEST) and not all((folder / name).is_file() for name in MODEL_FILES):
         publish_model(folder / BEST, folder)
-    _remove_leftovers(folder)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of `diml.files.atomic_file`, for every file of a run."""
-    for name in (*MODEL_FILES, CONFIG, RECORDS, TABLE, CURVES, "evaluation.csv", REPORT):
-        for leftover in folder.glob(f".{Path(name).stem}-????????{Path(name).suffix}"):
-            leftover.unlink()
 
 
 @dataclass(frozen=True, kw_only=True)

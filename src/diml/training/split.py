@@ -7,6 +7,9 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diml.data.datasets import load_dataset, locate_dataset
 from diml.data.image_sets import DataSet, ImageSet
 from diml.data.registry import dataset_info
@@ -15,11 +18,21 @@ from diml.training.config import TrainConfig
 
 @dataclass(frozen=True, eq=False)
 class TrainingSplit:
-    """Images to train on, to select the best epoch on (None: the last one is kept), and for the final test."""
+    """Images to train on, to select the best epoch on (None: the last one is kept), and for the final test.
+
+    Attributes:
+        train, validation, test: the images.
+        pool: all training images of the data set, those held out included.
+        train_rows: (N,) int64, rows of `train` in `pool`.
+        validation_rows: of `validation`, where it is part of `pool`; else None.
+    """
 
     train: ImageSet
     validation: ImageSet | None
     test: ImageSet
+    pool: ImageSet
+    train_rows: NDArray[np.int64]
+    validation_rows: NDArray[np.int64] | None = None
 
 
 def load_training_data(config: TrainConfig) -> DataSet:
@@ -61,16 +74,27 @@ def split_for_training(data: DataSet, config: TrainConfig, *, warn: bool = True)
                 "upwards and not comparable with those of select_on 'validation'",
                 stacklevel=3,
             )
-        return TrainingSplit(data.train, data.test, data.test)
+        return _undivided(data.train, data.test, data.test)
     if config.validation_fraction == 0:
-        return TrainingSplit(data.train, None, data.test)
+        return _undivided(data.train, None, data.test)
     if data.validation is not None:
-        return TrainingSplit(data.train, data.validation, data.test)
+        return _undivided(data.train, data.validation, data.test)
     try:
         train, validation = data.train.split_classes(config.validation_fraction, config.seed)
     except ValueError as error:
         raise ValueError(f"validation_{error}; --validation-fraction 0 disables validation") from error
-    return TrainingSplit(train, validation, data.test)
+    rows = [_rows_of_classes(part, data.train) for part in (train, validation)]
+    return TrainingSplit(train, validation, data.test, data.train, *rows)
+
+
+def _undivided(train: ImageSet, validation: ImageSet | None, test: ImageSet) -> TrainingSplit:
+    return TrainingSplit(train, validation, test, train, np.arange(len(train)))
+
+
+def _rows_of_classes(part: ImageSet, whole: ImageSet) -> NDArray[np.int64]:
+    """Rows of `whole` whose classes are those of `part`, which holds all images of its classes, in their order."""
+    place = {name: number for number, name in enumerate(whole.class_names)}
+    return np.flatnonzero(np.isin(whole.labels, [place[name] for name in part.class_names]))
 
 
 def fingerprint(images: ImageSet) -> str:

@@ -24,7 +24,7 @@ from rich.text import Text
 from diml.data.registry import dataset_info
 from diml.documents import read_json, read_yaml
 from diml.evaluation.tables import SHOWN, row_name
-from diml.files import write_text
+from diml.files import InUseError, only_user, write_text
 from diml.spelling import did_you_mean, shown
 from diml.training.config import TrainConfig, checked_settings
 
@@ -98,16 +98,16 @@ class Job:
         if not path.is_file():
             return None
         try:
-            document = _checked_report(read_json(path))
+            document = _checked_report(read_json(path), path)
         except (OSError, ValueError) as error:
-            warnings.warn(f"{path}: not a complete report ({error}); {self.title} counts as unfinished", stacklevel=2)
+            warnings.warn(f"{error}; {self.title} counts as unfinished", stacklevel=2)
             return None
         settings, missing = document["config"], object()
         same = all(settings.get(name, missing) == value for name, value in self.settings.items())
         return document if same else None
 
 
-def _checked_report(document: Any) -> dict[str, Any]:
+def _checked_report(document: Any, path: Path) -> dict[str, Any]:
     """The content of an `evaluation.json` with all that a table of results needs; ValueError where it lacks any."""
     try:
         measured = next(iter(document["methods"].values()))
@@ -115,9 +115,9 @@ def _checked_report(document: Any) -> dict[str, Any]:
         complete = 0 in rows and all(int(measured[name]) >= 0 for name in ("queries", "gallery"))
         complete = complete and isinstance(document["config"], dict)
     except (KeyError, TypeError, AttributeError, StopIteration, OverflowError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from error
+        raise ValueError(f"{path}: not a complete report ({type(error).__name__}: {error})") from error
     if not complete:
-        raise ValueError("it lacks its plain ranking, or its settings")
+        raise ValueError(f"{path}: not a complete report (no plain ranking, or no settings)")
     checked: dict[str, Any] = document
     return checked
 
@@ -185,13 +185,19 @@ def run_sweep(sweep: Sweep, *, say: Callable[[str], None], progress: bool = Fals
 
     Raises:
         ValueError: started by torchrun with several processes.
+        InUseError: another process is doing the jobs of this folder.
         KeyboardInterrupt: on Ctrl-C; the current run is saved by `train`.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("sweep: uses one process; for several, start each run with: torchrun ... -m diml train ...")
+    with only_user(sweep.output, "output"):
+        return _run_jobs(sweep.jobs, say, progress)
+
+
+def _run_jobs(jobs: Sequence[Job], say: Callable[[str], None], progress: bool) -> dict[str, str]:
     failed: dict[str, str] = {}
-    for number, job in enumerate(sweep.jobs, 1):
-        head = f"[{number}/{len(sweep.jobs)}] {job.title}"
+    for number, job in enumerate(jobs, 1):
+        head = f"[{number}/{len(jobs)}] {job.title}"
         if job.report() is not None:
             say(f"{head}: already finished, in {job.config.folder}")
             continue
@@ -200,7 +206,8 @@ def run_sweep(sweep: Sweep, *, say: Callable[[str], None], progress: bool = Fals
         try:
             _do(job, resume=begun, progress=progress)
         except Exception as error:  # reported; the other runs do not depend on this one
-            hint = f" (to start it again, remove {job.config.folder})" if begun else ""
+            in_use = isinstance(error, InUseError)
+            hint = f" (to start it again, remove {job.config.folder})" if begun and not in_use else ""
             failed[job.title] = f"{type(error).__name__}: {error}{hint}"
             say(f"{head}: FAILED: {failed[job.title]}")
     return failed

@@ -126,12 +126,12 @@ def test_csv_has_a_line_for_each_method_and_k():
     made = report(numbers(0, 100))
     small = report(numbers(3, queries=4, seed=1))
     header, *lines = csv_lines({"plain, small": small, "large": made})
-    assert header[:3] == ["method", "rerank_at", "queries"]
-    assert header[3:] == [name for metric in METRICS for name in (metric, f"{metric}_low", f"{metric}_high")]
+    assert header[:4] == ["method", "rerank_at", "queries", "input"]
+    assert header[4:] == [name for metric in METRICS for name in (metric, f"{metric}_low", f"{metric}_high")]
     assert [line[:3] for line in lines] == [["plain, small", "3", "4"], ["large", "0", "30"], ["large", "100", "30"]]
     for line, row, bounds in zip(lines[1:], made.rows, made.intervals, strict=True):
         expected = [value for metric in METRICS for value in (row[metric], *bounds[metric])]
-        assert [float(cell) for cell in line[3:]] == pytest.approx(expected, abs=5.1e-7)
+        assert [float(cell) for cell in line[4:]] == pytest.approx(expected, abs=5.1e-7)
 
 
 def test_csv_of_nothing_is_the_header():

@@ -144,10 +144,37 @@ def test_a_damaged_checkpoint_says_so(tiny, tmp_path):
         read_checkpoint(tmp_path / "last.ckpt")
 
 
+FILES = ("model.safetensors", "embedder.json", "training.safetensors", "state.json")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.99])
+def test_one_changed_byte_anywhere_is_found(tiny, tmp_path, name, place):
+    """Found when the run is resumed, which reads the state and the embedder."""
+    checkpoint = tmp_path / "last.ckpt"
+    write_checkpoint(checkpoint, tiny(), STATE)
+    content = bytearray((checkpoint / name).read_bytes())
+    at = next(i for i in range(int(len(content) * place), len(content)) if chr(content[i]) not in " \n\",:{}[]")
+    content[at] = ord("1") if content[at] != ord("1") else ord("2")
+    (checkpoint / name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged|not readable|not the settings|need format"):
+        _ = read_checkpoint(checkpoint), load_embedder(checkpoint)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_another_checkpoint_is_found(tiny, tmp_path, name):
+    for seed, checkpoint in enumerate(("best.ckpt", "last.ckpt")):
+        state = {"weights": torch.full((3,), float(seed)), "number": seed}
+        write_checkpoint(tmp_path / checkpoint, tiny(seed=seed, grid=seed + 2), state)
+    shutil.copy(tmp_path / "best.ckpt" / name, tmp_path / "last.ckpt" / name)
+    with pytest.raises(ValueError, match=r"damaged, or not the file that was written here"):
+        _ = read_checkpoint(tmp_path / "last.ckpt"), load_embedder(tmp_path / "last.ckpt")
+
+
 def test_another_format_raises(tiny, tmp_path):
     write_checkpoint(tmp_path / "last.ckpt", tiny(), {"number": 1})
-    (tmp_path / "last.ckpt" / "state.json").write_text('{"format": 2, "state": 1}')
-    with pytest.raises(ValueError, match=r"need format 1 .* got 2"):
+    (tmp_path / "last.ckpt" / "state.json").write_text('{"format": 3, "state": 1}')
+    with pytest.raises(ValueError, match=r"need format 2, got 3"):
         read_checkpoint(tmp_path / "last.ckpt")
 
 

@@ -36,14 +36,44 @@ def test_a_run_is_resumed_with_its_own_settings_and_images(images, tmp_path, tin
     data = load_dataset("csv", images)
     split = split_for_training(data, config)
     open_run(config, split, resume=False, write=True)
-    write_checkpoint(config.folder / "last.ckpt", tiny(), {"data": fingerprint(split.train)})
+    state = {"data": fingerprint(split.train), "config": config.to_dict()}
+    write_checkpoint(config.folder / "last.ckpt", tiny(), state)
     same = dataclasses.replace(config, objective_options=("beta=1.2",), workers=2, epochs=9, data=Path("moved"))
-    assert open_run(same, split, resume=True, write=True) == {"data": fingerprint(split.train)}
+    assert open_run(same, split, resume=True, write=True)["data"] == state["data"]
     other = dataclasses.replace(config, lr=1.0, batch_size=6)
     with pytest.raises(ValueError, match=r"resume: settings differ .*batch_size \(8 to 6\), lr \(0.001 to 1.0\)"):
         open_run(other, split, resume=True, write=True)
     with pytest.raises(ValueError, match="data: the training images are not those"):
         open_run(config, dataclasses.replace(split, train=data.train), resume=True, write=True)
+
+
+def test_a_changed_configuration_is_found_by_the_checkpoint(images, tmp_path, tiny):
+    """Also where it is read from the file, as with `diml train --resume --output RUN`."""
+    config = small_config(images, tmp_path / "run")
+    split = split_for_training(load_dataset("csv", images), config)
+    open_run(config, split, resume=False, write=True)
+    state = {"data": fingerprint(split.train), "config": config.to_dict()}
+    write_checkpoint(config.folder / "last.ckpt", tiny(), state)
+    path = config.folder / "config.yaml"
+    path.write_text(path.read_text().replace("lr: 0.001", "lr: 0.101"))
+    changed = TrainConfig.from_dict(read_config(path))
+    assert changed.lr == 0.101
+    with pytest.raises(ValueError, match=r"config.yaml: damaged or changed, .*last.ckpt: lr \(0.001 to 0.101\)"):
+        open_run(changed, split, resume=True, write=True)
+
+
+def test_a_folder_is_claimed_by_one(images, tmp_path):
+    with claim_run(tmp_path / "run", resume=False):
+        (tmp_path / "run" / "config.yaml").touch()
+        for resume in (False, True):
+            with pytest.raises(InUseError, match=rf"output: .*run is in use by process {os.getpid()} on "), claim_run(
+                tmp_path / "run", resume=resume
+            ):
+                pass
+    with claim_run(tmp_path / "run", resume=True):
+        pass
+    with claim_run(tmp_path / "missing", resume=True):
+        assert not (tmp_path / "missing").exists()
 
 
 def test_a_cosine_over_more_epochs_is_another_run(images, tmp_path):
@@ -62,7 +92,6 @@ def test_leftovers_of_a_killed_process_are_repaired(images, tmp_path, tiny):
     write_checkpoint(config.folder / "best.ckpt", embedder, {})
     (config.folder / "best.ckpt").rename(config.folder / ".best.ckpt.new")
     (config.folder / ".last.ckpt.partial").mkdir()
-    (config.folder / ".model-abcd_fgh.safetensors").write_text("half")
     open_run(config, split, resume=True, write=True)
     names = {path.name for path in config.folder.iterdir()}
     assert names == {"config.yaml", "best.ckpt", "model.safetensors", "embedder.json"}

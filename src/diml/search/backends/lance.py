@@ -5,9 +5,11 @@ Legend: N rows, Q queries, D channels, B bytes of the encoded regions of one ima
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,8 +18,11 @@ from numpy.typing import NDArray
 
 from diml.extras import require
 from diml.files import exclusive_lock, write_text
-from diml.search.filters import Where, sql_value, to_sql
+from diml.search.cells import widened_value
+from diml.search.filters import ColumnType, Where, sql_value, to_sql
 from diml.search.store import (
+    UNIT_TOLERANCE,
+    DamagedIndexError,
     IndexConfig,
     IndexNotFoundError,
     ListedRows,
@@ -26,7 +31,8 @@ from diml.search.store import (
     StoreInfo,
     Value,
     check_queries,
-    check_rows,
+    checked_rows,
+    require_sound,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +49,7 @@ _HINTS: Final = 100_000
 #: How long old versions are kept, which readers may still be using.
 _KEPT_VERSIONS: Final = datetime.timedelta(seconds=30)
 _PART: Final = 4096
+_REMADE: Final = "is missing or damaged; `diml index optimize` makes it again"
 
 
 class LanceStore:
@@ -67,6 +74,7 @@ class LanceStore:
         about = (self._table.schema.metadata or {}).get(_KEY)
         if about is None:
             raise ValueError(f"index: {folder} is a LanceDB folder that diml did not create; choose another one")
+        self._about: bytes = about
         self._config = IndexConfig.from_json(about)
         self._columns: list[str] = list(_schema(self._config).names)
         self._hints: dict[str, int] = {}
@@ -89,11 +97,12 @@ class LanceStore:
 
     def add(self, rows: Rows) -> None:
         """Write rows in one commit, replacing those with the same id."""
-        check_rows(rows, self._config)
+        self._refresh()
+        rows = checked_rows(rows, self._config)
         if not len(rows):
             return
         table = _to_arrow(rows, self._config)
-        with self._writing():
+        with self._writing(), self._told_if_damaged():
             upsert = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
             upsert.execute(table)
 
@@ -101,10 +110,12 @@ class LanceStore:
         self, pooled: NDArray[np.float32], k: int, *, where: Where | None = None, exact: bool = False
     ) -> list[Neighbours]:
         """Return the k rows of largest cosine to each query, best first."""
+        self._refresh()
         check_queries(pooled, k, self._config)
         cells = _cells(self._table.count_rows())
         probed = None if exact else min(cells, max(LEAST_PROBED, math.ceil(cells * PROBED)))
-        return [self._nearest(vector, k, where, probed) for vector in pooled]
+        with self._told_if_damaged():
+            return [self._nearest(vector, k, where, probed) for vector in pooled]
 
     def _nearest(self, vector: NDArray[np.float32], k: int, where: Where | None, probed: int | None) -> Neighbours:
         """`probed`: number of cells of the vector index to search; None: compare with every row."""
@@ -120,12 +131,21 @@ class LanceStore:
         ids = found["id"].to_pylist()
         self._remember(ids, found["_rowid"].to_pylist())
         cosine = 1 - found["_distance"].to_numpy()
+        if not (np.abs(cosine) <= 1 + 2 * UNIT_TOLERANCE).all():  # a stored vector is not of unit length, or NaN
+            self.regions(ids)  # raises, and names the rows
         order = sorted(range(len(ids)), key=lambda place: (-cosine[place], ids[place]))
         return Neighbours(tuple(ids[place] for place in order), cosine[order].astype(np.float32))
 
-    def regions(self, ids: Sequence[str]) -> Rows:
+    def regions(self, ids: Sequence[str], *, check: bool = True) -> Rows:
         """Return the rows of these ids, in this order; unknown ids are left out."""
         wanted = dict.fromkeys(ids)
+        with self._told_if_damaged():
+            found = self._found(wanted)
+        rows = _from_arrow([found[name] for name in wanted if name in found], self._config)
+        return require_sound(rows, str(self.folder)) if check else rows
+
+    def _found(self, wanted: Mapping[str, None]) -> dict[str, tuple[Any, int]]:
+        """Place (batch, row) of each of these ids that is there."""
         found: dict[str, tuple[Any, int]] = {}
         hinted = [self._hints[name] for name in wanted if name in self._hints]
         if hinted:
@@ -134,13 +154,13 @@ class LanceStore:
         if left:
             search = self._table.search().where(_among(left)).select(self._columns)
             _index_by_id(search.limit(len(left)).to_arrow(), wanted, found)
-        return _from_arrow([found[name] for name in wanted if name in found], self._config)
+        return found
 
     def remove(self, ids: Sequence[str]) -> int:
         """Remove rows in one commit; returns how many existed."""
         if not ids:
             return 0
-        with self._writing():
+        with self._writing(), self._told_if_damaged():
             there = int(self._table.count_rows(_among(ids)))
             if there:
                 self._table.delete(_among(ids))
@@ -161,13 +181,73 @@ class LanceStore:
             part = whole.slice(start, _PART)
             yield ListedRows(tuple(part["id"].to_pylist()), tuple(part.select(names).to_pylist()))
 
+    def set_columns(self, columns: Mapping[str, ColumnType], named_types: Sequence[str]) -> None:
+        """Add columns or give them wider types, in one commit."""
+        with self._writing():
+            self._refresh()
+            config = dataclasses.replace(self._config, columns=dict(columns), named_types=tuple(named_types))
+            if config == self._config:
+                return
+            import pyarrow as pa
+
+            schema = _schema(config)
+            batches = self._table.search().to_batches(_PART)
+            new = pa.RecordBatchReader.from_batches(schema, (_with_columns(one, schema, config) for one in batches))
+            self._table = _connect(self.folder).create_table(_TABLE, data=new, schema=schema, mode="overwrite")
+        self._hints.clear()
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Read the settings again where another process has added or widened columns."""
+        about = (self._table.schema.metadata or {}).get(_KEY)
+        if about is not None and about != self._about:
+            self._about, self._config = about, IndexConfig.from_json(about)
+            self._columns = list(_schema(self._config).names)
+
+    def faults(self) -> tuple[str, ...]:
+        """The indexes over columns whose files are missing or damaged; `optimize` makes them again."""
+        return tuple(f"the index over {_over(index)} {_REMADE}" for index in self._broken_indexes())
+
+    def _broken_indexes(self) -> list[Any]:
+        """The indexes over columns that cannot answer."""
+        probes = {
+            "id": lambda: self._table.count_rows(_among(["nobody"])),
+            "pooled": lambda: (
+                self._table.search(np.zeros(self._config.dim, np.float32), vector_column_name="pooled")
+                .distance_type("dot")
+                .select(["id"])
+                .limit(1)
+                .to_arrow()
+            ),
+        }
+        broken = []
+        for index in self._table.list_indices():
+            try:
+                probes[_over(index)]()
+            except Exception:  # LanceDB raises what it likes on damaged files
+                broken.append(index)
+        return broken
+
+    @contextmanager
+    def _told_if_damaged(self) -> Iterator[None]:
+        """Explain an error of LanceDB where it comes from the files of an index over a column."""
+        try:
+            yield
+        except (RuntimeError, OSError) as error:
+            faults = self.faults()
+            if not faults:
+                raise
+            raise DamagedIndexError(f"index: {self.folder}: {faults[0]}") from error
+
     def optimize(self) -> None:
         """Merge small files, build or extend the indexes, drop versions that no reader can still be using."""
         from lancedb.index import BTree, IvfFlat
 
         with self._writing():
+            for index in self._broken_indexes():
+                self._table.drop_index(index.name)
             rows = self._table.count_rows()
-            there = {index.columns[0] for index in self._table.list_indices()}
+            there = {_over(index) for index in self._table.list_indices()}
             if rows and "id" not in there:
                 self._table.create_index("id", config=BTree())
             if rows >= INDEX_FROM and "pooled" not in there:
@@ -178,7 +258,7 @@ class LanceStore:
     def info(self) -> StoreInfo:
         """Return size and state."""
         rows = self.count()
-        found = [index for index in self._table.list_indices() if index.columns[0] == "pooled"]
+        found = [index for index in self._table.list_indices() if _over(index) == "pooled"]
         covered = min(rows, found[0].num_indexed_rows) if found else 0
         return StoreInfo(
             kind="LanceDB",
@@ -229,6 +309,11 @@ def _check_folder(folder: Path) -> None:
             raise FileExistsError(f"index: {folder} contains {', '.join(inside[:3])} and no index; choose a new folder")
 
 
+def _over(index: Any) -> str:
+    """The column of an index over a column."""
+    return str(index.columns[0])
+
+
 def _cells(rows: int) -> int:
     """Number of cells of the vector index: about the square root of the number of rows."""
     return int(2 ** round(math.log2(max(1, rows)) / 2))
@@ -248,6 +333,7 @@ def _schema(config: IndexConfig) -> pa.Schema:
     ]
     if config.row_bytes:
         fields.append(pa.field("regions", pa.binary(config.row_bytes), nullable=False))
+    fields.append(pa.field("checksum", pa.int64(), nullable=False))
     fields += [pa.field(name, types[kind]) for name, kind in config.columns.items()]
     return pa.schema(fields, metadata={_KEY: config.to_json().encode()})
 
@@ -261,6 +347,7 @@ def _to_arrow(rows: Rows, config: IndexConfig) -> pa.Table:
     if config.row_bytes:
         data = pa.py_buffer(np.ascontiguousarray(rows.coded).tobytes())
         columns.append(pa.FixedSizeBinaryArray.from_buffers(pa.binary(config.row_bytes), len(rows), [None, data]))
+    columns.append(pa.array(rows.checksums, pa.int64()))
     columns += [
         pa.array([entry.get(name) for entry in rows.metadata], schema.field(name).type) for name in config.columns
     ]
@@ -279,6 +366,7 @@ def _from_arrow(places: Sequence[tuple[Any, int]], config: IndexConfig) -> Rows:
     """Collect rows at places (batch, row) of record batches, in this order."""
     count = len(places)
     pooled, coded = np.empty((count, config.dim), np.float32), np.empty((count, config.row_bytes), np.uint8)
+    checksums = np.empty(count, np.int64)
     ids: list[str] = [""] * count
     metadata: list[Mapping[str, Value]] = [{}] * count
     of_batch: dict[int, tuple[Any, list[tuple[int, int]]]] = {}
@@ -292,7 +380,26 @@ def _from_arrow(places: Sequence[tuple[Any, int]], config: IndexConfig) -> Rows:
             buffer, start = chosen["regions"].buffers()[1], chosen["regions"].offset * config.row_bytes
             flat = np.frombuffer(buffer, np.uint8, len(rows) * config.row_bytes, start)
             coded[to] = flat.reshape(len(rows), config.row_bytes)
+        checksums[to] = chosen["checksum"].to_numpy(zero_copy_only=False)
         names, entries = chosen["id"].to_pylist(), chosen.select(list(config.columns)).to_pylist()
         for at, name, entry in zip(to, names, entries, strict=True):
             ids[at], metadata[at] = name, entry
-    return Rows(tuple(ids), pooled, coded, tuple(metadata))
+    return Rows(tuple(ids), pooled, coded, tuple(metadata), checksums)
+
+
+def _with_columns(batch: pa.RecordBatch, schema: pa.Schema, config: IndexConfig) -> pa.RecordBatch:
+    """Rows with added and wider columns."""
+    import pyarrow as pa
+
+    columns = []
+    for entry in schema:
+        there = batch.schema.get_field_index(entry.name)
+        if there < 0:
+            columns.append(pa.nulls(batch.num_rows, entry.type))
+        elif batch.schema.field(there).type == entry.type:
+            columns.append(batch.column(there))
+        else:
+            kind = config.columns[entry.name]
+            values = [widened_value(value, kind) for value in batch.column(there).to_pylist()]
+            columns.append(pa.array(values, entry.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
