@@ -1,7 +1,7 @@
 """Checksums of what is written and read again: damage is found when it is read, not in the numbers.
 
-A JSON document of ours holds the sha256 of the rest of it under the key `sha256`, whatever its layout. A file of tensors
-beside a document stands in it with its own sha256, so that the one vouches for the other. Standard library only.
+A JSON document of ours holds the sha256 of its other values under the key `sha256`, whatever its layout. Files beside a
+document stand in it with their own sha256, so that it vouches for them. Standard library only.
 """
 
 from __future__ import annotations

@@ -90,8 +90,8 @@ def scratch_folder(target: Path) -> Iterator[Path]:
     try:
         yield scratch
     finally:
+        _remove(scratch)
         os.close(handle)
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
@@ -188,13 +188,17 @@ def _locked_scratch(target: Path) -> tuple[Path, int]:
         scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=target.parent))
         try:
             handle = os.open(scratch / _WRITER, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # another process took it for a leftover
+            continue
+        try:
             os.write(handle, os.fsencode(target.name))
+            if _lock(handle, wait=False) and scratch.exists():
+                return scratch, handle
         except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
+            _remove(scratch)
+            os.close(handle)
             raise
-        if _lock(handle, wait=False) and scratch.exists():
-            return scratch, handle
-        os.close(handle)  # between these lines another process took it for a leftover
+        os.close(handle)  # as above
 
 
 def _clear_leftovers(parent: Path) -> None:
@@ -205,13 +209,28 @@ def _clear_leftovers(parent: Path) -> None:
     _cleared.add(place)
     for leftover in parent.glob(f"{_SCRATCH}????????"):
         with contextlib.suppress(OSError):
+            if not (leftover / _WRITER).exists():
+                leftover.rmdir()  # fails unless it is empty
+                continue
             handle = os.open(leftover / _WRITER, os.O_RDWR)
             try:
                 if _lock(handle, wait=False, otherwise=False):
                     _settle(leftover, parent / os.fsdecode(os.read(handle, 4096)))
-                    shutil.rmtree(leftover, ignore_errors=True)
+                    _remove(leftover)
             finally:
                 os.close(handle)
+
+
+def _remove(scratch: Path) -> None:
+    """Remove such a folder, its lock last: what has no lock is not known to be ours."""
+    with contextlib.suppress(OSError):
+        for path in scratch.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != _WRITER:
+                path.unlink(missing_ok=True)
+        (scratch / _WRITER).unlink(missing_ok=True)
+        scratch.rmdir()
 
 
 def _settle(leftover: Path, target: Path) -> None:
@@ -248,4 +267,3 @@ def _replace(path: Path, new: Path, aside: Path) -> None:
         if aside.exists():
             aside.rename(path)
         raise
-

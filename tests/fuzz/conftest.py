@@ -44,10 +44,11 @@ def index(place, model) -> Path:
 @pytest.fixture(scope="session")
 def run(place) -> Path:
     """A finished training of one epoch of two steps."""
-    from diml.training import train
+    from diml.training.config import write_config
 
-    changes = {"epochs": 1, "sampler_options": ("batches_per_epoch=2",), "validation_fraction": 0.5, "per_class": 2}
-    train(small_config(place / "images.csv", place / "run", **changes), progress=False)
+    changes = {"epochs": 1, "sampler_options": ("batches_per_epoch=2",), "validation_fraction": 0.5, "batch_size": 4}
+    write_config(place / "small.yaml", small_config(place / "images.csv", place / "run", **changes))
+    assert ran(["train", "--config", place / "small.yaml"])[0] == 0
     return place / "run"
 
 
@@ -56,3 +57,8 @@ def calibration(place, model, index) -> Path:
     words = ["calibrate", index, "--label", "label", "--fit-on", "all", "--output", place / "calibration"]
     assert main([str(word) for word in words]) == 0
     return place / "calibration" / "calibration.json"
+
+
+@pytest.fixture(scope="session")
+def pair_of_images(place) -> list[Path]:
+    return [place / "class0" / "0.png", place / "class0" / "1.png"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,8 +32,15 @@ def _truncated(path: Path) -> None:
 
 
 def _bomb(path: Path) -> None:
-    """900 million pixels in about 110 KB."""
-    Image.new("1", (30_000, 30_000)).save(path)
+    """A header that promises 900 million pixels; the pixels themselves are never reached."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
+    content = zlib.compress(bytes(10**6))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b""))
 
 
 def _animated(path: Path) -> None:

@@ -85,14 +85,70 @@ def test_the_second_time_nothing_is_fetched(toy: Asset, monkeypatch: pytest.Monk
     assert fetch_asset("toy") == folder
 
 
-@pytest.mark.parametrize("damaged", [None, b"threE", b"threeee"])
-def test_a_damaged_copy_is_fetched_again(toy: Asset, damaged: bytes | None) -> None:
+def test_a_damaged_copy_is_fetched_again(toy: Asset) -> None:
     folder = fetch_asset("toy")
-    (folder / "s2" / "1.pgm").unlink()
-    if damaged is not None:
-        (folder / "s2" / "1.pgm").write_bytes(damaged)
-    assert not asset_status()[0].cached
+    file = folder / "s2" / "1.pgm"
+    for content in (b"threE", b"threeee", None, b""):  # the first of the right size
+        file.unlink()
+        if content is not None:
+            file.write_bytes(content)
+        assert not asset_status()[0].cached
+        file.touch()
+    (folder / "s2" / "2.pgm").write_bytes(b"three")
+    file.unlink()
+    assert not asset_status()[0].cached  # another name
     assert (fetch_asset("toy") / "s2" / "1.pgm").read_bytes() == b"three"
+    assert asset_status()[0].cached
+
+
+def test_a_damaged_copy_that_cannot_be_replaced_is_not_used(toy: Asset, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = asset_status()[0].path
+    for name, content in (("s1", b"one"), ("s2", b"threE")):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "1.pgm").write_bytes(content)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    with pytest.raises(AssetError, match="'toy' is damaged in the cache"):
+        fetch_asset("toy")
+
+
+FETCH = """
+import os, subprocess, sys
+from types import MappingProxyType
+from diml import assets
+name, version = "toy", "1.0"
+asset = assets.Asset(
+    name=name, description="", package="none", version=version, sha256="", content_sha256="", member="a", suffix=".pt",
+    files=1, size=1, licence="", credit="",
+)
+assets.ASSETS = MappingProxyType({name: asset})
+def run(command, **options):
+    folder = command[command.index("--dest") + 1]
+    os.makedirs(folder)
+    open(folder + "/half.whl", "w").write("half")
+    open(options["env"]["TMPDIR"] + "/pip-of-some-kind", "w").write("half")
+    print(flush=True)
+    sys.stdin.read()
+subprocess.run = run
+assets.fetch_asset(name)
+"""
+
+
+def test_a_kill_while_fetching_leaves_nothing_once_it_is_fetched(toy: Asset, cache: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", FETCH], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.kill()
+    process.communicate()
+    assert [path.name for path in (cache / "assets").iterdir()] != []
+    fetch_asset("toy")
+    assert [path.name for path in (cache / "assets").iterdir()] == ["toy-1.0"]
+
+
+def test_the_assets_of_this_version_have_the_content_that_is_written_down() -> None:
+    """Checked on the copies that the machine has; a wheel of another content would not be used anyway."""
+    for status in asset_status():
+        if status.path.exists():
+            assert status.cached, status.asset.name
 
 
 def test_a_wheel_of_another_hash_is_rejected(toy: Asset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -330,16 +330,19 @@ def audit_regions(
     Args:
         regions: of `images`, with shares of the pooled vectors where these exist.
         coverage: (N, R) fraction of each region that is object, in [0, 1].
-        images, matcher, rerank_at, hits, preprocess, progress: as of `Audit` and `audit_dataset`.
+        images, matcher, rerank_at, hits, preprocess, progress: as of `Audit` and `audit_dataset`; with cameras, a query
+            ignores the images of its own class and camera.
 
     Raises:
-        ValueError: another shape; a number out of range; no query has a relevant image; nothing can be divided.
+        ValueError: another shape; a number out of range; no query has a relevant image; nothing can be divided; images
+            that are judged one by one.
     """
     _check(regions, coverage, images, rerank_at, hits)
     split = QueryGallerySplit.from_labels(
         images.labels,
         queries=images.queries,
         gallery=images.gallery,
+        cameras=images.cameras,
         images=len(regions),
         device=regions.pooled.device,
     )
@@ -554,6 +557,8 @@ def _check(regions: Regions, coverage: Floats, images: ImageSet, rerank_at: int,
         raise ValueError(f"coverage: need {need} for {len(regions)} images, got {coverage.shape}")
     if not ((coverage >= 0) & (coverage <= 1)).all():
         raise ValueError("coverage: need fractions in [0, 1]")
+    if images.judgements is not None:
+        raise ValueError(f"images: need images with classes, got {images.name} with judgements of single images")
     if rerank_at < 1:
         raise ValueError(f"rerank_at: need at least 1 candidate, got {rerank_at}")
     if not 1 <= hits <= rerank_at:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from diml.calibration.pairs import Floats, LabelledScores, ScoredImages
 from diml.calibration.rates import RateTable
+from diml.checksums import sealed, unsealed
 from diml.documents import parse_json
 from diml.extras import require
 from diml.files import write_text
@@ -261,7 +262,7 @@ class Calibrator:
     def to_json(self, *, measured: Mapping[str, Any] | None = None) -> str:
         """The text of `calibration.json`; `parse_calibration` reads it."""
         document = {"format": _FORMAT, "calibration": self.to_dict(), "measured": dict(measured or {})}
-        return json.dumps(document, indent=1, allow_nan=False) + "\n"
+        return json.dumps(sealed(document), indent=1, allow_nan=False) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` reads them back."""
@@ -442,7 +443,8 @@ def parse_calibration(text: str | bytes, name: str) -> Calibrator:
     try:
         document = parse_json(text, FILE)
         _check_format(document)
-        return Calibrator.from_dict(document["calibration"])
+        whole = unsealed(document, FILE, "run diml calibrate again")
+        return Calibrator.from_dict(whole["calibration"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{name}: not a calibration: {error}") from error
 

@@ -19,6 +19,7 @@ from diml.calibration.calibrator import Calibrator, Method, PairsFrom, auc, fit_
 from diml.calibration.pairs import BestScores, Floats, LabelledScores, ScoredImages, best_scores, score_images
 from diml.calibration.rates import Dependence
 from diml.data import ImageSet
+from diml.evaluation import QueryGallerySplit
 from diml.extras import require
 from diml.matching import Matcher, QuantizedRegions, Regions
 from diml.models import Embedder
@@ -175,7 +176,8 @@ def calibrate(
 
     Args:
         embedder: whose scores are calibrated.
-        images: labelled images that it was not trained on, of 4 classes or more.
+        images: labelled images that it was not trained on, of 4 classes or more; with cameras, a query ignores the
+            images of its own class and camera.
         regions: of the images, where they are embedded already.
         matcher: settings of the comparison; the embedder's own when omitted.
         false_accept_rates: at which thresholds are measured.
@@ -189,7 +191,7 @@ def calibrate(
         progress: show progress bars.
 
     Raises:
-        ValueError: fewer than 4 classes, or too few images of a class.
+        ValueError: fewer than 4 classes, or too few images of a class; images that are judged one by one.
         MissingExtraError: scikit-learn is not installed.
 
     Example:
@@ -203,6 +205,8 @@ def calibrate(
         raise ValueError(f"false_accept_rate: need fractions in (0, 1), got {false_accept_rates}; 0.01 is 1 %")
     if depth < 1:
         raise ValueError(f"depth: need at least 1 candidate, got {depth}")
+    if images.judgements is not None:
+        raise ValueError(f"images: need images with classes, got {images.name} with judgements of single images")
     matcher = embedder.matcher if matcher is None else matcher
     regions = embedder.embed(images, progress=progress) if regions is None else regions
     about: dict[str, Any] = {"fingerprint": embedder.fingerprint(), "matcher": matcher, "data": images.name}
@@ -368,6 +372,7 @@ def _scored(
     """Score the pairs among some of the images."""
     sides = {"queries": images.queries, "gallery": images.gallery}
     kept: dict[str, Any] = {name: None if side is None else _positions(side, rows) for name, side in sides.items()}
+    kept["cameras"] = None if images.cameras is None else images.cameras[rows]
     return score_images(regions[torch.from_numpy(rows)], images.labels[rows], seed=seed, **kept, **scoring)
 
 
@@ -386,11 +391,12 @@ def _open_set(
         np.arange(len(rows)) if side is None else _positions(side, rows) for side in (images.queries, images.gallery)
     )
     gallery = gallery[~np.isin(labels[gallery], absent)]
-    # a query whose class is in the gallery, but only by itself, belongs to neither kind
-    own = np.isin(queries, gallery).astype(int)
-    others = np.bincount(labels[gallery], minlength=labels.max() + 1)[labels[queries]] - own
-    counted = queries[(others > 0) | np.isin(labels[queries], absent)]
-    settings = {"matcher": scoring["matcher"], "depth": scoring["depth"]}
+    cameras = None if images.cameras is None else images.cameras[rows]
+    split = QueryGallerySplit.from_labels(labels, queries=queries, gallery=gallery, cameras=cameras)
+    # a query whose class is in the gallery, but only by itself and what it ignores, belongs to neither kind
+    found = (split.relevant_count > 0).numpy() | np.isin(split.query_labels.numpy(), absent)
+    counted = split.queries.numpy()[found]
+    settings = {"matcher": scoring["matcher"], "depth": scoring["depth"], "cameras": cameras}
     best = best_scores(regions[torch.from_numpy(rows)], labels, counted, gallery, **settings)
     return best, absent, len(gallery)
 

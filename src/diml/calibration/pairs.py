@@ -122,6 +122,7 @@ def score_images(
     matcher: Matcher,
     queries: ArrayLike | None = None,
     gallery: ArrayLike | None = None,
+    cameras: ArrayLike | None = None,
     depth: int = 100,
     random_pairs: int = 20_000,
     seed: int = 0,
@@ -134,6 +135,7 @@ def score_images(
         labels: (N,) integer classes.
         matcher: how images are compared.
         queries, gallery: image rows of the two sides; leave-one-out when omitted.
+        cameras: (N,) camera of each image: pairs of one class and camera are ignored, as in `evaluate_regions`.
         depth: K, candidates of each query.
         random_pairs: same-class pairs, and different-class pairs, to sample at most.
         seed: of the sample.
@@ -143,7 +145,9 @@ def score_images(
         ValueError: fewer than two classes, or no query has a same-class image in the gallery.
         ConvergenceWarning: (a warning) pairs stopped at max_iterations.
     """
-    split = QueryGallerySplit.from_labels(labels, queries=queries, gallery=gallery, images=len(regions))
+    split = QueryGallerySplit.from_labels(
+        labels, queries=queries, gallery=gallery, cameras=cameras, images=len(regions)
+    )
     classes = np.array(labels, dtype=np.int64)  # a copy: labels may be read-only
     _check_classes(split)
     # K candidates of other classes remain when those of the query's own class are removed
@@ -162,7 +166,6 @@ def score_images(
     if unconverged:
         warnings.warn(ConvergenceWarning(unconverged), stacklevel=2)
     sides = (classes[left.cpu().numpy()], classes[right.cpu().numpy()])
-    present = len(split.gallery) - split.relevant_count.double() - (split.own_row != NOTHING).double()
     return ScoredImages(
         candidates=_candidates(found.scores[:, :depth], images[:, :depth], split, classes),
         lists=_plain(found.scores[:, :depth]),
@@ -172,7 +175,7 @@ def score_images(
         depth=depth,
         images=len(torch.unique(torch.cat([split.queries, split.gallery]))),
         classes=len(np.unique(classes)),
-        absent_gallery=float(present.mean()),
+        absent_gallery=float((len(split.gallery) - _of_own_class(split)).mean()),
         unconverged=unconverged,
         present=_plain(found.scores[:, :depth].max(dim=1).values)[(split.relevant_count > 0).cpu().numpy()],
     )
@@ -185,13 +188,22 @@ def best_scores(
     gallery: ArrayLike,
     *,
     matcher: Matcher,
+    cameras: ArrayLike | None = None,
     depth: int = 100,
 ) -> BestScores:
-    """The first hit of each query after re-ranking the `depth` nearest; a query never retrieves itself."""
-    split = QueryGallerySplit.from_labels(labels, queries=queries, gallery=gallery, images=len(regions))
+    """The first hit of each query after re-ranking the `depth` nearest, without itself and what it ignores."""
+    split = QueryGallerySplit.from_labels(
+        labels, queries=queries, gallery=gallery, cameras=cameras, images=len(regions)
+    )
     images = split.images(split.nearest(regions.pooled, depth).order)
     scores = matcher.score_unique_pairs(regions, split.queries, images).scores
     return _best(scores, images, split, np.asarray(labels, dtype=np.int64))
+
+
+def _of_own_class(split: QueryGallerySplit) -> Floats:
+    """(Q,) gallery images of each query's class, itself and ignored ones included."""
+    rest = (split.own_row != NOTHING).long() if split.ignored_count is None else split.ignored_count
+    return _plain(split.relevant_count + rest)
 
 
 def _check_classes(split: QueryGallerySplit) -> None:
@@ -232,10 +244,9 @@ def _random_pairs(split: QueryGallerySplit, most: int, random: np.random.Generat
     Same-class pairs are rare, so each kind is sampled by itself; the weights restore its share of all pairs.
     """
     label_q, label_g = split.query_labels.cpu().numpy(), split.gallery_labels.cpu().numpy()
-    own = split.own_row.cpu().numpy()
-    same_q, same_g = _same_class_pairs(label_q, label_g, own, most, random)
+    same_q, same_g = _same_class_pairs(split, label_q, label_g, most, random)
     relevant = int(split.relevant_count.sum())
-    others = len(label_q) * len(label_g) - int((own != NOTHING).sum()) - relevant
+    others = len(label_q) * len(label_g) - int(_of_own_class(split).sum())
     drawn_q, drawn_g = random.integers(len(label_q), size=2 * most), random.integers(len(label_g), size=2 * most)
     differ = np.flatnonzero(label_q[drawn_q] != label_g[drawn_g])[:most]
     rows_q = torch.from_numpy(np.concatenate([same_q, drawn_q[differ]])).to(split.queries.device)
@@ -247,18 +258,23 @@ def _random_pairs(split: QueryGallerySplit, most: int, random: np.random.Generat
 
 
 def _same_class_pairs(
-    label_q: Classes, label_g: Classes, own: Classes, most: int, random: np.random.Generator
+    split: QueryGallerySplit, label_q: Classes, label_g: Classes, most: int, random: np.random.Generator
 ) -> tuple[Classes, Classes]:
-    """Rows of at most `most` random same-class pairs, the query itself left out."""
+    """Rows of at most `most` random same-class pairs, without the query itself and what it ignores."""
     order = np.argsort(label_g, kind="stable")
     start = np.searchsorted(label_g[order], label_q, side="left")
     count = np.searchsorted(label_g[order], label_q, side="right") - start
     ends = np.cumsum(count)
     total = int(ends[-1])
-    drawn = np.arange(total) if total <= 2 * most else np.sort(random.choice(total, 2 * most, replace=False))
+    # Twice as many are enough where a query ignores itself only; with cameras, as many more as are ignored.
+    enough = 2 * most * max(1, total // max(1, int(split.relevant_count.sum())))
+    drawn = np.arange(total) if total <= enough else np.sort(random.choice(total, enough, replace=False))
     rows_q = np.searchsorted(ends, drawn, side="right")
     rows_g = order[start[rows_q] + drawn - (ends[rows_q] - count[rows_q])]
-    kept = np.flatnonzero(rows_g != own[rows_q])
+    counts = rows_g != split.own_row.cpu().numpy()[rows_q]
+    if split.query_cameras is not None and split.gallery_cameras is not None:
+        counts &= split.query_cameras.cpu().numpy()[rows_q] != split.gallery_cameras.cpu().numpy()[rows_g]
+    kept = np.flatnonzero(counts)
     if len(kept) > most:
         kept = np.sort(random.choice(kept, most, replace=False))
     return rows_q[kept], rows_g[kept]

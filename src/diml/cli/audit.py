@@ -15,6 +15,9 @@ from diml.cli.options import (
     DataOptions,
     ForegroundFlags,
     ForegroundOptions,
+    HeadFlags,
+    HeadOptions,
+    LoadingOptions,
     MatcherFlags,
     MatcherOptions,
     ModelFlags,
@@ -54,6 +57,8 @@ class AuditCommand:
 
     model: ModelFlags = ModelOptions()
 
+    head_options: HeadFlags = HeadOptions()
+
     foregrounds: ForegroundFlags = ForegroundOptions()
 
     rerank_at: int = 100
@@ -90,10 +95,13 @@ class AuditCommand:
         dataset, name = dataset_or_run(self.dataset, self.data, self.model, "audit")
         dataset.require_classes()
         foregrounds = self.foregrounds.open(dataset.test)
-        embedder = self.model.load(name)
-        notice = self.matcher.notice(embedder.matcher)
-        if notice is not None:
-            print(notice, file=sys.stderr)
+        # The audit embeds again, with the shares of the pooled vectors; the cache serves the fit of a head only.
+        loading = LoadingOptions(on_bad_image="skip", batch_size=self.batch_size, workers=self.workers)
+        opened = self.head_options.open(name, dataset, self.model, loading)
+        embedder = opened.embedder
+        for line in (opened.notice, self.matcher.notice(embedder.matcher)):
+            if line is not None:
+                print(line, file=sys.stderr)
         found = audit_dataset(
             embedder,
             foregrounds,
@@ -104,8 +112,9 @@ class AuditCommand:
             workers=self.workers,
             progress=True,
         )
-        title = f"{dataset.name}, {dataset.protocol}, {name}"
-        document = json_format.dumps(found.to_dict() | {"config": self._config(dataset, name)}, indent=1)
+        title = f"{dataset.name}, {dataset.protocol}, {name}, input {embedder.preprocess.size} pixels"
+        config = self._config(dataset, name) | {"head": opened.head}
+        document = json_format.dumps(found.to_dict() | {"config": config}, indent=1)
         if self.json:
             print(document)
         else:

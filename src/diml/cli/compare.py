@@ -244,7 +244,7 @@ def comparison_table(found: MatcherComparison, title: str, ranks: Sequence[str] 
         "contains 0, no difference is shown. s: time for ranking all queries. steps: mean iterations of a plan."
     )
     names = [metric_name(metric) for metric in shown]
-    columns = ["matcher", *names, f"{names[-1]} minus {found.baseline}", "s", "steps"]
+    columns = ["matcher", *names, f"{names[-1]}\nminus {found.baseline}", "s", "steps"]
     table = ResultTable(columns, f"{title}: {sizes}", caption)
     for name in found.per_query:
         means = [found.mean(name, metric) for metric in shown]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json as json_format
+import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from diml.cli.options import DEFAULT_MODEL, MatcherFlags, MatcherOptions, ModelF
 if TYPE_CHECKING:
     from diml.cli import Command
     from diml.distributed import ProcessGroup
-    from diml.search.index import BuildReport
+    from diml.search.build import BuildReport
     from diml.search.store import Store
 
 HELP: Final = """usage: diml index ACTION ...
@@ -49,13 +51,14 @@ _WAIT: Final = datetime.timedelta(days=7)
 class BuildCommand:
     """Embed the images of a folder or CSV file into an index, or bring an index up to date: new and changed images are
     embedded, images missing from this folder or file are removed. An interrupted run keeps what it has written, and the
-    next run continues from there. Exits with status 1 if images could not be read; they are listed.
+    next run continues from there. A run that would remove more than a tenth of the index (and more than 10 images), or
+    all images of a folder, stops first. Exits with status 1 if images could not be read; they are listed.
 
     For instance:
 
     diml index build photos --index photos.index
 
-    diml index build shop.csv --index shop.index --model runs/mine --storage int8
+    diml index build shop.csv --index shop.index --model runs/mine --storage int8 --types price=float
 
     torchrun --nproc-per-node 4 -m diml index build photos --index photos.index
     """
@@ -73,8 +76,15 @@ class BuildCommand:
     storage: Literal["float16", "int8", "none"] = "float16"
     """How regions are stored; `none`: pooled vectors only, without re-ranking."""
 
+    types: tuple[str, ...] = ()
+    """Types of columns of the CSV file, for instance `price=float stock=int code=text new=bool`. By default a column is
+    of numbers only if every cell is written as that number is printed; `label` is always text."""
+
     keep_missing: bool = False
     """Keep images in the index that are missing from the folder or file."""
+
+    allow_removals: bool = False
+    """Remove missing images however many they are."""
 
     batch_size: int = 64
     """Images per batch."""
@@ -100,9 +110,13 @@ class BuildCommand:
 
     def _build(self, processes: ProcessGroup) -> BuildReport:
         from diml.search import build_index
+        from diml.search.cells import read_types
         from diml.search.sources import list_source
 
-        listing = list_source(self.images)
+        listing = list_source(self.images, read_types(self.types))
+        notice = listing.notice()
+        if notice is not None and processes.is_first and not self.json:
+            print(notice)
         with processes.first_goes_ahead():  # it downloads weights, which the others then find
             embedder = self.model.open()
         notice = self.matcher.notice(embedder.matcher)
@@ -121,6 +135,7 @@ class BuildCommand:
             workers=self.workers,
             progress=True,
             keep_missing=self.keep_missing,
+            allow_removals=self.allow_removals,
             processes=processes,
         )
 
@@ -128,11 +143,14 @@ class BuildCommand:
         if self.json:
             print(json_format.dumps(asdict(report), indent=1))
             return
+        for line in report.notices:
+            print(line)
         for image in report.bad:
             print(f"left out {image.path}: {image.reason}")
         print(
             f"{self.index}: {report.total:,} images; {report.embedded:,} embedded, {report.copied:,} copied, "
-            f"{report.unchanged:,} unchanged, {report.removed:,} removed, {len(report.bad):,} left out"
+            f"{report.moved:,} moved, {report.unchanged:,} unchanged, {report.removed:,} removed, "
+            f"{len(report.bad):,} left out"
         )
 
 
@@ -165,6 +183,11 @@ class InfoCommand:
 
         table = Table(show_header=False, title=escape(self.index))
         for name, value in facts.items():
+            if name == "sources":
+                value = "\n".join(
+                    f"{source}: {found['images']:,} images" + ("" if found["exists"] else ", missing")
+                    for source, found in value.items()
+                )
             table.add_row(name.replace("_", " "), escape(_shown(value)))
         Console().print(table)
         return 0
@@ -232,16 +255,16 @@ class RemoveCommand:
             raise ValueError("images: need at least one, or --where; to remove the whole index, delete its folder")
         store = open_store(self.index)
         condition = None if self.where is None else parse_where(self.where, store.config.columns)
-        asked = {image.expanduser().absolute() for image in self.images}
+        asked = {os.path.realpath(_named(image)): image for image in self.images}
         chosen: list[str] = []
-        seen: set[Path] = set()
+        seen: set[str] = set()
         for part in store.listing(condition):
             for name, metadata in zip(part.ids, part.metadata, strict=True):
-                file = image_file(metadata) if asked else None
-                if file is None or file in asked or file.resolve() in asked:
+                real = os.path.realpath(image_file(metadata)) if asked else ""
+                if not asked or real in asked:
                     chosen.append(name)
-                    seen |= set() if file is None else {file}
-        missing = [path for path in asked if path not in seen and path.resolve() not in seen]
+                    seen.add(real)
+        missing = [image for real, image in asked.items() if real not in seen]
         if missing:
             raise ValueError(
                 f"images: {missing[0]} is not in {self.index} (or does not satisfy --where); nothing was removed"
@@ -301,10 +324,19 @@ def parse(words: Sequence[str]) -> Command:
     return action
 
 
+def _named(image: Path) -> Path:
+    """The file of this name, with its name on disk where that differs in letter case or the form of accents."""
+    from diml.data.listing import FileListing
+
+    path = image.expanduser()
+    return FileListing().find(path) or path
+
+
 def describe_index(store: Store) -> dict[str, Any]:
     """Describe an index in plain values."""
     facts, config = asdict(store.info()), store.config
     return facts | {
+        "sources": _sources_of(store),
         "model": config.model.get("name_or_path"),
         "matcher": config.matcher.to_dict(),
         "embedder": config.embedder,
@@ -314,6 +346,14 @@ def describe_index(store: Store) -> dict[str, Any]:
         "storage": config.storage,
         "columns": dict(config.columns),
     }
+
+
+def _sources_of(store: Store) -> dict[str, dict[str, Any]]:
+    """The folders and CSV files of an index: number of images, and whether the place is there now."""
+    if "source" not in store.config.columns:
+        return {}
+    counts = Counter(str(entry["source"]) for part in store.listing(columns=["source"]) for entry in part.metadata)
+    return {source: {"images": count, "exists": Path(source).exists()} for source, count in sorted(counts.items())}
 
 
 def _calibration_of(store: Store) -> str | None:

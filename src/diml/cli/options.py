@@ -18,7 +18,7 @@ from diml.matching import Matcher
 
 if TYPE_CHECKING:
     from diml.audit import Foregrounds
-    from diml.cli.whitening import EmbeddedSet
+    from diml.cli.whitening import EmbeddedSet, OpenedModel
     from diml.data import DataSet, ImageSet
     from diml.evaluation.result_table import ResultTable
     from diml.models import Embedder
@@ -120,7 +120,11 @@ class EmbedderOptions:
         from diml.models import load_embedder
 
         grid: Any = "default" if self.grid is None else self.grid
-        given = {"architecture": self.architecture, "weights_file": self.weights_file, "size": self.size}
+        given: dict[str, Any] = {
+            "architecture": self.architecture,
+            "weights_file": self.weights_file,
+            "size": self.size,
+        }
         embedder = load_embedder(model, grid=grid, rollout_blocks=self.rollout_blocks, **given, **options)
         if self.resize is not None:
             embedder = embedder.with_settings(preprocess=replace(embedder.preprocess, mode=self.resize))
@@ -168,6 +172,14 @@ class HeadOptions:
         from diml.cli.whitening import embedded_set
 
         return embedded_set(self, model, dataset, embedder, loading, dataset.test if images is None else images)
+
+    def open(
+        self, model: str | Path, dataset: DataSet, embedder: EmbedderOptions, loading: LoadingOptions
+    ) -> OpenedModel:
+        """Load a model with this head, and fit a whitening; arguments as of `embed`."""
+        from diml.cli.whitening import opened_model
+
+        return opened_model(self, model, dataset, embedder, loading, dataset.test)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +288,7 @@ class ForegroundOptions:
 def metric_names(
     dataset: DataSet, metrics: Literal["standard", "reid", "all"] | None, recall_at: Sequence[int]
 ) -> tuple[str, ...]:
-    """Names of the metrics: those asked for, else those of the data set's publications; with Recall@k at other ranks."""
+    """Names of the metrics: those asked for, else those of the data set's publications; Recall@k at the given ranks."""
     from diml.data.registry import DATASETS, REID_METRICS
     from diml.evaluation.metrics import METRICS, recall_metrics
 

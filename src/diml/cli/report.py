@@ -14,6 +14,8 @@ from diml.cli.options import (
     DataOptions,
     EmbedderFlags,
     EmbedderOptions,
+    HeadFlags,
+    HeadOptions,
     LoadingFlags,
     LoadingOptions,
     MatcherFlags,
@@ -48,6 +50,8 @@ class ReportCommand:
     data: DataFlags = DataOptions()
 
     embedder: EmbedderFlags = EmbedderOptions()
+
+    head_options: HeadFlags = HeadOptions()
 
     html: Path = Path("report.html")
     """Where to write the page."""
@@ -92,22 +96,24 @@ class ReportCommand:
         if self.rerank_at < 1:
             raise ValueError(f"rerank_at: need at least 1, got {self.rerank_at}; the plain ranking is always included")
         dataset = self._dataset().require_classes()
-        embedder = self.embedder.load(self.model)
+        images = dataset.test.first_draw()
+        opened = self.head_options.embed(self.model, dataset, self.embedder, self.loading, images)
+        embedder = opened.embedder
         matcher = self.matcher.applied_to(embedder.matcher)
         calibration = find_calibration(
             [self.model], fingerprint=embedder.fingerprint(), matcher=matcher, named=self.calibration
         )
-        for line in (self.matcher.notice(embedder.matcher), calibration.notice):
+        for line in (opened.notice, self.matcher.notice(embedder.matcher), calibration.notice):
             if line:
                 print(line, file=sys.stderr)
         found = evaluate_dataset(
             embedder,
-            dataset.test.first_draw(),
+            images,
             matcher=matcher,
             rerank_at=(0, self.rerank_at),
             seed=self.seed,
+            embedded=opened.embedded,
             progress=True,
-            **self.loading.arguments(),
         )
         method = Path(self.model).name
         page = evaluation_page(
@@ -119,7 +125,7 @@ class ReportCommand:
             hits=self.hits,
             choose=self.choose,
             seed=self.seed,
-            settings=self._settings(dataset),
+            settings=self._settings(dataset) | {"head": opened.head["name"]},
             calibrator=calibration.calibrator,
             false_accept_rate=self.false_accept_rate,
         )

@@ -76,7 +76,13 @@ class ServeCommand:
     """Maximum size of one image; larger ones are rejected before they are decoded."""
 
     max_requests: int = 4
-    """Simultaneous comparisons and searches; further ones are rejected until one has ended."""
+    """Comparisons and searches that are computed at the same time."""
+
+    max_waiting: int = 64
+    """Further comparisons and searches that wait for their turn; those beyond are told to come again (503)."""
+
+    max_connections: int = 256
+    """Connections open at the same time. For one more, the one that has been silent longest is closed."""
 
     timeout: float = 60.0
     """Seconds after which a comparison or search is abandoned; a request has to arrive within half of them."""
@@ -109,7 +115,7 @@ class ServeCommand:
             app = create_app(engine, limits=limits, keep=self.keep)
             self._announce(engine.gallery, listener.getsockname()[1])
             try:
-                serve(app, listener)
+                serve(app, listener, limits=limits)
             except KeyboardInterrupt:  # the ordinary end
                 pass
             finally:
@@ -121,14 +127,18 @@ class ServeCommand:
     def _limits(self) -> Limits:
         from diml.web.limits import Limits
 
-        for name in ("max_megabytes", "max_megapixels", "max_requests", "timeout"):
+        for name in ("max_megabytes", "max_megapixels", "max_requests", "max_waiting", "max_connections", "timeout"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: need more than 0, got {getattr(self, name)}")
         return Limits(
             body_bytes=int(self.max_megabytes * 2**20),
             pixels=int(self.max_megapixels * 1e6),
             requests=self.max_requests,
+            waiting=self.max_waiting,
+            connections=self.max_connections,
+            header_seconds=min(10.0, self.timeout / 2),
             upload_seconds=self.timeout / 2,
+            stall_seconds=min(10.0, self.timeout / 2),
             work_seconds=self.timeout,
         )
 
@@ -211,6 +221,8 @@ def _report_embedding(gallery: FolderGallery) -> None:
         print(f"The folder cannot be searched: {state.error}", flush=True)
         return
     print(f"Ready to search {state.count:,} images after {state.seconds:.0f} seconds.", flush=True)
+    if gallery.left_out:
+        print(gallery.left_out, flush=True)
     for bad in state.bad[:10]:
         print(f"  left out: {bad.path}: {bad.reason}", flush=True)
     if len(state.bad) > 10:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -86,7 +87,6 @@ class TuneCommand:
 
     def run(self) -> int:
         """Embed, try, print, save."""
-        from diml.evaluation.evaluate import embed_images
         from diml.evaluation.tune import tune_matcher
 
         dataset, model = dataset_or_run(self.dataset, self.data, self.model, "tune")
@@ -96,10 +96,12 @@ class TuneCommand:
                 f"dataset: {dataset.name} has no training images under protocol {dataset.protocol}, and the settings "
                 "must not be chosen on test images; use another --protocol, such as class_disjoint"
             )
-        embedder = self.head_options.load(model, dataset, self.model, self.loading)
-        embedded, images = embed_images(embedder, images, progress=True, **self.loading.arguments())
+        opened = self.head_options.embed(model, dataset, self.model, self.loading, images)
+        images = opened.images
+        if opened.notice is not None:
+            print(f"{model}: {opened.notice}", file=sys.stderr if self.json else sys.stdout)
         found = tune_matcher(
-            embedded.regions,
+            opened.embedded.regions,
             images.labels,
             matchings=self.matchings,
             epsilons=self.epsilons,
@@ -109,19 +111,21 @@ class TuneCommand:
             queries=images.queries,
             gallery=images.gallery,
             cameras=images.cameras,
+            judgements=images.judgements,
             folds=self.folds,
             seed=self.seed,
             progress=True,
         )
-        document = {"dataset": dataset.name, "protocol": dataset.protocol, "model": str(model)} | found.to_dict()
+        document = {"dataset": dataset.name, "protocol": dataset.protocol, "model": str(model), "head": opened.head}
+        document |= found.to_dict()
         if self.json:
             print(json_format.dumps(document, indent=1))
         else:
             from rich.console import Console
 
-            print_tuning(Console(), found, f"{images.name}, {model}")
+            print_tuning(Console(), found, f"{images.name}, {model}, input {opened.embedder.preprocess.size} pixels")
         if self.save is not None:
-            embedder.with_settings(matcher=found.matcher).save(self.save)
+            opened.embedder.with_settings(matcher=found.matcher).save(self.save)
             if not self.json:
                 print(f"Written: {self.save}")
         return 0

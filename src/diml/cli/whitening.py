@@ -16,28 +16,38 @@ if TYPE_CHECKING:
     from diml.data.images import ImageLike
     from diml.models import Embedder
     from diml.models.embedder import Embedded
+    from diml.models.fitting import Fitted
 
 #: Fewest images that a whitening is fitted on unless it is asked for (docs/experiments/whitening.md).
 ENOUGH_IMAGES: Final = 50
 
 
 @dataclass(frozen=True, eq=False)
-class EmbeddedSet:
-    """Images embedded by a model.
+class OpenedModel:
+    """A model whose head is fitted, if it is one that is fitted.
 
     Args:
-        embedder: the model, its head fitted.
-        embedded: regions of the images that could be read.
-        images: these images.
+        embedder: the model.
         head: plain values: the head, and what it was fitted on.
         notice: a line about a head that was chosen or fitted here; None for a model's own.
     """
 
     embedder: Embedder
-    embedded: Embedded
-    images: ImageSet
     head: dict[str, Any]
     notice: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedSet(OpenedModel):
+    """Images embedded by a model.
+
+    Args:
+        embedded: regions of the images that could be read.
+        images: these images.
+    """
+
+    embedded: Embedded
+    images: ImageSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,40 +73,73 @@ def embedded_set(
 ) -> EmbeddedSet:
     """See `HeadOptions.embed`."""
     from diml.evaluation.evaluate import embed_images
+    from diml.models.fitting import fit_and_embed
+
+    loaded, source, notice = _loaded(options, model, dataset, embedder, images)
+    arguments = loading.arguments()
+    if source is None:
+        embedded, kept = embed_images(loaded, images, progress=True, **arguments)
+        return EmbeddedSet(loaded, _facts(loaded), notice, embedded, kept)
+    fitted = fit_and_embed(loaded, images, rows=source.rows, others=source.others, progress=True, **arguments)
+    kept = images.subset(fitted.embedded.kept.numpy()) if fitted.embedded.bad else images
+    facts = _facts(loaded, source, fitted)
+    return EmbeddedSet(loaded, facts, _notice(facts, source, fitted), fitted.embedded, kept)
+
+
+def opened_model(
+    options: HeadOptions,
+    model: str | Path,
+    dataset: DataSet,
+    embedder: EmbedderOptions,
+    loading: LoadingOptions,
+    images: ImageSet,
+) -> OpenedModel:
+    """See `HeadOptions.open`."""
+    from diml.models.fitting import fit_and_embed, some_images
+
+    loaded, source, notice = _loaded(options, model, dataset, embedder, images)
+    if source is None:
+        return OpenedModel(loaded, _facts(loaded), notice)
+    wanted = [*some_images(images.images, source.rows), *(source.others or ())]
+    fitted = fit_and_embed(loaded, wanted, rows=range(len(wanted)), progress=True, **loading.arguments())
+    facts = _facts(loaded, source, fitted)
+    return OpenedModel(loaded, facts, _notice(facts, source, fitted))
+
+
+def _loaded(
+    options: HeadOptions, model: str | Path, dataset: DataSet, embedder: EmbedderOptions, images: ImageSet
+) -> tuple[Embedder, _Source | None, str | None]:
+    """The model with the head that was asked for, or the default one; what to fit it on; why it is not fitted."""
     from diml.models.zoo import is_backbone
 
     named = isinstance(model, str) and is_backbone(model)
-    head, source, few = options.head, None, False
-    if head == "whiten" or (head is None and named):
-        source = _source(options.fit_on, dataset, images)
-        few = head is None and len(source) < ENOUGH_IMAGES
-        head = "identity" if few else "whiten"
-    elif options.fit_on is not None:
+    head, notice = options.head, None
+    source = _source(options.fit_on, dataset, images) if head == "whiten" or (head is None and named) else None
+    if source is None and options.fit_on is not None:
         raise ValueError(f"fit_on: only head whiten is fitted, got {head or 'a saved model'}; omit --fit-on")
-    loaded = embedder.load(model, head=head, dim=options.dim if head != "identity" or not few else None)
-    arguments = loading.arguments()
-    if head != "whiten" or source is None:
-        embedded, kept = embed_images(loaded, images, progress=True, **arguments)
-        notice = None
-        if few and source is not None:
-            notice = (
-                f"head identity: {len(source)} images ({source.words}) are too few to fit a whitening on, "
-                f"{ENOUGH_IMAGES} are enough; --head whiten fits one nevertheless"
-            )
-        return EmbeddedSet(loaded, embedded, kept, {"name": loaded.config.head, "dim": loaded.dim}, notice)
-    from diml.models.fitting import fit_and_embed
-
-    fitted = fit_and_embed(loaded, images, rows=source.rows, others=source.others, progress=True, **arguments)
-    kept = images.subset(fitted.embedded.kept.numpy()) if fitted.embedded.bad else images
-    facts = {"name": "whiten", "dim": loaded.dim, "fitted_on": source.name, "images": fitted.images}
-    return EmbeddedSet(loaded, fitted.embedded, kept, facts, _notice(facts, source, fitted.offered))
+    if head is None and source is not None and len(source) < ENOUGH_IMAGES:
+        notice = (
+            f"head identity: {len(source)} images ({source.words}) are too few to fit a whitening on, "
+            f"{ENOUGH_IMAGES} are enough; --head whiten fits one nevertheless"
+        )
+        return embedder.load(model, head="identity"), None, notice
+    if source is not None:
+        head = "whiten"
+    return embedder.load(model, head=head, dim=options.dim), source, None
 
 
-def _notice(facts: dict[str, Any], source: _Source, offered: int) -> str:
+def _facts(embedder: Embedder, source: _Source | None = None, fitted: Fitted | None = None) -> dict[str, Any]:
+    facts: dict[str, Any] = {"name": embedder.config.head, "dim": embedder.dim}
+    if source is not None and fitted is not None:
+        facts |= {"fitted_on": source.name, "images": fitted.images}
+    return facts
+
+
+def _notice(facts: dict[str, Any], source: _Source, fitted: Fitted) -> str:
     """The line about a head that was fitted."""
-    drawn = f" of {offered:,}" if facts["images"] < offered else ""
+    drawn = f" of {fitted.offered:,}" if fitted.images < fitted.offered else ""
     return (
-        f"head whiten, {facts['dim']} channels, fitted without labels on {facts['images']:,}{drawn} images: "
+        f"head whiten, {facts['dim']} channels, fitted without labels on {fitted.images:,}{drawn} images: "
         f"{source.words}"
     )
 

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import BinaryIO, Final
+from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
@@ -89,7 +89,7 @@ def _has_surrogates(text: str) -> bool:
     return False
 
 
-def opened_file(path: str | os.PathLike[str], *, name: str | None = None) -> BinaryIO:
+def opened_file(path: str | os.PathLike[str], *, name: str | None = None) -> io.BufferedReader:
     """Open a regular file for reading; pipes, devices and sockets, which could block for ever, are never opened.
 
     The file is checked before it is opened, and again through what was opened, in case it was replaced in between;
@@ -227,7 +227,7 @@ class _NeedsDecoderError(Exception):
     """A format that is allowed and that cannot be decoded here; the message says what to install."""
 
 
-def _formats(stream: BinaryIO) -> tuple[str, ...]:
+def _formats(stream: io.BufferedIOBase) -> tuple[str, ...]:
     """The formats to try, given the first bytes of a file."""
     known, start = _pillow_formats(), stream.read(12)
     stream.seek(0)

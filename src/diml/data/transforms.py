@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diml.spelling import did_you_mean
+from diml.spelling import did_you_mean, shown
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
+#: Pixels of the side of a network input; more would be a mistake that fills the memory.
+_LARGEST_SIDE: Final = 16_384
 _RESAMPLING: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # An image of 1 x 100,000 pixels, resized by its short side, would exhaust the memory: above this limit only the part
 # inside the crop is resized (equal up to rounding).
@@ -51,8 +53,10 @@ class Preprocess:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size: expected at least 1 pixel, got {self.size}")
+        for field in ("size", "resize"):
+            side = getattr(self, field)
+            if side is not None and not (type(side) is int and 1 <= side <= _LARGEST_SIDE):
+                raise ValueError(f"{field}: expected 1 to {_LARGEST_SIDE} pixels, a whole number, got {shown(side)}")
         if self.mode not in ("crop", "square"):
             raise ValueError(f"mode: expected 'crop' or 'square', got {self.mode!r}")
         if self.mode == "crop" and self.resize is not None and self.resize < self.size:

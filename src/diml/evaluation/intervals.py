@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class PairedMeans:
 
     def __init__(
         self,
-        columns: Mapping[Hashable, Floats],
+        columns: Mapping[Any, Floats],
         resamples: int,
         seed: int,
         queries: NDArray[np.int64] | None = None,

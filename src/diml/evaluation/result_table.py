@@ -36,7 +36,7 @@ class ResultTable:
     """Rows of cells below named columns; `print` of rich shows it.
 
     Args:
-        columns: headings; the first `words` columns are text, the others numbers.
+        columns: headings, which may have several lines; the first `words` columns are text, the others numbers.
         title, caption: above and below, in the terminal and in Markdown.
         words: number of columns of text.
         rows: cells, as many as columns.
@@ -71,7 +71,8 @@ class ResultTable:
         from tabulate import tabulate
 
         between = "--" if form == "latex" else " to "
-        lines = [list(self.columns), *([cell.in_line(between) for cell in row] for row in self.rows)]
+        headings = [column.replace("\n", " ") for column in self.columns]
+        lines = [headings, *([cell.in_line(between) for cell in row] for row in self.rows)]
         if form == "markdown":
             lines = [[text.replace("|", "\\|") for text in line] for line in lines]
         align = ["left"] * self.words + ["right"] * (len(self.columns) - self.words)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from diml.matching import Matcher, Regions
 from diml.matching.maxsim import Matching
 from diml.matching.retrieval import NOTHING, Ranking
 from diml.progress import ShowProgress, progress_bar
+
+if TYPE_CHECKING:
+    from diml.data.judgements import Judgements
 
 #: Settings that are tried by default.
 MATCHINGS: Final[tuple[Matching, ...]] = ("transport", "maxsim")
@@ -110,6 +113,7 @@ def tune_matcher(
     queries: ArrayLike | Tensor | None = None,
     gallery: ArrayLike | Tensor | None = None,
     cameras: ArrayLike | Tensor | None = None,
+    judgements: Judgements | None = None,
     folds: int = FOLDS,
     resamples: int = 1000,
     seed: int = 0,
@@ -119,7 +123,8 @@ def tune_matcher(
 
     Args:
         regions: N images, which the test must not contain.
-        labels, queries, gallery, cameras: as of `evaluate_regions`.
+        labels, queries, gallery, cameras, judgements: as of `evaluate_regions`. With judgements, queries that have a
+            relevant image in common, directly or by other queries, stand for a class.
         base: the baseline, and the settings that are not tuned; the paper's when omitted.
         matchings, epsilons, structural_weights, rerank_at: values to try, all combinations; epsilon is varied for
             "transport" only, and what is not transport has a share of 1.
@@ -147,12 +152,19 @@ def tune_matcher(
             "matchings, epsilons, structural_weights, rerank_at: need at least one value each, and K of at least 1"
         )
     split = QueryGallerySplit.from_labels(
-        labels, queries=queries, gallery=gallery, cameras=cameras, images=len(regions), device=regions.pooled.device
+        labels,
+        queries=queries,
+        gallery=gallery,
+        cameras=cameras,
+        judgements=judgements,
+        images=len(regions),
+        device=regions.pooled.device,
     )
     split = split.subset(counted_queries(split, "exclude"))
-    classes, number = np.unique(split.query_labels.cpu().numpy(), return_inverse=True)
-    if len(classes) < 2 or folds < 2:
-        raise ValueError(f"labels, folds: need at least two classes and two folds, got {len(classes)} and {folds}")
+    number = _groups(split)
+    classes = int(number.max()) + 1
+    if classes < 2 or folds < 2:
+        raise ValueError(f"labels, folds: need at least two classes and two folds, got {classes} and {folds}")
     plans = tuple(dict.fromkeys((*tried, base)))
     weights = tuple(dict.fromkeys((*structural_weights, base.structural_weight)))
     with progress_bar(len(plans), show=progress, what="tuning", unit="plans") as advance:
@@ -165,8 +177,26 @@ def tune_matcher(
         and k in rerank_at
     ]
     start = settings.index((base, baseline_rerank_at))
-    fold_of = np.random.default_rng(seed).permutation(len(classes)) % min(folds, len(classes))
+    fold_of = np.random.default_rng(seed).permutation(classes) % min(folds, classes)
     return _selected(settings, values, wanted, start, number, fold_of, metric, (resamples, seed))
+
+
+def _groups(split: QueryGallerySplit) -> NDArray[np.int64]:
+    """(Q,) number of each query's class, 0 to C - 1; of judged queries, of those that share relevant images."""
+    if split.judged is None or split.relevant_pairs is None:
+        return np.unique(split.query_labels.cpu().numpy(), return_inverse=True)[1].astype(np.int64)
+    place = {number: query for query, number in enumerate(split.judged.tolist())}
+    pairs = [divmod(pair, len(split.gallery)) for pair in split.relevant_pairs.tolist()]
+    queries, rows = np.array([(place[number], row) for number, row in pairs if number in place]).reshape(-1, 2).T
+    group = np.arange(len(split))
+    while True:  # each query takes the smallest number among those that it shares an image with
+        of_row = np.full(len(split.gallery), len(split))
+        np.minimum.at(of_row, rows, group[queries])
+        smaller = group.copy()
+        np.minimum.at(smaller, queries, of_row[rows])
+        if (smaller == group).all():
+            return np.unique(group, return_inverse=True)[1].astype(np.int64)
+        group = smaller
 
 
 def _plans_to_try(base: Matcher, matchings: Sequence[Matching], epsilons: Sequence[float]) -> list[Matcher]:

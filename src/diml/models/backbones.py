@@ -292,6 +292,6 @@ def check_patches(net: nn.Module, name: str, size: int) -> None:
     if size % side or size < side:
         near = sorted({max(side, size // side * side), (size // side + 1) * side})
         raise ValueError(
-            f"preprocess: {name!r} cuts images into patches of {side} x {side} pixels and needs a size that is a multiple "
-            f"of {side}, got {size}; use {' or '.join(map(str, near))}"
+            f"preprocess: {name!r} cuts images into patches of {side} x {side} pixels and needs a multiple of {side}, "
+            f"got size {size}; use {' or '.join(map(str, near))}"
         )

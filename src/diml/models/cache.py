@@ -42,7 +42,7 @@ def embed_cached(
 
     The key of a cache file is the embedder's fingerprint, the precision it computes in, and the contents of all images
     in order: the bytes of files, whatever their names and places, and the pixels of images in memory. Cache files are
-    written atomically with a checksum; a damaged one is computed again, and a folder that cannot be written to is gone on
+    written atomically with a checksum; a damaged one is computed again, and a folder that cannot be written to is done
     without, both with a warning.
 
     Args:

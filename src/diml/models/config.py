@@ -14,7 +14,10 @@ from diml.models.grids import check_grid
 from diml.models.heads import HEADS, HeadName
 from diml.models.rollout import DEFAULT_BLOCKS
 from diml.models.modules import LAYOUTS, Layout, is_import_path, plain_options
-from diml.spelling import did_you_mean
+from diml.spelling import did_you_mean, shown
+
+#: Channels of an embedding; more would be a mistake that fills the memory.
+LARGEST_DIM: Final = 65_536
 
 PooledFrom = Literal["backbone", "grid_mean"]
 
@@ -80,6 +83,8 @@ class EmbedderConfig:
             if value not in allowed:
                 known = ", ".join(str(choice) for choice in allowed)
                 raise ValueError(f"{name}: need one of {known}, got {value!r}")
+        if isinstance(self.dim, bool) or not isinstance(self.dim, int) or not 1 <= self.dim <= LARGEST_DIM:
+            raise ValueError(f"dim: need an integer from 1 to {LARGEST_DIM}, got {shown(self.dim)}")
         if self.grid is not None:
             check_grid(self.grid)
         prefix = self.prefix_tokens

@@ -24,7 +24,7 @@ from diml.data.loading import LoadedBatch, iterate_batches
 from diml.data.transforms import Preprocess
 from diml.matching import Matcher, Regions
 from diml.matching.regions import NO_MASSES
-from diml.models.backbones import Backbone, Features, TokenBackbone, autocast_type, check_patches, inference
+from diml.models.backbones import Backbone, Features, TokenBackbone, autocast_type, check_patches, inference, patch_side
 from diml.models.config import EmbedderConfig
 from diml.models.decomposition import coarsest, found_no_mean, not_a_mean, pooled_shares
 from diml.models.folder import write_folder
@@ -167,7 +167,8 @@ class Embedder(nn.Module):
             features, massless = features_with_masses(self.backbone, images, blocks)
         else:
             features = self.backbone(images)
-            massless = NO_TRANSFORMER.format(type(self.backbone.net).__name__) if blocks else NO_MASSES
+            why = NO_TRANSFORMER.format(type(self.backbone.net).__name__) if blocks else "rollout_blocks is 0"
+            massless = why if masses else NO_MASSES
         own = features.masses if masses else None
         embedded = self.head(features.maps.permute(0, 2, 3, 1))
         maps = dense = _exact(embedded).permute(0, 3, 1, 2)
@@ -419,6 +420,10 @@ class Embedder(nn.Module):
         if size is not None and images.shape[2:] != (size, size):
             got = f"{images.shape[2]} x {images.shape[3]}"
             raise ValueError(f"images: {self.config.backbone!r} takes {size} x {size} pixels only, got {got}")
+        side = patch_side(self.backbone.net)
+        if images.shape[2] % side or images.shape[3] % side:
+            name, got = self.config.backbone, f"{images.shape[2]} x {images.shape[3]}"
+            raise ValueError(f"images: {name!r} cuts images into patches of {side} x {side} pixels, got {got}")
 
 
 class _Rows:

@@ -139,7 +139,9 @@ class _Recorder(TorchFunctionMode):
         net: Any = backbone.net
         last = list(net.blocks)[-blocks:]
         self.layers = [next(part for part in block.modules() if type(part) in plain_attention()) for block in last]
+        self._pool: int | None = None
         if backbone.token_pooling == "attention":
+            self._pool = len(self.layers)
             self.layers.append(net.attn_pool)
         self.found: dict[int, list[_Attention]] = {index: [] for index in range(len(self.layers))}
         self._inside: int | None = None
@@ -162,9 +164,9 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run `func`, and keep what it tells about attention where a recorded layer is at work."""
         kwargs = kwargs or {}
-        if self._inside is None:
-            return func(*args, **kwargs)
         result = func(*args, **kwargs)
+        if self._inside is None or (self._inside == self._pool and self.found[self._inside]):
+            return result  # the pooling layer is asked for the image first, then for each cell alone
         if func is F.scaled_dot_product_attention:
             self.found[self._inside].append(_of_fused(*args, **kwargs))
         elif func in (Tensor.softmax, torch.softmax, F.softmax) and result.ndim == 4:
@@ -185,7 +187,7 @@ class _Recorder(TorchFunctionMode):
             records.append(found[0])
         with torch.autocast(self._device(records).type, enabled=False):
             mass = self._pooling(records, images)
-            for record in reversed(records[: len(self.layers) - (self.backbone.token_pooling == "attention")]):
+            for record in reversed(records[: self._pool]):
                 mass = (mass + record.applied_to(mass)) / 2
         return normalize_mass(mass[:, self.backbone.prefix :])
 

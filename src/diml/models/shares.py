@@ -23,7 +23,7 @@ _SAME: Final = 5e-3
 
 
 def with_shares(
-    stored: Regions, images: Sequence[Image.Image | str], embedder: Embedder, *, kept: str
+    stored: Regions, images: Sequence[Image.Image | bytes | str], embedder: Embedder, *, kept: str
 ) -> list[Regions]:
     """The stored regions of N images with the shares of their pooled vectors, each image by itself.
 
@@ -32,22 +32,31 @@ def with_shares(
 
     Args:
         stored: N images.
-        images: each as it was embedded; or why it is not available.
+        images: each as it was embedded, or the bytes of its file; or, as text, why it is not available. Files are
+            decoded one after the other, so that no more than one image is in memory.
         embedder: of the stored regions.
         kept: why the shares have to be computed again: "the index keeps no shares".
 
     Returns:
-        N Regions of one image; without shares, and with the reason, where there is no image, or it is not embedded
-        as it is stored, or the embedder has no shares.
+        N Regions of one image; without shares, and with the reason, where there is no image, or it cannot be read, or
+        it is not embedded as it is stored, or the embedder has no shares.
     """
-    there = [row for row, image in enumerate(images) if isinstance(image, Image.Image)]
-    again = embedder.embed([images[row] for row in there], shares=True).to("cpu") if there else None
-    place = {row: at for at, row in enumerate(there)}
+    why = {row: image for row, image in enumerate(images) if isinstance(image, str)}
+    there = [row for row in range(len(images)) if row not in why]
+    place: dict[int, int] = {}
+    again: Regions | None = None
+    if there:
+        given = [images[row] for row in there]
+        ((again, batch),) = embedder.embed_batches(given, len(given), 0, False, "skip", shares=True)
+        again = None if again is None else again.to("cpu")
+        place = {there[index]: at for at, index in enumerate(batch.indices.tolist())}
+        unread = (row for row in there if row not in place)
+        why |= {row: f"its file cannot be read ({bad.reason})" for row, bad in zip(unread, batch.bad, strict=True)}
     found = []
-    for row, image in enumerate(images):
+    for row in range(len(images)):
         own = stored[[row]]
-        if isinstance(image, str) or again is None:
-            found.append(_without(own, f"{kept}, and {image}"))
+        if again is None or row in why:
+            found.append(_without(own, f"{kept}, and {why[row]}"))
         elif again.shares is None:
             found.append(_without(own, again.undivided))
         else:

@@ -19,13 +19,12 @@ from diml.data.images import BadImage, BadImageError
 from diml.distributed import ProcessGroup
 from diml.models.zoo import is_backbone
 from diml.progress import progress_bar
-from diml.search.cells import printed
 from diml.search.columns import FittedColumns, columns_of_index, columns_of_new_index
 from diml.search.filters import ColumnComparison, ColumnType
 from diml.search.index import content_of, create_store, open_store
 from diml.search.removals import Removals, find_removals
 from diml.search.sources import SourceListing, list_source
-from diml.search.store import IndexConfig, IndexNotFoundError, Rows, Storage, Store, Value, encode_regions
+from diml.search.store import IndexConfig, IndexNotFoundError, Rows, Storage, Store, Value, encode_regions, printed
 
 if TYPE_CHECKING:
     from diml.matching import Matcher, Regions
@@ -186,15 +185,19 @@ def _store_of(
     )
     store = create_store(uri, config)
     try:
-        if matcher is not None and store.config.matcher != matcher:
-            raise ValueError(
-                f"matcher: {uri} was built with {store.config.matcher}, got {matcher}; omit it and set it when "
-                "searching, or build a new index"
-            )
+        _require_matcher(store, matcher, uri)
         return store, columns_of_index(store, listing) if new is None else new
     except ValueError:
         store.close()
         raise
+
+
+def _require_matcher(store: Store, matcher: Matcher | None, uri: str | os.PathLike[str]) -> None:
+    if matcher is not None and store.config.matcher != matcher:
+        raise ValueError(
+            f"matcher: {uri} was built with {store.config.matcher}, got {matcher}; omit it and set it when searching, "
+            "or build a new index"
+        )
 
 
 def _agreed_removals(

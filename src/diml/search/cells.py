@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from diml.search.filters import LARGEST_INTEGER, ColumnType
-from diml.search.store import EXACT, Value, printed
+from diml.search.store import EXACT, IndexConfig, Rows, Value, printed
 
 #: What `--types` calls the types -> the types of an index.
 TYPE_NAMES: Final[Mapping[str, ColumnType]] = {
@@ -117,6 +118,14 @@ def widened_value(value: Value, kind: ColumnType) -> Value:
     if value is None or (kind == "number" and not isinstance(value, str)):
         return None if value is None else float(value)
     return printed(value) if kind == "text" else value
+
+
+def widened_rows(rows: Rows, config: IndexConfig) -> Rows:
+    """Stored rows with their metadata in the types of an index whose columns have become wider."""
+    entries = tuple(
+        {name: widened_value(value, config.columns[name]) for name, value in entry.items()} for entry in rows.metadata
+    )
+    return replace(rows, metadata=entries)
 
 
 def _fits(number: int) -> bool:

@@ -110,7 +110,7 @@ def _require_compatible(existing: IndexConfig, wanted: IndexConfig, shown: str) 
 def content_of(file: Path) -> str:
     """Return the sha256 of a regular file, 64 hexadecimal digits; otherwise as `opened_file`."""
     with opened_file(file) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def _stale(metadata: Mapping[str, Value]) -> str | None:
     try:
         return None if content_of(file) == metadata["content"] else f"{file}: changed since it was indexed"
     except FileNotFoundError:
-        return f"{file}: missing (removed, renamed or moved)"
+        return f"{file}: missing"
     except BadImageError as error:
         return str(error)
     except OSError as error:

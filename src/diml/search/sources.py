@@ -12,7 +12,7 @@ from typing import Final
 from PIL import Image
 
 from diml.data.csv_table import CsvTable, LineFault, folder_of_paths, read_csv
-from diml.data.images import BadImage, BadImageError, load_image, printable
+from diml.data.images import BadImage, BadImageError, load_image, printable, read_file
 from diml.data.listing import FileListing, find_images, left_out_line, nfc
 from diml.search.cells import cell_value, guessed_type
 from diml.search.filters import ColumnType

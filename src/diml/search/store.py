@@ -248,6 +248,10 @@ class Store(Protocol):
         """Yield all rows of one state without their vectors, in parts, each once; metadata of some columns or all."""
         ...
 
+    def listed(self, ids: Sequence[str]) -> ListedRows:
+        """Return the rows of these ids without their vectors, in this order; unknown ids are left out."""
+        ...
+
     def set_columns(self, columns: Mapping[str, ColumnType], named_types: Sequence[str]) -> None:
         """Add columns, or give them wider types; all rows are written anew with the same vectors.
 

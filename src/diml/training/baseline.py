@@ -84,6 +84,7 @@ def warn_of_saturation(config: TrainConfig, images: ImageSet, epoch: int) -> Non
     remedies += ["a larger --validation-fraction", "harder validation images (`split` = `val` in a CSV file)"]
     warnings.warn(
         f"validation is saturated: {config.metric} is 100 % {when}, on {images.num_classes} classes with {len(images)} "
-        f"images. It cannot tell later epochs apart, and the first with 100 % is kept; use {', or '.join(remedies)}",
+        "images. It cannot tell later epochs apart, and the first with 100 % is kept; use "
+        f"{', or '.join(remedies)}",
         stacklevel=4,
     )

@@ -100,9 +100,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"checkpoint: {path} has no {_STATE}; give a folder such as RUN/{LAST}")
     try:
         document = read_json(path / _STATE)
-        found = document["format"]
-        if found != _FORMAT:
-            raise ValueError(f"need format {_FORMAT}, got {found!r}; if a newer version of diml wrote it, update")
+        _check_format(document["format"])
         document = unsealed(document, _STATE, "it is damaged")
         for name in _VOUCHED:
             check_file(path / name, document["files"][name], "it is damaged")
@@ -110,6 +108,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, OSError, SafetensorError, RecursionError) as error:
         raise ValueError(f"checkpoint: {path} cannot be read ({error}); {_REMEDY}") from error
     return state
+
+
+def _check_format(found: Any) -> None:
+    if found != _FORMAT:
+        raise ValueError(f"need format {_FORMAT}, got {found!r}; if a newer version of diml wrote it, update")
 
 
 def publish_model(checkpoint: Path, folder: Path) -> None:

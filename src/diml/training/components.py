@@ -215,7 +215,7 @@ def configured_objective(config: TrainConfig, *, num_classes: int, dim: int) -> 
         embedding_dim=dim,
         similarity=config.similarity,
         miner=config.miner,
-        num_regions=config.grid**2,
+        num_regions=config.regions_in_step,
         matcher=config.matcher,
         **_typed(options, types, what),
     )

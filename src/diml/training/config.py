@@ -248,6 +248,12 @@ class TrainConfig:
         return self.similarity == "structural" or self.objective.endswith("_diml")
 
     @property
+    def regions_in_step(self) -> int:
+        """Regions of an image that a training step sees: all, or with a frozen backbone those that are not left out."""
+        whole = self.grid**2
+        return max(1, whole - round(self.region_dropout * whole)) if self.frozen_backbone else whole
+
+    @property
     def folder(self) -> Path:
         """Folder of the run."""
         if self.output is not None:

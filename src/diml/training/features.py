@@ -1,8 +1,8 @@
 """Features of a frozen backbone: computed once for every image, from which any head gives the regions.
 
 A head is affine and acts on every cell alike, and a region is a mean of cells, with weights that add up to 1. So the
-head of a mean of cells is the mean of their embeddings, and the R + 1 vectors before the head (those of the regions, and
-the pooled one) are all that has to be kept of an image.
+head of a mean of cells is the mean of their embeddings, and the R + 1 vectors before the head (those of the regions,
+and the pooled one) are all that has to be kept of an image.
 
 Legend: N images, N' readable ones, R regions, C channels of the backbone, b images of a batch.
 """
@@ -22,10 +22,11 @@ from diml.data.images import BadImage
 from diml.data.loading import LoadedBatch, TrainingLoader, iterate_batches
 from diml.distributed import ProcessGroup
 from diml.matching import Regions
+from diml.matching.regions import NO_MASSES
 from diml.models import Embedder
-from diml.models.backbones import inference
+from diml.models.backbones import TokenBackbone, inference
 from diml.models.grids import resize_grid
-from diml.models.rollout import features_with_masses
+from diml.models.rollout import NO_TRANSFORMER, features_with_masses
 from diml.progress import ShowProgress, progress_bar
 
 #: Images whose regions are computed together.
@@ -57,7 +58,7 @@ class BackboneFeatures:
         """What `embedder`, which has this backbone, gives for rows 0 .. N' - 1; of the first view, without gradient."""
         parts = []
         with inference(embedder, embedder.device, None):
-            for some in torch.split(rows, _AT_ONCE):  # type: ignore[no-untyped-call]
+            for some in torch.split(rows, _AT_ONCE):
                 masses = None if self.masses is None else self.masses[some].to(embedder.device)
                 vectors = self.views[0][some].to(embedder.device)
                 parts.append(regions_of(embedder, vectors, self.grid, masses=masses, massless=self.massless))
@@ -123,8 +124,7 @@ def embed_features(
         for number, augment in enumerate(crops):
             with TrainingLoader(images.images, augment, workers=workers) as loader:
                 planned = [kept[start : start + batch_size].tolist() for start in range(0, len(kept), batch_size)]
-                batches = loader.epoch(planned, seed=0, epoch=number)
-                views.append(_View(embedder, batches, len(kept), advance))
+                views.append(_View(embedder, loader.epoch(planned, seed=0, epoch=number), len(kept), advance))
     if not alone:
         kept = processes.gather(kept.to(processes.device)).cpu()
     if not len(kept):
@@ -177,10 +177,12 @@ def _features(embedder: Embedder, images: Tensor) -> tuple[Tensor, Tensor | None
     reference = next(embedder.backbone.parameters(), torch.zeros(0))
     with inference(embedder, embedder.device, embedder.autocast_type()):
         given = images.to(embedder.device, reference.dtype).contiguous(memory_format=torch.channels_last)
-        if blocks:
-            features, masses, massless = features_with_masses(embedder.backbone, given, blocks)
+        if blocks and isinstance(embedder.backbone, TokenBackbone):
+            features, massless = features_with_masses(embedder.backbone, given, blocks)
         else:
-            features, masses, massless = embedder.backbone(given), None, "rollout_blocks is 0"
+            features = embedder.backbone(given)
+            massless = NO_TRANSFORMER.format(type(embedder.backbone.net).__name__) if blocks else NO_MASSES
+        masses = features.masses
         cells = resize_grid(_exact(features.maps), grid).flatten(2).transpose(1, 2)
         if masses is not None:
             masses = resize_grid(masses.unsqueeze(1), grid).flatten(1).cpu()

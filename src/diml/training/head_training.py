@@ -83,14 +83,14 @@ class FrozenImages:
     def cells(self, images: ImageSet) -> Iterator[Tensor]:
         """Blocks (n, C) of the regions of images, on which a whitening is fitted."""
         features, rows = self.of(images)
-        for some in torch.split(rows[rows >= 0], 256):  # type: ignore[no-untyped-call]
+        for some in torch.split(rows[rows >= 0], 256):
             yield features.views[0][some, :-1].flatten(0, 1)
 
     def loader(self) -> FeatureLoader:
         """Batches of the training images."""
         features, rows = self.of(self._split.train)
         mean = not not_a_mean(self._embedder.backbone, self._embedder.config.backbone)
-        return FeatureLoader(features, rows, dropout=self._config.region_dropout, pools_by_mean=mean)
+        return FeatureLoader(features, rows, regions=self._config.regions_in_step, pools_by_mean=mean)
 
     def _embed(self, images: ImageSet, crops: Sequence[Augment]) -> BackboneFeatures:
         config = self._config
@@ -117,16 +117,14 @@ class FeatureLoader:
     Args:
         features: of the images and perhaps others.
         rows: (N,) row of each image in `features`; -1 where it cannot be read.
-        dropout: the fraction of regions that is left out of each image, another choice each epoch; rounded to whole
-            regions, and at least one is kept.
+        regions: R', how many regions of each image are kept, another choice each epoch.
         pools_by_mean: whether the pooled feature is the mean of the cells, so that it changes as their mean does when
             regions are left out; otherwise it stays as it is.
     """
 
-    def __init__(self, features: BackboneFeatures, rows: Tensor, *, dropout: float, pools_by_mean: bool) -> None:
+    def __init__(self, features: BackboneFeatures, rows: Tensor, *, regions: int, pools_by_mean: bool) -> None:
         self._features, self._rows, self._pools_by_mean = features, rows, pools_by_mean
-        regions = features.grid[0] * features.grid[1]
-        self._regions, self._kept = regions, max(1, regions - round(dropout * regions))
+        self._regions, self._kept = features.grid[0] * features.grid[1], regions
 
     def epoch(self, batches: Iterable[Sequence[int]], *, seed: int = 0, epoch: int = 0) -> Iterator[LoadedBatch]:
         """Yield one batch for each list of indices; its `images` are (b, R' + 1, C) features, the pooled one last."""

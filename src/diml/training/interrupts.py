@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP during training: the current step is finished and a checkpoint is written before the run stops."""
+"""Ctrl-C, SIGTERM and SIGHUP during training: the current step is finished and a checkpoint written before it stops."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class Job:
         return plain
 
     def report(self) -> dict[str, Any] | None:
-        """Its `evaluation.json`; None if it is not finished, was made with other settings, or is damaged (a warning)."""
+        """Its `evaluation.json`; None if it is not finished, was made with other settings, or is damaged (warns)."""
         path = self.config.folder / "evaluation.json"
         if not path.is_file():
             return None

@@ -19,8 +19,8 @@ from diml.web.engine import MOST_HITS, Engine, Kind
 from diml.web.errors import ApiError, answer_errors
 from diml.web.gallery import Gallery
 from diml.web.guard import Guard
-from diml.web.limits import Limits, Slots, Worker
-from diml.web.uploads import open_upload, read_files
+from diml.web.limits import Amount, Limits, Worker
+from diml.web.uploads import Upload, UploadedFile, open_upload, read_files
 
 MOST_RERANKED: Final = 1000
 _OWN_FILES: Final = ("app.js", "api.js", "tray.js", "gallery.js", "app.css")
@@ -43,7 +43,7 @@ def create_app(engine: Engine, *, limits: Limits | None = None, keep: Path | Non
         >>> serve(create_app(Engine(load_embedder("mobilenetv2_100"))))  # doctest: +SKIP
     """
     limits = limits or Limits()
-    worker, slots = Worker(limits), Slots(limits.requests)
+    worker, engine.pixels = Worker(limits), Amount(limits.pixels)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -57,19 +57,20 @@ def create_app(engine: Engine, *, limits: Limits | None = None, keep: Path | Non
         lifespan=lifespan, description="Explainable image similarity: comparison and search. All scores are fractions.",
     )  # fmt: skip
     answer_errors(app)
-    app.add_middleware(Guard, limits=limits, slots=slots)
-    _add_status(app, engine, limits, keep is not None)
+    app.add_middleware(Guard, limits=limits)
+    _add_status(app, engine, worker, limits, keep is not None)
     _add_work(app, engine, worker, limits, keep)
     _add_gallery(app, engine, worker)
     _add_page(app)
     return app
 
 
-def _add_status(app: FastAPI, engine: Engine, limits: Limits, keeps: bool) -> None:
+def _add_status(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keeps: bool) -> None:
     @app.get("/api/status", responses=_ERRORS)
     async def status() -> schemas.StatusResponse:
         """What is served, the progress of the gallery, and the limits."""
         counts = {"hits": engine.most_hits(), "rerank_at": MOST_RERANKED}
+        gallery = engine.gallery
         values = {name: getattr(limits, name) for name in ("body_bytes", "pixels", "requests")} | counts
         return schemas.StatusResponse(
             version=version("diml"),
@@ -79,7 +80,7 @@ def _add_status(app: FastAPI, engine: Engine, limits: Limits, keeps: bool) -> No
             calibration_notice=engine.calibration.notice,
             keeps_uploads=keeps,
             limits=schemas.LimitsBody(**values),
-            gallery=None if engine.gallery is None else _gallery_status(engine.gallery),
+            gallery=None if gallery is None else await worker.run_image(partial(_gallery_status, gallery)),
         )
 
 
@@ -100,8 +101,16 @@ def _gallery_status(gallery: Gallery) -> schemas.GalleryBody:
 
 
 def _add_work(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keep: Path | None) -> None:
-    @app.post("/api/match", responses=_ERRORS, openapi_extra=_form("query", "gallery"))
-    async def match_two(request: Request) -> schemas.ExplanationResponse:
+    def opened(file: UploadedFile) -> Upload:
+        return open_upload(file, limits, engine.prepare, pixels=engine.pixels, keep=keep)
+
+    @app.post(
+        "/api/match",
+        response_model=schemas.ExplanationResponse,
+        responses=_ERRORS,
+        openapi_extra=_form("query", "gallery"),
+    )
+    async def match_two(request: Request) -> Response:
         """Compare two images, region by region."""
         files = await read_files(request, ("query", "gallery"))
         missing = [name for name in ("query", "gallery") if name not in files]
@@ -109,22 +118,27 @@ def _add_work(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keep
             remedy = "curl -F query=@a.jpg -F gallery=@b.jpg http://127.0.0.1:8765/api/match"
             raise ApiError(422, "missing_image", f"Need two images; {' and '.join(missing)} is missing.", remedy)
 
-        def work() -> dict[str, Any]:
-            return engine.match(*(open_upload(files[name], limits, keep) for name in ("query", "gallery")))
+        def work() -> bytes:
+            return _as_json(engine.match(opened(files["query"]), opened(files["gallery"])))
 
-        return schemas.ExplanationResponse(**await worker.run(request.state.slot, work))
+        return Response(await worker.run(work), media_type="application/json")
 
-    @app.post("/api/search", responses=_ERRORS, openapi_extra=_form("query", required=False))
+    @app.post(
+        "/api/search",
+        response_model=schemas.ExplanationResponse,
+        responses=_ERRORS,
+        openapi_extra=_form("query", required=False),
+    )
     async def search(
         request: Request,
         hits: Annotated[int, Query(ge=1, le=MOST_HITS, description="number of hits to explain")] = 8,
         rerank_at: Annotated[int, Query(ge=0, le=MOST_RERANKED, description="K; 0: by pooled cosine alone")] = 100,
         key: Annotated[str | None, Query(alias="id", max_length=200, description="in place of an image")] = None,
-    ) -> schemas.ExplanationResponse:
+    ) -> Response:
         """Search the gallery for one image: the form's `query`, or an image of the gallery by its id."""
         if engine.gallery is None:
             raise _no_gallery()
-        engine.require_ready()
+        await worker.run_image(engine.require_ready)
         files = await read_files(request, ("query",))
         if bool(files) == (key is not None):
             got = "both" if files else "none"
@@ -133,12 +147,12 @@ def _add_work(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keep
                 "Send either a file named query, or the id of a gallery image as ?id=.",
             )  # fmt: skip
 
-        def work() -> dict[str, Any]:
-            query = key if key is not None else open_upload(files["query"], limits, keep)
-            return engine.search(query, hits=min(hits, engine.most_hits()), rerank_at=rerank_at)
+        def work() -> bytes:
+            query = key if key is not None else opened(files["query"])
+            return _as_json(engine.search(query, hits=min(hits, engine.most_hits()), rerank_at=rerank_at))
 
         with nullcontext() if key is None else _known_image(key):
-            return schemas.ExplanationResponse(**await worker.run(request.state.slot, work))
+            return Response(await worker.run(work), media_type="application/json")
 
 
 def _add_gallery(app: FastAPI, engine: Engine, worker: Worker) -> None:
@@ -149,7 +163,7 @@ def _add_gallery(app: FastAPI, engine: Engine, worker: Worker) -> None:
         """Some images of the gallery, in its order."""
         if engine.gallery is None:
             raise _no_gallery()
-        found = engine.gallery.items(offset, count)
+        found = await worker.run_image(partial(engine.gallery.items, offset, count))
         return schemas.ItemsResponse(items=[schemas.ItemBody(**vars(item)) for item in found], offset=offset)
 
     @app.get("/api/gallery/image", responses=_ERRORS | {200: {"content": {"image/jpeg": {}}}})
@@ -202,6 +216,11 @@ def _known_image(key: str) -> Iterator[None]:
     except (OSError, BadImageError) as error:
         remedy = "Restart diml serve to read the folder again."
         raise ApiError(410, "image_gone", f"The file can no longer be read: {error}", remedy) from error
+
+
+def _as_json(answer: dict[str, Any]) -> bytes:
+    """An answer checked and written in the thread of the work: a large one would keep the event loop for long."""
+    return schemas.ExplanationResponse(**answer).model_dump_json().encode()
 
 
 def _no_gallery() -> ApiError:

@@ -17,11 +17,13 @@ from urllib.parse import quote
 
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from diml.calibration.calibrator import Calibrator
 from diml.calibration.finding import FoundCalibration
 from diml.calibration.hits import FALSE_ACCEPT_RATE, JudgedHits, judge_hits
-from diml.data.images import BadImageError, load_image
+from diml.data.images import BadImageError, load_image, opened_image
 from diml.explain.explanation import Explanation
 from diml.explain.hits import lift_of
 from diml.explain.html import ImageShelf, hit_numbers, pair_numbers
@@ -30,6 +32,7 @@ from diml.models import Embedder
 from diml.models.shares import with_shares
 from diml.search.searcher import NOT_RERANKED
 from diml.web.gallery import Gallery, GalleryAnswer, GalleryHit, GalleryNotReadyError
+from diml.web.limits import Amount, Limits
 from diml.web.uploads import Upload
 
 Kind = Literal["view", "whole"]
@@ -83,18 +86,23 @@ class Engine:
             self.calibration.calibrator.check(embedder.fingerprint(), matcher)
         self._shares = _ShareCache(_SHARES_BYTES)
         self.image = lru_cache(_CACHED_IMAGES)(self._image)
+        self.pixels = Amount(Limits().pixels)  # decoded at the same time; `create_app` sets its own limit
 
     @property
     def calibrator(self) -> Calibrator | None:
         """What the scores mean, where it is known."""
         return self.calibration.calibrator
 
+    def prepare(self, image: Image.Image) -> tuple[Tensor, Image.Image]:
+        """Return the network's input (3, H, W) of an RGB image, and what it sees of it, as it is shown."""
+        return self.embedder.preprocess(image), self._view(image)
+
     def match(self, query: Upload, other: Upload) -> dict[str, Any]:
         """Compare two images; returns an `ExplanationResponse` as plain values."""
         started, shelf = time.perf_counter(), ImageShelf()
-        regions = self.embedder.embed([query.image, other.image], shares=True)
+        regions = self._embedded(query, other)
         found = self.matcher.match(regions[0], regions[1])
-        places = [shelf.place(self._view(side.image), side.name) for side in (query, other)]
+        places = [shelf.place(side.view, side.name) for side in (query, other)]
         explained = Explanation.of(found, calibrator=self.calibrator)
         numbers = pair_numbers(explained, (query.name, other.name))
         pair = numbers | {"images": {"query": places[0], "gallery": places[1]}}
@@ -122,8 +130,8 @@ class Engine:
             first, regions = self._address(query, item.name), self._divided([query])[0]
         else:
             shelf, excluded = ImageShelf(), ""
-            regions = self.embedder.embed([query.image], shares=True)
-            shelf.place(self._view(query.image), query.name)
+            regions = self._embedded(query)
+            shelf.place(query.view, query.name)
             first = shelf.images[0]
         found = self.gallery.search(regions, hits=hits, rerank_at=rerank_at, exclude=excluded, matcher=self.matcher)
         judged = self._judged(found, rerank_at)
@@ -210,7 +218,7 @@ class Engine:
             if kept is not None:
                 known[key] = kept
         new = [row for row, key in enumerate(keys) if key not in known]
-        images = [self._gallery_image(keys[row]) for row in new]
+        images = [self._gallery_file(keys[row]) for row in new]
         made = with_shares(stored[new].to("cpu"), images, self.embedder, kept=_KEPT) if new else []
         for row, regions in zip(new, made, strict=True):
             known[keys[row]] = regions
@@ -218,11 +226,11 @@ class Engine:
                 self._shares.put(keys[row], regions)
         return [known[key] for key in keys]
 
-    def _gallery_image(self, key: str) -> Image.Image | str:
-        """An image of the gallery, or why it is not available."""
+    def _gallery_file(self, key: str) -> bytes | str:
+        """The file of a gallery image, or why it is not available."""
         assert self.gallery is not None
         try:
-            return load_image(self.gallery.image(key), name=self.gallery.item(key).name)
+            return self.gallery.image(key)
         except (OSError, BadImageError) as error:
             return f"its file cannot be read ({error})"
 
@@ -230,17 +238,25 @@ class Engine:
         side = self.embedder.preprocess.size * _SCALE
         return {"src": f"/api/gallery/image?id={quote(key, safe='')}", "name": name, "width": side, "height": side}
 
+    def _embedded(self, *uploads: Upload) -> Regions:
+        inputs = [upload.input for upload in uploads]
+        return self.embedder.embed(DataLoader(inputs, batch_size=len(inputs)), shares=True)  # type: ignore[arg-type]
+
     def _view(self, image: Image.Image) -> Image.Image:
         return self.embedder.preprocess.view(image, _SCALE)
 
     def _image(self, key: str, kind: Kind) -> bytes:
         """A gallery image re-encoded as JPEG, without the metadata (location, names) of its file."""
         assert self.gallery is not None
-        image = load_image(self.gallery.image(key), name=self.gallery.item(key).name)
-        if kind == "view":
-            image = self._view(image)
-        else:
-            image.thumbnail((_WHOLE, _WHOLE), Image.Resampling.LANCZOS)
+        content, name = self.gallery.image(key), self.gallery.item(key).name
+        with opened_image(content, name=name) as unread:
+            size = unread.size
+        with self.pixels.waited_for(size[0] * size[1]):
+            if kind == "view":
+                image = self._view(load_image(content, name=name))
+            else:
+                image = load_image(content, name=name, at_least=_WHOLE)
+                image.thumbnail((_WHOLE, _WHOLE), Image.Resampling.LANCZOS)
         stream = io.BytesIO()
         image.save(stream, "JPEG", quality=88)
         return stream.getvalue()

@@ -17,8 +17,8 @@ from typing import Final
 
 import torch
 
-from diml.data.images import BadImage
-from diml.data.inventory import images_below
+from diml.data.images import BadImage, printable, read_file
+from diml.data.listing import find_images
 from diml.matching import Matcher, Regions
 from diml.models import Embedder
 from diml.models.cache import embed_cached
@@ -32,8 +32,8 @@ STOPPED: Final = "it was stopped"
 class FolderGallery:
     """All images of a folder and its subfolders; `start` embeds them in the background.
 
-    The label of an image is the subfolder that contains it. Hidden files and links that lead out of the folder are left
-    out. Files are listed once, when the gallery is created.
+    The label of an image is the subfolder that contains it. Links are followed as everywhere (`data.listing`), also out
+    of the folder. Files are listed once, when the gallery is created; `left_out` says, in a line, what is no image.
 
     Args:
         folder: to search.
@@ -60,17 +60,13 @@ class FolderGallery:
         self.matcher = embedder.matcher if matcher is None else matcher
         self._folder = checked_folder(folder)
         self._embedder, self._cache, self._batch_size = embedder, cache, batch_size
-        found = images_below(self._folder)
-        self._paths = [path for path in found if _inside(path, self._folder)]
-        self._bad = [
-            BadImage(str(path.relative_to(self._folder)), "is a link that leads out of the folder")
-            for path in found
-            if not _inside(path, self._folder)
-        ]
+        found = find_images(self._folder)
+        self.left_out = printable(found.notice() or "")
+        self._paths, self._bad = list(found.paths), list[BadImage]()
         if not self._paths:
-            raise ValueError(
-                f"folder {folder}: need at least one image in it, got none; supported are jpg, png, webp and others"
-            )
+            told = f" ({self.left_out})" if self.left_out else ""
+            raise ValueError(f"folder {printable(folder)}: need at least one image in it, got none{told}")
+        self._real = [os.path.realpath(path) for path in self._paths]
         self._items = [_item(path, self._folder) for path in self._paths]
         self._row_of = {item.id: row for row, item in enumerate(self._items)}
         self._kept: dict[str, int] = {}  # id -> row of the regions
@@ -102,7 +98,7 @@ class FolderGallery:
         ready, error = self._regions is not None, self._error
         return GalleryState(
             kind="folder",
-            name=self._folder.name,
+            name=printable(self._folder.name),
             phase="ready" if ready else "failed" if error else "embedding",
             done=self._done,
             total=len(self._paths),
@@ -161,11 +157,11 @@ class FolderGallery:
         return gallery[[self._kept[key] for key in keys]]
 
     def image(self, key: str) -> bytes:
-        """Return the file of an image, after checking again that it is inside the folder."""
-        path = self._paths[self._row_of[key]]
-        if not _inside(path, self._folder):
-            raise FileNotFoundError(f"image {self._items[self._row_of[key]].name}: it is no longer inside the folder")
-        return path.read_bytes()
+        """Return the file of an image, after checking again that its name leads to the same place as when listed."""
+        row = self._row_of[key]
+        if os.path.realpath(self._paths[row]) != self._real[row]:
+            raise FileNotFoundError(f"image {self._items[row].name}: its name leads to another file than before")
+        return read_file(self._real[row], name=self._items[row].name)
 
     def _ready(self) -> Regions:
         if self._regions is None:
@@ -184,7 +180,7 @@ class FolderGallery:
             self._order = found.kept.tolist()
             self._kept = {self._items[row].id: place for place, row in enumerate(self._order)}
             names = (Path(bad.path).relative_to(self._folder) for bad in found.bad)
-            self._bad += [BadImage(str(name), bad.reason) for name, bad in zip(names, found.bad, strict=True)]
+            self._bad += [BadImage(printable(name), bad.reason) for name, bad in zip(names, found.bad, strict=True)]
             self._done = len(self._paths)
             self._regions = found.regions
         self._seconds = max(time.monotonic() - self._began, 1e-9)
@@ -219,19 +215,13 @@ def checked_folder(folder: str | os.PathLike[str]) -> Path:
     return path.resolve()
 
 
-def _inside(path: Path, folder: Path) -> bool:
-    """Whether a path, with its links resolved, is inside a folder (whose own path is resolved)."""
-    try:
-        return path.resolve(strict=True).is_relative_to(folder)
-    except (OSError, RuntimeError):  # a broken or circular link
-        return False
-
-
 def _item(path: Path, folder: Path) -> GalleryItem:
     """Its id depends on path, size and time of change, so that a browser may cache the image of an id."""
     relative = path.relative_to(folder)
     status = path.stat()
     key = f"{folder}\0{relative}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")
-    shown = relative.as_posix().encode("utf-8", "replace").decode()
-    label = relative.parent.as_posix().encode("utf-8", "replace").decode() if relative.parent.parts else ""
+    shown, label = (
+        printable(relative.as_posix()),
+        printable(relative.parent.as_posix()) if relative.parent.parts else "",
+    )
     return GalleryItem(hashlib.sha256(key).hexdigest()[:20], shown, label, {"bytes": status.st_size})

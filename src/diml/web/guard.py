@@ -1,4 +1,4 @@
-"""Checks of every request: host, origin, number, duration and size.
+"""Checks of every request: host, origin, duration and size.
 
 A browser lets any web page send requests to 127.0.0.1. Therefore the requested host has to be a name of the local
 machine (another name can be made to resolve to it: DNS rebinding), and a request made by a page has to come from the
@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diml.web.errors import ApiError, internal
-from diml.web.limits import Limits, Slots
+from diml.web.limits import Amount, Limits
 
 HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 #: Only scripts, styles and images of this server, no framing, no forms sent elsewhere.
@@ -40,11 +40,11 @@ class Guard:
     Args:
         app: the application.
         limits: of request bodies.
-        slots: of comparisons and searches.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, slots: Slots) -> None:
-        self.app, self._limits, self._slots = app, limits, slots
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+        self.app, self._limits = app, limits
+        self._bodies = Amount(limits.bodies_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with an error."""
@@ -63,12 +63,11 @@ class Guard:
             check_host(headers)
             check_origin(headers)
             self._check_length(headers)
-            if scope["method"] != "POST":
-                await self.app(scope, receive, answer)
-                return
-            with self._slots.taken() as slot:
-                scope.setdefault("state", {})["slot"] = slot
-                await self.app(scope, self._limited(receive), answer)
+            body = _Body(receive, self._limits, self._bodies)
+            try:
+                await self.app(scope, body.receive, answer)
+            finally:
+                self._bodies.give_back(body.received)
         except ApiError as error:
             await error.response()(scope, receive, answer)
         except ClientDisconnect:  # there is no one to answer
@@ -88,31 +87,53 @@ class Guard:
         if int(length) > self._limits.body_bytes:
             raise too_large(self._limits)
 
-    def _limited(self, receive: Receive) -> Receive:
-        """Count the bytes of a body as they arrive, and their time."""
-        clock = asyncio.get_running_loop().time
-        deadline, received = clock() + self._limits.upload_seconds, 0
-        complete = False
 
-        async def counted() -> Message:
-            nonlocal received, complete
-            if complete:  # what follows is the wait for the client to disconnect
-                return await receive()
-            try:
-                async with asyncio.timeout(max(0.0, deadline - clock())):
-                    message = await receive()
-            except TimeoutError as error:
-                seconds = f"{self._limits.upload_seconds:g} seconds"
-                raise ApiError(
-                    408, "upload_timeout", f"The images did not arrive within {seconds}.", "Send smaller images."
-                ) from error
-            received += len(message.get("body", b""))
-            complete = not message.get("more_body", False)
-            if received > self._limits.body_bytes:
-                raise too_large(self._limits)
-            return message
+class _Body:
+    """The body of a request, whose bytes are counted as they arrive, and their time.
 
-        return counted
+    Args:
+        receive: of the server.
+        limits: of the body.
+        bodies: bytes of all bodies in memory; what this one has `received` is to be given back in the end.
+    """
+
+    def __init__(self, receive: Receive, limits: Limits, bodies: Amount) -> None:
+        self._receive, self._limits, self._bodies = receive, limits, bodies
+        self._clock = asyncio.get_running_loop().time
+        self._deadline = self._clock() + limits.upload_seconds
+        self._complete = False
+        self.received = 0
+
+    async def receive(self) -> Message:
+        """Return the next message; ApiError where it is too late or too much."""
+        if self._complete:  # what follows is the wait for the client to disconnect
+            return await self._receive()
+        seconds = min(self._limits.stall_seconds, max(0.0, self._deadline - self._clock()))
+        try:
+            async with asyncio.timeout(seconds):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise self._too_slow() from error
+        size = len(message.get("body", b""))
+        if self.received + size > self._limits.body_bytes:
+            raise too_large(self._limits)
+        if not self._bodies.take(size):
+            raise ApiError(
+                503, "busy", "Too many images are being uploaded.", "Try again in a moment.", {"Retry-After": "2"}
+            )
+        self.received += size
+        self._complete = not message.get("more_body", False)
+        return message
+
+    def _too_slow(self) -> ApiError:
+        limits = self._limits
+        late = self._clock() >= self._deadline
+        message = (
+            f"The images did not arrive within {limits.upload_seconds:g} seconds."
+            if late
+            else f"Nothing arrived for {limits.stall_seconds:g} seconds."
+        )
+        return ApiError(408, "upload_timeout", message, "Send smaller images.")
 
 
 def check_host(headers: Mapping[str, str]) -> None:

@@ -7,16 +7,24 @@ cannot make the server reveal other files.
 from __future__ import annotations
 
 import hashlib
-import itertools
+import math
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from diml.data.images import read_file
 from diml.matching import Matcher, Regions
 from diml.search.sources import image_file
 from diml.search.store import decode_regions
 from diml.web.gallery import GalleryAnswer, GalleryHit, GalleryItem, GalleryState
+
+#: How long the list of ids for pages of the gallery is used; images added to the index appear after it.
+_LISTED_SECONDS = 30.0
 
 if TYPE_CHECKING:
     from diml.search import Searcher
@@ -42,6 +50,9 @@ class IndexGallery:
         if not searcher.store.count():
             raise ValueError(f"index {name}: need at least one image in it, got none; add some with diml index build")
         self._searcher, self._name = searcher, name
+        self._lock = threading.Lock()
+        self._listed: NDArray[np.bytes_] = np.array([], dtype=np.bytes_)
+        self._listed_at = -math.inf
         self.matcher = searcher.matcher
 
     def state(self) -> GalleryState:
@@ -51,8 +62,9 @@ class IndexGallery:
 
     def items(self, offset: int, count: int) -> Sequence[GalleryItem]:
         """Return some of the images, in the order of the store."""
-        rows = (row for part in self._searcher.store.listing() for row in zip(part.ids, part.metadata, strict=True))
-        return [_item(key, metadata) for key, metadata in itertools.islice(rows, offset, offset + count)]
+        ids = self._ids()[offset : offset + count].astype(str).tolist()
+        found = self._searcher.store.listed(ids)
+        return [_item(key, metadata) for key, metadata in zip(found.ids, found.metadata, strict=True)]
 
     def item(self, key: str) -> GalleryItem:
         """Return the image of an id."""
@@ -80,7 +92,7 @@ class IndexGallery:
         metadata = self._rows([key]).metadata[0]
         if not {"source", "path", "content"} <= metadata.keys():
             raise FileNotFoundError(f"image {key}: this index does not record where its images are")
-        content = image_file(metadata).read_bytes()
+        content = read_file(image_file(metadata))
         if hashlib.sha256(content).hexdigest() != metadata["content"]:
             raise FileNotFoundError(
                 f"image {_item(key, metadata).name}: its file has changed since it was indexed; run diml index build"
@@ -89,6 +101,16 @@ class IndexGallery:
 
     def stop(self) -> None:
         """Do nothing: there is no background work."""
+
+    def _ids(self) -> NDArray[np.bytes_]:
+        """All ids in the order of the store, read again after some seconds: a listing of every row for every page would
+        take the longer the larger the index is."""
+        with self._lock:
+            if time.monotonic() - self._listed_at > _LISTED_SECONDS:
+                listing = self._searcher.store.listing(columns=())
+                self._listed = np.array([key for part in listing for key in part.ids], dtype=np.bytes_)
+                self._listed_at = time.monotonic()
+            return self._listed
 
     def _rows(self, keys: Sequence[str]) -> Rows:
         """The stored rows of some ids, in the given order; KeyError for an unknown id."""

@@ -1,20 +1,27 @@
-"""Limits of the server: sizes, simultaneous requests, and computation outside the event loop with a timeout.
+"""Limits of the server: sizes, numbers of requests and connections, and computation outside the event loop.
 
-A thread cannot be interrupted. Work that exceeds its time is answered with an error but keeps its slot until it ends.
+A request passes three of them: its bytes while it arrives (`Amount`), a bounded queue for the work (`Worker`), and the
+pixels that are decoded at the same time (`Amount` again). A thread cannot be interrupted: work that exceeds its time is
+answered with an error, but occupies its thread until it ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Final, TypeVar
 
 from diml.web.errors import ApiError
 
 Result = TypeVar("Result")
+
+_BODIES: Final = 8  # of the largest size may be in memory at the same time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +29,15 @@ class Limits:
     """Limits of one request, and of all requests together.
 
     Args:
-        body_bytes: size of one request, all of its images together.
-        pixels: of one image, checked before it is decoded.
-        requests: simultaneous comparisons and searches, including their uploads; further ones are rejected (503).
-        upload_seconds: time for a request to arrive.
-        work_seconds: time for a comparison or search.
+        body_bytes: size of one request, all of its images together. All bodies together may have eight times as many.
+        pixels: of one image, checked before it is decoded; and of all images that are decoded at the same time.
+        requests: comparisons and searches that are computed at the same time.
+        waiting: further ones that wait for their turn; those beyond are rejected (503).
+        connections: of clients that are open at the same time; see `diml.web.connections`.
+        header_seconds: time for the first line and the headers of a request.
+        upload_seconds: time for the rest of it.
+        stall_seconds: time in which at least one byte of the rest has to arrive.
+        work_seconds: time for a comparison or search, including the wait for its turn.
 
     Raises:
         ValueError: one of them is not positive.
@@ -35,7 +46,11 @@ class Limits:
     body_bytes: int = 32 * 2**20
     pixels: int = 50_000_000
     requests: int = 4
+    waiting: int = 64
+    connections: int = 256
+    header_seconds: float = 10.0
     upload_seconds: float = 30.0
+    stall_seconds: float = 10.0
     work_seconds: float = 60.0
 
     def __post_init__(self) -> None:
@@ -43,85 +58,122 @@ class Limits:
             if not value > 0:
                 raise ValueError(f"{name}: need more than 0, got {value}")
 
-
-class Slot:
-    """The slot of one request; free again when the request and its work have ended."""
-
-    def __init__(self, free: Callable[[], None]) -> None:
-        self._free = free
-        self.work: asyncio.Future[Any] | None = None
-
-    def close(self) -> None:
-        """End the request."""
-        if self.work is None or self.work.done():
-            self._free()
-        else:
-            self.work.add_done_callback(lambda _: self._free())
+    @property
+    def bodies_bytes(self) -> int:
+        """The size of all bodies in memory together."""
+        return _BODIES * self.body_bytes
 
 
-class Slots:
-    """A fixed number of simultaneous requests; to be used from the event loop only.
+class Amount:
+    """An amount of something that is used by several requests at the same time, and given back.
 
     Args:
-        limit: the number.
+        most: the amount.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.used = limit, 0
+    def __init__(self, most: int) -> None:
+        self.most, self.used = most, 0
+        self._condition = threading.Condition()
+        self._turn = threading.Lock()
+
+    def take(self, amount: int) -> bool:
+        """Take some of it, to be returned by `give_back`; False, and nothing taken, where there is not enough left."""
+        with self._condition:
+            if self.used + amount > self.most:
+                return False
+            self.used += amount
+            return True
+
+    def give_back(self, amount: int) -> None:
+        """Return what was taken."""
+        with self._condition:
+            self.used -= amount
+            self._condition.notify_all()
 
     @contextmanager
-    def taken(self) -> Iterator[Slot]:
-        """Take a slot for a request; ApiError (503, Retry-After) where none is free."""
-        if self.used >= self.limit:
-            raise ApiError(
-                503, "busy", f"{self.limit} requests are already being processed.",
-                "Try again in a moment, or start diml with a larger --max-requests.", {"Retry-After": "1"},
-            )  # fmt: skip
-        self.used += 1
-        slot = Slot(self._free)
+    def waited_for(self, amount: int) -> Iterator[None]:
+        """Wait until there is enough left and use it; for threads. More than there is at all waits for all of it."""
+        amount = min(amount, self.most)
+        with self._turn, self._condition:  # one waits at a time, so that small amounts do not overtake a large one
+            self._condition.wait_for(lambda: self.used + amount <= self.most)
+            self.used += amount
         try:
-            yield slot
+            yield
         finally:
-            slot.close()
-
-    def _free(self) -> None:
-        self.used -= 1
+            self.give_back(amount)
 
 
 class Worker:
-    """Threads for computation.
+    """Threads for computation, with a bounded queue; its methods are called from the event loop.
 
     Args:
-        limits: simultaneous requests, and their seconds.
+        limits: simultaneous requests, those that wait, and their seconds.
     """
 
     def __init__(self, limits: Limits) -> None:
-        self._seconds = limits.work_seconds
+        self._limits = limits
         self._pool = ThreadPoolExecutor(limits.requests, thread_name_prefix="diml-work")
-        self._images = ThreadPoolExecutor(2, thread_name_prefix="diml-images")  # decodes two images at a time
+        self._images = ThreadPoolExecutor(2, thread_name_prefix="diml-images")
+        self._pending = 0
+        self._usual = 1.0  # seconds of a piece of work, a running mean
 
-    async def run(self, slot: Slot, function: Callable[[], Result]) -> Result:
-        """Run a comparison or search; ApiError (504) when it takes too long."""
-        return await self._awaited(self._pool.submit(function), slot)
+    @property
+    def pending(self) -> int:
+        """Pieces of work that are computed or wait."""
+        return self._pending
+
+    async def run(self, function: Callable[[], Result]) -> Result:
+        """Run a comparison or search when it is its turn.
+
+        Raises:
+            ApiError: 503 where too many wait, or its turn does not come in time; 504 where it takes too long.
+        """
+        if self._pending >= self._limits.requests + self._limits.waiting:
+            raise self.busy()
+        self._pending += 1
+        submitted = self._pool.submit(self._timed, function)
+        asyncio.wrap_future(submitted).add_done_callback(self._ended)
+        return await self._awaited(submitted)
 
     async def run_image(self, function: Callable[[], Result]) -> Result:
-        """Run the rendering of a gallery image."""
-        return await self._awaited(self._images.submit(function), None)
+        """Run something short: the rendering of a gallery image, a page of the gallery's list."""
+        return await self._awaited(self._images.submit(function))
+
+    def busy(self) -> ApiError:
+        """The error of a request that is one too many, with the time after which to try again."""
+        seconds = math.ceil(min(60.0, max(1.0, self._usual * self._pending / self._limits.requests)))
+        return ApiError(
+            503, "busy", f"{self._pending} requests are being processed or wait.",
+            "Try again in a moment (Retry-After), or start diml with larger --max-requests or --max-waiting.",
+            {"Retry-After": str(seconds)},
+        )  # fmt: skip
 
     def stop(self) -> None:
         """Start no further work."""
         for pool in (self._pool, self._images):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _awaited(self, submitted: Future[Result], slot: Slot | None) -> Result:
+    def _timed(self, function: Callable[[], Result]) -> Result:
+        began = time.monotonic()
+        try:
+            return function()
+        finally:
+            self._usual += 0.2 * (time.monotonic() - began - self._usual)
+
+    def _ended(self, work: asyncio.Future[Result]) -> None:
+        self._pending -= 1
+        if not work.cancelled():
+            work.exception()  # it was reported where the work was awaited, if anybody still waits for it
+
+    async def _awaited(self, submitted: Future[Result]) -> Result:
         work = asyncio.wrap_future(submitted)
-        if slot is not None:
-            slot.work = work
-        done, _ = await asyncio.wait([work], timeout=self._seconds)
-        if not done:
-            work.add_done_callback(lambda late: late.cancelled() or late.exception())  # its result is discarded
-            raise ApiError(
-                504, "work_timeout", f"The work took longer than {self._seconds:g} seconds and was abandoned.",
-                "Try again when the machine is less busy, or start diml with a larger --timeout.",
-            )  # fmt: skip
-        return work.result()
+        done, _ = await asyncio.wait([work], timeout=self._limits.work_seconds)
+        if done:
+            return work.result()
+        if submitted.cancel():  # it had not begun
+            raise self.busy()
+        work.add_done_callback(lambda late: late.cancelled() or late.exception())  # its result is discarded
+        raise ApiError(
+            504, "work_timeout", f"The work took longer than {self._limits.work_seconds:g} seconds and was abandoned.",
+            "Try again when the machine is less busy, or start diml with a larger --timeout.",
+        )  # fmt: skip

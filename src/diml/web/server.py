@@ -9,7 +9,12 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from diml.web.connections import bounded, log_rarely
+from diml.web.limits import Limits
+
 HOST: Final = "127.0.0.1"
+_QUEUE: Final = 128  # connections that the system keeps until they are accepted
+_ACCEPTED: Final = 8  # at a time: after each few those are closed that are too many
 
 
 def open_port(port: int) -> socket.socket:
@@ -25,7 +30,7 @@ def open_port(port: int) -> socket.socket:
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         opened.bind((HOST, port))
-        opened.listen(128)
+        opened.listen(_QUEUE)
     except OSError as error:
         opened.close()
         if error.errno == errno.EADDRINUSE:
@@ -39,12 +44,22 @@ def open_port(port: int) -> socket.socket:
     return opened
 
 
-def serve(app: FastAPI, port: int | socket.socket = 8765) -> None:
+class _Server(uvicorn.Server):
+    """Accepts a few connections at a time, while the system keeps many."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for opened in sockets or ():  # asyncio has set both to the same number
+            opened.listen(_QUEUE)
+
+
+def serve(app: FastAPI, port: int | socket.socket = 8765, *, limits: Limits | None = None) -> None:
     """Serve an application on 127.0.0.1 until Ctrl-C or SIGTERM; requests in progress have five seconds to end.
 
     Args:
         app: what `create_app` returns.
         port: a number, 0 for a free port; or what `open_port` returns.
+        limits: of connections; as given to `create_app`.
 
     Raises:
         OSError, ValueError: as `open_port`.
@@ -55,6 +70,8 @@ def serve(app: FastAPI, port: int | socket.socket = 8765) -> None:
     listener = open_port(port) if isinstance(port, int) else port
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5,
-        timeout_keep_alive=5, backlog=128, h11_max_incomplete_event_size=32 * 1024, http="h11", ws="none",
+        timeout_keep_alive=5, backlog=_ACCEPTED, h11_max_incomplete_event_size=32 * 1024, ws="none",
+        http=bounded(limits or Limits()),
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[listener])
+    log_rarely()
+    _Server(config).run(sockets=[listener])

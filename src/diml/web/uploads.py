@@ -1,40 +1,44 @@
-"""Uploaded images: read into memory, decoded as untrusted input, and saved only on request."""
+"""Uploaded images: read into memory, decoded as untrusted input, and saved only on request.
+
+Of a decoded image only what the network and the page need is kept, so that large ones are in memory one at a time.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import unicodedata
-import warnings
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
+from torch import Tensor
 
-from diml.data.images import BadImageError, load_image
+from diml.data.images import IMAGE_FORMATS, BadImageError, load_image, opened_image
 from diml.files import atomic_file
 from diml.web.errors import ApiError
-from diml.web.limits import Limits
+from diml.web.limits import Amount, Limits
 
-#: Format of Pillow -> file suffix. Others are rejected: Pillow passes some of them (such as EPS) to external programs.
-FORMATS: Final = {
-    "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif",
-    "AVIF": "avif", "PPM": "ppm", "JPEG2000": "jp2",
-}  # fmt: skip
 _NAME_LENGTH: Final = 120
 
 
 @dataclass(frozen=True, eq=False)
 class Upload:
-    """A decoded upload: its name, and its pixels as upright RGB."""
+    """A decoded upload.
+
+    Args:
+        name: of its file, cleaned.
+        input: (3, H, W), the input of the network.
+        view: what of the image the network sees, as it is shown.
+    """
 
     name: str
-    image: Image.Image
+    input: Tensor
+    view: Image.Image
 
 
 @dataclass(frozen=True)
@@ -100,33 +104,38 @@ async def _stream_of(request: Request) -> AsyncGenerator[bytes, None]:
         raise MultiPartException("it ended early") from error
 
 
-def open_upload(file: UploadedFile, limits: Limits, keep: Path | None = None) -> Upload:
+def open_upload(
+    file: UploadedFile,
+    limits: Limits,
+    prepare: Callable[[Image.Image], tuple[Tensor, Image.Image]],
+    *,
+    pixels: Amount,
+    keep: Path | None = None,
+) -> Upload:
     """Decode an uploaded file.
 
     Args:
         file: of the form.
         limits: of its pixels.
+        prepare: from an RGB image to the network's input and what is shown of it.
+        pixels: that may be decoded at the same time; it is waited for them.
         keep: folder in which the file is saved, named by its content; None saves nothing.
 
     Raises:
-        ApiError: it is not an image, of an unsupported format, damaged, or too large.
+        ApiError: it is not an image, of a format that is not allowed, damaged, or too large.
     """
-    remedy = f"Send an image as {', '.join(sorted(set(FORMATS.values())))}, of at most {limits.pixels:,} pixels."
     try:
-        kind = _format_of(file.content)
-        image = load_image(file.content, name=file.name, max_pixels=limits.pixels)
+        with opened_image(file.content, name=file.name, max_pixels=limits.pixels) as image:
+            size, kind = image.size, str(image.format)
+        with pixels.waited_for(size[0] * size[1]):
+            upload = Upload(file.name, *prepare(load_image(file.content, name=file.name, max_pixels=limits.pixels)))
     except BadImageError as error:
+        endings = ", ".join(known[0].removeprefix(".") for known in IMAGE_FORMATS.values())
+        remedy = f"Send an image of at most {limits.pixels:,} pixels, as one of {endings}."
         raise ApiError(422, "bad_image", f"{error.path} {error.reason}.", remedy) from error
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        reason = "is empty (0 bytes)" if not file.content else "is not an image of a supported format"
-        if isinstance(error, Image.DecompressionBombError):
-            reason = f"has more than the {limits.pixels:,} pixels allowed"
-        raise ApiError(422, "bad_image", f"{file.name} {reason}.", remedy) from error
-    except MemoryError as error:
-        raise ApiError(413, "too_large", f"{file.name} is too large to be decoded.", remedy) from error
     if keep is not None:
-        _keep(file.content, FORMATS[kind], keep)
-    return Upload(file.name, image)
+        _keep(file.content, IMAGE_FORMATS.get(kind, IMAGE_FORMATS["JPEG"])[0], keep)  # MPO is a kind of JPEG
+    return upload
 
 
 def clean_name(name: str) -> str:
@@ -136,17 +145,8 @@ def clean_name(name: str) -> str:
     return (shown if len(shown) <= _NAME_LENGTH else "…" + shown[1 - _NAME_LENGTH :]) or "image"
 
 
-def _format_of(content: bytes) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about many pixels, which `load_image` counts, and invalid metadata
-        Image.init()  # some may be missing in this Pillow; MPO is opened as JPEG and recognised afterwards
-        known = tuple(kind for kind in FORMATS if kind in Image.OPEN)
-        with Image.open(io.BytesIO(content), formats=known) as image:
-            return str(image.format)
-
-
 def _keep(content: bytes, suffix: str, folder: Path) -> None:
-    path = folder / f"{hashlib.sha256(content).hexdigest()[:20]}.{suffix}"
+    path = folder / f"{hashlib.sha256(content).hexdigest()[:20]}{suffix}"
     if not path.exists():
         with atomic_file(path) as temporary:
             temporary.write_bytes(content)

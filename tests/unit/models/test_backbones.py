@@ -149,14 +149,70 @@ def test_token_pooling_can_be_chosen():
     ("name", "pooling", "said"),
     [
         ("test_vit_relpos", "class", "no class token"),
+        ("test_vit", "attention", "no attention pooling, got 'attention'; use 'class' or 'mean'"),
         ("test_resnet", "mean", "maps, not tokens"),
         ("googlenet", "class", "maps, not tokens"),
-        ("test_vit", "max", "token_pooling: need one of class, mean, got 'max'"),
+        ("test_vit", "max", "token_pooling: need one of class, mean, attention, got 'max'"),
     ],
 )
 def test_a_token_pooling_that_cannot_be_is_refused(name, pooling, said):
     with pytest.raises(ValueError, match=said):
         build_backbone(name, pretrained=False, image_size=64, token_pooling=pooling)
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling"),
+    [
+        ("test_vit", "class"),
+        ("vit_small_patch14_reg4_dinov2", "class"),
+        ("vit_small_patch16_dinov3", "mean"),
+        ("vit_base_patch32_clip_224", "class"),
+        ("vit_base_patch16_siglip_224", "attention"),
+        ("vit_base_patch16_siglip_gap_224", "mean"),
+        ("deit_tiny_distilled_patch16_224", "class"),
+        ("eva02_tiny_patch14_224", "mean"),
+        ("beit_base_patch16_224", "mean"),
+    ],
+)
+@torch.no_grad()
+def test_pooled_is_that_of_the_models_own_head(name, pooling):
+    if not timm.is_model(name):
+        pytest.skip(f"timm {timm.__version__} has no {name}")
+    size, options = 64 if "patch14" not in name else 56, {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    backbone = build_backbone(name, pretrained=False, image_size=size, options=options if name != "test_vit" else None)
+    assert backbone.token_pooling == pooling
+    tokens = backbone.net.forward_features(image(size))
+    seen = backbone(image(size))
+    torch.testing.assert_close(seen.pooled, backbone.net.forward_head(tokens, pre_logits=True))
+    assert seen.maps.shape == (2, backbone.channels, *(size // backbone.net.patch_embed.patch_size[0],) * 2)
+
+
+@torch.no_grad()
+def test_cells_of_attention_pooling_are_images_of_one_cell():
+    options = {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    backbone = build_backbone("vit_base_patch16_siglip_224", pretrained=False, image_size=64, options=options)
+    tokens = backbone.net.forward_features(image(64))
+    seen = backbone(image(64)).maps
+    for cell in (0, 5, 15):
+        alone = backbone.net.forward_head(tokens[:, cell : cell + 1], pre_logits=True)
+        torch.testing.assert_close(seen[:, :, cell // 4, cell % 4], alone)
+
+
+@torch.no_grad()
+def test_networks_that_run_at_one_size_only_say_which_and_use_it_by_default():
+    assert default_preprocess("halonet26t").size == 256
+    with pytest.raises(ValueError, match=r"halonet26t.*224 x 224.*\(AssertionError\).*made for 256 pixels.*--size 256"):
+        build_backbone("halonet26t", pretrained=False, image_size=224)
+
+
+def test_weights_of_five_axes_do_not_stop_the_faster_layout():
+    """lambda_resnet26t has three-dimensional convolutions."""
+    embedder = load_embedder("lambda_resnet26t", pretrained=False, size=64)
+    weights = embedder.state_dict().values()
+    assert any(weight.ndim == 5 for weight in weights)
+    assert all(
+        weight.is_contiguous(memory_format=torch.channels_last) for weight in weights if weight.ndim == 4
+    )
 
 
 @pytest.mark.parametrize("name", ["pit_ti_224", "crossvit_tiny_240"])

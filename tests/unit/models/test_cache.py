@@ -102,7 +102,9 @@ def test_a_damaged_cache_is_made_anew_with_a_warning(damage, embedder, paths, tm
             "text": b"no safetensors",
             "empty": b"",
             "one bit of a vector": content[:-9] + bit + content[-8:],
-            "a reason": content.replace(rb'\"reasons\": []', rb'\"reasons\":[ ]').replace(rb'\"grid\": [4', rb'\"grid\": [2'),
+            "a reason": content.replace(rb"\"reasons\": []", rb"\"reasons\":[ ]").replace(
+                rb"\"grid\": [4", rb"\"grid\": [2"
+            ),
             "a number": content.replace(b'"F32"', b'"I32"'),
         }
         assert damaged[damage] != content
@@ -172,7 +174,5 @@ def test_a_full_disk_is_gone_on_without(embedder, paths, tmp_path, monkeypatch):
 
 def test_a_pipe_among_the_images_does_not_hang(embedder, paths, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    found = embed_cached(
-        embedder, [*paths, tmp_path / "pipe.png"], cache_dir=tmp_path / "cache", on_bad_image="skip"
-    )
+    found = embed_cached(embedder, [*paths, tmp_path / "pipe.png"], cache_dir=tmp_path / "cache", on_bad_image="skip")
     assert [image.path for image in found.bad] == [str(tmp_path / "pipe.png")]

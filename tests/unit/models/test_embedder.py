@@ -376,12 +376,26 @@ def test_images_of_another_kind_are_refused(given, error, said, tiny):
 
 
 def test_a_network_of_one_size_refuses_others(tiny):
-    embedder = tiny("test_vit")
+    embedder = tiny("test_vit_relpos")
     with pytest.raises(ValueError, match="takes 64 x 64 pixels only, got 96 x 96"):
         embedder(images(1, 96))
     config = dataclasses.replace(embedder.config, preprocess=Preprocess(size=96, resize=96))
     with pytest.raises(ValueError, match="built for images of 64 pixels, got size 96"):
         Embedder(embedder.backbone, embedder.head, config)
+
+
+def test_a_plain_transformer_takes_every_multiple_of_its_patches(tiny):
+    embedder = tiny("test_vit", grid=None)
+    assert embedder(images(2, 96)).grid == (6, 6)
+    assert embedder(torch.randn(1, 3, 96, 64), masses=True).grid == (6, 4)
+    larger = embedder.with_settings(preprocess=Preprocess(size=112, resize=112))
+    assert torch.equal(larger(images(1, 112)).dense, embedder(images(1, 112)).dense)
+    with pytest.raises(ValueError, match="patches of 16 x 16 pixels and needs a multiple.*100; use 96 or 112"):
+        embedder.with_settings(preprocess=Preprocess(size=100, resize=100))
+    with pytest.raises(ValueError, match="images: 'test_vit' cuts images into patches of 16.*got 100 x 64"):
+        embedder(torch.randn(1, 3, 100, 64))
+    with pytest.raises(ValueError, match="'test_vit' cuts images into patches of 16.*size 9; use 16"):
+        tiny("test_vit", preprocess=Preprocess(size=9, resize=9))
 
 
 def test_convolutions_take_any_size(tiny):

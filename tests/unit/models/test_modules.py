@@ -208,7 +208,8 @@ def test_a_timm_network_as_a_module_is_read_like_its_name(name, kind):
     options = {"num_classes": 0} | ({"img_size": 64} if name == "test_vit" else {})
     net = timm.create_model(name, **options).eval()
     embedder = load_embedder(net, preprocess=SMALL)
-    named = load_embedder(name, preprocess=SMALL, pretrained=False)
+    size = {"img_size": 64} if name == "test_vit" else None
+    named = load_embedder(name, preprocess=SMALL, pretrained=False, factory_options=size)
     named.backbone.net.load_state_dict(net.state_dict())
     assert isinstance(embedder.backbone, kind)
     with torch.no_grad():

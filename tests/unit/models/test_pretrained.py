@@ -78,7 +78,7 @@ def test_without_network_a_cached_file_is_used(monkeypatch, tmp_path):
 
 
 def test_a_failure_inside_timm_is_told_in_our_words(monkeypatch):
-    monkeypatch.setattr(pretrained, "_unreachable", lambda url: None)
+    monkeypatch.setattr(pretrained, "unreachable", lambda url: None)
 
     def fail(*args, **options):
         raise ConnectionResetError("peer went away")

@@ -151,7 +151,6 @@ def test_identity_attention_gives_uniform_masses(pooling):
     backbone = network("test_vit", pooling=pooling)
     for part in backbone.net.blocks.modules():
         if type(part) in plain_attention():
-            part.register_forward_hook(lambda layer, given, result: result)
             part.q_norm = part.k_norm = _Positions()
     seen = features_with_masses(backbone, batch(backbone), 4)[0].masses
     torch.testing.assert_close(seen, torch.full((2, 4, 4), 1 / 16))
@@ -195,7 +194,6 @@ def test_large_batches_are_worked_off_in_parts(monkeypatch):
     ("name", "said"),
     [
         ("cait_xxs24_224", "mixes tokens in another way"),
-        ("xcit_nano_12_p16_224", "mixes tokens in another way"),
         ("test_resnet", "no plain vision transformer"),
         ("vit_small_patch16_18x2_224", "2 attention layers"),
     ],

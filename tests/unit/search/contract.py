@@ -86,7 +86,6 @@ class StoreContract:
         [
             ({"embedder": "f" * 64}, "another embedder"),
             ({"storage": "int8"}, "storage float16, got int8"),
-            ({"columns": {"colour": "text"}}, "no column colour"),
         ],
     )
     def test_an_index_of_something_else_is_refused_and_left_alone(self, store, uri, change, told):
@@ -242,6 +241,36 @@ class StoreContract:
             store.nearest(np.zeros((1, 3), np.float32), 1)
         with pytest.raises(ValueError, match="k: need at least 1"):
             store.nearest(np.zeros((1, D), np.float32), 0)
+
+    def test_columns_become_wider_and_more_with_the_same_rows(self, store, uri):
+        rows = make_rows(20)
+        store.add(rows)
+        store.write_text("calibration.json", "kept")
+        reader = open_store(uri)
+        wide = {"label": "text", "shelf": "number", "price": "text", "fresh": "boolean", "size": "integer"}
+        store.set_columns(wide, ("size",))
+        store.set_columns(wide, ("size",))  # nothing to do
+        entries = [
+            {
+                "label": e["label"],
+                "shelf": float(e["shelf"]),
+                "price": f"{e['price']:g}",
+                "fresh": e["fresh"],
+                "size": None,
+            }
+            for e in rows.metadata
+        ]
+        for opened in (store, open_store(uri)):
+            assert (opened.config.columns, opened.config.named_types, opened.count()) == (wide, ("size",), 20)
+            found = opened.regions(rows.ids)
+            assert_equal_rows(found, dataclasses.replace(rows, metadata=tuple(entries)))
+            assert opened.count(parse_where("shelf < 2.5 and price != '0'", wide)) == 2
+            assert opened.read_text("calibration.json") == "kept"
+        new = dataclasses.replace(make_rows(1, prefix="new"), metadata=({"shelf": 0.5, "price": "n/a", "size": 3},))
+        store.add(new)
+        assert new.ids[0] in store.nearest(new.pooled, 2)[0].ids
+        assert store.count(parse_where("size = 3", wide)) == 1
+        assert reader.regions([rows.ids[0]]).ids == (rows.ids[0],)
 
     def test_another_reader_sees_what_was_written(self, store, uri):
         reader = open_store(uri)

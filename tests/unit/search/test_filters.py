@@ -71,3 +71,31 @@ def test_what_cannot_be_read_is_told_where(text, told):
 def test_sql_quotes_names_and_values():
     where = parse_where("label = 'o''clock' and (fresh = false or shelf not in (1, 2))", COLUMNS)
     assert to_sql(where) == "(`label` = 'o''clock' AND (`fresh` = FALSE OR `shelf` NOT IN (1, 2)))"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("shelf = 9223372036854775808", "a whole number of 64 bits"),
+        ("shelf = -9223372036854775808", "a whole number of 64 bits"),
+        ("shelf in (1, 100000000000000000000)", "a whole number of 64 bits"),
+        (f"shelf < 1{'0' * 5000}", "a whole number of 64 bits"),
+        ("price < 1e999", "at most 1.8e308"),
+        ("shelf > 1e999", "at most 1.8e308"),
+        (f"price < 1{'0' * 5000}", "at most 1.8e308"),
+    ],
+)
+def test_numbers_that_no_database_holds_are_told(text, told):
+    with pytest.raises(ValueError, match=told):
+        parse_where(text, COLUMNS)
+
+
+def test_whole_numbers_at_the_edge_are_exact_and_larger_ones_become_fractions_where_the_column_has_them():
+    assert parse_where("shelf = 9223372036854775807", COLUMNS) == ColumnComparison("shelf", "=", 2**63 - 1)
+    assert parse_where("price < 100000000000000000000", COLUMNS) == ColumnComparison("price", "<", 1e20)
+
+
+def test_accents_are_compared_in_one_form_but_in_names_of_files():
+    columns = {"label": "text", "path": "text"}
+    assert parse_where("label = 'cafe\u0301'", columns) == ColumnComparison("label", "=", "caf\u00e9")
+    assert parse_where("path = 'cafe\u0301'", columns) == ColumnComparison("path", "=", "cafe\u0301")

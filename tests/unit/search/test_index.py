@@ -12,7 +12,7 @@ from diml.search import build_index, open_store
 from diml.search.filters import parse_where
 from diml.search.index import verify_index
 from diml.search.sources import list_source
-from diml.search.store import encode_regions
+from diml.search.store import DamagedIndexError, encode_regions
 from unit.search.conftest import draw
 
 
@@ -91,7 +91,8 @@ def test_a_moved_image_is_copied_not_embedded(build, store, photos):
     before = by_path(store())
     vectors = store().regions([before["class 0/3.png"][0]])
     (photos / "class 0" / "3.png").rename(photos / "class 2" / "moved.png")
-    assert counts(build()) == (0, 1, 11, 1, 12)
+    report = build()
+    assert (counts(report), report.moved) == ((0, 0, 11, 0, 12), 1)
     after = by_path(store())
     assert "class 0/3.png" not in after
     assert after["class 2/moved.png"][1]["label"] == "class 2"
@@ -152,16 +153,13 @@ def test_only_bad_images_make_an_empty_index(build, photos):
     assert (counts(report), len(report.bad)) == ((0, 0, 0, 0, 0), 12)
 
 
-def test_another_embedder_storage_or_column_is_refused_and_nothing_is_changed(build, store, photos, embedder, model):
+def test_another_embedder_or_storage_is_refused_and_nothing_is_changed(build, store, photos, embedder, model):
     build()
     other = type(embedder)(embedder.backbone, embedder.head, dataclasses.replace(embedder.config, grid=2))
     with pytest.raises(ValueError, match="another embedder"):
         build_index(list_source(photos), store().info().uri, other, model=str(model))
     with pytest.raises(ValueError, match="storage float16, got int8"):
         build(storage="int8")
-    (photos / "shop.csv").write_text("path,price\nclass 0/0.png,3\n")
-    with pytest.raises(ValueError, match=r"no column price \(integer\)"):
-        build(photos / "shop.csv")
     assert store().count() == 12
 
 
@@ -174,3 +172,183 @@ def test_numbers_out_of_range_are_refused(build):
 def test_processes_share_the_images(size):
     rows = [row for rank in range(size) for row in ProcessGroup(rank, size).strided(12)]
     assert sorted(rows) == list(range(12))
+
+
+def listed(folder, rows):
+    """A CSV file of rows (path, price, code), with a label."""
+    lines = [f"{path},l,{price},{code}" for path, price, code in rows]
+    (folder / "shop.csv").write_text("path,label,price,code\n" + "\n".join(lines) + "\n")
+    return folder / "shop.csv"
+
+
+PATHS = [f"class {number % 3}/{number}.png" for number in range(12)]
+
+
+def test_types_are_those_of_the_index_and_become_wider_by_themselves(build, store, photos):
+    def rows(prices, codes=("a",) * 12):
+        return listed(photos, zip(PATHS, prices, codes, strict=True))
+
+    build(rows(["3.5", *["3"] * 11]))
+    assert store().config.columns["price"] == "number"
+    report = build(rows(["4", *["3"] * 11]))  # without the only fraction it would be a column of integers
+    assert counts(report) == (0, 1, 11, 0, 12)
+    assert report.notices == ()
+    build(rows(["4", *["n/a"] * 11], ["7", *["8"] * 11]))
+    assert store().config.columns["price"] == "text"
+    assert store().count(parse_where("price = '4'", store().config.columns)) == 1
+    assert verify_index(store()).ok
+
+
+def test_an_integer_column_becomes_number_then_text_and_says_why(build, store, photos):
+    build(listed(photos, [(path, "1", "") for path in PATHS]))
+    assert "code" not in store().config.columns  # a column without a value has no type yet
+    report = build(listed(photos, [(path, "1" if row else "1.5", "2") for row, path in enumerate(PATHS)]))
+    assert (counts(report)[0], store().config.columns["price"]) == (0, "number")
+    assert any(
+        "price: integer before, now number, because of '1.5'" in line and "line 2" in line for line in report.notices
+    )
+    assert store().config.columns["code"] == "integer"
+    report = build(listed(photos, [(path, "007", "2") for path in PATHS]))
+    assert store().config.columns["price"] == "text"
+    assert {entry["price"] for _, entry in by_path(store()).values()} == {"007"}
+    assert verify_index(store()).ok
+
+
+def test_whole_numbers_that_no_float_holds_become_text_not_other_numbers(build, store, photos):
+    build(listed(photos, [(path, str(2**53 + 1), "") for path in PATHS]))
+    build(listed(photos, [(path, str(2**53 + 1) if row else "0.5", "") for row, path in enumerate(PATHS)]))
+    assert store().config.columns["price"] == "text"
+    assert sorted({entry["price"] for _, entry in by_path(store()).values()}) == ["0.5", "9007199254740993"]
+
+
+def test_named_types_are_kept_and_what_does_not_fit_is_named_by_row(build, store, photos):
+    types = {"price": "number", "code": "boolean"}
+    file = listed(photos, [(path, "1.50", "yes") for path in PATHS])
+    build_index(list_source(file, types), store_place(photos), **embedding(build))
+    assert store().config.named_types == ("code", "price")
+    build(file)  # the types are those of the index
+    assert store().count(parse_where("price = 1.5 and code = true", store().config.columns)) == 12
+    before = by_path(store())
+    for wrong, told in (
+        [(PATHS[0], "cheap", "yes"), r"line 2 \(class 0/0.png\): price needs number, got 'cheap'"],
+        [(PATHS[0], "1.5", "perhaps"), "code needs boolean, got 'perhaps'"],
+    ):
+        with pytest.raises(ValueError, match=told):
+            build(listed(photos, [wrong, *((path, "1.50", "no") for path in PATHS[1:])]))
+    with pytest.raises(ValueError, match="price is number in this index and can become text, got integer"):
+        build_index(list_source(file, {"price": "integer"}), store_place(photos), **embedding(build))
+    assert by_path(store()) == before
+
+
+def store_place(photos):
+    return photos.parent / "index"
+
+
+def embedding(build):
+    """The embedder and model of `build`."""
+    cells = {name: cell.cell_contents for name, cell in zip(build.__code__.co_freevars, build.__closure__, strict=True)}
+    return {"embedder": cells["embedder"], "model": str(cells["model"])}
+
+
+def test_columns_of_numbers_that_are_kept_as_text_are_told_once(build, photos):
+    file = listed(photos, [(path, "1.50", "007") for path in PATHS])
+    assert [line.split(":")[0] for line in build(file).notices] == ["price", "code"]
+    assert build(file).notices == ()
+
+
+@pytest.mark.parametrize(
+    ("lose", "told"),
+    [
+        (lambda photos: [(photos / path).unlink() for path in PATHS[:11]], "would remove 11 of 12 images: 11 whose"),
+        (lambda photos: [(photos / path).unlink() for path in PATHS[::3]], "4 whose file is missing; all images of"),
+        (lambda photos: (photos / "class 1").rename(photos.parent / "away"), "4 whose folder is missing; all images"),
+    ],
+)
+def test_an_index_never_shrinks_by_accident(build, store, photos, lose, told):
+    build()
+    before = by_path(store())
+    lose(photos)
+    with pytest.raises(ValueError, match=told) as stopped:
+        build()
+    assert "--allow-removals" in str(stopped.value)
+    assert by_path(store()) == before
+    assert counts(build(keep_missing=True))[3:] == (0, 12)
+    report = build(allow_removals=True)
+    assert report.total == 12 - report.removed < 12
+    assert verify_index(store()).ok
+
+
+def test_a_list_that_was_cut_off_removes_nothing(build, store, photos):
+    build(listed(photos, [(path, "1", "") for path in PATHS]))
+    with pytest.raises(ValueError, match="11 whose file is there but not listed any more"):
+        build(listed(photos, [(PATHS[0], "1", "")]))
+    assert store().count() == 12
+
+
+def test_few_removals_from_folders_that_keep_images_go_through(build, photos):
+    build()
+    for path in PATHS[:3]:
+        (photos / path).unlink()
+    assert counts(build()) == (0, 0, 9, 3, 9)
+
+
+def test_a_class_behind_a_link_stays(build, store, photos, tmp_path):
+    build()
+    (photos / "class 1").rename(tmp_path / "elsewhere")
+    (photos / "class 1").symlink_to(tmp_path / "elsewhere")
+    assert counts(build()) == (0, 0, 12, 0, 12)
+
+
+def test_a_renamed_folder_and_a_moved_source_are_recognised(build, store, photos, tmp_path):
+    build()
+    (photos / "class 1").rename(photos / "class one")
+    report = build()
+    assert (counts(report), report.moved) == ((0, 0, 8, 0, 12), 4)
+    photos.rename(tmp_path / "moved")
+    report = build(tmp_path / "moved")
+    assert (counts(report), report.moved) == ((0, 0, 0, 0, 12), 12)
+    assert any(str(photos) in line and str(tmp_path / "moved") in line for line in report.notices)
+    assert {metadata["source"] for _, metadata in by_path(store()).values()} == {str(tmp_path / "moved")}
+    assert verify_index(store()).ok
+
+
+def test_a_copied_source_is_another_one(build, photos, tmp_path):
+    import shutil
+
+    build()
+    shutil.copytree(photos, tmp_path / "copy")
+    report = build(tmp_path / "copy")
+    assert (counts(report), report.moved) == ((0, 12, 0, 0, 24), 0)
+
+
+def damage(folder, vectors):
+    """Replace bytes of the data of a LanceDB index that hold these vectors."""
+    for file in (folder / "images.lance" / "data").glob("*.lance"):
+        content = file.read_bytes()
+        at = content.find(vectors.tobytes())
+        if at >= 0:
+            noise = np.random.default_rng(0).bytes(vectors.nbytes)
+            file.write_bytes(content[:at] + noise + content[at + vectors.nbytes :])
+            return
+    raise AssertionError("these vectors are in no file")
+
+
+@pytest.mark.parametrize("storage", ["float16", "int8", "none"])
+@pytest.mark.parametrize("kind", ["pooled", "coded"])
+def test_damaged_rows_are_found_by_verify_and_by_reading(build, photos, tmp_path, storage, kind):
+    if (storage, kind) == ("none", "coded"):
+        return
+    build(storage=storage)
+    index = open_store(tmp_path / "index")
+    ids = [name for part in index.listing() for name in part.ids]
+    rows = index.regions(ids)
+    damage(tmp_path / "index", getattr(rows, kind)[3])
+    damaged = open_store(tmp_path / "index")
+    found = verify_index(damaged, images=False)
+    assert [line.split(":")[0] for line in found.faults] == [ids[3]]
+    with pytest.raises(DamagedIndexError, match=f"1 of 12 rows.*{ids[3]}"):
+        damaged.regions(ids)
+    assert damaged.regions([ids[0]]).ids == (ids[0],)
+    (photos / rows.metadata[3]["path"]).rename(photos / "class 0" / "new.png")
+    with pytest.raises(DamagedIndexError):  # its vectors would be copied
+        build(storage=storage)

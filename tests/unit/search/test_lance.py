@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from diml.search import open_store
 from diml.search.backends import lance
 from diml.search.filters import parse_where
 from diml.search.index import create_store
-from diml.search.store import IndexNotFoundError
+from diml.search.store import DamagedIndexError, IndexNotFoundError
 from unit.search.contract import CONFIG, StoreContract, make_rows
 
 
@@ -128,3 +129,31 @@ def test_what_a_query_remembered_does_not_outlive_what_happened_since(indexed):
         number = int(name.split()[1])
         expected = replaced.pooled[number - 1000] if number < 2500 else rows.pooled[number]
         np.testing.assert_array_equal(found.pooled[row], expected)
+
+
+@pytest.mark.parametrize("what", ["all", "id", "pooled"])
+def test_deleted_files_of_indexes_are_told_and_made_again(indexed, what):
+    store, rows = indexed
+    queries = make_rows(3, seed=1).pooled
+    before = [found.ids for found in store.nearest(queries, 10)]
+    for index in store._table.list_indices():
+        if what in ("all", index.columns[0]):
+            shutil.rmtree(store.folder / "images.lance" / "_indices" / index.index_uuid)
+    again = open_store(store.info().uri)
+    assert len(again.faults()) == (2 if what == "all" else 1)
+    with pytest.raises(DamagedIndexError, match="diml index optimize"):
+        again.regions(rows.ids[:3]) if what == "id" else again.nearest(queries, 10)
+    again.optimize()
+    assert again.faults() == ()
+    assert [found.ids for found in again.nearest(queries, 10)] == before
+    assert again.regions(rows.ids[:3]).ids == rows.ids[:3]
+    assert again.info().indexed == 3000
+
+
+def test_names_that_differ_only_in_letter_case_and_numbers_at_the_edges(tmp_path):
+    columns = {"Price": "integer", "price": "integer", "ID": "text"}
+    store = create_store(tmp_path / "index", dataclasses.replace(CONFIG, columns=columns))
+    edge = 2**63 - 1
+    store.add(dataclasses.replace(make_rows(2), metadata=({"Price": edge, "price": 1, "ID": "x"}, {"price": -edge})))
+    for text, count in ((f"Price = {edge}", 1), (f"price = -{edge}", 1), ("price < 1e22", 2), ("ID = 'x'", 1)):
+        assert store.count(parse_where(text, columns)) == count, text

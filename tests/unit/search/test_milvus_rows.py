@@ -37,18 +37,9 @@ def test_conditions_in_milvus(text, expected):
     assert to_expression(parse_where(text, COLUMNS), COLUMNS) == expected
 
 
-@pytest.mark.parametrize(
-    "text", ["shelf = 9223372036854775808", "shelf in (1, 1e30)", "price < 1e999", "shelf > 1e999"]
-)
-def test_numbers_that_milvus_cannot_hold_are_named(text):
-    with pytest.raises(ValueError, match=r"where: (shelf|price) needs a (whole )?number"):
-        to_expression(parse_where(text, COLUMNS), COLUMNS)
-
-
-def test_an_integer_too_long_for_a_number_is_named():
-    where = parse_where(f"price < 1{'0' * 400}", COLUMNS)
-    with pytest.raises(ValueError, match="price needs a number"):
-        to_expression(where, COLUMNS)
+def test_numbers_that_milvus_cannot_hold_are_named():
+    with pytest.raises(ValueError, match=r"where: shelf needs a whole number"):
+        to_expression(parse_where("shelf in (1, 1e30)", COLUMNS), COLUMNS)
 
 
 def test_texts_are_escaped():

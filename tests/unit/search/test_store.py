@@ -5,10 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from diml.search.store import IndexConfig
-from unit.search.contract import CONFIG
+from diml.checksums import sealed
+from diml.search.cells import widened_rows
+from diml.search.store import (
+    DamagedIndexError,
+    IndexConfig,
+    checked_rows,
+    require_sound,
+    row_checksums,
+    row_faults,
+)
+from unit.search.contract import COLUMNS, CONFIG, make_rows
+
+#: Without their checksum.
+SETTINGS = {name: value for name, value in json.loads(CONFIG.to_json()).items() if name != "sha256"}
 
 
 def test_settings_survive_as_json():
@@ -22,9 +37,14 @@ def test_settings_survive_as_json():
         ("[]", "not those of an index"),
         ("{", "not those of an index"),
         (b"\xff", "not those of an index"),
-        (json.dumps(json.loads(CONFIG.to_json()) | {"surprise": 1}), "surprise"),
-        (json.dumps(json.loads(CONFIG.to_json()) | {"matcher": {"epsilom": 0.1}}), "did you mean epsilon"),
-        (json.dumps(json.loads(CONFIG.to_json()) | {"format": 2}), "need format 1, got 2"),
+        (json.dumps(sealed(SETTINGS | {"surprise": 1})), "surprise"),
+        (json.dumps(sealed(SETTINGS | {"matcher": {"epsilom": 0.1}})), "did you mean epsilon"),
+        (
+            json.dumps(json.loads(CONFIG.to_json()) | {"matcher": CONFIG.matcher.to_dict() | {"epsilon": 0.3}}),
+            "damaged",
+        ),
+        (json.dumps(json.loads(CONFIG.to_json()) | {"format": 1}), "need format 2, got 1; build the index again"),
+        (json.dumps(json.loads(CONFIG.to_json()) | {"format": 3}), "need format 2, got 3; update diml"),
     ],
 )
 def test_other_texts_are_refused(text, told):
@@ -41,6 +61,9 @@ def test_other_texts_are_refused(text, told):
         {"storage": "none"},
         {"columns": {"id": "text"}},
         {"columns": {"a b": "text"}},
+        {"columns": {"_distance": "number"}},
+        {"columns": {"_rowid": "integer"}},
+        {"columns": {"checksum": "integer"}},
         {"columns": {"a": "date"}},
     ],
 )
@@ -53,3 +76,48 @@ def test_bytes_of_a_row():
     sizes = {"float16": 4 * 8 * 2, "int8": 4 * (8 + 4)}
     assert {storage: dataclasses.replace(CONFIG, storage=storage).row_bytes for storage in sizes} == sizes
     assert dataclasses.replace(CONFIG, storage="none", num_regions=0).row_bytes == 0
+
+
+@given(st.data())
+def test_a_checksum_changes_with_every_byte_and_with_no_widening(data):
+    rows = make_rows(2, seed=data.draw(st.integers(0, 99)))
+    rows = checked_rows(rows, CONFIG)
+    assert not row_faults(rows)
+    kind = data.draw(st.sampled_from(["pooled", "coded", "metadata", "id"]))
+    pooled, coded = rows.pooled.copy(), rows.coded.copy()
+    if kind in ("pooled", "coded"):
+        array = (pooled if kind == "pooled" else coded)[1]
+        array.view(np.uint8)[data.draw(st.integers(0, array.nbytes - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    entry = dict(rows.metadata[1]) | ({"shelf": 99} if kind == "metadata" else {})
+    names = (rows.ids[0], "another" if kind == "id" else rows.ids[1])
+    damaged = dataclasses.replace(rows, ids=names, pooled=pooled, coded=coded, metadata=(rows.metadata[0], entry))
+    assert [fault.split(":")[0] for fault in row_faults(damaged)] == [names[1]]
+    wide = dataclasses.replace(CONFIG, columns={**COLUMNS, "shelf": "text", "price": "text", "new": "number"})
+    assert not row_faults(widened_rows(rows, wide))
+
+
+@pytest.mark.parametrize("length", [0.9, 1.1, 1e15, np.nan])
+def test_vectors_of_another_length_are_told_even_with_a_right_checksum(length):
+    rows = make_rows(2)
+    spoiled = dataclasses.replace(rows, pooled=(rows.pooled * np.float32(length)))
+    if np.isfinite(length):
+        with pytest.raises(ValueError, match="vectors of length 1"):
+            checked_rows(spoiled, CONFIG)
+    read = dataclasses.replace(spoiled, checksums=row_checksums(spoiled))
+    assert len(row_faults(read)) == 2
+    with pytest.raises(DamagedIndexError, match=r"2 of 2 rows.*diml index verify"):
+        require_sound(read, "photos.index")
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63), 10**30])
+def test_whole_numbers_beyond_64_bits_are_told(value):
+    rows = dataclasses.replace(make_rows(1), metadata=({"shelf": value},))
+    with pytest.raises(ValueError, match=r"shelf needs whole numbers up to 9223372036854775807"):
+        checked_rows(rows, CONFIG)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400])
+def test_numbers_that_are_not_finite_are_told(value):
+    rows = dataclasses.replace(make_rows(1), metadata=({"price": value},))
+    with pytest.raises(ValueError, match="price needs finite numbers"):
+        checked_rows(rows, CONFIG)

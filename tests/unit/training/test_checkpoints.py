@@ -154,7 +154,7 @@ def test_one_changed_byte_anywhere_is_found(tiny, tmp_path, name, place):
     checkpoint = tmp_path / "last.ckpt"
     write_checkpoint(checkpoint, tiny(), STATE)
     content = bytearray((checkpoint / name).read_bytes())
-    at = next(i for i in range(int(len(content) * place), len(content)) if chr(content[i]) not in " \n\",:{}[]")
+    at = next(i for i in range(int(len(content) * place), len(content)) if chr(content[i]) not in ' \n",:{}[]')
     content[at] = ord("1") if content[at] != ord("1") else ord("2")
     (checkpoint / name).write_bytes(content)
     with pytest.raises(ValueError, match=r"damaged|not readable|not the settings|need format"):

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
 
 from diml.data import load_dataset
+from diml.files import InUseError
 from diml.matching import Matcher
 from diml.models import load_embedder
 from diml.training.checkpoints import write_checkpoint
-from diml.training.runs import open_run
+from diml.training.config import TrainConfig, read_config
+from diml.training.runs import claim_run, open_run
 from diml.training.split import fingerprint, split_for_training
 from end_to_end.small_runs import small_config
 
@@ -66,8 +69,9 @@ def test_a_folder_is_claimed_by_one(images, tmp_path):
     with claim_run(tmp_path / "run", resume=False):
         (tmp_path / "run" / "config.yaml").touch()
         for resume in (False, True):
-            with pytest.raises(InUseError, match=rf"output: .*run is in use by process {os.getpid()} on "), claim_run(
-                tmp_path / "run", resume=resume
+            with (
+                pytest.raises(InUseError, match=rf"output: .*run is in use by process {os.getpid()} on "),
+                claim_run(tmp_path / "run", resume=resume),
             ):
                 pass
     with claim_run(tmp_path / "run", resume=True):

@@ -194,9 +194,9 @@ def test_who_goes_away_while_sending_is_no_defect(app: Callable[..., Any], caplo
     assert caplog.text == ""
 
 
-def test_more_requests_than_allowed_are_sent_away(app: Callable[..., Any]) -> None:
+def test_slow_uploads_keep_nobody_from_being_answered(app: Callable[..., Any]) -> None:
     async def run() -> None:
-        made, go_on = app(requests=2), asyncio.Event()
+        made, go_on = app(requests=1, waiting=1), asyncio.Event()
 
         def waiting() -> Callable[[], Awaitable[dict[str, Any]]]:
             rest = pieces(body_of(GOOD), 100_000)
@@ -207,19 +207,67 @@ def test_more_requests_than_allowed_are_sent_away(app: Callable[..., Any]) -> No
 
             return receive
 
-        first = [Talk(made, waiting()) for _ in range(2)]
+        slow = [Talk(made, waiting()) for _ in range(8)]
         await asyncio.sleep(0.05)
-        status, headers, answer = await Talk(made, pieces(body_of(GOOD), 4096)).answer()
-        assert (status, answer["error"]["code"]) == (503, "busy")
-        assert headers[b"retry-after"] == b"1"
-        go_on.set()
-        assert [(await talk.answer())[0] for talk in first] == [200, 200]
         assert (await Talk(made, pieces(body_of(GOOD), 4096)).answer())[0] == 200
+        for talk in slow:
+            talk.task.cancel()
 
     asyncio.run(run())
 
 
-def test_work_that_takes_too_long_is_given_up_and_keeps_its_place_until_done(
+def test_an_upload_that_stalls_or_takes_too_long_is_given_up(app: Callable[..., Any]) -> None:
+    async def run() -> None:
+        made = app(upload_seconds=0.3, stall_seconds=0.1)
+        body = body_of(GOOD)
+
+        def slowly(pause: float) -> Callable[[], Awaitable[dict[str, Any]]]:
+            rest = pieces(body, 100)
+
+            async def receive() -> dict[str, Any]:
+                await asyncio.sleep(pause)
+                return await rest()
+
+            return receive
+
+        for pause, said in ((5, "Nothing arrived for 0.1 seconds"), (0.02, "did not arrive within 0.3 seconds")):
+            status, _, answer = await Talk(made, slowly(pause)).answer()
+            assert (status, answer["error"]["code"]) == (408, "upload_timeout")
+            assert said in answer["error"]["message"]
+
+    asyncio.run(run())
+
+
+def test_all_bodies_together_are_bounded(app: Callable[..., Any]) -> None:
+    async def run() -> None:
+        made, go_on = app(body_bytes=100_000), asyncio.Event()
+
+        def large() -> Callable[[], Awaitable[dict[str, Any]]]:
+            rest = pieces(body_of({"query": ("a.png", b"x" * 95_000), "gallery": ("b.png", b"")}), 90_000)
+            first = True
+
+            async def receive() -> dict[str, Any]:
+                nonlocal first
+                if not first:
+                    await go_on.wait()
+                first = False
+                return await rest()
+
+            return receive
+
+        held = [Talk(made, large()) for _ in range(8)]
+        await asyncio.sleep(0.05)
+        status, headers, answer = await Talk(made, large()).answer()
+        assert (status, answer["error"]["code"]) == (503, "busy")
+        assert int(headers[b"retry-after"]) > 0
+        go_on.set()
+        assert {(await talk.answer())[0] for talk in held} == {422}  # they are no images
+        assert (await Talk(made, pieces(body_of(GOOD), 4096)).answer())[0] == 200  # what they took is given back
+
+    asyncio.run(run())
+
+
+def test_work_waits_for_its_turn_and_what_is_beyond_is_told_to_come_again(
     app: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release, real = threading.Event(), Engine.match
@@ -229,7 +277,31 @@ def test_work_that_takes_too_long_is_given_up_and_keeps_its_place_until_done(
         return real(*words)
 
     async def run() -> None:
-        made = app(requests=1, work_seconds=0.1)
+        made = app(requests=1, waiting=2)
+        monkeypatch.setattr(Engine, "match", slow)
+        first = [Talk(made, pieces(body_of(GOOD), 4096)) for _ in range(3)]
+        await asyncio.sleep(0.2)
+        status, headers, answer = await Talk(made, pieces(body_of(GOOD), 4096)).answer()
+        assert (status, answer["error"]["code"]) == (503, "busy")
+        assert int(headers[b"retry-after"]) >= 1
+        release.set()
+        assert [(await talk.answer())[0] for talk in first] == [200, 200, 200]
+        assert (await Talk(made, pieces(body_of(GOOD), 4096)).answer())[0] == 200
+
+    asyncio.run(run())
+
+
+def test_work_that_takes_too_long_is_given_up_and_keeps_its_thread_until_done(
+    app: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, real = threading.Event(), Engine.match
+
+    def slow(*words: Any) -> Any:
+        assert release.wait(60)
+        return real(*words)
+
+    async def run() -> None:
+        made = app(requests=1, waiting=1, work_seconds=0.1)
         monkeypatch.setattr(Engine, "match", slow)
         status, _, answer = await Talk(made, pieces(body_of(GOOD), 4096)).answer()
         assert (status, answer["error"]["code"]) == (504, "work_timeout")

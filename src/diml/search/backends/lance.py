@@ -181,6 +181,16 @@ class LanceStore:
             part = whole.slice(start, _PART)
             yield ListedRows(tuple(part["id"].to_pylist()), tuple(part.select(names).to_pylist()))
 
+    def listed(self, ids: Sequence[str]) -> ListedRows:
+        """Return the rows of these ids without their vectors, in this order; unknown ids are left out."""
+        wanted, names = list(dict.fromkeys(ids)), list(self._config.columns)
+        if not wanted:
+            return ListedRows((), ())
+        search = self._table.search().where(_among(wanted)).select(["id", *names]).limit(len(wanted))
+        rows = {row.pop("id"): row for row in search.to_arrow().to_pylist()}
+        there = tuple(key for key in wanted if key in rows)
+        return ListedRows(there, tuple(rows[key] for key in there))
+
     def set_columns(self, columns: Mapping[str, ColumnType], named_types: Sequence[str]) -> None:
         """Add columns or give them wider types, in one commit."""
         with self._writing():

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diml.extras import require
+from diml.search.cells import widened_rows
 from diml.search.filters import And, ColumnComparison, ColumnMembership, ColumnType, Constant, Operator, Or, Where
 from diml.search.store import (
     IndexConfig,
@@ -41,7 +42,8 @@ from diml.search.store import (
     StoreInfo,
     Value,
     check_queries,
-    check_rows,
+    checked_rows,
+    require_sound,
 )
 
 Consistency = Literal["Strong", "Bounded", "Session", "Eventually"]
@@ -302,7 +304,8 @@ class MilvusStore:
         _check_folder(place)
         connection = Connection(place)
         try:
-            if not connection.call("has_collection", place.collection):
+            names = (place.collection, _spare(place, "new"))
+            if not any(connection.call("has_collection", name) for name in names):
                 _create_collection(connection, config)
             return cls(place)
         finally:
@@ -315,7 +318,7 @@ class MilvusStore:
 
     def add(self, rows: Rows) -> None:
         """Write rows, replacing those with the same id."""
-        check_rows(rows, self._config)
+        rows = checked_rows(rows, self._config)
         records = to_records(rows, self._config)
         size = _rows_a_message(self._config)
         with self._connection.writing():
@@ -356,13 +359,15 @@ class MilvusStore:
         )
         return [_neighbours([(float(hit["distance"]), str(hit["id"])) for hit in hits]) for hits in answers]
 
-    def regions(self, ids: Sequence[str]) -> Rows:
+    def regions(self, ids: Sequence[str], *, check: bool = True) -> Rows:
         """Return the rows of these ids, in this order; unknown ids are left out."""
-        fields = ["id", "pooled", *region_fields(self._config), *column_fields(tuple(self._config.columns))]
+        columns = column_fields(tuple(self._config.columns))
+        fields = ["id", "pooled", "checksum", *region_fields(self._config), *columns]
         found: dict[str, Any] = {}
         for part in in_parts(ids, min(_IDS, _rows_a_message(self._config))):
             found.update((record["id"], record) for record in self._query(among(part), fields))
-        return from_records([found[name] for name in dict.fromkeys(ids) if name in found], self._config)
+        rows = from_records([found[name] for name in dict.fromkeys(ids) if name in found], self._config)
+        return require_sound(rows, self.place.shown) if check else rows
 
     def remove(self, ids: Sequence[str]) -> int:
         """Remove rows; returns how many existed."""
@@ -389,6 +394,15 @@ class MilvusStore:
                 tuple(str(record["id"]) for record in page), tuple(metadata_of(record, names) for record in page)
             )
 
+    def listed(self, ids: Sequence[str]) -> ListedRows:
+        """Return the rows of these ids without their vectors, in this order; unknown ids are left out."""
+        names = tuple(self._config.columns)
+        rows: dict[str, Any] = {}
+        for part in in_parts(ids, _IDS):
+            rows.update((str(one["id"]), one) for one in self._query(among(part), ["id", *column_fields(names)]))
+        there = tuple(key for key in dict.fromkeys(ids) if key in rows)
+        return ListedRows(there, tuple(metadata_of(rows[key], names) for key in there))
+
     def _pages(self, condition: str, fields: list[str]) -> Iterator[list[Any]]:
         """Records in the order of ids: of Milvus Lite in one query, of one state; of a server page by page."""
         if self.place.folder is not None:
@@ -406,6 +420,46 @@ class MilvusStore:
                 yield page
             if len(page) < _PAGE:
                 return
+
+    def set_columns(self, columns: Mapping[str, ColumnType], named_types: Sequence[str]) -> None:
+        """Add columns or give them wider types: rows are copied to a new collection, which takes the old one's name.
+
+        Milvus cannot change the fields of a collection everywhere. Nothing else may write to the index meanwhile; a
+        process that is killed leaves the old collection, or the new one complete.
+        """
+        self._config = self._read_config()
+        config = dataclasses.replace(self._config, columns=dict(columns), named_types=tuple(named_types))
+        if config == self._config:
+            return
+        index: Index = "FLAT" if self._index == "FLAT" else "IVF_FLAT"
+        new = dataclasses.replace(self.place, collection=_spare(self.place, "new"), index=index)
+        self._drop(new.collection)
+        texts = {
+            name: text
+            for name, text in (self._call("describe_collection").get("properties") or {}).items()
+            if name.startswith(_property_of(""))
+        }
+        _create_collection(self._connection, config, new, texts)
+        for part in self.listing(columns=[]):
+            rows = widened_rows(self.regions(part.ids, check=False), config)
+            records, size = to_records(rows, config), _rows_a_message(config)
+            for start in range(0, len(records), size):
+                self._connection.call("upsert", new.collection, records[start : start + size])
+        self._connection.call("flush", new.collection, timeout=WORK_SECONDS)
+        old = _spare(self.place, "old")
+        self._drop(old)
+        self._call("rename_collection", old)
+        self._connection.call("rename_collection", new.collection, self.place.collection)
+        self._drop(old)
+        self._config, self._index = config, self._make_ready()
+
+    def _drop(self, collection: str) -> None:
+        if self._connection.call("has_collection", collection):
+            self._connection.call("drop_collection", collection)
+
+    def faults(self) -> tuple[str, ...]:
+        """Nothing: Milvus keeps its own files."""
+        return ()
 
     def optimize(self) -> None:
         """Flush and index what is in memory and merge small segments; a server does so in the background."""
@@ -444,7 +498,11 @@ class MilvusStore:
 
     def _read_config(self) -> IndexConfig:
         if not self._call("has_collection"):
-            raise IndexNotFoundError(self.place.shown)
+            new = _spare(self.place, "new")
+            if not self._connection.call("has_collection", new):
+                raise IndexNotFoundError(self.place.shown)
+            # `set_columns` was interrupted after the old collection had given up its name: the new one is complete.
+            self._connection.call("rename_collection", new, self.place.collection)
         about = settings_of(self._call("describe_collection"))
         if about is None:
             raise ValueError(f"index: {self.place.shown} is a collection that diml did not create; choose another one")
@@ -489,8 +547,18 @@ def _check_folder(place: MilvusPlace) -> None:
         raise FileExistsError(f"index: {folder} contains something else and no index; choose a new one")
 
 
-def _create_collection(connection: Connection, config: IndexConfig) -> None:
-    place = connection.place
+def _spare(place: MilvusPlace, what: str) -> str:
+    """Name of a collection that exists only while columns are changed."""
+    return f"{place.collection}_diml_{what}"
+
+
+def _create_collection(
+    connection: Connection,
+    config: IndexConfig,
+    place: MilvusPlace | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> None:
+    place = connection.place if place is None else place
     try:
         connection.call(
             "create_collection",
@@ -498,7 +566,7 @@ def _create_collection(connection: Connection, config: IndexConfig) -> None:
             schema=make_schema(config),
             num_shards=place.shards,
             consistency_level=place.consistency,
-            properties={"diml.settings": config.to_json()},
+            properties={"diml.settings": config.to_json(), **(texts or {})},
         )
     except OSError:
         if not connection.call("has_collection", place.collection):  # otherwise another process has created it
@@ -532,6 +600,7 @@ def make_schema(config: IndexConfig) -> Any:
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=LONGEST_TEXT)
     schema.add_field("pooled", DataType.FLOAT_VECTOR, dim=config.dim)
+    schema.add_field("checksum", DataType.INT64)
     for name in region_fields(config):
         schema.add_field(name, DataType.VARCHAR, max_length=LONGEST_TEXT)
     for name, kind in config.columns.items():
@@ -565,6 +634,8 @@ def to_records(rows: Rows, config: IndexConfig) -> list[dict[str, Any]]:
     records = []
     for row, (name, entry) in enumerate(zip(rows.ids, rows.metadata, strict=True)):
         record: dict[str, Any] = {"id": _storable("id", name), "pooled": rows.pooled[row]}
+        if rows.checksums is not None:
+            record["checksum"] = int(rows.checksums[row])
         text = base64.b64encode(rows.coded[row].tobytes()).decode("ascii")
         for part, field in enumerate(region_fields(config)):
             record[field] = text[part * _PIECE : (part + 1) * _PIECE]
@@ -583,12 +654,15 @@ def from_records(records: Sequence[Mapping[str, Any]], config: IndexConfig) -> R
         np.empty((len(records), config.dim), np.float32),
         np.empty((len(records), config.row_bytes), np.uint8),
     )
+    checksums = np.empty(len(records), np.int64)
     fields = region_fields(config)
     for row, record in enumerate(records):
+        checksums[row] = record["checksum"]
         pooled[row] = record["pooled"]
         coded[row] = np.frombuffer(base64.b64decode("".join(record[field] for field in fields)), np.uint8)
     ids = tuple(str(record["id"]) for record in records)
-    return Rows(ids, pooled, coded, tuple(metadata_of(record, tuple(config.columns)) for record in records))
+    metadata = tuple(metadata_of(record, tuple(config.columns)) for record in records)
+    return Rows(ids, pooled, coded, metadata, checksums)
 
 
 def metadata_of(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Value]:

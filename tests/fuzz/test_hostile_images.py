@@ -1,0 +1,171 @@
+"""Every command on a folder with damaged, disguised and unusual files: it completes and names them, or refuses as
+asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from diml.cli.errors import one_line
+from fuzz.hostile_images import NAMED, READ, make_folder
+from fuzz.mutations import ran
+
+#: Sizes of the folder: classes, sound images of each, and how often each hostile file stands in it.
+SIZES = [
+    pytest.param((6, 6, 1), id="about 60 images"),
+    pytest.param((20, 48, 2), id="1,000 images, of which more than 50 are hostile", marks=pytest.mark.slow),
+]
+SECONDS = 600
+
+
+class HangError(BaseException):
+    """A command took too long, as when it waits for a named pipe."""
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    def hang(_number: int, _frame: object) -> None:
+        raise HangError
+
+    before = signal.signal(signal.SIGALRM, hang)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def hostile(request, tmp_path_factory) -> tuple[Path, list[str]]:
+    """The folder, and the names that have to be named."""
+    classes, each, copies = request.param
+    folder = tmp_path_factory.mktemp("hostile") / "images"
+    return folder, make_folder(folder, classes=classes, each=each, copies=copies)
+
+
+@pytest.fixture(scope="module")
+def words(hostile, model) -> dict[str, list[str]]:
+    """A call of every command that embeds the images of a data set."""
+    data = ["folder", "--data", str(hostile[0])]
+    named, small = ["--model", str(model)], ["--workers", "0", "--no-cache"]
+    return {
+        "evaluate": [*data, *named, *small, "--rerank-at", "3"],
+        "compare": [*data, *named, *small, "--rerank-at", "3"],
+        "tune": [*data, *named, *small, "--rerank-at", "3"],
+        "report": [str(model), *data, *small, "--rerank-at", "3", "--queries", "2"],
+    }
+
+
+COMMANDS = ("evaluate", "compare", "tune", "report")
+
+
+def told_names(told: str, names: list[str]) -> list[str]:
+    """The names that are missing from what was told, ends of lines in names and tables aside."""
+    joined = "".join(told.split())
+    return [name for name in names if "".join(one_line(name).split()) not in joined]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_by_default_the_first_unreadable_image_is_named(command, hostile, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with patience():
+        code, told = ran([command, *words[command]])
+    assert code == 2, told
+    assert len(told_names(told.splitlines()[-1], hostile[1])) < len(hostile[1]), told
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_unreadable_images_are_left_out_and_all_named_where_asked(command, hostile, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with patience():
+        code, told = ran([command, *words[command], "--on-bad-image", "skip"])
+    assert code == 0, told[-3000:]
+    assert told_names(told, hostile[1]) == []
+    assert told_names(told, [name for name in READ if f"{name}:" in told]) == []
+
+
+def test_data_sets_are_counted(hostile):
+    with patience():
+        code, told = ran(["datasets", "check", "folder", "--data", hostile[0], "--json"])
+    assert code in (0, 1), told
+    sound = sum(1 for path in hostile[0].glob("*/[0-9]*.png") if path.is_file() and path.stem.isdigit())
+    assert json.loads(told[told.index("{") : told.rindex("}") + 1])["images"] >= sound
+
+
+def test_index_names_them_and_finds_the_rest(hostile, model, tmp_path):
+    folder, named = hostile
+    index = tmp_path / "hostile.index"
+    with patience():
+        code, told = ran(["index", "build", folder, "--index", index, "--model", model, "--workers", "0"])
+        assert code == 1, told
+        assert told_names(told, named) == []
+        again = ran(["index", "build", folder, "--index", index, "--model", model, "--workers", "0"])
+        assert again[0] == 1
+        assert "0 embedded" in again[1]
+        assert ran(["index", "info", index])[0] == 0
+        assert ran(["index", "verify", index])[0] == 0
+        code, told = ran(["search", index, folder / "class0" / "0.png", "-k", "5", "--json"])
+    assert code == 0
+    assert len(json.loads(told[told.index("{") : told.rindex("}") + 1])["hits"]) == 5
+
+
+def test_a_training_refuses_them_or_leaves_them_out(hostile, tmp_path):
+    folder, named = hostile
+    words = ["train", "folder", "--data", folder, "--model", "test_resnet", "--no-pretrained", "--size", "32"]
+    words += ["--dim", "8", "--grid", "2", "--batch-size", "8", "--epochs", "1", "--rerank-at", "2"]
+    words += ["--sampler-options", "batches_per_epoch=4", "--validation-fraction", "0"]
+    with patience():
+        code, told = ran([*words, "--output", tmp_path / "refused"])
+        assert code == 2, told[-3000:]
+        assert len(told_names(told, named)) < len(named)
+        code, told = ran([*words, "--output", tmp_path / "left-out", "--on-bad-image", "skip"])
+    assert code == 0, told[-3000:]
+    assert (tmp_path / "left-out" / "evaluation.json").is_file()
+
+
+def test_a_sweep_leaves_them_out(hostile, tmp_path):
+    (tmp_path / "sweep.yaml").write_text(
+        f"output: {json.dumps(str(tmp_path / 'runs'))}\nbase: {{dataset: folder, data: {json.dumps(str(hostile[0]))}, "
+        "model: test_resnet, pretrained: false, size: 32, dim: 8, grid: 2, batch_size: 8, epochs: 1, rerank_at: 2, "
+        "validation_fraction: 0, sampler_options: {batches_per_epoch: 2}, on_bad_image: skip}\nruns: {a: {}}\n"
+    )
+    with patience():
+        code, told = ran(["sweep", tmp_path / "sweep.yaml"])
+    assert code == 0, told[-3000:]
+
+
+@pytest.mark.parametrize("name", [*READ, *NAMED, "pipe.png", "loop.png", "broken.png", "folder.png"])
+def test_a_single_image_is_explained_or_named(name, hostile, model, tmp_path):
+    """As A and as B of a pair, as a query of an index, with figure, page and JSON."""
+    path = next(hostile[0].glob(f"*/{glob_escaped(name)}"), None) or next(hostile[0].glob("*/")) / name
+    sound = hostile[0] / "class0" / "0.png"
+    written = ["--html", tmp_path / "a.html", "--json", tmp_path / "a.json", "--output", tmp_path / "a.png"]
+    with patience():
+        code, told = ran(["explain", "--model", model, *written, "--", path, sound])
+        other, _ = ran(["explain", "--model", model, "--", sound, path])
+    assert code == other == (0 if name in READ else 2), told
+    if name not in READ:
+        assert told_names(told, [name]) == []
+        assert not list(tmp_path.iterdir())
+    else:
+        page = (tmp_path / "a.html").read_text(encoding="utf-8")
+        assert "<script>alert" not in page
+
+
+def glob_escaped(name: str) -> str:
+    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads files without permission")
+def test_an_image_without_permission_is_named(hostile, model):
+    code, told = ran(["explain", hostile[0] / "class0" / "locked.png", hostile[0] / "class0" / "0.png", "--model", model])
+    assert code == 2
+    assert "locked.png" in told
