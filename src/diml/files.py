@@ -95,9 +95,9 @@ def scratch_folder(target: Path) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write UTF-8 text atomically and return the path."""
+    """Write UTF-8 text atomically and return the path; bytes of file names that are not UTF-8 become `\\udcNN`."""
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
 
 

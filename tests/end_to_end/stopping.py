@@ -49,10 +49,10 @@ class MarkedCommand:
                 continue
         return found
 
-    def wait_for_processes(self, number: int, seconds: float = 90) -> None:
-        """Wait until so many processes live, itself included."""
+    def wait_for_workers(self, number: int, seconds: float = 120) -> None:
+        """Wait until so many worker processes have begun to work: then each has its two threads that watch the end."""
         deadline = time.monotonic() + seconds
-        while len(self.living()) < number:
+        while sum(_threads(pid) >= 3 for pid in self.living() if pid != self.process.pid) < number:
             assert self.process.poll() is None, self.process.communicate()[1]
             assert time.monotonic() < deadline, "its workers did not start"
             time.sleep(0.05)
@@ -76,6 +76,13 @@ class MarkedCommand:
         while self.living():
             assert time.monotonic() < deadline, f"still there: {self.living()}"
             time.sleep(0.05)
+
+
+def _threads(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/status").read_text().partition("\nThreads:\t")[2].split("\n")[0])
+    except OSError:
+        return 0
 
 
 def make_slow_images(folder: Path, *, classes: int = 8, each: int = 6, side: int = 3000) -> Path:

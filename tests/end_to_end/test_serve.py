@@ -100,7 +100,7 @@ def test_a_process_answers_runs_the_document_and_ends_by_ctrl_c(
     assert process.wait(60) == 0
     log = (folder / "log").read_text()
     assert "Ready to search 3 images" in log
-    assert "left out: torn.png: is not an image of a known format" in log
+    assert "left out torn.png: is not an image of a known format" in log
     assert log.endswith("Stopped.\n")
     assert "Traceback" not in log
     with pytest.raises(urllib.error.URLError):

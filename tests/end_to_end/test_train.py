@@ -259,6 +259,41 @@ def test_ctrl_c_saves_and_says_how_to_resume_and_nothing_is_lost(words, images, 
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_third_ctrl_c_within_a_step_leaves_the_last_checkpoint_as_it_was(words, images, tmp_path, monkeypatch, capsys):
+    """The optimizer is cut short in its update: half of the weights are new, which is worth no checkpoint."""
+    whole = train(small_config(images, tmp_path / "whole"))
+    folder = tmp_path / "run"
+    kept: dict[str, bytes] = {}
+
+    def torn(optimizer, *_args, **_options):
+        count = sum(len(group["params"]) for group in optimizer.param_groups)
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        with torch.no_grad():
+            for weight in weights[: count // 2]:
+                weight += 1
+        for path in (folder / "last.ckpt").iterdir():
+            kept[path.name] = path.read_bytes()
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    original = Stepper.step
+
+    def step(self, images, labels, number):
+        if number == 3:  # the last checkpoint is that of step 2
+            monkeypatch.setattr(self.optimizer, "step", lambda *args, **options: torn(self.optimizer, *args, **options))
+        return original(self, images, labels, number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stepper, "step", step)
+        assert parse([*words, "--output", str(folder)]).run() == 130
+    assert "stopped at once after step 3; the checkpoint before it is left as it was" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (folder / "last.ckpt").iterdir()} == kept
+    assert len(kept) == 4
+    assert parse(["--resume", "--output", str(folder), "--no-progress"]).run() == 0
+    ours, theirs = tensors_of(folder / "last.ckpt"), tensors_of(whole.folder / "last.ckpt")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 def test_stopped_in_validation_it_resumes_with_validation(images, tmp_path, monkeypatch):
     from diml.training import loop
 

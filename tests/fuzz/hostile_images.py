@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import Image
 
 #: Writers by name, with what has to become of the file: it is "read", "named" as unreadable, or "left out" in silence
 #: or with a count, as it is no image file.
@@ -46,7 +46,8 @@ def _bomb(path: Path) -> None:
 def _animated(path: Path) -> None:
     frames = [_image(number) for number in range(3)]
     frames[0].save(path, save_all=True, append_images=frames[1:])
-    assert len(list(ImageSequence.Iterator(Image.open(path)))) == 3
+    with Image.open(path) as written:
+        assert written.n_frames == 3
 
 
 def _rotated(path: Path) -> None:

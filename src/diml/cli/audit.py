@@ -24,6 +24,7 @@ from diml.cli.options import (
     ModelOptions,
     dataset_or_run,
 )
+from diml.cli.output import bad_image_line
 
 if TYPE_CHECKING:
     from diml.audit import Audit
@@ -183,7 +184,7 @@ def _print(found: Audit, title: str) -> None:
     if found.undivided:
         console.print(f"The pooled cosine is not divided and counts in full: {found.undivided}", **plain)
     for image in found.left_out[:_LISTED]:
-        console.print(f"left out {image.path}: {image.reason}", **plain)
+        console.print(bad_image_line(image), **plain)
     notes = {
         f"{len(found.left_out):,} images left out of queries and gallery": found.left_out,
         f"{found.clipped:,} boxes extended beyond their images and were clipped": found.clipped,

@@ -24,6 +24,7 @@ from diml.cli.options import (
     ModelOptions,
     dataset_or_run,
 )
+from diml.cli.output import bad_image_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -204,7 +205,7 @@ class CalibrateCommand:
 
             embedded = embed_cached(embedder, dataset.test, cache_dir=cache, progress=True, **loading)
         for bad in embedded.bad:
-            print(f"left out {bad.path}: {bad.reason}", file=sys.stderr)
+            print(bad_image_line(bad), file=sys.stderr)
         images = dataset.test.subset(embedded.kept.numpy()) if embedded.bad else dataset.test
         return images, embedded.regions
 

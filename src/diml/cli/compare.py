@@ -24,6 +24,7 @@ from diml.cli.options import (
     dataset_or_run,
     metric_names,
 )
+from diml.cli.output import bad_image_line
 from diml.evaluation.metrics import main_metric
 from diml.evaluation.result_table import Cell, ResultTable
 from diml.matching import Matcher
@@ -152,8 +153,7 @@ class CompareCommand:
         )
         config = self._config(dataset, model, opened)
         lines = [] if opened.notice is None else [f"{model}: {opened.notice}"]
-        if opened.embedded.bad:
-            lines.append(f"{len(opened.embedded.bad)} unreadable images left out; `diml evaluate` names them")
+        lines += [bad_image_line(image) for image in opened.embedded.bad]
         if self.printing.json:
             print(json_format.dumps({"unit": "fraction", "config": config} | found.to_dict(), indent=1))
         elif self.printing.format == "csv":

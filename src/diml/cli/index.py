@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import tyro
 
 from diml.cli.options import DEFAULT_MODEL, MatcherFlags, MatcherOptions, ModelFlags, ModelOptions
+from diml.cli.output import bad_image_line
 
 if TYPE_CHECKING:
     from diml.cli import Command
@@ -128,6 +129,7 @@ class BuildCommand:
             embedder.to(processes.device),
             model=self.model.model or DEFAULT_MODEL,
             architecture=self.model.architecture,
+            weights_file=self.model.weights_file,
             matcher=self.matcher.applied_to(embedder.matcher) if self.matcher.given() else None,
             storage=self.storage,
             batch_size=self.batch_size,
@@ -146,7 +148,7 @@ class BuildCommand:
         for line in report.notices:
             print(line)
         for image in report.bad:
-            print(f"left out {image.path}: {image.reason}")
+            print(bad_image_line(image))
         print(
             f"{self.index}: {report.total:,} images; {report.embedded:,} embedded, {report.copied:,} copied, "
             f"{report.moved:,} moved, {report.unchanged:,} unchanged, {report.removed:,} removed, "

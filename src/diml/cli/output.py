@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from diml.cli.errors import one_line
+
 if TYPE_CHECKING:
+    from diml.data.images import BadImage
     from diml.evaluation import DatasetEvaluation, Report
     from diml.evaluation.result_table import ResultTable
 
@@ -29,11 +32,16 @@ def print_reports(title: str, reports: Mapping[str, Report]) -> None:
         console.print(table)
 
 
+def bad_image_line(image: BadImage) -> str:
+    """The line that names an image that was left out, whatever its name holds."""
+    return one_line(f"left out {image.path}: {image.reason}")
+
+
 def left_out_lines(found: Mapping[str, DatasetEvaluation]) -> list[str]:
     """A line for every image that was left out, and for queries without a relevant image."""
     lines = []
     for name, evaluation in found.items():
-        lines += [f"{name}: left out {image.path}: {image.reason}" for image in evaluation.bad]
+        lines += [f"{name}: {bad_image_line(image)}" for image in evaluation.bad]
         without = len(evaluation.report.without_relevant)
         if without:
             how = {"exclude": "excluded", "miss": "counted as misses"}[evaluation.report.settings["without_relevant"]]

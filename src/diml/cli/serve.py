@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diml.cli.options import MatcherFlags, MatcherOptions, ModelFlags, ModelOptions, embedding_cache
+from diml.cli.output import bad_image_line
 from diml.extras import require
 from diml.matching import Matcher
 
@@ -224,7 +225,7 @@ def _report_embedding(gallery: FolderGallery) -> None:
     if gallery.left_out:
         print(gallery.left_out, flush=True)
     for bad in state.bad[:10]:
-        print(f"  left out: {bad.path}: {bad.reason}", flush=True)
+        print(f"  {bad_image_line(bad)}", flush=True)
     if len(state.bad) > 10:
         print(f"  and {len(state.bad) - 10} more; /api/status lists them", flush=True)
 

@@ -21,6 +21,7 @@ from diml.cli.options import (
     ModelOptions,
     dataset_or_run,
 )
+from diml.cli.output import bad_image_line
 from diml.evaluation.tune import CANDIDATES, EPSILONS, MATCHINGS, STRUCTURAL_WEIGHTS
 from diml.matching.maxsim import Matching
 
@@ -100,6 +101,8 @@ class TuneCommand:
         images = opened.images
         if opened.notice is not None:
             print(f"{model}: {opened.notice}", file=sys.stderr if self.json else sys.stdout)
+        for bad in opened.embedded.bad:
+            print(bad_image_line(bad), file=sys.stderr if self.json else sys.stdout)
         found = tune_matcher(
             opened.embedded.regions,
             images.labels,

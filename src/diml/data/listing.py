@@ -37,7 +37,13 @@ class LeftOutWarning(UserWarning):
 
 def is_image_name(name: str) -> bool:
     """Whether a file of this name is taken for an image, by its ending."""
-    return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
+    return _ending(name) in IMAGE_ENDINGS
+
+
+def _ending(name: str) -> str:
+    """As that of `os.path.splitext`, in lower case, in a third of the time."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > 0 else ""
 
 
 def nfc(name: str) -> str:
@@ -166,9 +172,10 @@ class _Walk:
             try:
                 device = os.stat(path).st_dev
                 with os.scandir(path) as entries:
+                    below = os.path.join(real, "")
                     for entry in entries:
                         if not entry.name.startswith("."):
-                            self._take(entry, real, device, stack)
+                            self._take(entry, below, device, stack)
             except OSError:
                 if real == self.root:
                     raise
@@ -179,11 +186,11 @@ class _Walk:
             self._take_link(entry, real)
         elif entry.is_dir():
             if not entry.name.endswith(".lance"):
-                stack.append((entry.path, os.path.join(real, entry.name)))
+                stack.append((entry.path, real + entry.name))
         elif not entry.is_file():
             self.left_out[SPECIAL] += 1
         else:
-            self._take_file(entry, os.path.join(real, entry.name), device, entry.inode(), self.round)
+            self._take_file(entry, real + entry.name, device, entry.inode(), self.round)
 
     def _take_link(self, entry: os.DirEntry[str], real: str) -> None:
         try:
@@ -197,16 +204,17 @@ class _Walk:
             self._take_file(entry, target, status.st_dev, status.st_ino, self.round + 1)
         elif not stat.S_ISDIR(status.st_mode):
             self.left_out[SPECIAL] += 1
-        elif any(_contains(target, place) for place in (self.root, real)):
+        elif any(_contains(target, place) for place in (self.root, real.rstrip(os.sep))):
             self.left_out[LOOPS] += 1
         else:
             self.links.append((entry.path, target))
 
     def _take_file(self, entry: os.DirEntry[str], real: str, device: int, number: int, rank: int) -> None:
-        if is_image_name(entry.name):
+        ending = _ending(entry.name)
+        if ending in IMAGE_ENDINGS:
             self.files.append(_File(entry.path, real, device, number, rank))
         else:
-            self.left_out[os.path.splitext(entry.name)[1].lower() or _NO_ENDING] += 1
+            self.left_out[ending or _NO_ENDING] += 1
 
 
 def _contains(folder: str, path: str) -> bool:
@@ -216,7 +224,7 @@ def _contains(folder: str, path: str) -> bool:
 
 def _distinct(walk: _Walk) -> list[str]:
     """One path of each file, sorted by parts; the others are counted as second names."""
-    order = sorted(walk.files, key=lambda file: file.path.split(os.sep))
+    order = sorted(walk.files, key=lambda file: _by_parts(file.path))
     linked = any(file.rank for file in order)
     if linked:
         order.sort(key=lambda file: file.rank)
@@ -228,7 +236,12 @@ def _distinct(walk: _Walk) -> list[str]:
         else:
             kept.add(file.real)
             paths.append(file.path)
-    return sorted(paths, key=lambda path: path.split(os.sep)) if linked else paths
+    return sorted(paths, key=_by_parts) if linked else paths
+
+
+def _by_parts(path: str) -> str:
+    """A text that sorts as the parts of a path do: the separator before all other characters."""
+    return path.replace(os.sep, "\0")
 
 
 class _Identities:

@@ -311,8 +311,10 @@ class _Collate:
         images = [item for _, item, _ in items if isinstance(item, torch.Tensor)]
         indices = [index for index, item, _ in items if isinstance(item, torch.Tensor)]
         bad = tuple(item for _, item, _ in items if isinstance(item, BadImage))
-        # one notice a rule: all images of a set usually have the same
-        notices = {notice.rule: notice for _, _, said in items for notice in said}
+        notices: dict[str, Notice] = {}  # the first one of each rule: all images of a set usually have the same
+        for _, _, said in items:
+            for notice in said:
+                notices.setdefault(notice.rule, notice)
         # An empty batch has the shape of an image as well, so that it can pass through a network.
         stacked = torch.stack(images) if images else self.preprocess(Image.new("RGB", (64, 64)))[None][:0]
         return LoadedBatch(stacked, torch.tensor(indices, dtype=torch.int64), bad, tuple(notices.values()))

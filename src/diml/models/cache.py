@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +26,8 @@ from diml.models.inputs import as_images
 from diml.progress import ShowProgress
 
 _FORMAT: Final = "diml-embeddings-2"
+
+Found = TypeVar("Found")
 
 
 def embed_cached(
@@ -61,8 +63,9 @@ def embed_cached(
         >>> embed_cached(embedder, ["a.jpg"], cache_dir="runs/cache").regions  # doctest: +SKIP
     """
     listed = as_images(images)
-    file = Path(cache_dir) / f"{_key(embedder, listed)}.safetensors"
-    found = _found(file, listed, embedder.device)
+    what = f"{_FORMAT} {embedder.fingerprint()} {embedder.autocast_type()}"
+    file = cache_file(cache_dir, what, listed)
+    found = read_if_whole(file, lambda: _read(file, listed, embedder.device))
     if found is not None:
         if found.bad and on_bad_image == "fail":
             raise BadImageError(found.bad[0].path, found.bad[0].reason)
@@ -70,21 +73,19 @@ def embed_cached(
     made = embedder.embed_checked(
         listed, batch_size=batch_size, workers=workers, progress=progress, on_bad_image=on_bad_image
     )
-    try:
-        _write(file, made)
-    except (OSError, SafetensorError) as error:
-        warnings.warn(
-            f"the embeddings cannot be cached in {file.parent} ({error}), so the next run computes them again; set "
-            "DIML_CACHE to a folder that is writable, on a disk with free space",
-            stacklevel=2,
-        )
+    _write(file, made)
     return made
 
 
-def _found(file: Path, images: Sequence[ImageLike], device: torch.device) -> Embedded | None:
-    """What a cache file holds; None if there is none, or, with a warning, if it cannot be used."""
+def cache_file(folder: str | os.PathLike[str], what: str, images: Sequence[ImageLike]) -> Path:
+    """The cache file of a result that depends on `what`, in words, and on the contents of these images in order."""
+    return Path(folder) / f"{_key(what, images)}.safetensors"
+
+
+def read_if_whole(file: Path, read: Callable[[], Found]) -> Found | None:
+    """What `read` makes of a cache file; None if there is none, or, with a warning, if it cannot be used."""
     try:
-        return _read(file, images, device)
+        return read()
     except FileNotFoundError:
         return None
     except PermissionError as error:
@@ -95,8 +96,8 @@ def _found(file: Path, images: Sequence[ImageLike], device: torch.device) -> Emb
     return None
 
 
-def _key(embedder: Embedder, images: Sequence[ImageLike]) -> str:
-    digest = hashlib.sha256(f"{_FORMAT} {embedder.fingerprint()} {embedder.autocast_type()}".encode())
+def _key(what: str, images: Sequence[ImageLike]) -> str:
+    digest = hashlib.sha256(what.encode())
     for index in range(len(images)):
         try:
             digest.update(_content(images[index]))
@@ -122,23 +123,44 @@ def _write(file: Path, embedded: Embedded) -> None:
     tensors = {"dense": regions.dense, "pooled": regions.pooled, "kept": embedded.kept}
     if regions.masses is not None:
         tensors["masses"] = regions.masses
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     reasons = [image.reason for image in embedded.bad]
-    told = {"grid": grid, "massless": regions.massless, "reasons": reasons}
-    about = sealed(told | {"tensors_sha256": _of_tensors(plain)})
-    with atomic_file(file) as scratch:
-        save_file(plain, scratch, metadata={"format": _FORMAT, "about": json.dumps(about)})
+    write_tensors(file, _FORMAT, tensors, {"grid": grid, "massless": regions.massless, "reasons": reasons})
 
 
-def _read(file: Path, images: Sequence[ImageLike], device: torch.device) -> Embedded:
+def write_tensors(file: Path, form: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write tensors and plain values atomically with a checksum; where that is not possible, warn and go on."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    document = sealed({**about, "tensors_sha256": _of_tensors(plain)})
+    try:
+        with atomic_file(file) as scratch:
+            save_file(plain, scratch, metadata={"format": form, "about": json.dumps(document)})
+    except (OSError, SafetensorError) as error:
+        warnings.warn(
+            f"the embeddings cannot be cached in {file.parent} ({error}), so the next run computes them again; set "
+            "DIML_CACHE to a folder that is writable, on a disk with free space",
+            stacklevel=4,
+        )
+
+
+def read_tensors(file: Path, form: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` has written.
+
+    Raises:
+        ValueError, OSError, SafetensorError, KeyError, TypeError: there is nothing, or it is damaged.
+    """
     with safe_open(file, framework="pt") as opened:
         metadata: Any = opened.metadata() or {}
-        if metadata.get("format") != _FORMAT:
-            raise ValueError(f"format {metadata.get('format')!r} instead of {_FORMAT!r}")
+        if metadata.get("format") != form:
+            raise ValueError(f"format {metadata.get('format')!r} instead of {form!r}")
         about = unsealed(parse_json(metadata["about"], "about"), "about", "it can be deleted")
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     if _of_tensors(tensors) != about["tensors_sha256"]:
         raise DamagedError("its tensors are not those that were written")
+    return tensors, about
+
+
+def _read(file: Path, images: Sequence[ImageLike], device: torch.device) -> Embedded:
+    tensors, about = read_tensors(file, _FORMAT)
     dense, pooled, kept = (tensors[name] for name in ("dense", "pooled", "kept"))
     present = set(kept.tolist())
     left_out = [index for index in range(len(images)) if index not in present]

@@ -17,6 +17,7 @@ from PIL import Image
 
 from diml.data.images import BadImage, BadImageError
 from diml.distributed import ProcessGroup
+from diml.matching.weights import masses_of
 from diml.models.zoo import is_backbone
 from diml.progress import progress_bar
 from diml.search.columns import FittedColumns, columns_of_index, columns_of_new_index
@@ -68,6 +69,7 @@ def build_index(
     *,
     model: str,
     architecture: str | None = None,
+    weights_file: str | os.PathLike[str] | None = None,
     matcher: Matcher | None = None,
     storage: Storage = "float16",
     types: Mapping[str, ColumnType] | None = None,
@@ -87,7 +89,7 @@ def build_index(
         images: a folder, a CSV file with a column `path`, or what `list_source` returns for one.
         uri: of the index; see `open_store`.
         embedder: turns the images into vectors.
-        model, architecture: arguments of `load_embedder` that gave the embedder; the index records them.
+        model, architecture, weights_file: arguments of `load_embedder` that gave the embedder; the index records them.
         matcher: how images of the index are compared by default, saved when the index is created; that of the embedder
             when omitted.
         storage: of the regions: "float16", "int8", or "none" for pooled vectors only.
@@ -114,7 +116,7 @@ def build_index(
         raise ValueError(f"batch_size, commit_every: need at least 1, got {batch_size} and {commit_every}")
     processes = ProcessGroup() if processes is None else processes
     listing = images if isinstance(images, SourceListing) else list_source(images, types)
-    store, fitted = _store_of(listing, uri, embedder, model, architecture, matcher, storage)
+    store, fitted = _store_of(listing, uri, embedder, model, architecture, weights_file, matcher, storage)
     known = _known_rows(store, listing)
     plan = _plan(listing, known, fitted.columns, processes, progress)
     removals = _agreed_removals(plan, store, listing, known, processes)
@@ -158,6 +160,7 @@ def _store_of(
     embedder: Embedder,
     model: str,
     architecture: str | None,
+    weights_file: str | os.PathLike[str] | None,
     matcher: Matcher | None,
     storage: Storage,
 ) -> tuple[Store, FittedColumns]:
@@ -168,17 +171,21 @@ def _store_of(
     except IndexNotFoundError:
         new = columns_of_new_index(listing)
     regions = embedder.embed(Image.new("RGB", (64, 64)))  # R of the backbone's own cells is known only afterwards
+    if storage != "none" and (embedder.matcher if matcher is None else matcher).weights == "rollout":
+        masses_of(f"what {model} gives", regions)
     config = IndexConfig(
         dim=regions.dim,
         num_regions=0 if storage == "none" else regions.num_regions,
         grid=regions.grid,
         storage=storage,
+        masses=storage != "none" and regions.masses is not None,
         columns={} if new is None else new.columns,
         named_types=() if new is None else new.named_types,
         embedder=embedder.fingerprint(),
         model={
             "name_or_path": model if is_backbone(model) else str(Path(model).expanduser().resolve()),
             "architecture": architecture,
+            "weights_file": None if weights_file is None else str(Path(weights_file).expanduser().resolve()),
             "config": embedder.config.to_dict(),
         },
         matcher=embedder.matcher if matcher is None else matcher,

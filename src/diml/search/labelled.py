@@ -77,5 +77,7 @@ def _joined(parts: list[Regions | QuantizedRegions]) -> Regions | QuantizedRegio
         codes, scale, pooled = (
             torch.cat([getattr(part, name) for part in packed]) for name in ("codes", "scale", "pooled")
         )
-        return QuantizedRegions(codes, scale, pooled, packed[0].grid)
+        masses = [part.masses for part in packed if part.masses is not None]
+        kept = torch.cat(masses) if masses else None
+        return QuantizedRegions(codes, scale, pooled, packed[0].grid, kept, packed[0].massless)
     return Regions.cat([part for part in parts if isinstance(part, Regions)])

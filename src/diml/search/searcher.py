@@ -452,14 +452,19 @@ def _with_judgement(found: SearchResult, judged: JudgedHits) -> SearchResult:
     return replace(found, hits=hits, verdict=judged.gallery)
 
 
+#: Settings of an index's embedder that a model of any kind is loaded with again.
+_SHARED: Final = ("grid", "preprocess", "pooled", "precision", "rollout_blocks")
+
+
 def _load_embedder(config: IndexConfig, model: str | None = None) -> Embedder:
     """Load the embedder of an index, from `model` where it has moved; errors where it is missing or another one."""
     settings: dict[str, Any] = dict(config.model)
     source = settings["name_or_path"] if model is None else model
     wanted = EmbedderConfig.from_dict(settings["config"])
-    changes: dict[str, Any] = {name: getattr(wanted, name) for name in ("grid", "preprocess", "pooled", "precision")}
+    changes: dict[str, Any] = {name: getattr(wanted, name) for name in _SHARED}
     if is_backbone(source):
-        changes |= {"head": wanted.head, "dim": wanted.dim, "token_pooling": wanted.token_pooling}
+        changes |= {name: getattr(wanted, name) for name in ("head", "dim", "token_pooling", "factory_options")}
+        changes["weights_file"] = settings.get("weights_file") if model is None else None
     try:
         embedder = load_embedder(source, architecture=settings["architecture"], **changes)
     except FileNotFoundError as error:

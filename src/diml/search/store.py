@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from diml.checksums import DamagedError, sealed, unsealed
 from diml.documents import parse_json
 from diml.matching import Matcher, QuantizedRegions, Regions
+from diml.matching.weights import masses_of
 from diml.search.filters import LARGEST_INTEGER, ColumnType, Where
 from diml.spelling import shown
 
@@ -52,6 +53,7 @@ class IndexConfig:
         num_regions: R of each image; 0 with storage "none".
         grid: (rows, columns) of the regions, or None.
         storage: regions as "float16", as "int8" with one scale per region, or "none" (pooled vectors only).
+        masses: whether the masses of the regions are kept (`Regions.masses`), float32.
         columns: metadata of each image, name -> type.
         named_types: columns whose types were named, not found from their cells.
         embedder: `Embedder.fingerprint()` of the embedder of the vectors; others are rejected.
@@ -66,6 +68,7 @@ class IndexConfig:
     num_regions: int
     grid: tuple[int, int] | None = None
     storage: Storage = "float16"
+    masses: bool = False
     columns: Mapping[str, ColumnType] = field(default_factory=dict)
     named_types: tuple[str, ...] = ()
     embedder: str = ""
@@ -102,7 +105,7 @@ class IndexConfig:
     @property
     def row_bytes(self) -> int:
         """B, bytes of the encoded regions of an image; see `encode_regions`."""
-        each = {"float16": 2 * self.dim, "int8": self.dim + 4, "none": 0}[self.storage]
+        each = {"float16": 2 * self.dim, "int8": self.dim + 4, "none": 0}[self.storage] + 4 * self.masses
         return self.num_regions * each
 
     def to_json(self) -> str:
@@ -424,10 +427,11 @@ def check_queries(pooled: NDArray[np.float32], k: int, config: IndexConfig) -> N
 def encode_regions(regions: Regions, config: IndexConfig) -> NDArray[np.uint8]:
     """Encode the regions of N images as (N, B) bytes, little-endian.
 
-    float16: R * D values, region by region. int8: R * D codes, then R scales in float32.
+    float16: R * D values, region by region. int8: R * D codes, then R scales in float32. Then, where the index keeps
+    them, R masses in float32.
 
     Raises:
-        ValueError: the regions differ in R or D from those of the index.
+        ValueError: the regions differ in R or D from those of the index, or lack the masses that it keeps.
     """
     if config.storage == "none":
         return np.empty((len(regions), 0), dtype=np.uint8)
@@ -436,11 +440,21 @@ def encode_regions(regions: Regions, config: IndexConfig) -> NDArray[np.uint8]:
         raise ValueError(f"regions: need {need} as in the index, got {got}; embed with the model of the index")
     if config.storage == "float16":
         halves = np.ascontiguousarray(regions.dense.detach().cpu().to(torch.float16).numpy().astype("<f2"))
-        return halves.view(np.uint8).reshape(len(regions), config.row_bytes)
+        parts = [halves.view(np.uint8).reshape(len(regions), 2 * config.num_regions * config.dim)]
+        return np.concatenate(parts + _coded_masses(regions, config), axis=1)
     packed = regions.quantized()
     codes = packed.codes.cpu().numpy().view(np.uint8).reshape(len(regions), config.num_regions * config.dim)
     scales = np.ascontiguousarray(packed.scale.cpu().numpy().astype("<f4")).view(np.uint8)
-    return np.concatenate([codes, scales.reshape(len(regions), config.num_regions * 4)], axis=1)
+    parts = [codes, scales.reshape(len(regions), config.num_regions * 4), *_coded_masses(regions, config)]
+    return np.concatenate(parts, axis=1)
+
+
+def _coded_masses(regions: Regions, config: IndexConfig) -> list[NDArray[np.uint8]]:
+    """The masses of the regions as (N, 4 R) bytes, where the index keeps them."""
+    if not config.masses:
+        return []
+    masses = masses_of("an image of the index", regions).detach().cpu().numpy().astype("<f4")
+    return [np.ascontiguousarray(masses).view(np.uint8).reshape(len(regions), config.num_regions * 4)]
 
 
 def decode_regions(rows: Rows, config: IndexConfig) -> Regions | QuantizedRegions:
@@ -456,10 +470,15 @@ def decode_regions(rows: Rows, config: IndexConfig) -> Regions | QuantizedRegion
         raise ValueError("storage: need regions, but this index has pooled vectors only; search it with rerank_at=0")
     shape = (len(rows), config.num_regions, config.dim)
     coded, pooled = np.ascontiguousarray(rows.coded), torch.from_numpy(np.array(rows.pooled))
+    kept: dict[str, Any] = {"masses": None, "massless": "the index was built without masses"}
+    if config.masses:
+        coded, last = coded[:, : -4 * config.num_regions], coded[:, -4 * config.num_regions :]
+        coded, masses = np.ascontiguousarray(coded), np.ascontiguousarray(last).view("<f4").astype(np.float32)
+        kept["masses"] = torch.from_numpy(masses.reshape(shape[:2]))
     if config.storage == "float16":
         dense = torch.from_numpy(coded.view("<f2").astype(np.float16).reshape(shape))
-        return Regions(dense, pooled.to(torch.float16), config.grid)
+        return Regions(dense, pooled.to(torch.float16), config.grid, **kept)
     split = config.num_regions * config.dim
     codes = torch.from_numpy(np.array(coded[:, :split]).view(np.int8).reshape(shape))
     scale = torch.from_numpy(np.ascontiguousarray(coded[:, split:]).view("<f4").astype(np.float32).reshape(shape[:2]))
-    return QuantizedRegions(codes, scale, pooled, config.grid)
+    return QuantizedRegions(codes, scale, pooled, config.grid, **kept)

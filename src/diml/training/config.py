@@ -87,8 +87,12 @@ class TrainConfig:
     defaults of this recipe (`diml.training.presets.FROZEN_BACKBONE`): a linear layer that begins as the whitening,
     multisimilarity on batches of 16 classes x 4 images, and early stopping."""
 
-    views: int = 2
+    views: int = 1
     """With --frozen-backbone, random crops of each training image, whose features are used beside its own."""
+
+    cache: bool = True
+    """With --frozen-backbone, keep features in the cache folder, so that the next run on the same images begins at
+    once."""
 
     region_dropout: float = 0.15
     """With --frozen-backbone, the fraction of the regions of an image that is left out, another choice each epoch."""

@@ -9,8 +9,10 @@ Legend: N images, N' readable ones, R regions, C channels of the backbone, b ima
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
@@ -18,19 +20,24 @@ from torch import Tensor
 
 from diml.data import ImageSet
 from diml.data.augment import Augment
-from diml.data.images import BadImage
+from diml.data.images import BadImage, BadImageError
 from diml.data.loading import LoadedBatch, TrainingLoader, iterate_batches
 from diml.distributed import ProcessGroup
 from diml.matching import Regions
 from diml.matching.regions import NO_MASSES
 from diml.models import Embedder
 from diml.models.backbones import TokenBackbone, inference
+from diml.models.cache import cache_file, read_if_whole, read_tensors, write_tensors
 from diml.models.grids import resize_grid
+from diml.models.heads import IdentityHead
+from diml.models.inputs import as_images
 from diml.models.rollout import NO_TRANSFORMER, features_with_masses
 from diml.progress import ShowProgress, progress_bar
 
 #: Images whose regions are computed together.
 _AT_ONCE: Final = 1024
+
+_FORMAT: Final = "diml-backbone-features-1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +50,7 @@ class BackboneFeatures:
         masses: (N', R) attention rollout of the first view, as `Regions.masses`; None where there is none.
         massless: why not, as `Regions.massless`.
         kept: (N',) int64, ascending: index of each among the N images.
-        bad: the others, with the reason; of this process's share.
+        bad: the others, with the reason.
         grid: rows and columns of the regions.
     """
 
@@ -110,6 +117,10 @@ def embed_features(
     alone = batches < processes.size  # some processes would have no batch: then each embeds everything
     share = slice(0, batches) if alone else processes.shares(batches)[processes.rank]
     rows = range(len(images))[share.start * batch_size : share.stop * batch_size]
+
+    def joined(own: Tensor) -> Tensor:
+        return own if alone or processes.size == 1 else processes.gather(own.to(processes.device)).cpu()
+
     with progress_bar(len(rows) * (1 + len(crops)), show=progress and processes.is_first) as advance:
         plain = iterate_batches(
             images.images[rows.start : rows.stop],
@@ -119,28 +130,75 @@ def embed_features(
             on_bad_image=on_bad_image,
         )
         first = _View(embedder, plain, len(rows), advance)
-        kept = first.indices + rows.start
-        views = [first]
+        own = first.indices + rows.start
+        views = [joined(first.vectors)]
         for number, augment in enumerate(crops):
             with TrainingLoader(images.images, augment, workers=workers) as loader:
-                planned = [kept[start : start + batch_size].tolist() for start in range(0, len(kept), batch_size)]
-                views.append(_View(embedder, loader.epoch(planned, seed=0, epoch=number), len(kept), advance))
-    if not alone:
-        kept = processes.gather(kept.to(processes.device)).cpu()
+                planned = [own[start : start + batch_size].tolist() for start in range(0, len(own), batch_size)]
+                crop = _View(embedder, loader.epoch(planned, seed=0, epoch=number), len(own), advance)
+            views.append(joined(crop.vectors))
+    kept = joined(own)
     if not len(kept):
         reasons = "; ".join(f"{image.path}: {image.reason}" for image in first.bad[:3])
         raise ValueError(f"images: none of the {len(images)} can be read ({reasons}); check the paths")
+    masses = None if first.masses is None else joined(first.masses)
+    bad = first.bad if alone else tuple(image for part in processes.gather_objects(first.bad) for image in part)
+    return BackboneFeatures(tuple(views), masses, first.massless, kept, bad, first.grid)
 
-    def joined(own: Tensor) -> Tensor:
-        return own if alone or processes.size == 1 else processes.gather(own.to(processes.device)).cpu()
 
+def cached_features(
+    folder: Path | None,
+    embedder: Embedder,
+    images: ImageSet,
+    crops: Sequence[Augment],
+    processes: ProcessGroup,
+    *,
+    on_bad_image: Literal["fail", "skip"] = "fail",
+    **loading: Any,
+) -> BackboneFeatures:
+    """`embed_features`, or what it gave before for the same backbone, image contents and crops.
+
+    Args:
+        folder: of cache files; one for a set of images with its crops, safe to delete. None: nothing is cached.
+        embedder, images, crops, processes, on_bad_image, loading: as of `embed_features`.
+
+    Raises:
+        BadImageError, ValueError: as `embed_features`.
+    """
+    if folder is None:
+        return embed_features(embedder, images, crops, processes, on_bad_image=on_bad_image, **loading)
+    bare = dataclasses.replace(embedder.config, head="identity", pooled="backbone")
+    backbone = Embedder(embedder.backbone, IdentityHead(embedder.backbone.channels), bare).fingerprint()
+    what = f"{_FORMAT} {backbone} {embedder.autocast_type()} {list(crops)}"
+    file = cache_file(folder, what, as_images(images))
+    found = read_if_whole(file, lambda: _read(file))
+    if not processes.any(found is None)[0] and found is not None:
+        if found.bad and on_bad_image == "fail":
+            raise BadImageError(found.bad[0].path, found.bad[0].reason)
+        return found
+    made = embed_features(embedder, images, crops, processes, on_bad_image=on_bad_image, **loading)
+    if processes.is_first:
+        _write(file, made)
+    return made
+
+
+def _write(file: Path, features: BackboneFeatures) -> None:
+    tensors = {f"view{number}": view for number, view in enumerate(features.views)} | {"kept": features.kept}
+    if features.masses is not None:
+        tensors["masses"] = features.masses
+    bad = [[image.path, image.reason] for image in features.bad]
+    write_tensors(file, _FORMAT, tensors, {"massless": features.massless, "grid": features.grid, "bad": bad})
+
+
+def _read(file: Path) -> BackboneFeatures:
+    tensors, about = read_tensors(file, _FORMAT)
     return BackboneFeatures(
-        views=tuple(joined(view.vectors) for view in views),
-        masses=None if first.masses is None else joined(first.masses),
-        massless=first.massless,
-        kept=kept,
-        bad=first.bad,
-        grid=first.grid,
+        views=tuple(tensors[f"view{number}"] for number in range(sum(name.startswith("view") for name in tensors))),
+        masses=tensors.get("masses"),
+        massless=str(about["massless"]),
+        kept=tensors["kept"],
+        bad=tuple(BadImage(path, reason) for path, reason in about["bad"]),
+        grid=(about["grid"][0], about["grid"][1]),
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diml.assets import cache_folder
 from diml.data import ImageSet
 from diml.data.augment import Augment
 from diml.data.loading import LoadedBatch
@@ -22,13 +23,14 @@ from diml.models.decomposition import not_a_mean
 from diml.models.heads import LinearHead, WhitenHead
 from diml.training.config import TrainConfig
 from diml.training.embedding import SharedEmbedding, warn_of_bad
-from diml.training.features import BackboneFeatures, embed_features, regions_of
+from diml.training.features import BackboneFeatures, cached_features, regions_of
 from diml.training.split import TrainingSplit
 from diml.training.steps import Stepper
 
 
 class FrozenImages:
-    """The images of a run with a frozen backbone: features are computed when they are first needed, and kept.
+    """The images of a run with a frozen backbone: features are computed when they are first needed, and kept, in memory
+    and in the cache folder.
 
     Training and held-out images are one set, of which each has its rows: another seed holds out other classes of it.
 
@@ -94,7 +96,8 @@ class FrozenImages:
 
     def _embed(self, images: ImageSet, crops: Sequence[Augment]) -> BackboneFeatures:
         config = self._config
-        found = embed_features(
+        found = cached_features(
+            cache_folder() / "embeddings" if config.cache else None,
             self._embedder,
             images,
             crops,
@@ -104,7 +107,8 @@ class FrozenImages:
             on_bad_image=config.on_bad_image,
             progress=self._progress,
         )
-        warn_of_bad(found.bad)
+        if self._processes.is_first:
+            warn_of_bad(found.bad)
         return found
 
 

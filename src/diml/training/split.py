@@ -105,5 +105,5 @@ def fingerprint(images: ImageSet) -> str:
     digest = hashlib.sha256()
     for index, label in enumerate(images.labels.tolist()):
         path = Path(images.image_name(index))
-        digest.update(f"{path.parent.name}/{path.name} {label}\n".encode())
+        digest.update(f"{path.parent.name}/{path.name} {label}\n".encode("utf-8", "backslashreplace"))
     return digest.hexdigest()

@@ -4,7 +4,8 @@ Uvicorn closes connections that are idle after a request. It does not close thos
 their headers, nor those that do not read their answers, and any number of them is accepted until there are no file
 descriptors left. What is limited here:
 
-- Headers have to arrive within some seconds, counted from the first moment; and an answer has to be read.
+- Headers have to arrive within some seconds, counted from the first moment; and of an answer some has to be read in as
+  many seconds.
 - When there are too many connections, the one that has been silent longest is closed for the new one; of those that
   send a body, the oldest. If all are being answered, the new one is told to come again.
 - A message that is logged again and again is logged once in ten seconds, with how often it was left out.
@@ -25,6 +26,7 @@ from diml.web.limits import Limits
 _DESCRIPTORS: Final = 4096  # to which the soft limit is raised, where the hard limit allows it
 _OTHER_DESCRIPTORS: Final = 24  # for files and for connections that are being accepted
 _FEWEST: Final = 4
+_READ_BYTES: Final = 16 * 1024  # of an answer that a client has to read in the time for headers
 _LOG_SECONDS: Final = 10.0
 _LOGGERS: Final = ("asyncio", "uvicorn.error", "diml.web")
 _BUSY: Final = (
@@ -37,13 +39,14 @@ class BoundedConnection(H11Protocol):
     """The protocol of uvicorn with limits; `bounded` makes the class for a server."""
 
     most: ClassVar[int]
-    header_seconds: ClassVar[float]
-    write_seconds: ClassVar[float]
+    seconds: ClassVar[float]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._headers_due: asyncio.TimerHandle | None = None
-        self._read_due: asyncio.TimerHandle | None = None
+        self._due: asyncio.TimerHandle | None = None
+        self._is_full = False  # the buffer of what is to be sent
+        self._unread = 0  # bytes in it when the time was started
+        self.is_ended = False
         self.since = 0.0  # when it became silent, or its request began
 
     @property
@@ -55,6 +58,11 @@ class BoundedConnection(H11Protocol):
     def is_sending(self) -> bool:
         """Whether the body of a request is still arriving."""
         return self.is_answering and self.cycle.more_body
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether there is neither a request nor an answer under way."""
+        return not self.is_answering and not self.transport.get_write_buffer_size()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time for the headers; make room where there are too many connections."""
@@ -74,36 +82,53 @@ class BoundedConnection(H11Protocol):
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop all times."""
-        for timer in (self._headers_due, self._read_due):
-            if timer is not None:
-                timer.cancel()
+        """Stop the time."""
+        self._stop()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Start the time in which the client has to read."""
+        """Start the time in which the client has to read some of the answer."""
         super().pause_writing()
-        self._read_due = self.loop.call_later(self.write_seconds, self._end)
+        self._is_full = True
+        self._watch()
 
     def resume_writing(self) -> None:
-        """The client has read."""
+        """The client has read nearly everything."""
         super().resume_writing()
-        if self._read_due is not None:
-            self._read_due.cancel()
-            self._read_due = None
+        self._is_full = False
+        self._watch()
 
     def _watch(self) -> None:
-        if self.is_answering:
-            if self._headers_due is not None:
-                self._headers_due.cancel()
-                self._headers_due, self.since = None, self.loop.time()
-        elif self._headers_due is None:
+        """Start the time where the client has to do something, stop it where the server has to."""
+        if self.is_answering and not self._is_full:
+            if self._due is not None:
+                self._stop()
+                self.since = self.loop.time()
+        elif self._due is None and not self.is_ended:
             self.since = self.loop.time()
-            self._headers_due = self.loop.call_later(self.header_seconds, self._end)
+            self._start()
+
+    def _start(self) -> None:
+        self._unread = self.transport.get_write_buffer_size()
+        self._due = self.loop.call_later(self.seconds, self._late)
+
+    def _stop(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+
+    def _late(self) -> None:
+        self._due = None
+        unread = self.transport.get_write_buffer_size()
+        has_read = self._unread > 0 and (unread == 0 or self._unread - unread >= _READ_BYTES)
+        if has_read:
+            self._start()
+        else:
+            self._end()
 
     def _make_room(self) -> None:
         others = [one for one in self.connections if isinstance(one, BoundedConnection) and one is not self]
-        silent = [one for one in others if not one.is_answering] or [one for one in others if one.is_sending]
+        silent = [one for one in others if one.is_silent] or [one for one in others if one.is_sending]
         if silent:
             min(silent, key=lambda one: one.since)._end()
         else:
@@ -113,14 +138,15 @@ class BoundedConnection(H11Protocol):
     def _end(self) -> None:
         """Close without waiting for the client, which may never read what is still to be sent."""
         self.connections.discard(self)  # at once, as those that come in the same moment count them
-        if self.transport is not None:
-            self.transport.abort()
+        self.is_ended = True
+        self._stop()
+        self.transport.abort()
 
 
 def bounded(limits: Limits) -> type[BoundedConnection]:
     """The protocol with these limits, as `http` of `uvicorn.Config`."""
-    values = {"header_seconds": limits.header_seconds, "write_seconds": limits.upload_seconds}
-    return type("Connection", (BoundedConnection,), values | {"most": most_connections(limits.connections)})
+    values = {"seconds": limits.header_seconds, "most": most_connections(limits.connections)}
+    return type("Connection", (BoundedConnection,), values)
 
 
 def most_connections(wanted: int) -> int:
@@ -139,7 +165,7 @@ def most_connections(wanted: int) -> int:
         soft = max(soft, raised)
     if soft == resource.RLIM_INFINITY:
         return wanted
-    return max(_FEWEST, min(wanted, soft - _used_descriptors() - _OTHER_DESCRIPTORS))
+    return min(wanted, max(_FEWEST, soft - _used_descriptors() - _OTHER_DESCRIPTORS))
 
 
 def _used_descriptors() -> int:

@@ -34,7 +34,7 @@ class Limits:
         requests: comparisons and searches that are computed at the same time.
         waiting: further ones that wait for their turn; those beyond are rejected (503).
         connections: of clients that are open at the same time; see `diml.web.connections`.
-        header_seconds: time for the first line and the headers of a request.
+        header_seconds: time for the first line and the headers of a request, and to read some of an answer.
         upload_seconds: time for the rest of it.
         stall_seconds: time in which at least one byte of the rest has to arrive.
         work_seconds: time for a comparison or search, including the wait for its turn.

@@ -15,6 +15,7 @@ from diml.audit import Audit, Foregrounds, audit_dataset
 from diml.audit.audit import KINDS, audit_regions
 from diml.audit.page import audit_page, outlined
 from diml.data import ImageSet
+from diml.data.judgements import Judgements
 from diml.matching import Matcher, Regions
 from diml.matching.retrieval import NOTHING
 from diml.models import Embedder, load_embedder
@@ -315,3 +316,25 @@ def test_a_network_and_images_that_are_left_out(tmp_path, network):
 def test_own_cells_of_a_backbone_are_regions(tmp_path, network):
     found = small_audit(tmp_path, network.with_settings(grid=None))
     assert found.coverage.shape[1] == network.with_settings(grid=None).embed(found.images).num_regions
+
+
+def test_a_query_ignores_its_own_class_from_its_own_camera():
+    regions, labels = Regions.from_maps(noise(5, (12, 6, 2, 2)), shares=True), list("aaaabbbbcccc")
+    coverage, settings = np.random.default_rng(1).random((12, 4)), {"matcher": Matcher(), "hits": 4}
+    without = audit_regions(regions, coverage, images_of(labels), **settings)
+    apart = audit_regions(regions, coverage, images_of(labels, cameras=np.arange(12)), **settings)
+    assert apart.rows() == without.rows()
+    cameras = np.arange(12) % 2
+    found = audit_regions(regions, coverage, images_of(labels, cameras=cameras), **settings)
+    classes = np.array(labels)
+    for query, hits in zip(found.queries, found.hits, strict=True):
+        ignored = (classes == classes[query]) & (cameras == cameras[query])
+        assert not ignored[hits[hits != NOTHING]].any()
+    assert found.candidates == 10
+
+
+def test_images_that_are_judged_one_by_one_are_refused():
+    regions = Regions.from_maps(noise(5, (4, 6, 2, 2)), shares=True)
+    sides = {"queries": [0], "gallery": [1, 2, 3], "judgements": Judgements([[1]])}
+    with pytest.raises(ValueError, match="need images with classes"):
+        audit_regions(regions, np.ones((4, 4)), images_of(list("abcd"), **sides), matcher=Matcher())

@@ -98,6 +98,10 @@ def test_a_missing_or_damaged_file_is_an_error(calibrator, tmp_path):
         path.write_text(json.dumps(document | damage))
         with pytest.raises(ValueError, match="not a calibration"):
             load_calibration(tmp_path)
+    changed = document["calibration"] | {"self_match": document["calibration"].get("self_match", 0) + 0.125}
+    path.write_text(json.dumps(document | {"calibration": changed}))
+    with pytest.raises(ValueError, match=r"damaged or changed .*run diml calibrate again"):
+        load_calibration(tmp_path)
     path.write_text("{")
     with pytest.raises(ValueError, match="not a calibration"):
         load_calibration(tmp_path)

@@ -7,6 +7,7 @@ import pytest
 
 from diml.calibration.evaluate import calibrate, expected_calibration_error, reliability
 from diml.data import ImageSet
+from diml.data.judgements import Judgements
 from diml.matching import Matcher
 from diml.models import load_embedder
 from tiny_model import save_tiny_model
@@ -110,3 +111,22 @@ def test_errors_name_the_argument(embedder, images, labelled):
         given = {"images": images, "regions": labelled[0]} | changes
         with pytest.raises(ValueError, match=message):
             calibrate(embedder, **given)
+
+
+def test_cameras_are_followed_in_both_halves(embedder, images, labelled):
+    blank = np.zeros((8, 8, 3), dtype=np.uint8)
+    settings = {"regions": labelled[0], "false_accept_rates": (0.4,)}
+    apart = ImageSet([blank] * 60, labelled[1], cameras=np.arange(60), name="made up")
+    assert calibrate(embedder, apart, **settings).to_dict() == calibrate(embedder, images, **settings).to_dict()
+    # images 4, 9, 14 ... of each class are seen by camera 1, all others by camera 0: four of five see one right image
+    seen = ImageSet([blank] * 60, labelled[1], cameras=np.arange(60) % 5 // 4, name="made up")
+    found = calibrate(embedder, seen, **settings)
+    assert found.reports[0].candidates.prior == pytest.approx(8 / (8 + 5 * 25))
+    assert found.reports[0].gallery_images == 15
+
+
+def test_images_that_are_judged_one_by_one_are_refused(embedder):
+    blank = np.zeros((8, 8, 3), dtype=np.uint8)
+    sides = {"queries": [0], "gallery": [1, 2, 3], "judgements": Judgements([[1]])}
+    with pytest.raises(ValueError, match="need images with classes, got images with judgements"):
+        calibrate(embedder, ImageSet([blank] * 4, list("abcd"), **sides))

@@ -88,3 +88,45 @@ def test_first_hits_of_queries_that_are_there(labelled):
     gallery = np.flatnonzero(labels != 3)
     split = score_images(regions, labels, matcher=Matcher(), depth=20, queries=np.arange(60), gallery=gallery)
     assert len(split.present) == 55
+
+
+def test_cameras_that_all_differ_change_nothing(labelled):
+    regions, labels = labelled
+    without = score_images(regions, labels, matcher=UNIFORM, depth=9, random_pairs=50)
+    found = score_images(regions, labels, matcher=UNIFORM, depth=9, random_pairs=50, cameras=np.arange(60))
+    for name in ("candidates", "random", "absent"):
+        assert np.array_equal(getattr(found, name).scores, getattr(without, name).scores)
+        assert np.array_equal(getattr(found, name).class_g, getattr(without, name).class_g)
+    assert np.array_equal(found.random.weights, without.random.weights)
+    assert (found.absent_gallery, found.self_match) == (without.absent_gallery, without.self_match)
+
+
+def test_pairs_of_one_class_and_camera_are_ignored(labelled):
+    regions, labels = labelled
+    cameras = np.arange(60) % 3
+    found = score_images(regions, labels, matcher=UNIFORM, cameras=cameras, depth=100)
+    same = labels[:, None] == labels
+    ignored = same & (cameras[:, None] == cameras)
+    left, right = np.nonzero(~ignored)
+    assert len(found.candidates) == len(left)
+    assert int(found.candidates.same.sum()) == int((same & ~ignored).sum())
+    expected = scores_of(regions, left, right)
+    assert np.sort(found.candidates.scores) == pytest.approx(np.sort(expected))
+    # random pairs: all of one class that count, weighted to their share of all that count
+    assert int(found.random.same.sum()) == int((same & ~ignored).sum())
+    assert found.random.prior == pytest.approx((same & ~ignored).sum() / (~ignored).sum())
+    paired = scores_of(regions, *np.nonzero(same & ~ignored))
+    assert np.sort(found.random.scores[found.random.same]) == pytest.approx(np.sort(paired))
+    assert found.absent_gallery == 55.0
+
+
+def test_a_first_hit_is_none_that_the_query_ignores(labelled):
+    regions, labels = labelled
+    cameras = np.arange(60) % 2
+    found = best_scores(regions, labels, np.arange(60), np.arange(60), matcher=UNIFORM, cameras=cameras)
+    allowed = ~((labels[:, None] == labels) & (cameras[:, None] == cameras))
+    for query in (0, 7, 33):
+        gallery = np.flatnonzero(allowed[query])
+        expected = scores_of(regions, np.full(len(gallery), query), gallery)
+        assert found.scores[query] == pytest.approx(expected.max())
+        assert found.class_g[query] == labels[gallery[expected.argmax()]]

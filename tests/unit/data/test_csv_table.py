@@ -59,6 +59,7 @@ MALFORMED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::diml.data.csv_file.UnusedColumnsWarning")
 @pytest.mark.parametrize("reader", ["data set", "index"])
 @pytest.mark.parametrize("kind", MALFORMED)
 def test_malformed_files_are_refused_with_the_line(tmp_path, reader, kind):
@@ -80,7 +81,11 @@ def test_cells_with_line_ends_are_read_where_several_rows_have_them(tmp_path):
     text = 'path,note\na.png,"one\ntwo, three"\nb.png,plain\nc.png,"four\nfive"\n'
     table = read_csv(written(tmp_path, text))
     table.require_sound()
-    assert [(row.line, row.cells["note"]) for row in table.rows] == [(2, "one\ntwo, three"), (4, "plain"), (5, "four\nfive")]
+    assert [(row.line, row.cells["note"]) for row in table.rows] == [
+        (2, "one\ntwo, three"),
+        (4, "plain"),
+        (5, "four\nfive"),
+    ]
 
 
 def test_special_files_are_not_read(tmp_path):
@@ -113,10 +118,11 @@ def test_a_stray_quote_anywhere_loses_no_row_silently(tmp_path_factory, number, 
     """Either every image is there, or the file is refused."""
     line = ROWS[number - 1]
     text = with_row(number, line[: place % len(line)] + quote + line[place % len(line) :])
+    told, rows = "", ()
     try:
         table = read_csv(written(tmp_path_factory.mktemp("csv"), text))
+        rows = table.rows
         table.require_sound()
     except ValueError as error:
-        assert "line " in str(error)
-    else:
-        assert len(table.rows) == 16
+        told = str(error)
+    assert "line " in told if told else len(rows) == 16

@@ -9,6 +9,7 @@ from PIL import Image
 from diml.data import DataSet, ImageSet, dataset_names, load_dataset, load_image
 from diml.data.datasets import check_dataset, locate_dataset
 from diml.data.inventory import IncompleteDataSetWarning
+from diml.data.listing import LeftOutWarning
 from diml.data.registry import dataset_info
 
 GROCERY = Path(__file__).resolve().parents[4] / "shared" / "datasets" / "grocery"
@@ -228,14 +229,17 @@ def test_folder(tmp_path: Path) -> None:
     touch(tmp_path, "cat", "x.xmp")
     touch(tmp_path, "notes", "readme.txt")
     touch(tmp_path, ".git", "z.png")
-    loaded = load_dataset("folder", tmp_path)
+    with pytest.warns(LeftOutWarning, match=r"2 files: 1 \.txt, 1 \.xmp; 1 sub-folders without an image \(notes\)"):
+        loaded = load_dataset("folder", tmp_path)
     assert loaded.train is None
     assert loaded.test.name == tmp_path.name
     assert named(loaded.test) == [("x.webp", "cat"), ("b.JPEG", "dog"), ("a.png", "dog")]
-    assert check_dataset("folder", tmp_path).ok
     with pytest.raises(FileNotFoundError, match="one sub-folder per class"):
         load_dataset("folder", tmp_path / "cat")
-    halves = load_dataset("folder", tmp_path, protocol="class_disjoint")
+    with pytest.warns(LeftOutWarning):
+        assert check_dataset("folder", tmp_path).ok
+    with pytest.warns(LeftOutWarning):
+        halves = load_dataset("folder", tmp_path, protocol="class_disjoint")
     assert halves.train is not None
     assert named(halves.train) == [("x.webp", "cat")]
     assert named(halves.test) == [("b.JPEG", "dog"), ("a.png", "dog")]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from diml.extras import MissingExtraError
+from diml.models import load_embedder
 from diml.models.backbones import MapBackbone, TokenBackbone
 from diml.models.inception import IMAGENET_MEAN, IMAGENET_STD, InputAdapter
 from diml.models.zoo import build_backbone, default_preprocess

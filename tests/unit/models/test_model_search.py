@@ -21,7 +21,7 @@ from diml.models.zoo import build_backbone
         ("siglip", "vit_base_patch16_siglip_224"),
         ("resnet-50", "resnet50"),
         ("ResNet 18", "resnet18"),
-        ("mae", "vit_base_patch16_224"),
+        ("mae", "vit_base_patch16_224.mae"),
         ("convnext tiny", "convnext_tiny"),
         ("resnt50", "resnet50"),
         ("googlnet", "googlenet"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from diml.search.sources import image_file, list_source
@@ -24,24 +26,36 @@ def test_a_folder_with_all_below_it(photos):
 
 
 def test_a_csv_file_with_columns_of_their_own_types(photos):
-    lines = ["path,label,price,stock,fresh,note", "class 0/0.png,milk,1.50,3,true,", "class 1/1.png,'07,2,,FALSE,x"]
+    lines = ["path,label,price,stock,fresh,note", "class 0/0.png,7,1.5,3,true,", "class 1/1.png,'07,2,,false,x"]
     (photos / "shop.csv").write_text("\n".join(lines) + "\n")
     listing = list_source(photos / "shop.csv")
     kinds = {"label": "text", "price": "number", "stock": "integer", "fresh": "boolean", "note": "text"}
     assert listing.columns == kinds
-    first = {"label": "milk", "price": 1.5, "stock": 3, "fresh": True, "note": None}
+    first = {"label": "7", "price": 1.5, "stock": 3, "fresh": True, "note": None}
     second = {"label": "'07", "price": 2.0, "stock": None, "fresh": False, "note": "x"}
     assert [listing.metadata(row, kinds) for row in range(2)] == [first, second]
     assert listing.file(1) == photos / "class 1" / "1.png"
 
 
-def test_cells_take_the_type_that_the_index_has(photos):
-    (photos / "shop.csv").write_text("path,code\nclass 0/0.png,007\n")
-    listing = list_source(photos / "shop.csv")
-    assert listing.metadata(0, {"code": "text"}) == {"code": "007"}
-    (photos / "shop.csv").write_text("path,code\nclass 0/0.png,seven\n")
-    with pytest.raises(ValueError, match=r"class 0/0\.png: code needs integer, got 'seven'"):
-        list_source(photos / "shop.csv").metadata(0, {"code": "integer"})
+def test_types_are_those_that_are_named_and_label_is_always_text(photos):
+    (photos / "shop.csv").write_text("path,label,code,price,note\nclass 0/0.png,12,007,1.50,\n")
+    kinds = list_source(photos / "shop.csv").columns
+    assert kinds == {"label": "text", "code": "text", "price": "text"}
+    listing = list_source(photos / "shop.csv", {"price": "number", "note": "integer"})
+    assert listing.columns == kinds | {"price": "number", "note": "integer"}
+    assert listing.metadata(0, listing.columns) == {"label": "12", "code": "007", "price": 1.5, "note": None}
+    for types, told in (({"prize": "number"}, "did you mean 'price'"), ({"path": "text"}, "to be typed")):
+        with pytest.raises(ValueError, match=told):
+            list_source(photos / "shop.csv", types)
+    with pytest.raises(ValueError, match="types: need a CSV file"):
+        list_source(photos, {"price": "number"})
+
+
+def test_names_that_are_not_utf8_are_left_out_and_named(photos):
+    (photos / "class 0" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+    listing = list_source(photos)
+    assert len(listing) == 12
+    assert [(bad.path, "not UTF-8" in bad.reason) for bad in listing.bad] == [(f"{photos}/class 0/caf\\xe9.png", True)]
 
 
 @pytest.mark.parametrize(
@@ -52,8 +66,10 @@ def test_cells_take_the_type_that_the_index_has(photos):
         ("path,is query\na.png,x\n", "got 'is query'; rename it"),
         ("path,a,a\na.png,x,y\n", "distinct columns"),
         ("path\n", "one line per image"),
-        ("path,label\na.png\n", "line 2: the number of cells differs"),
-        ("path,label\na.png,x,y\n", "line 2: the number of cells differs"),
+        ("path,label\na.png\n", "line 2: has 1 cells"),
+        ("path,label\na.png,x,y\n", "line 2: has 3 cells"),
+        ("path,_distance\na.png,1\n", "got '_distance'; rename it"),
+        ("path,checksum\na.png,1\n", "got 'checksum'; rename it"),
         ("path,label\n ,x\n", "line 2: path is empty"),
         ("path,label\na.png,x\nb.png,x\na.png,y\n", r"line 4: a\.png is already in line 2"),
         ("path\n\xff", "UTF-8"),
@@ -78,4 +94,5 @@ def test_places_without_images_are_refused(tmp_path):
 def test_where_a_stored_image_lies():
     assert str(image_file({"source": "/data/shop.csv", "path": "a/b.png"})) == "/data/a/b.png"
     assert str(image_file({"source": "/data/shop", "path": "a/b.png"})) == "/data/shop/a/b.png"
+    assert str(image_file({"source": "/data/shop.csv/", "path": "a/b.png"})) == "/data/shop.csv/a/b.png"
     assert str(image_file({"source": "/data/shop.csv", "path": "/other/b.png"})) == "/other/b.png"

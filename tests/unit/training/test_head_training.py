@@ -39,6 +39,11 @@ HEAD = {name: SMALL[name] for name in ("dataset", "model", "pretrained", "dim", 
 }
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIML_CACHE", str(tmp_path / "cache"))
+
+
 def head_config(images, output, **changes) -> TrainConfig:
     return TrainConfig.from_dict(HEAD | {"data": images, "output": output} | changes)
 

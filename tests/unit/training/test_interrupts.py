@@ -15,7 +15,15 @@ def press(times: int = 1, number: int = signal.SIGINT) -> None:
         os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.fixture(autouse=True)
+def _hang_up_is_not_ignored():
+    """As in a process that was started with nohup, which a test run may be."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_current_step_is_finished(number):
     handler = InterruptHandler(immediate=True)
     with handler.installed():
@@ -43,6 +51,25 @@ def test_the_third_signal_is_not_postponed():
     handler = InterruptHandler(immediate=False)
     with handler.installed(), handler.protected(), pytest.raises(KeyboardInterrupt):
         press(3)
+    assert handler.torn
+
+
+def test_between_two_steps_nothing_is_torn():
+    handler = InterruptHandler(immediate=False)
+    with handler.installed():
+        with handler.protected():
+            press(2)
+        with pytest.raises(KeyboardInterrupt):
+            press()
+    assert not handler.torn
+
+
+def test_nohup_is_respected():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    handler = InterruptHandler(immediate=True)
+    with handler.installed():
+        press(number=signal.SIGHUP)
+    assert not handler.requested
 
 
 def test_handlers_are_restored():
@@ -69,5 +96,10 @@ def test_the_message_says_how_to_resume():
     stopped = TrainingStopped(Path("runs/mine"), 12)
     assert str(stopped) == (
         "stopped after step 12; the checkpoint is saved. Resume with: diml train --resume --output runs/mine"
+    )
+    torn = TrainingStopped(Path("runs/mine"), 12, saved=False)
+    assert str(torn) == (
+        "stopped at once after step 12; the checkpoint before it is left as it was. Resume with: diml train --resume "
+        "--output runs/mine"
     )
     assert isinstance(stopped, KeyboardInterrupt)
