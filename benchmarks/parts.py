@@ -102,7 +102,7 @@ def opened(dataset: DataSet, head: str, options: argparse.Namespace) -> Embedder
     """The frozen network, whose head is fitted on a sample of the training images, or a trained model."""
     if head not in HEADS:
         return load_embedder(head, grid=options.grid)
-    embedder = load_embedder("mobilenetv2_100", grid=options.grid, head=head)  # type: ignore[arg-type]
+    embedder = load_embedder("mobilenetv2_100", grid=options.grid, head=head, dim=128)  # type: ignore[arg-type]
     if head == "whiten":
         order = np.random.default_rng(options.seed).permutation(len(dataset.train))[:FITTED_ON]
         embedder.fit_head([dataset.train.images[row] for row in sorted(order.tolist())])

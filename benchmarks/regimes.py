@@ -151,7 +151,7 @@ def real(name: str, data: Path) -> Labelled:
     if whitened:
         images = dataset.test if dataset.train is None else dataset.train
         raw = embed_cached(embedder, images.paths, **cached).regions
-        embedder = EmbedderOptions(resize=resize).load(DEFAULT_MODEL, head="whiten")
+        embedder = EmbedderOptions(resize=resize).load(DEFAULT_MODEL, head="whiten", dim=128)
         embedder.fit_head(raw)
     regions = embed_cached(embedder, dataset.test.paths, **cached).regions
     labels = torch.unique(torch.tensor(dataset.test.labels), return_inverse=True)[1]

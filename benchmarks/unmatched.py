@@ -262,7 +262,7 @@ def opened(dataset: DataSet, model: str, options: argparse.Namespace) -> Embedde
     """The frozen network with a head, which is fitted on a sample of the training images, or of all; or a saved one."""
     if model not in HEADS:
         return load_embedder(model)
-    embedder = load_embedder("mobilenetv2_100", head=model)  # type: ignore[arg-type]
+    embedder = load_embedder("mobilenetv2_100", head=model, dim=128)  # type: ignore[arg-type]
     if model == "whiten":
         images = dataset.test if dataset.train is None else dataset.train
         order = np.random.default_rng(options.seed).permutation(len(images))[:FITTED_ON]

@@ -8,7 +8,6 @@ Legend: N images, H x W pixels of an image, R regions.
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections import defaultdict
@@ -22,7 +21,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, ImageOps
 
 from diml.data import BadImageError, ImageSet, Preprocess
-from diml.data.images import IMAGE_ENDINGS, BadImage, opened_image
+from diml.data.csv_table import folder_of_paths, read_csv
+from diml.data.images import BadImage, opened_image
+from diml.data.listing import FileListing, find_images, nfc
 from diml.data.region_coverage import Box, Plane, Size, region_coverage, view_box
 from diml.progress import ShowProgress, progress_bar
 
@@ -137,8 +138,9 @@ class Foregrounds:
         """
         given = Path(file)
         if given.suffix.lower() == ".csv":
-            found = _boxes_of_csv(given)
-            boxes = {row: found[key] for row, path in enumerate(images.paths) if (key := str(_absolute(path))) in found}
+            listing = FileListing()
+            found = _boxes_of_csv(given, listing)
+            boxes = {row: found[key] for row, path in enumerate(images.paths) if (key := listing.identity(path)) in found}
         else:
             found = _boxes_of_cub(given)
             relative = _relative_keys(images.paths, found)
@@ -272,10 +274,8 @@ def _masks_below(folder: Path) -> dict[Path, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"masks: need a folder, got {folder}")
     found: dict[Path, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in IMAGE_ENDINGS or not path.is_file():
-            continue
-        key = path.relative_to(folder).with_suffix("")
+    for path in find_images(folder).paths:
+        key = Path(nfc(str(path.relative_to(folder).with_suffix(""))))
         if key in found:
             raise ValueError(f"masks: need one file for each image, got {found[key]} and {path}")
         found[key] = path
@@ -292,7 +292,7 @@ def _relative_keys(paths: Sequence[Path], known: Any, without_suffix: bool = Fal
     most = -1
     for root in (common, *common.parents[:_PARENTS]):
         keys = [path.relative_to(root) for path in absolute]
-        names = [(key.with_suffix("") if without_suffix else key).as_posix() for key in keys]
+        names = [nfc((key.with_suffix("") if without_suffix else key).as_posix()) for key in keys]
         found = sum(name in known for name in names)
         if found > most:
             best, most = names, found
@@ -304,23 +304,24 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.normpath(path.absolute()))
 
 
-def _boxes_of_csv(file: Path) -> dict[str, list[Box]]:
-    """Absolute path of an image -> its boxes."""
+def _boxes_of_csv(file: Path, listing: FileListing) -> dict[str, list[Box]]:
+    """Identity of an image (see `FileListing`) -> its boxes."""
     if not file.is_file():
         raise FileNotFoundError(f"boxes: no such file: {file}")
+    table = read_csv(file)
+    missing = [name for name in ("path", *_CORNERS) if name not in table.columns]
+    if missing:
+        got = ",".join(table.columns) or "nothing"
+        raise ValueError(f"boxes: {file} needs the columns path,{','.join(_CORNERS)}, got {got}")
+    table.require_sound()
+    folder = folder_of_paths(file, [row.cells["path"] for row in table.rows], listing)
     boxes: dict[str, list[Box]] = defaultdict(list)
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, skipinitialspace=True)
-        missing = [name for name in ("path", *_CORNERS) if name not in (reader.fieldnames or ())]
-        if missing:
-            got = ",".join(reader.fieldnames or ()) or "nothing"
-            raise ValueError(f"boxes: {file} needs the columns path,{','.join(_CORNERS)}, got {got}")
-        for cells in reader:
-            corners = [(cells[name] or "").strip() for name in _CORNERS]
-            if not any(corners):  # no box of this image, for instance in training
-                continue
-            path = str(_absolute(file.parent / (cells["path"] or "").strip()))
-            boxes[path].append(_checked_box(corners, f"{file}, line {reader.line_num}"))
+    for row in table.rows:
+        corners = [row.cells[name] for name in _CORNERS]
+        if not any(corners):  # no box of this image, for instance in training
+            continue
+        path = folder / row.cells["path"]
+        boxes[listing.identity(listing.find(path) or path)].append(_checked_box(corners, f"{file}, line {row.line}"))
     return boxes
 
 

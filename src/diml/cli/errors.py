@@ -138,7 +138,13 @@ def one_line(text: str) -> str:
     joined = " ".join(part for line in text.splitlines() if (part := line.strip()))
     if len(joined) > _LONGEST:
         joined = f"{joined[: _LONGEST // 2]} [...] {joined[-_LONGEST // 2 :]}"
-    return "".join(sign if sign.isprintable() or sign == " " else ascii(sign)[1:-1] for sign in joined)
+    return "".join(sign if sign.isprintable() else _written_out(sign) for sign in joined)
+
+
+def _written_out(sign: str) -> str:
+    """A character that cannot be printed; a byte of a file name that is not UTF-8, which Python keeps in 0xDC80 to
+    0xDCFF, as that byte."""
+    return f"\\x{ord(sign) - 0xDC00:02x}" if 0xDC80 <= ord(sign) <= 0xDCFF else ascii(sign)[1:-1]
 
 
 def traceback_of(error: BaseException) -> str:

@@ -144,10 +144,10 @@ class HeadOptions:
     head: Literal["identity", "linear", "whiten"] | None = None
     """What maps features to embeddings: `identity` leaves them as they are, `whiten` is a projection fitted without
     labels, `linear` is random until trained. By default the head that the model was saved with; for a network by name
-    `whiten`, or `identity` where there are too few images to fit on."""
+    `whiten`, or `identity` where there are fewer regions to fit on than channels."""
 
     dim: int | None = None
-    """Channels of a `linear` or `whiten` head; 128 by default."""
+    """Channels of the head; by default 128 of `linear`, and 512 of `whiten`, or as many as the network has."""
 
     fit_on: Literal["train", "gallery", "all"] | None = None
     """Images that a `whiten` head is fitted on: the training images, the images that are searched, or all of the data

@@ -43,7 +43,7 @@ class SweepCommand:
             try:
                 failed = run_sweep(sweep, say=_say, progress=self.progress)
             except KeyboardInterrupt:
-                _say(f"diml sweep: stopped; the current run is saved. Resume with: diml sweep {self.file}")
+                _say(f"diml sweep: stopped; every checkpoint is whole. Resume with: diml sweep {self.file}")
                 return 130
         results, console = collect_results(sweep), Console()
         if not results.rows and not failed:

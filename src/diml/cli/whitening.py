@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from diml.models import Embedder
     from diml.models.embedder import Embedded
     from diml.models.fitting import Fitted
-
-#: Fewest images that a whitening is fitted on unless it is asked for (docs/experiments/whitening.md).
-ENOUGH_IMAGES: Final = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,22 +107,25 @@ def _loaded(
     options: HeadOptions, model: str | Path, dataset: DataSet, embedder: EmbedderOptions, images: ImageSet
 ) -> tuple[Embedder, _Source | None, str | None]:
     """The model with the head that was asked for, or the default one; what to fit it on; why it is not fitted."""
+    from diml.models.fitting import cells_of, without_head
     from diml.models.zoo import is_backbone
 
     named = isinstance(model, str) and is_backbone(model)
-    head, notice = options.head, None
+    head = options.head
     source = _source(options.fit_on, dataset, images) if head == "whiten" or (head is None and named) else None
     if source is None and options.fit_on is not None:
         raise ValueError(f"fit_on: only head whiten is fitted, got {head or 'a saved model'}; omit --fit-on")
-    if head is None and source is not None and len(source) < ENOUGH_IMAGES:
+    if source is None:
+        return embedder.load(model, head=head, dim=options.dim), None, None
+    loaded = embedder.load(model, head="whiten", dim=options.dim)
+    enough = -(-loaded.dim // cells_of(loaded))
+    if head is None and len(source) < enough:
         notice = (
-            f"head identity: {len(source)} images ({source.words}) are too few to fit a whitening on, "
-            f"{ENOUGH_IMAGES} are enough; --head whiten fits one nevertheless"
+            f"head identity, as {len(source):,} images ({source.words}) have fewer regions than a whitening has "
+            f"channels: {loaded.dim} channels need {enough} images; --head whiten fits as many as it can"
         )
-        return embedder.load(model, head="identity"), None, notice
-    if source is not None:
-        head = "whiten"
-    return embedder.load(model, head=head, dim=options.dim), source, None
+        return without_head(loaded), None, notice
+    return loaded, source, None
 
 
 def _facts(embedder: Embedder, source: _Source | None = None, fitted: Fitted | None = None) -> dict[str, Any]:

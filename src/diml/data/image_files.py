@@ -69,16 +69,19 @@ class BadImageError(ValueError):
 def printable(name: str | os.PathLike[str]) -> str:
     r"""Return a file name as text that can be written anywhere: bytes that are not UTF-8 appear as `\xff`.
 
-    Python represents such bytes by lone surrogates, which no file, terminal or database in UTF-8 takes.
+    Python represents such bytes by lone surrogates, which no file, terminal or database in UTF-8 takes. Control
+    characters, such as ends of lines and the escapes of terminals, are written out as well.
 
     Example:
         >>> printable("caf\udce9.jpg")
         'caf\\xe9.jpg'
     """
     text = os.fspath(name)
-    return (
-        text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") if _has_surrogates(text) else text
-    )
+    if text.isprintable():
+        return text
+    if _has_surrogates(text):
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(ascii(sign)[1:-1] if unicodedata.category(sign) == "Cc" else sign for sign in text)
 
 
 def _has_surrogates(text: str) -> bool:

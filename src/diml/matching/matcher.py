@@ -208,7 +208,12 @@ class Matcher:
 
     @torch.no_grad()
     def score_unique_pairs(
-        self, images: Images, queries: Tensor, candidates: Tensor, *, progress: Callable[[float], None] | None = None
+        self,
+        images: Images,
+        queries: Tensor | Sequence[int] | Any,
+        candidates: Candidates,
+        *,
+        progress: Callable[[float], None] | None = None,
     ) -> CandidateScores:
         """Scores of the candidates of many queries among the same images, each unordered pair compared once.
 
@@ -218,14 +223,21 @@ class Matcher:
 
         Args:
             images: N images.
-            queries: (Q,) int64 rows of them.
-            candidates: (Q, K) int64 rows of them, or -1 for no image, whose score is -infinity.
+            queries: (Q,) integer rows of them; a tensor, numpy array or list.
+            candidates: (Q, K) integer rows of them, or -1 for no image, whose score is -infinity; as of `score`.
             progress: called with the fraction of the pairs scored since its last call.
 
         Returns:
             CandidateScores of shape (Q, K).
         """
         report = progress or (lambda _: None)
+        queries = _integer_rows(queries, "queries", images.pooled.device).long()
+        candidates = _integer_rows(candidates, "candidates", images.pooled.device).long()
+        if queries.ndim != 1 or candidates.ndim != 2 or len(queries) != len(candidates):
+            got = f"{tuple(queries.shape)} and {tuple(candidates.shape)}"
+            raise ValueError(f"queries, candidates: need shapes (Q,) and (Q, K), got {got}")
+        _check_range(queries, "queries", 0, len(images))
+        _check_range(candidates, "candidates", NOTHING, len(images))
         there = candidates != NOTHING
         converged = torch.ones_like(there)
         if not there.any():
@@ -426,18 +438,38 @@ def _check_sides(query: Regions, gallery: Images, stored: Any = Regions) -> None
 def _rows(query: Regions, gallery: Images, candidates: Candidates, lowest: int = 0) -> Tensor:
     """Checked candidates as an integer tensor (Q, K)."""
     _check_sides(query, gallery, Images)
-    rows = torch.as_tensor(candidates, device=query.pooled.device)
+    rows = _integer_rows(candidates, "candidates", query.pooled.device)
+    if rows.ndim != 2 or len(rows) != len(query):
+        raise ValueError(f"candidates: need shape ({len(query)}, K), got {tuple(rows.shape)}")
+    _check_range(rows, "candidates", lowest, len(gallery))
+    return rows
+
+
+def _integer_rows(values: Any, name: str, device: torch.device) -> Tensor:
+    """Row numbers as an integer tensor: of a tensor, an array of any integer type, or lists, also of arrays."""
+    if not isinstance(values, Tensor):
+        if hasattr(values, "astype") and getattr(values.dtype, "kind", "") == "u":
+            values = values.astype("int64")  # torch has few operations for unsigned types
+        elif isinstance(values, list | tuple):
+            values = [row.tolist() if hasattr(row, "tolist") else row for row in values]
+        try:
+            values = torch.as_tensor(values)
+        except (TypeError, ValueError, RuntimeError) as error:
+            need = "need integer row numbers, as many of each query (-1 for no image)"
+            raise TypeError(f"{name}: {need}, got {type(values).__name__} ({error})") from error
+    rows: Tensor = values.to(device)
     if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
         if rows.numel():
             remedy = "a mask becomes row numbers with .nonzero()" if rows.dtype == torch.bool else "convert with .long()"
-            raise TypeError(f"candidates: need integer row numbers, got {rows.dtype}; {remedy}")
+            raise TypeError(f"{name}: need integer row numbers, got {rows.dtype}; {remedy}")
         rows = rows.long()
-    if rows.ndim != 2 or len(rows) != len(query):
-        raise ValueError(f"candidates: need shape ({len(query)}, K), got {tuple(rows.shape)}")
-    if rows.numel() and not lowest <= int(rows.min()) <= int(rows.max()) < len(gallery):
+    return rows.long() if rows.dtype in (torch.uint16, torch.uint32, torch.uint64) else rows
+
+
+def _check_range(rows: Tensor, name: str, lowest: int, images: int) -> None:
+    if rows.numel() and not lowest <= int(rows.min()) <= int(rows.max()) < images:
         got = f"{int(rows.min())}..{int(rows.max())}"
-        raise ValueError(f"candidates: need rows 0..{len(gallery) - 1} of the gallery, got {got}")
-    return rows
+        raise ValueError(f"{name}: need rows 0..{images - 1} of the gallery, got {got}")
 
 
 def _compare(

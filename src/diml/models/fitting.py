@@ -73,8 +73,8 @@ def fit_and_embed(
     """
     listed, own = as_images(images), np.asarray(rows, dtype=np.int64)
     further = () if others is None else as_images(others)
-    raw = _without_head(embedder)
-    most = max(1, KEPT_BYTES // (4 * _cells(raw) * raw.backbone.channels))
+    raw = without_head(embedder)
+    most = max(1, KEPT_BYTES // (4 * cells_of(raw) * raw.backbone.channels))
     own_drawn, further_drawn = _drawn(own, len(further), most)
     embed = _Embedding(cache, progress, loading)
     parts = [embed(raw, some_images(further, further_drawn)).regions] if len(further_drawn) else []
@@ -124,13 +124,13 @@ class _Embedding:
         return embed_cached(embedder, images, cache_dir=self.cache, progress=self.progress, **self.loading)
 
 
-def _without_head(embedder: Embedder) -> Embedder:
+def without_head(embedder: Embedder) -> Embedder:
     """The embedder with head "identity" in place of its own; it shares the backbone."""
     config = dataclasses.replace(embedder.config, head="identity")
     return Embedder(embedder.backbone, IdentityHead(embedder.backbone.channels), config).eval()
 
 
-def _cells(embedder: Embedder) -> int:
+def cells_of(embedder: Embedder) -> int:
     """R, regions of an image; where these are the backbone's own cells, those of a trial image."""
     if embedder.grid is not None:
         return embedder.grid**2

@@ -31,7 +31,9 @@ from diml.models.pretrained import load_exactly
 from diml.models.released import read_released
 from diml.models.zoo import build_backbone, default_preprocess, find_model, is_backbone
 
-DEFAULT_DIM: Final = 128
+#: D of a head that is trained, and of one that is fitted (docs/experiments/whitening.md says why).
+LINEAR_DIM: Final = 128
+WHITEN_DIM: Final = 512
 
 
 def load_embedder(
@@ -68,7 +70,8 @@ def load_embedder(
         grid: G for G x G regions, 1 to 14; None for the backbone's own cells. "default": 4, or as saved.
         head: "identity", "linear" (random until trained) or "whiten" (to be fitted: `Embedder.fit_head`). Default:
             "identity", or as saved.
-        dim: D of the heads "linear" and "whiten"; default 128, or as saved.
+        dim: D of the heads "linear" and "whiten". Default 128 for "linear"; for "whiten" 512, or the channels of the
+            backbone where it has fewer; or as saved.
         pretrained: for names: with pretrained weights, else with random ones.
         architecture: the backbone in a checkpoint of the authors, such as "resnet50".
         preprocess: from image to network input. Default: the model's own mean and standard deviation at 224 pixels
@@ -139,6 +142,13 @@ def load_embedder(
     return saved.with_settings(**changes) if changes else saved
 
 
+def _dim(head: HeadName | None, dim: int | None, channels: int = WHITEN_DIM) -> int:
+    """The D that was asked for, else the usual one; of a whitening at most the channels of the backbone."""
+    if dim is None:
+        return min(WHITEN_DIM, channels) if head == "whiten" else LINEAR_DIM
+    return dim
+
+
 def _sized(changes: dict[str, Any], own: Preprocess, size: int | None) -> dict[str, Any]:
     """The changes with a preprocessing: the given one, else the model's own, at the given size."""
     preprocess: Preprocess = changes.get("preprocess", own)
@@ -161,14 +171,14 @@ def _by_name(
     weights_file: str | os.PathLike[str] | None,
     factory_options: Mapping[str, Any] | None,
 ) -> Embedder:
-    wanted, head = DEFAULT_DIM if dim is None else dim, head or "identity"
+    head = head or "identity"
     model = find_model(name)  # a name of the hub is saved as the architecture and options that it stands for
     options = {**model.options, **(factory_options or {})} or None
     # Settings first: a mistake in them should not cost a download.
     config = EmbedderConfig(
         backbone=model.architecture,
         head=head,
-        dim=wanted,
+        dim=_dim(head, dim),
         token_pooling=token_pooling,
         factory_options=options,
         **changes,
@@ -181,7 +191,7 @@ def _by_name(
         weights_file=None if weights_file is None else Path(weights_file).expanduser(),
         options=options,
     )
-    return Embedder(backbone, build_head(head, backbone.channels, wanted), config).eval()
+    return Embedder(backbone, build_head(head, backbone.channels, _dim(head, dim, backbone.channels)), config).eval()
 
 
 def _from_module(
@@ -199,18 +209,18 @@ def _from_module(
     config = EmbedderConfig(
         backbone=import_path(module) if factory is None else _importable(factory),
         head=head or "identity",
-        dim=DEFAULT_DIM if dim is None else dim,
+        dim=_dim(head, dim),
         token_pooling=token_pooling,
         layout=layout,
         prefix_tokens=prefix_tokens,
         factory_options=factory_options,
         **changes,
     )
-    return _embedder_of(module, config).eval()
+    return _embedder_of(module, config, dim).eval()
 
 
-def _embedder_of(module: nn.Module, config: EmbedderConfig) -> Embedder:
-    """The embedder of a user's module, with a new head on its device."""
+def _embedder_of(module: nn.Module, config: EmbedderConfig, dim: int | None) -> Embedder:
+    """The embedder of a user's module, with a new head of D = `dim` channels (the usual number if None) on its device."""
     backbone = wrap_module(
         module,
         config.backbone,
@@ -219,7 +229,8 @@ def _embedder_of(module: nn.Module, config: EmbedderConfig) -> Embedder:
         prefix=config.prefix_tokens,
         token_pooling=config.token_pooling,
     )
-    embedder = Embedder(backbone, build_head(config.head, backbone.channels, config.dim), config)
+    channels = _dim(config.head, dim, backbone.channels)
+    embedder = Embedder(backbone, build_head(config.head, backbone.channels, channels), config)
     embedder.head.to(embedder.device)
     return embedder
 
@@ -238,7 +249,7 @@ def _from_folder(folder: Path, factory: Factory | None, factory_options: Mapping
             config = dataclasses.replace(config, backbone=_importable(factory))
         if factory_options is not None:
             config = dataclasses.replace(config, factory_options=plain_options(factory_options))
-        embedder = _embedder_of(build_module(config.backbone, config.factory_options).eval(), config)
+        embedder = _embedder_of(build_module(config.backbone, config.factory_options).eval(), config, config.dim)
     else:
         _refuse(f"a saved {config.backbone!r}", factory=factory, factory_options=factory_options)
         options = config.factory_options

@@ -23,7 +23,7 @@ from diml.data.samplers import BatchSampler, build_sampler, check_sampler_option
 from diml.distributed import ProcessGroup
 from diml.matching import Matcher
 from diml.models import Embedder, load_embedder
-from diml.models.heads import WhitenHead
+from diml.models.heads import WhitenHead, build_head
 from diml.models.zoo import default_preprocess, is_backbone
 from diml.objectives import Objective, build_objective
 from diml.objectives.objective import option_types
@@ -183,7 +183,12 @@ def configured_embedder(config: TrainConfig) -> Embedder:
         return load_embedder(config.model, **options)
     if config.size is not None:
         options["preprocess"] = resized(default_preprocess(config.model), config.size)
-    return load_embedder(config.model, head=config.head, dim=config.dim, pretrained=config.pretrained, **options)
+    if config.head != "whiten":
+        return load_embedder(config.model, head=config.head, dim=config.dim, pretrained=config.pretrained, **options)
+    bare = load_embedder(config.model, head="identity", pretrained=config.pretrained, **options)
+    channels = bare.backbone.channels
+    head = build_head("whiten", channels, min(config.dim, channels))
+    return Embedder(bare.backbone, head, dataclasses.replace(bare.config, head="whiten"))
 
 
 def resized(preprocess: Preprocess, size: int) -> Preprocess:

@@ -102,7 +102,7 @@ class TrainConfig:
     of the training images; or `identity`, none."""
 
     dim: int = 128
-    """Embedding dimension D of the `linear` head."""
+    """Embedding dimension D of a `linear` or `whiten` head; of the latter at most the channels of the backbone."""
 
     grid: int = 4
     """Regions per side: G x G."""

@@ -48,6 +48,7 @@ EPOCHS: Final[Mapping[str, int]] = MappingProxyType({"cub200": 150, "cars196": 1
 FROZEN_BACKBONE: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "head": "whiten",
+        "dim": 512,
         "objective": "multisimilarity",
         "batch_size": 64,
         "per_class": 4,

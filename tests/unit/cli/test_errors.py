@@ -140,7 +140,7 @@ def test_the_error_of_a_loader_process_is_told_without_its_traceback():
         ("a\nb", "a b"),
         ("a\x1b[31mred\x07", "a\\x1b[31mred\\x07"),
         ("a\r\n  b\u2028c", "a b c"),
-        ("x\udcff", "x\\udcff"),
+        ("x\udcff", "x\\xff"),
         ("größe 漢字", "größe 漢字"),
     ],
 )

@@ -59,6 +59,7 @@ def test_sixteen_bits_are_scaled_not_clipped(kind: str) -> None:
     assert pixels(as_bytes(Image.fromarray(wide), kind))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+@pytest.mark.filterwarnings("ignore::diml.data.pixel_depth.PixelDepthWarning")
 @pytest.mark.parametrize(
     ("values", "wanted"),
     [

@@ -391,6 +391,36 @@ def test_wrong_candidates_are_refused(candidates, error, words):
         score(images(), images(7, seed=1), candidates)
 
 
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda rows: rows.tolist(),
+        lambda rows: tuple(map(tuple, rows.tolist())),
+        lambda rows: rows.numpy(),
+        lambda rows: rows.numpy().astype("uint16"),
+        lambda rows: rows.numpy().astype("uint64"),
+        lambda rows: rows.to(torch.uint32),
+        lambda rows: list(rows.numpy()),
+        lambda rows: list(rows),
+    ],
+)
+def test_candidates_may_be_lists_and_arrays_everywhere(convert):
+    gallery, matcher = images(7, seed=1), Matcher(epsilon=0.2)
+    chosen, queries = torch.tensor([[0, 1], [6, 0], [1, 1]]), torch.tensor([3, 4, 0])
+    close(matcher.score(gallery[:3], gallery, convert(chosen)), matcher.score(gallery[:3], gallery, chosen))
+    expected = matcher.score_unique_pairs(gallery, queries, chosen).scores
+    close(matcher.score_unique_pairs(gallery, queries.tolist(), convert(chosen)).scores, expected)
+    close(matcher.score_unique_pairs(gallery, queries.numpy(), convert(chosen)).scores, expected)
+
+
+@pytest.mark.parametrize("wrong", [[[0, 1], [2]], "ab", [["a"], ["b"]], None, [{}], [[0.5], [1.5]]])
+def test_what_is_no_table_of_integers_is_told(wrong):
+    with pytest.raises(TypeError, match="candidates: need integer row numbers"):
+        score(images(2), images(7), wrong)
+    with pytest.raises(TypeError, match="candidates: need integer row numbers"):
+        Matcher().score_unique_pairs(images(7), [0, 1], wrong)
+
+
 def test_the_last_row_of_the_gallery_can_be_a_candidate():
     assert score(images(), images(7, seed=1), OWN + 6).shape == (5, 1)
 

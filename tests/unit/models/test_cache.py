@@ -176,3 +176,16 @@ def test_a_pipe_among_the_images_does_not_hang(embedder, paths, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     found = embed_cached(embedder, [*paths, tmp_path / "pipe.png"], cache_dir=tmp_path / "cache", on_bad_image="skip")
     assert [image.path for image in found.bad] == [str(tmp_path / "pipe.png")]
+
+
+def test_masses_of_a_transformer_are_kept_and_the_reason_where_there_are_none(tiny, paths, tmp_path):
+    for name in ("test_vit", "test_resnet"):
+        made = embed_cached(tiny(name), paths, cache_dir=tmp_path / name).regions
+        again = embed_cached(tiny(name), paths, cache_dir=tmp_path / name).regions
+        assert again.massless == made.massless
+        assert (again.masses is None) == (name == "test_resnet")
+        if again.masses is not None:
+            assert torch.equal(again.masses, made.masses)
+    assert "no plain vision transformer" in made.massless
+    other = embed_cached(tiny("test_vit", rollout_blocks=1), paths, cache_dir=tmp_path / "test_vit").regions
+    assert not torch.equal(other.masses, embed_cached(tiny("test_vit"), paths, cache_dir=tmp_path / "test_vit").regions.masses)
