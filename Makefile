@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 KERNEL := CMakeLists.txt $(wildcard csrc/*.cpp csrc/*.hpp)
 
-.PHONY: demo test test-milvus check bench sanitize docs venv clean
+.PHONY: demo test test-milvus test-lowest check bench sanitize docs venv clean
 
 demo: .venv/.installed   ## tables and figures on 400 photos, into runs/demo/
 	$(BIN)/diml demo
@@ -17,6 +17,9 @@ ALONE = $(shell unshare --map-root-user --net ip link set lo up 2>/dev/null && e
 
 test-milvus: .venv/.complete .milvus/.installed   ## the tests that need a Milvus server, which they start and stop
 	OMP_NUM_THREADS=1 $(ALONE) sh -c '$(if $(ALONE),ip link set lo up &&) exec $(BIN)/python -m pytest -m milvus tests/unit/search'
+
+test-lowest: .venv-lowest/.installed   ## the unit tests and laws with the lowest versions that pyproject.toml admits
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto tests/unit tests/laws
 
 check: .venv/.complete   ## format, lint, types
 	$(BIN)/ruff format --check .
@@ -59,7 +62,7 @@ docs: .venv/.complete    ## draw the figures of the README and docs/explain.md a
 venv: .venv/.complete    ## .venv with all extras
 
 clean:                   ## remove .venv and what tools left behind
-	rm -rf .venv .milvus .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest .milvus .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "diml needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -78,4 +81,19 @@ clean:                   ## remove .venv and what tools left behind
 .milvus/.installed: | .venv/bin/python
 	$(BIN)/python -m venv .milvus
 	.milvus/bin/python -m pip install --disable-pip-version-check --quiet --no-deps milvus==2.3.5
+	touch $@
+
+# uv finds the lowest versions that fit together, which pip cannot. Torch itself is the lowest that is to be had without
+# gigabytes of CUDA libraries; for the one of pyproject.toml: make test-lowest LOWEST_TORCH="torch==2.4.0 torchvision==0.19.0"
+LOWEST_TORCH ?= torch==2.13.0+cpu torchvision==0.28.0
+
+.venv-lowest/bin/python:
+	$(PYTHON) -m venv .venv-lowest
+
+.venv-lowest/.installed: pyproject.toml $(KERNEL) | .venv-lowest/bin/python
+	.venv-lowest/bin/python -m pip install --disable-pip-version-check --quiet uv
+	printf '%s\n' $(LOWEST_TORCH) > .venv-lowest/overrides.txt
+	UV_FIND_LINKS="$(PIP_FIND_LINKS)" .venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
+		--resolution lowest-direct --override .venv-lowest/overrides.txt --config-settings build-dir=build/lowest \
+		'.[all,faithfulness,bninception,dev]'
 	touch $@

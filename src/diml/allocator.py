@@ -29,3 +29,19 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and all(mallopt(*setting) == 1 for setting in (_TRIM_THRESHOLD, _MMAP_MAX))
+
+
+def return_freed_memory() -> bool:
+    """Return free memory to the system now, of all threads; for what was unusually large, such as a huge image.
+
+    Returns:
+        Whether there was any to return; False on systems without glibc.
+
+    Example:
+        >>> return_freed_memory()  # doctest: +SKIP
+        True
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return malloc_trim is not None and malloc_trim(0) == 1

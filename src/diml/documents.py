@@ -55,7 +55,7 @@ def parse_yaml(text: str | bytes, what: str) -> Any:
     import yaml
 
     try:
-        return yaml.load(text, _bounded_loader())  # noqa: S506 - a subclass of the safe loader
+        return yaml.load(text, _bounded_loader())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
@@ -93,12 +93,12 @@ def _bounded_loader() -> Any:
             self.values: dict[int, int] = {}
 
         def compose_node(self, parent: Any, index: Any) -> Any:
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             is_alias = self.check_event(yaml.AliasEvent)
             self.depth += 1
             if self.depth > DEEPEST:
                 raise ComposerError(None, None, f"nested more than {DEEPEST} deep", mark)
-            node = super().compose_node(parent, index)
+            node: Any = super().compose_node(parent, index)
             self.depth -= 1
             if is_alias:
                 if id(node) not in self.values:

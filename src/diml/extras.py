@@ -14,6 +14,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "search": ("lancedb", "pyarrow"),
     "milvus": ("pymilvus", "milvus_lite"),
     "web": ("fastapi", "uvicorn", "python_multipart"),
+    "heif": ("pillow_heif",),
     "hub": ("huggingface_hub",),
     "track": ("tensorboard",),
     "bninception": ("pretrainedmodels",),

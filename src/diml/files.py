@@ -27,6 +27,9 @@ _USER: Final = ".in_use"
 #: Errors of file systems that have no locks, such as some network disks.
 _NO_LOCKS: Final = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
+#: Errors of writing, which do not name the file.
+_OF_DISKS: Final = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
+
 #: Folders that this process has cleared of what killed processes left.
 _cleared: set[tuple[int, Path]] = set()
 
@@ -89,6 +92,11 @@ def scratch_folder(target: Path) -> Iterator[Path]:
     scratch, handle = _locked_scratch(target)
     try:
         yield scratch
+    except OSError as error:
+        within = str(error.filename or "").startswith(str(scratch))
+        if within or (error.filename is None and error.errno in _OF_DISKS):  # name what the user knows
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        raise
     finally:
         _remove(scratch)
         os.close(handle)
@@ -112,6 +120,7 @@ def require_writable(folder: str | os.PathLike[str], *, space: int = 0) -> None:
         OSError: the folder cannot be created or written to, or its disk has less free space.
     """
     folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     with scratch_folder(folder / "results"):
         pass
     free = shutil.disk_usage(folder).free
@@ -185,7 +194,10 @@ def _holder(path: Path) -> str:
 def _locked_scratch(target: Path) -> tuple[Path, int]:
     """A new folder, and the handle that holds its lock."""
     while True:
-        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=target.parent))
+        try:
+            scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=target.parent))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(target)) from error
         try:
             handle = os.open(scratch / _WRITER, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # another process took it for a leftover

@@ -51,7 +51,7 @@ def test_evaluate_folder_prints_and_writes(
     assert "mobilenetv2_100" in shown
     assert "100.00" in shown
     table = (output / "evaluation.csv").read_text().splitlines()
-    assert table[0].startswith("method,rerank_at,queries,recall@1,recall@1_low,recall@1_high")
+    assert table[0].startswith("method,rerank_at,queries,input,recall@1,recall@1_low,recall@1_high")
     assert [line.split(",")[:3] for line in table[1:]] == [["mobilenetv2_100", "0", "6"], ["mobilenetv2_100", "3", "6"]]
     document = json.loads((output / "evaluation.json").read_text())
     assert document["unit"] == "fraction"
@@ -94,7 +94,10 @@ def test_a_bad_image_is_an_error_or_is_left_out_and_named(shop: Path, capsys: py
         (["evaluate", "cub200", "--data", "nowhere"], "CUB_200_2011"),
         (["evaluate", "folder", "--data", "nowhere"], "nowhere"),
         (["explain", "missing.jpg", "missing.jpg"], "missing.jpg"),
-        (["evaluate", "orl", "--head", "whiten"], "--fit-on test"),
+        (["evaluate", "orl", "--fit-on", "train"], "use --fit-on gallery"),
+        (["evaluate", "orl", "--head", "identity", "--fit-on", "gallery"], "omit --fit-on"),
+        (["evaluate", "orl", "--baseline", "resnet50"], "baseline: need a row of the table, mobilenetv2_100 |"),
+        (["compare", "orl", "--json", "--format", "csv"], "json, format: give one of them"),
         (["report", "mobilenetv2_100"], "need the name of a data set"),
         (["report", "mobilenetv2_100", "orl", "--html", "report.txt"], "ending in .html"),
         (["report", "mobilenetv2_100", "orl", "--rerank-at", "0"], "rerank_at: need at least 1"),

@@ -138,6 +138,25 @@ def test_a_sharded_evaluation_is_equal_to_that_of_one_process(place):
     assert results[2] == results[0]
 
 
+@pytest.mark.slow
+def test_a_process_without_a_readable_image_in_a_batch_takes_part(tmp_path):
+    """Batches of one class or two over two processes, with unfrozen batch norm; most classes are broken."""
+    csv = make_images(tmp_path / "images", train=6)
+    for number in range(3):
+        for path in (tmp_path / "images" / f"class{number}").iterdir():
+            path.write_bytes(b"broken")
+    changes = {"on_bad_image": "skip", "validation_fraction": 0, "epochs": 2, "freeze_batch_norm": False}
+    changes |= {"objective": "multisimilarity", "miner": "none", "sampler_options": ("batches_per_epoch=12",)}
+    settings = small_config(csv, tmp_path / "run", batch_size=4, per_class=2, **changes)
+    write_config(tmp_path / "settings.yaml", settings)
+    finish(start(COMMAND, tmp_path / "start", "csv", "--config", tmp_path / "settings.yaml", processes=2))
+    records = [r for r in read_records(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "train"]
+    faults = [r.get("fault") for r in records]
+    assert len(records) == 24
+    assert set(faults) == {None, "no image of the batch can be read"}
+    assert all(torch.isfinite(value).all() for value in load_embedder(tmp_path / "run").state_dict().values())
+
+
 def test_the_command_under_torchrun_prints_once_and_writes_one_run(place):
     settings = small_config(place / "images.csv", place / "command", epochs=1, objective="multisimilarity")
     write_config(place / "command.yaml", settings)

@@ -84,7 +84,8 @@ def test_the_demo_writes_the_files_that_it_names(console: dict[str, subprocess.C
     named = [Path(line.strip()) for line in shown.splitlines() if line.startswith("  runs/demo/")]
     names = {str(path.relative_to("runs/demo")) for path in named}
     images = {"query-1.png", "query-2.png", "query-3.png", "wrong-hit.png"}
-    tables = {"evaluation.csv", "evaluation.json", "run/test/evaluation.csv", "run/test/evaluation.json"}
+    tables = {"evaluation.csv", "evaluation.json", "differences.csv"}
+    tables |= {f"run/test/{table}" for table in tables}
     assert names == images | tables | {"run"}
     assert all((folder / path).stat().st_size > 0 for path in named)
     methods = json.loads((folder / "runs/demo/evaluation.json").read_text())["methods"]

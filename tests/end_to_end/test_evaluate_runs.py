@@ -77,7 +77,13 @@ def test_all_metrics_are_shown_and_written(runs, images, tmp_path, capsys):
     assert {name: float(line[name]) for name in EXTRA_METRICS} == pytest.approx(expected, abs=2e-6)
     assert json.loads((tmp_path / "evaluation.json").read_text())["metrics"]["plain"] == pytest.approx(expected)
     header = (tmp_path / "evaluation.csv").read_text().splitlines()[0].split(",")
-    assert header == ["method", "rerank_at", "queries", *(n for m in METRICS for n in (m, f"{m}_low", f"{m}_high"))]
+    assert header == [
+        "method",
+        "rerank_at",
+        "queries",
+        "input",
+        *(n for m in METRICS for n in (m, f"{m}_low", f"{m}_high")),
+    ]
     assert main([*words[: -len(QUIET)], *QUIET, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["metrics"]["plain"]["nmi"] == pytest.approx(expected["nmi"])
 
@@ -164,3 +170,62 @@ def test_report_explain_and_an_index_use_the_matcher_of_the_run(runs, images, tm
     assert json.loads(capsys.readouterr().out)["matcher"]["epsilon"] == epsilon
     notices = " ".join(printed.split()).count("epsilon 0.05 (the model's own: 0.02)")
     assert notices == (3 if options else 0), printed
+
+
+def test_differences_of_runs_are_written_and_any_row_can_be_the_baseline(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    words = ["evaluate", str(runs / "plain"), str(runs / "wide"), "--rerank-at", "0", "5", "--no-copies", *QUIET]
+    assert main([*words, "--baseline", "wide + DIML (5)", "--output", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("wide + DIML (5)") == 4  # its own row, and three that are against it
+    assert "64 pixels" in shown
+    assert "96 pixels" in shown
+    document = json.loads((tmp_path / "evaluation.json").read_text())
+    lines = list(csv.DictReader((tmp_path / "differences.csv").read_text().splitlines()))
+    assert len(lines) == len(document["differences"]) == 6 * len(METRICS)
+    rows = {name: {row["rerank_at"]: row for row in one["rows"]} for name, one in document["methods"].items()}
+    for one in document["differences"]:
+        sides = rows[one["method"]][one["rerank_at"]], rows[one["minus_method"]][one["minus_rerank_at"]]
+        assert one["difference"] == pytest.approx(sides[0][one["metric"]] - sides[1][one["metric"]], abs=1e-12)
+    assert main([*words, "--baseline", "narrow"]) == 2
+    assert "baseline: need a row of the table, plain | plain + DIML (5) | wide" in capsys.readouterr().err
+
+
+def test_tables_for_documents_and_programs(runs, capsys):
+    words = ["evaluate", str(runs / "plain"), "--rerank-at", "0", "5", "--recall-at", "1", "7", "--no-copies", *QUIET]
+    assert main([*words, "--format", "csv"]) == 0
+    header, *lines = csv.reader(capsys.readouterr().out.splitlines())
+    assert header[4:8] == ["recall@1", "recall@1_low", "recall@1_high", "recall@7"]
+    assert len(lines) == 2
+    pytest.importorskip("tabulate")
+    assert main([*words, "--format", "markdown"]) == 0
+    shown = capsys.readouterr().out
+    assert [cell.strip() for cell in shown.splitlines()[2].split("|")[2:4]] == ["R@1", "R@7"]
+    assert main([*words, "--format", "latex"]) == 0
+    assert capsys.readouterr().out.count(r"\toprule") == 2
+    assert main([*words, "--format", "latex", "--json"]) == 2
+    assert "give one of them" in capsys.readouterr().err
+    assert (
+        main(["compare", str(runs / "plain"), "--recall-at", "3", "--matchers", "paper", "--neighbours", *QUIET]) == 0
+    )
+    assert "R@3" in capsys.readouterr().out
+
+
+def test_where_reranking_does_not_help_the_last_line_is_the_next_command(runs, capsys):
+    words = [
+        "evaluate",
+        str(runs / "plain"),
+        "--structural-weight",
+        "0",
+        "--no-copies",
+        "--rerank-at",
+        "0",
+        "5",
+        *QUIET,
+    ]
+    assert main(words) == 0
+    *_, said, command = capsys.readouterr().out.splitlines()
+    assert "re-ranking shows no gain of MAP@R (+0.00 percentage points" in said
+    assert command.strip() == f"diml tune {runs / 'plain'}"
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["advice"] == {"plain": command.strip()}

@@ -65,6 +65,7 @@ def test_a_second_sweep_is_refused_and_a_run_in_use_is_no_reason_to_remove_it(sw
     assert "remove" not in error
 
 
+@pytest.mark.slow
 def test_under_torchrun_only_the_first_process_says_why(settings, tmp_path):
     code = COMMAND.replace("sys.exit(parse(sys.argv[1:]).run())", "from diml.cli import main\nsys.exit(main())")
     assert code != COMMAND

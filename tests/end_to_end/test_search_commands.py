@@ -43,7 +43,7 @@ def shop(tmp_path, monkeypatch):
 def index(shop, model, capsys):
     assert main(["index", "build", "shop", "--index", "shop.index", "--model", str(model)]) == 0
     assert capsys.readouterr().out == (
-        "shop.index: 10 images; 10 embedded, 0 copied, 0 unchanged, 0 removed, 0 left out\n"
+        "shop.index: 10 images; 10 embedded, 0 copied, 0 moved, 0 unchanged, 0 removed, 0 left out\n"
     )
     return "shop.index"
 
@@ -54,10 +54,72 @@ def test_build_again_as_json_with_a_bad_image(index, shop, model, capsys):
     assert main(words) == 1
     shown = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"left out .*shop/torn\.jpg: .+", shown[0])
-    assert shown[1].endswith("0 embedded, 0 copied, 10 unchanged, 0 removed, 1 left out")
+    assert shown[1].endswith("0 embedded, 0 copied, 0 moved, 10 unchanged, 0 removed, 1 left out")
     assert main([*words, "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert (told["total"], told["unchanged"], len(told["bad"])) == (10, 10, 1)
+
+
+def test_a_build_that_shrinks_the_index_stops_until_it_is_allowed(index, shop, model, capsys, tmp_path):
+    words = ["index", "build", "shop", "--index", index, "--model", str(model)]
+    (shop / "class2").rename(tmp_path / "away")
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "would remove 3 of 10 images: 3 whose folder is missing; all images of" in error
+    assert "--allow-removals" in error
+    (shop / "notes.txt").write_text("")
+    assert main([*words, "--allow-removals"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].endswith("shop: left out 1 files: 1 .txt")
+    assert shown[1] == "shop.index: 7 images; 0 embedded, 0 copied, 0 moved, 7 unchanged, 3 removed, 0 left out"
+    assert main(["index", "info", index, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sources"] == {str(shop): {"images": 7, "exists": True}}
+    (shop / "class0").rename(shop / "class zero")
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["moved"], told["removed"], told["left_out"], told["notices"]) == (3, 0, {".txt": 1}, [])
+
+
+def test_types_are_named_and_conditions_follow(shop, model, capsys):
+    rows = [f"shop/class{seed % 3}/{seed}.png,{seed}.50,00{seed}" for seed in range(9)]
+    Path("shop.csv").write_text("path,price,code\n" + "\n".join(rows) + "\n")
+    words = ["index", "build", "shop.csv", "--index", "list.index", "--model", str(model)]
+    assert main([*words, "--types", "price=float"]) == 0
+    assert "code: text, as '000'" in capsys.readouterr().out
+    search = ["search", "list.index", "shop/class0/0.png", "--explain", "none", "--json", "--where"]
+    assert main([*search, "price < 2 and code != '000'"]) == 0
+    assert [hit["metadata"]["price"] for hit in json.loads(capsys.readouterr().out)["hits"]] == [1.5]
+    for condition, told in (
+        ("price < 99999999999999999999999", ""),
+        ("price < 1e999", "1.8e308"),
+        ("code = 1", "text"),
+    ):
+        assert main([*search, condition]) == (2 if told else 0)
+        assert told in capsys.readouterr().err
+    Path("shop.csv").write_text("path,price,code\n" + "\n".join(rows).replace("8.50", "dear") + "\n")
+    assert main(words) == 2
+    assert "shop.csv, line 10 (shop/class2/8.png): price needs number, got 'dear'" in capsys.readouterr().err
+
+
+def test_a_malformed_list_changes_nothing(shop, model, capsys):
+    rows = [f'shop/class{seed % 3}/{seed}.png,"note {seed}"' for seed in range(9)]
+    file = Path("shop.csv")
+    file.write_text("path,note\n" + "\n".join(rows) + "\n")
+    words = ["index", "build", "shop.csv", "--index", "list.index", "--model", str(model)]
+    assert main(words) == 0
+    file.write_text(file.read_text().replace('note 2"', "note 2"))
+    assert main([*words, "--allow-removals"]) == 2
+    assert "line 4" in capsys.readouterr().err
+    assert main(["index", "info", "list.index", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 9
+
+
+def test_images_are_removed_by_any_name(index, shop, capsys):
+    (shop.parent / "link.png").symlink_to(shop / "class0" / "0.png")
+    names = ["link.png", "shop/class1/../class1/1.png", "SHOP/Class2/2.PNG"]
+    assert main(["index", "remove", index, *names]) == 0
+    assert capsys.readouterr().out == "shop.index: 3 removed, 7 left\n"
+    assert main(["index", "remove", index, "shop/class0/0.png"]) == 2
 
 
 def test_info_tells_what_it_is_of(index, model, capsys):

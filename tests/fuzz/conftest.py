@@ -36,7 +36,17 @@ def model(place) -> Path:
 
 @pytest.fixture(scope="session")
 def index(place, model) -> Path:
-    words = ["index", "build", place / "images.csv", "--index", place / "sound.index", "--model", model, "--workers", "0"]
+    words = [
+        "index",
+        "build",
+        place / "images.csv",
+        "--index",
+        place / "sound.index",
+        "--model",
+        model,
+        "--workers",
+        "0",
+    ]
     assert ran(words)[0] == 0
     return place / "sound.index"
 

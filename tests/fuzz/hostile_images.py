@@ -19,7 +19,11 @@ Writer = Callable[[Path], None]
 def pixels(number: int, side: int = 40) -> np.ndarray:
     random = np.random.default_rng(number)
     stripes = (np.arange(side)[:, None] // (2 + number % 5)) % 2
-    return (stripes[..., None] * random.integers(40, 255, 3) + random.normal(0, 8, (side, side, 3))).clip(0, 255).astype("u1")
+    return (
+        (stripes[..., None] * random.integers(40, 255, 3) + random.normal(0, 8, (side, side, 3)))
+        .clip(0, 255)
+        .astype("u1")
+    )
 
 
 def _image(number: int = 0) -> Image.Image:
@@ -63,7 +67,7 @@ def _cut_exif(path: Path) -> None:
 READ: dict[str, Writer] = {
     "jpeg named.png": lambda path: _image(3).save(path, "JPEG"),
     "cmyk.jpg": lambda path: _image(4).convert("CMYK").save(path),
-    "grey16.png": lambda path: Image.fromarray((pixels(5)[..., 0].astype("u2") * 256)).save(path),
+    "grey16.png": lambda path: Image.fromarray(pixels(5)[..., 0].astype("u2") * 256).save(path),
     "palette.gif": lambda path: _image(6).convert("P").save(path),
     "transparent.png": lambda path: _image(7).convert("RGBA").save(path),
     "bit.png": lambda path: _image(8).convert("1").save(path),
@@ -88,7 +92,9 @@ NAMED: dict[str, Writer] = {
     "zeros.png": lambda path: path.write_bytes(bytes(5000)) and None,
     "text.jpg": lambda path: path.write_text("no image") and None,
     "page.png": lambda path: path.write_text("<html><script>alert(1)</script></html>") and None,
-    "postscript.png": lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n") and None,
+    "postscript.png": lambda path: (
+        path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n") and None
+    ),
     "bomb.png": _bomb,
     "header only.gif": lambda path: path.write_bytes(b"GIF89a\xff\xff\xff\xff\xf7\x00\x00") and None,
 }

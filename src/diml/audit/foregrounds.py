@@ -140,7 +140,8 @@ class Foregrounds:
         if given.suffix.lower() == ".csv":
             listing = FileListing()
             found = _boxes_of_csv(given, listing)
-            boxes = {row: found[key] for row, path in enumerate(images.paths) if (key := listing.identity(path)) in found}
+            keys = [listing.identity(path) for path in images.paths]
+            boxes = {row: found[key] for row, key in enumerate(keys) if key in found}
         else:
             found = _boxes_of_cub(given)
             relative = _relative_keys(images.paths, found)

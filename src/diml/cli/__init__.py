@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "search": "find the most similar images of an index, with explanations; or near-duplicates",
     "serve": "a local web page and JSON API to compare and search images",
     "train": "train an embedder with any baseline or structural objective",
+    "train-matcher": "train a scorer of pairs on frozen regions: soft votes with dustbins, saved with the model",
     "sweep": "train combinations of settings over several seeds and tabulate the results",
     "presets": "the authors' training configurations, by name",
     "datasets": "list the known data sets and check local copies",
@@ -94,7 +95,7 @@ def _run(name: str, words: list[str]) -> int:
     warnings.formatwarning = lambda message, *_, **__: f"diml {name}: warning: {errors.one_line(str(message))}\n"
     _print_any_name()
     try:
-        module = importlib.import_module(f"diml.cli.{name}")
+        module = importlib.import_module(f"diml.cli.{name.replace('-', '_')}")
         command: Command
         if hasattr(module, "parse"):  # a command whose defaults depend on its own words
             command = module.parse(words)

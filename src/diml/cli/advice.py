@@ -63,10 +63,8 @@ def next_command(
     flags = [*data_flags, *named, *model_flags]
     if head["name"] == "identity" and head.get("chosen"):
         words = ["evaluate", dataset, *flags, "--head", "whiten"]
-    elif paper and trainable:
-        words = ["tune", dataset, *flags, *_head_flags(head)]
-    elif paper:
-        words = ["compare", dataset, *flags, *_head_flags(head)]
+    elif paper or not model:
+        words = ["tune" if trainable else "compare", dataset, *flags, *_head_flags(head)]
     else:
         words = ["train", dataset, *data_flags, *named, "--frozen-backbone"]
     return shlex.join(["diml", *words])

@@ -153,7 +153,8 @@ class CalibrateCommand:
             document = {"calibration": found.calibrator.to_dict(), "measured": found.to_dict() | about}
             print(json_format.dumps(document, indent=1))
         else:
-            _print(found, f"{source.dataset}, {source.protocol}, {source.model}")
+            size = f"input {source.embedder.preprocess.size} pixels"
+            _print(found, f"{source.dataset}, {source.protocol}, {source.model}, {size}")
             if place is not None:
                 print(f"Written: {place}")
             else:
@@ -176,9 +177,7 @@ class CalibrateCommand:
         from diml.search import Searcher
         from diml.search.labelled import labelled_images
 
-        for flag in ("grid", "resize", "architecture"):
-            if getattr(self.model, flag) is not None:
-                raise ValueError(f"{flag}: an index has its own, got {getattr(self.model, flag)}; omit --{flag}")
+        self.model.refuse_for_index()
         if self.data.data is not None or self.data.protocol is not None:
             raise ValueError("data, protocol: an index has its own images; omit --data and --protocol")
         name = Path(self.dataset).name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -123,7 +123,11 @@ class CompareCommand:
         """Embed once, rank by every matcher, print, write."""
         from diml.evaluation.compare import compare_matchers
         from diml.evaluation.evaluate import stored_as
+        from diml.files import require_writable
 
+        self.printing.check()
+        if self.output is not None:  # known before the work, not after
+            require_writable(self.output)
         parsed = [named_settings(word) for word in self.matchers]  # before anything is loaded
         for _, settings in parsed:
             Matcher.from_dict(settings or {})
@@ -223,7 +227,7 @@ def matcher_of(settings: dict[str, str] | None, own: Matcher) -> Matcher:
     if settings is None:
         return Matcher()
     given = Matcher.from_dict(settings)
-    return replace(own, **{name: getattr(given, name) for name in settings})
+    return own.changed(**{name: getattr(given, name) for name in settings})
 
 
 def comparison_table(found: MatcherComparison, title: str, ranks: Sequence[str] = ()) -> ResultTable:

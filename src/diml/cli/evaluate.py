@@ -51,6 +51,8 @@ class EvaluateCommand:
 
     diml evaluate csv --data mine.csv --model runs/mine --grid 7 --weights uniform --output runs/ablation
 
+    diml evaluate folder --data IMAGES --save models/mine
+
     diml evaluate runs/orl-margin-0 runs/orl-margin_diml-0 --metrics all
     """
 
@@ -102,6 +104,10 @@ class EvaluateCommand:
     output: Path | None = None
     """Folder for evaluation.csv, evaluation.json and differences.csv, and metrics.csv with `--metrics all`."""
 
+    save: Path | None = None
+    """Folder to save the embedder to, with its fitted head and the matcher that was used: a model for all other
+    commands."""
+
     seed: int = 0
     """Of the bootstrap."""
 
@@ -111,7 +117,11 @@ class EvaluateCommand:
         """Embed, evaluate, print, write."""
         from diml.evaluation.copies import find_copies
         from diml.evaluation.tables import write_extra, write_reports
+        from diml.files import require_writable
 
+        self.printing.check()
+        if self.output is not None:  # known before the work, not after
+            require_writable(self.output)
         dataset, models = self._open()
         if self.metrics == "all" and (dataset.test.judgements is not None or dataset.test.draws):
             raise ValueError(
@@ -119,6 +129,8 @@ class EvaluateCommand:
                 f"{'judgements' if dataset.test.judgements is not None else 'drawn galleries'}; use `standard`"
             )
         self._check_baseline(models)
+        if self.save is not None and len(models) > 1:
+            raise ValueError(f"save: need one model to save, got {', '.join(models)}")
         found = {name: self._evaluate(name, model, dataset) for name, model in models.items()}
         extra = self._extra(found)
         copies = {name: find_copies(one, progress=True) for name, one in found.items()} if self.copies else {}
@@ -136,6 +148,8 @@ class EvaluateCommand:
             if extra:
                 written.append(write_extra(self.output, extra))
             self._say("Written: " + ", ".join(str(path) for path in written))
+        if self.save is not None:
+            self._say(f"Saved: {self.save}")
         for line, command in advice.values():
             self._say(f"{line} Next, try:\n  {command}")
         return 0
@@ -266,10 +280,11 @@ class EvaluateCommand:
         for line in (opened.notice, self.matcher.notice(own)):
             if line is not None:
                 self._say(f"{name}: {line}")
+        matcher = self.matcher.applied_to(own)
         found = evaluate_dataset(
             opened.embedder,
             dataset.test,
-            matcher=self.matcher.applied_to(own),
+            matcher=matcher,
             rerank_at=self.rerank_at,
             metrics=metric_names(dataset, self.metrics, self.recall_at),
             without_relevant=self.without_relevant,
@@ -278,6 +293,8 @@ class EvaluateCommand:
             embedded=opened.embedded,
             progress=True,
         )
+        if self.save is not None:
+            opened.embedder.with_settings(matcher=matcher).save(self.save)
         return replace(found, report=replace(found.report, settings=found.report.settings | {"head": opened.head}))
 
 

@@ -127,10 +127,12 @@ class ExplainCommand:
 
     def _images(self) -> tuple[Path, tuple[Path, ...]]:
         """The query and the images that it is compared with."""
+        from diml.data.listing import named_file
+
         if self.a is not None and self.b is not None and self.query is None and not self.hits:
-            return self.a, (self.b,)
+            return named_file(self.a), (named_file(self.b),)
         if self.a is None and self.query is not None and self.hits:
-            return self.query, self.hits
+            return named_file(self.query), tuple(map(named_file, self.hits))
         raise ValueError("images: need A and B, or --query Q with --hits A B ..., and not both; see --help")
 
     def _check_options(self) -> None:

@@ -249,6 +249,7 @@ class RemoveCommand:
 
     def run(self) -> int:
         """Find the images, remove them, print how many."""
+        from diml.data.listing import named_file
         from diml.search import open_store
         from diml.search.filters import parse_where
         from diml.search.sources import image_file
@@ -257,7 +258,7 @@ class RemoveCommand:
             raise ValueError("images: need at least one, or --where; to remove the whole index, delete its folder")
         store = open_store(self.index)
         condition = None if self.where is None else parse_where(self.where, store.config.columns)
-        asked = {os.path.realpath(_named(image)): image for image in self.images}
+        asked = {os.path.realpath(named_file(image)): image for image in self.images}
         chosen: list[str] = []
         seen: set[str] = set()
         for part in store.listing(condition):
@@ -324,14 +325,6 @@ def parse(words: Sequence[str]) -> Command:
     prog = f"diml index {words[0]}"
     action: Command = tyro.cli(kind, prog=prog, args=list(words[1:]), config=(tyro.conf.FlagCreatePairsOff,))
     return action
-
-
-def _named(image: Path) -> Path:
-    """The file of this name, with its name on disk where that differs in letter case or the form of accents."""
-    from diml.data.listing import FileListing
-
-    path = image.expanduser()
-    return FileListing().find(path) or path
 
 
 def describe_index(store: Store) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class _MatcherOptions:
 
     def applied_to(self, own: Matcher) -> Matcher:
         """The matcher of a model, run or index with the settings that were given in place of its own."""
-        return replace(own, **self.given())
+        return own.changed(**self.given())
 
     def given(self) -> dict[str, Any]:
         """The settings that were given."""
@@ -44,7 +44,12 @@ class _MatcherOptions:
         if not changed:
             return None
         told = ", ".join(f"{name} {value} (the model's own: {getattr(own, name)})" for name, value in changed)
-        return f"Matcher as given on the command line: {told}"
+        return f"Matcher as given on the command line: {told}{self._without_scorer(own)}"
+
+    def _without_scorer(self, own: Matcher) -> str:
+        """What to add where these settings put the learned scorer of a model out of use."""
+        lost = own.matching == "votes" and self.applied_to(own).matching != "votes"
+        return "; the learned scorer of the model is not used" if lost else ""
 
 
 def _field_help(owner: type) -> dict[str, str]:
@@ -129,6 +134,13 @@ class EmbedderOptions:
         if self.resize is not None:
             embedder = embedder.with_settings(preprocess=replace(embedder.preprocess, mode=self.resize))
         return embedder.to(self.device)
+
+    def refuse_for_index(self) -> None:
+        """Raise ValueError where something was given that an index has of its own."""
+        for name in ("grid", "size", "resize", "architecture", "weights_file", "rollout_blocks"):
+            if getattr(self, name) is not None:
+                flag = name.replace("_", "-")
+                raise ValueError(f"{name}: an index has its own, got {getattr(self, name)}; omit --{flag}")
 
     def settings(self) -> dict[str, Any]:
         """What results depend on; None where the model's own applies."""
@@ -324,7 +336,8 @@ class FormatOptions:
     json: bool = False
     """Print JSON instead of tables."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise where the flags do not fit together, or a package is missing; before anything is computed."""
         if self.json and self.format != "table":
             raise ValueError(f"json, format: give one of them, got --json and --format {self.format}")
         if self.format in ("markdown", "latex"):

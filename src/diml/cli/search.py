@@ -97,8 +97,11 @@ class SearchCommand:
             raise ValueError("image: need an IMAGE, or --all-pairs instead; see --help")
         if self.all_pairs:
             return self._all_pairs()
+        from diml.data.listing import named_file
+
         assert self.image is not None
-        if not self.image.is_file():
+        image = named_file(self.image)
+        if not image.is_file():
             raise FileNotFoundError(f"image: {self.image} does not exist")
         if self.html is not None:
             from diml.explain.html import check_page_name
@@ -108,7 +111,7 @@ class SearchCommand:
 
         with Searcher.open(self.index, model=self.model, calibration=self.calibration, device=self.device) as searcher:
             result = searcher.search(
-                self.image,
+                image,
                 self.k,
                 rerank_at=self.rerank_at,
                 where=self.where,
@@ -141,12 +144,14 @@ class SearchCommand:
 
     def _all_pairs(self) -> int:
         """Print one line per pair as it is found."""
-        from diml.search import alike_pairs, open_store
+        from diml.search import Searcher, alike_pairs, open_store
 
         if self.html is not None:
             raise ValueError("html: a page shows the hits of one query; omit --html or --all-pairs")
         store, count = open_store(self.index), 0
         matcher = self._matcher(store.config.matcher)
+        if matcher.matching == "votes" and self.rerank_at:  # the scorer is saved with the model, not with the index
+            matcher = Searcher(store).matcher.changed(**self.matcher.given())
         pairs = alike_pairs(
             store,
             self.threshold,

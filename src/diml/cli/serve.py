@@ -182,9 +182,7 @@ class ServeCommand:
     def _searcher(self, index: str) -> Searcher:
         from diml.search import Searcher
 
-        for name in ("grid", "resize", "architecture"):
-            if getattr(self.model, name) is not None:
-                raise ValueError(f"{name}: an index has its own, got {getattr(self.model, name)}; omit --{name}")
+        self.model.refuse_for_index()
         return Searcher.open(index, model=self.model.model, calibration=self.calibration, device=self.model.device)
 
     def _folder_gallery(self, embedder: Embedder) -> FolderGallery | None:

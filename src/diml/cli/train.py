@@ -79,7 +79,7 @@ class TrainCommand(TrainConfig):
                 print(f"diml train: {stopped}", file=sys.stderr)
             return 130
         if _prints():
-            _print_result(settings, result)
+            print_result(settings, result)
         return 0
 
 
@@ -157,16 +157,18 @@ def _prints() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _print_result(config: TrainConfig, result: TrainResult) -> None:
+def print_result(config: TrainConfig, result: TrainResult, *, table: bool = True) -> None:
+    """Print the test, what training has changed, and the epoch that was kept."""
     from diml.training.baseline import gain_lines, reports_of_test
 
-    reports = reports_of_test(result.folder.name, result.test, result.frozen)
-    print_reports(f"{config.dataset}, test", reports)
+    if table:
+        reports = reports_of_test(result.folder.name, result.test, result.frozen)
+        print_reports(f"{config.dataset}, test", reports)
     for line in gain_lines(config, result.test, result.frozen):
         print(line)
     if result.best_epoch is not None and result.best_value is not None:
         value = f"{config.select_on} {config.metric} {100 * result.best_value:.2f}"
         print(f"Best epoch: {result.best_epoch}, selected by {value} (K = {config.select_rerank_at})")
     if result.skipped_steps:
-        print(f"Steps skipped as not finite: {result.skipped_steps}")
+        print(f"Steps skipped (not finite, or no readable image): {result.skipped_steps}")
     print(f"Run: {result.folder}")

@@ -89,7 +89,10 @@ class TuneCommand:
     def run(self) -> int:
         """Embed, try, print, save."""
         from diml.evaluation.tune import tune_matcher
+        from diml.files import require_writable
 
+        if self.save is not None:  # known before the work, not after
+            require_writable(self.save.parent)
         dataset, model = dataset_or_run(self.dataset, self.data, self.model, "tune")
         images = dataset.validation or dataset.train
         if images is None:

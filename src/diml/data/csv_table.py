@@ -45,12 +45,14 @@ class CsvTable:
         columns: names in the first line, distinct.
         rows: the well-formed ones, in order.
         faults: the malformed ones; nothing may be done with the rows while there are any.
+        complete: whether the rows after the last fault were read too.
     """
 
     file: Path
     columns: tuple[str, ...]
     rows: tuple[CsvRow, ...]
     faults: tuple[LineFault, ...]
+    complete: bool = True
 
     def __repr__(self) -> str:
         return f"CsvTable({str(self.file)!r}, rows={len(self.rows)}, columns={list(self.columns)})"
@@ -63,9 +65,8 @@ class CsvTable:
         lines = [f"line {fault.line}: {fault.reason}" for fault in found]
         shown = lines[:_SHOWN] + ([f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else [])
         total = len({row.line for row in self.rows} | {fault.line for fault in found})
-        raise ValueError(
-            f"{self.file}: {len(found)} of {total} lines are invalid; nothing was changed:\n  " + "\n  ".join(shown)
-        )
+        count = f"{len(found)} of {total}" if self.complete else f"{len(found)} or more"
+        raise ValueError(f"{self.file}: {count} lines are invalid; nothing was changed:\n  " + "\n  ".join(shown))
 
 
 def read_csv(file: str | os.PathLike[str], path_column: str = "path") -> CsvTable:
@@ -101,12 +102,13 @@ def read_csv(file: str | os.PathLike[str], path_column: str = "path") -> CsvTabl
         if any("\n" in cell or "\r" in cell for cell in cells):
             broken[line] = cells
         rows.append(CsvRow(line, dict(zip(names, map(str.strip, cells), strict=True))))
+    complete = not any("quote" in fault.reason for fault in faults)  # the reader stops at such a row
     for line, cells in broken.items():
         reason = _swallowed(cells, names, path_column, alone=len(broken) == 1)
         if reason is not None:
             faults.append(LineFault(line, reason))
     bad = {fault.line for fault in faults}
-    return CsvTable(place, names, tuple(row for row in rows if row.line not in bad), tuple(faults))
+    return CsvTable(place, names, tuple(row for row in rows if row.line not in bad), tuple(faults), complete)
 
 
 def folder_of_paths(file: Path, paths: Sequence[str], listing: FileListing) -> Path:

@@ -13,6 +13,7 @@ import io
 import os
 import stat
 import threading
+import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

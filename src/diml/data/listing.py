@@ -262,6 +262,12 @@ class _Identities:
             return real
 
 
+def named_file(path: str | os.PathLike[str]) -> Path:
+    """The file that a user means, by the rules of `FileListing.find`; the path as it is where there is none."""
+    given = Path(path).expanduser()
+    return given if given.is_file() else FileListing().find(given) or given
+
+
 @dataclass(frozen=True)
 class _Entry:
     """An entry of a folder: whether it is a folder, a regular file or a link to something, and its number."""

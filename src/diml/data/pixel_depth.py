@@ -89,8 +89,9 @@ def scale_of_integers(low: float, high: float, declared: int | None = None) -> S
     if declared is not None and declared < 16 and high < 2**declared:
         return Scale(0, 2**declared - 1)
     bits = next(bits for bits in BITS if high < 2**bits)
-    said = f"has 16-bit values up to {high:.0f}: {bits} bits are taken to be used, and {2**bits - 1} to be white"
-    return Scale(0, 2**bits - 1, "bits", said) if bits < 16 and high > 0 else Scale(0, 2**bits - 1)
+    white = 2**bits - 1
+    said = f"has no 16-bit value above {white}: {bits} bits are taken to be used, and {white} to be white"
+    return Scale(0, white, "bits", said) if bits < 16 and high > 0 else Scale(0, white)
 
 
 def scale_of_floats(low: float, high: float, *, whole: bool) -> Scale:
@@ -176,21 +177,18 @@ def colour_to_rgb(upper: Image.Image, lower: Image.Image, way: str | None, name:
     """Convert 16-bit colour or grey with opacity to 8-bit RGB on white, from the decoded upper and lower bytes."""
     pairs = way == "LA;16B"  # then `lower` has grey, grey, opacity, opacity: upper and lower bytes in turn
     dark, key = _is_dark(upper), upper.info.get("transparency")
-    most = np.zeros(4, dtype=np.int64)
-    if dark or upper.mode == "RGBA":
-        for box in _tiles(upper.size):
-            values = _pairs(upper, lower, box, pairs=pairs)
-            most[: values.shape[2]] = np.maximum(most[: values.shape[2]], values.max(axis=(0, 1)))
-    colours, opacity = scale_of_integers(0, int(most[:3].max())), scale_of_integers(0, int(most[3]) or 65535)
+    most, rest = ([highest for _, highest in _extrema(image)] for image in (upper, lower))
+    colours = _scale_of_bytes(max(most[:3]), rest[1] if pairs else max(rest[:3]))
+    opacity = _scale_of_bytes(most[-1], rest[-1])
     rgb = Image.new("RGB", upper.size)
     for box in _tiles(upper.size):
         values = _pairs(upper, lower, box, pairs=pairs)
-        shown = colours(values[..., :3]) if dark else np.asarray(upper.crop(box))[..., :3].copy()
+        shown = colours(np.ascontiguousarray(values[..., :3])) if dark else np.asarray(upper.crop(box))[..., :3].copy()
         if isinstance(key, tuple):
             shown[(values[..., :3] == np.array(key[:3])).all(axis=2)] = _WHITE
         tile = Image.fromarray(shown)
         if upper.mode == "RGBA":
-            tile.putalpha(Image.fromarray(opacity(values[..., 3])))
+            tile.putalpha(Image.fromarray(opacity(np.ascontiguousarray(values[..., 3]))))
             tile = on_white(tile)
         rgb.paste(tile, box[:2])
     if dark:
@@ -248,9 +246,20 @@ def _pairs(
     return np.asarray(upper.crop(box), dtype=np.uint16) * np.uint16(256) + low
 
 
+def _scale_of_bytes(upper: int, lower: int) -> Scale:
+    """The scale of values by their highest upper and their highest lower byte, which may be of different values."""
+    # the number of bits used does not depend on the lower byte of the highest value
+    return scale_of_integers(0, 256 * upper + 255 if upper else lower)
+
+
 def _is_dark(image: Image.Image) -> bool:
     """Whether the upper bytes of all colours leave the upper two bits unused."""
-    return max(high for _, high in image.getextrema()[:3]) < 2**6  # type: ignore[misc]
+    return max(highest for _, highest in _extrema(image)[:3]) < 2**6
+
+
+def _extrema(image: Image.Image) -> list[tuple[int, int]]:
+    """The lowest and highest value of each band of an 8-bit image of several bands."""
+    return list(image.getextrema())  # type: ignore[arg-type]
 
 
 def _tiles(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:

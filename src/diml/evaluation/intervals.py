@@ -88,10 +88,12 @@ def bootstrap_means(values: Floats, resamples: int, seed: int, groups: NDArray[n
             every query alone.
 
     Returns:
-        (S, C) means.
+        (S, C) means; raises ValueError without resamples.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile interval).
     """
+    if resamples < 1:
+        raise ValueError(f"resamples: need at least 1, got {resamples}")
     generator = np.random.default_rng(seed)
     sizes = None if groups is None else np.bincount(groups).astype(np.float64)
     if groups is not None and sizes is not None:

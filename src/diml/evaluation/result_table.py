@@ -26,9 +26,9 @@ class Cell(NamedTuple):
         """A fraction in percent, with its interval where there is one."""
         return cls(format(100 * value, form), tuple(format(100 * end, bounds_form) for end in bounds or ()))
 
-    def in_line(self, between: str) -> str:
-        """All in one line; `between` stands between the ends of an interval."""
-        return f"{self.text} ({between.join(self.below)})" if self.below else self.text
+    def in_line(self) -> str:
+        """All in one line."""
+        return f"{self.text} ({' to '.join(self.below)})" if self.below else self.text
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,8 @@ class ResultTable:
         require("tables", f"tables in {form}")
         from tabulate import tabulate
 
-        between = "--" if form == "latex" else " to "
         headings = [column.replace("\n", " ") for column in self.columns]
-        lines = [headings, *([cell.in_line(between) for cell in row] for row in self.rows)]
+        lines = [headings, *([cell.in_line() for cell in row] for row in self.rows)]
         if form == "markdown":
             lines = [[text.replace("|", "\\|") for text in line] for line in lines]
         align = ["left"] * self.words + ["right"] * (len(self.columns) - self.words)

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diml.checksums import sealed
 from diml.evaluation.differences import Differences, Row
 from diml.evaluation.extra import EXTRA_METRICS
 from diml.evaluation.metrics import RECALL_AT
@@ -145,7 +146,7 @@ def write_reports(
     }
     folder = Path(folder)
     written = [write_text(folder / "evaluation.csv", csv_text(csv_lines(reports)))]
-    written.append(write_text(folder / "evaluation.json", json.dumps(document, indent=1)))
+    written.append(write_text(folder / "evaluation.json", json.dumps(sealed(document), indent=1)))
     if differences:
         lines = [list(differences[0]), *([_plain(value) for value in record.values()] for record in differences)]
         written.append(write_text(folder / "differences.csv", csv_text(lines)))

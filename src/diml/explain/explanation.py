@@ -6,7 +6,6 @@ Legend: B pairs, Rq and Rg regions of the two sides.
 from __future__ import annotations
 
 import base64
-import dataclasses
 import html
 import io
 import os
@@ -125,15 +124,16 @@ class Explanation(Match):
         return self.kind or ("class" if self.calibrator is None else self.calibrator.kind)
 
     @property
-    def plan_kind(self) -> Literal["exact", "entropic", "MaxSim"]:
+    def plan_kind(self) -> Literal["exact", "entropic", "MaxSim", "votes"]:
         """Which plan this is."""
         if self.matcher.matching != "transport":
-            return "MaxSim"
+            return "votes" if self.matcher.matching == "votes" else "MaxSim"
         return "exact" if self.scored is not None or self.matcher.epsilon == 0 else "entropic"
 
     @property
     def plan_shown(self) -> str:
-        """Which plan this is, in words: "exact", "entropic, epsilon 0.05", "MaxSim" or "one-sided MaxSim"."""
+        """Which plan this is, in words: "exact", "entropic, epsilon 0.05", "MaxSim" or "one-sided MaxSim"; "votes" of a
+        learned matcher."""
         if self.plan_kind == "entropic":
             return f"entropic, epsilon {self.matcher.epsilon:g}"
         one_sided = self.matcher.matching == "maxsim_query"
@@ -361,7 +361,7 @@ def configured_matcher(
         return matcher
     if matcher is not None:
         raise TypeError(f"matcher: need either a matcher or single settings, got both ({', '.join(settings)})")
-    return dataclasses.replace(Matcher() if embedder is None else embedder.matcher, **settings)
+    return (Matcher() if embedder is None else embedder.matcher).changed(**settings)
 
 
 def _check_two(images: Sequence[Any] | None, names: Sequence[str] | None) -> None:

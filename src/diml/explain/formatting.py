@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final, Literal
 
+from diml.data.images import printable
 from diml.matching import Contrast, Ledger
 from diml.matching.ledger import Flow
 
@@ -65,8 +66,8 @@ def decimals(largest: float) -> int:
 
 
 def short_path(path: str) -> str:
-    """The last folder and the name of a path, which tell one image from another."""
-    return "/".join(PurePath(path.replace("\\", "/")).parts[-2:])
+    """The last folder and the name of a path, which tell one image from another, without control characters."""
+    return printable("/".join(PurePath(path.replace("\\", "/")).parts[-2:]))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 An entropic plan spreads the mass of every region over all that resemble its counterpart; the exact plan of the same
 cosines and masses has at most Rq + Rg - 1 entries. Both score nearly the same; an `Explanation` says which is shown.
-MaxSim has a single plan, at most Rq + Rg entries without ties, which is always shown.
+MaxSim has a single plan, at most Rq + Rg entries without ties, which is always shown; so have the votes of a learned
+matcher.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def shown_plan(match: Match, pair: int = 0, plan: Plan = "exact") -> Explanation
     if plan not in ("exact", "scored"):
         raise ValueError(f"plan: need 'exact' or 'scored', got {plan!r}")
     one = Explanation.of(match, pair=pair)
-    if one.plan_kind == "MaxSim":
+    if one.plan_kind in ("MaxSim", "votes"):
         return one
     wanted = "exact" if plan == "exact" or one.matcher.epsilon == 0 else "entropic"
     if wanted == one.plan_kind:

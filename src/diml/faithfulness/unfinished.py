@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diml.checksums import sealed, unsealed
 from diml.data import ImageSet
 from diml.documents import read_json
 from diml.faithfulness.collected import Collector
@@ -58,7 +59,7 @@ class Unfinished:
             return Collector(), 0
 
     def _read(self) -> tuple[Collector, int]:
-        kept = read_json(self.path)
+        kept = unsealed(read_json(self.path), str(self.path), "remove it to begin anew")
         if kept.pop("of") != self.of:
             return Collector(), 0
         pairs, shares = int(kept.pop("pairs")), np.array(kept.pop("shares"))
@@ -82,4 +83,4 @@ class Unfinished:
             "unconverged_plans": collector.unconverged_plans,
             "embeddings": collector.embeddings,
         }
-        write_text(self.path, json.dumps(kept))
+        write_text(self.path, json.dumps(sealed(kept)))

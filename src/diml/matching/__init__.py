@@ -1,9 +1,10 @@
 """The method: images as regions, compared by optimal transport. Needs torch only.
 
-Read in this order: `regions`, `weights`, `transport` (and `exact`), `maxsim`, `matcher`, `retrieval`, `ledger`; `pairs`
-lists unordered pairs, `planned` is the differentiable form for training, `native` binds the compiled kernel.
+Read in this order: `regions`, `weights`, `transport` (and `exact`), `maxsim`, `matcher`, `learned`, `retrieval`,
+`ledger`; `pairs` lists unordered pairs, `planned` is the differentiable form for training, `native` binds the compiled kernel.
 """
 
+from diml.matching.learned import LearnedMatcher
 from diml.matching.ledger import Contrast, Ledger
 from diml.matching.matcher import ConvergenceWarning, Match, Matcher, match, rerank
 from diml.matching.regions import QuantizedRegions, Regions
@@ -13,6 +14,7 @@ from diml.matching.transport import TransportPlan, sinkhorn
 __all__ = [
     "Contrast",
     "ConvergenceWarning",
+    "LearnedMatcher",
     "Ledger",
     "Match",
     "Matcher",

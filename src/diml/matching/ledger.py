@@ -181,7 +181,8 @@ class Ledger:
         """Plain values: scores, grids, the `top` largest contributions, totals of both sides, plan and cosine.
 
         Also `pooled_parts` {total_q, total_g}, totals of the pooled cosine of both sides; or `undivided`, the reason
-        why it cannot be divided. Neither where shares were not computed.
+        why it cannot be divided. Neither where shares were not computed. Where mass is not matched, `unmatched` {mass,
+        contribution (0), query, gallery}: the line that completes the sum, and the mass of the regions of either side.
         """
         plain = {name: getattr(self, name) for name in ("score", "pooled", "structural", "grid_q", "grid_g")}
         weight = {"structural_weight": plain_weight(self.structural_weight)}
@@ -190,7 +191,18 @@ class Ledger:
         if self.pooled_parts is not None:
             sums = {"total_q": self.pooled_parts.sum(dim=1), "total_g": self.pooled_parts.sum(dim=0)}
             divided = {"pooled_parts": {name: total.tolist() for name, total in sums.items()}}
-        return plain | weight | {"top": [asdict(flow) for flow in self.top(top)]} | tensors | divided
+        left: dict[str, Any] = {}
+        if self.unmatched_q is not None and self.unmatched_g is not None:
+            sides = {"query": self.unmatched_q.tolist(), "gallery": self.unmatched_g.tolist()}
+            left = {"unmatched": {"mass": self.unmatched, "contribution": 0.0} | sides}
+        return plain | weight | {"top": [asdict(flow) for flow in self.top(top)]} | tensors | left | divided
+
+    @property
+    def unmatched(self) -> float | None:
+        """Share of the mass that is not matched, the mean of both sides; it contributes 0. None where all of it is."""
+        if self.unmatched_q is None or self.unmatched_g is None:
+            return None
+        return float(self.unmatched_q.double().sum() + self.unmatched_g.double().sum()) / 2
 
     def to_json(self, top: int = 10) -> str:
         """`to_dict` as JSON text; fractions, not percent."""
@@ -214,6 +226,8 @@ class Ledger:
             for flow in flows
         )
         others = f"<tr><td colspan=4>{self.plan.numel() - len(flows)} others</td><td>{rest:.4f}</td></tr>"
+        left = "" if self.unmatched is None else f"<td>{self.unmatched:.4f}</td><td></td><td>0.0000</td>"
+        others += f"<tr><td colspan=2>unmatched</td>{left}</tr>" if left else ""
         total = f"<tr><td colspan=4>structural</td><td>{self.structural:.4f}</td></tr>"
         return f"<table><tr>{head}</tr>{rows}{others}{total}</table>"
 

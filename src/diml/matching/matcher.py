@@ -148,7 +148,7 @@ class Matcher:
             pooled_g = gallery.pooled.unsqueeze(1).expand(len(query), -1, -1)
         if weights is None and self.weights == "rollout":
             weights = masses_of("query", query), masses_of("gallery", gallery)
-        found = _compare(self, query, dense_g, pooled_g, gallery.grid, weights)
+        found = self._compared(query, dense_g, pooled_g, gallery.grid, weights)
         dense_q, dense_g = (side.dense.detach().expand(len(found), -1, -1) for side in (query, gallery))
         return _with_pooled_parts(replace(found, dense_q=dense_q, dense_g=dense_g), query, gallery)
 
@@ -175,7 +175,7 @@ class Matcher:
             ConvergenceWarning: (a warning) pairs stopped at `max_iterations`.
         """
         rows = _rows(query, gallery, candidates)
-        found = _score_candidates(self, query, gallery, rows, weights)
+        found = self._scored(query, gallery, rows, weights)
         found.warn(stacklevel=3)
         return found.scores
 
@@ -200,7 +200,7 @@ class Matcher:
         """
         rows = _rows(query, gallery, candidates, lowest=NOTHING)
         missing = rows == NOTHING
-        found = _score_candidates(self, query, gallery, rows.clamp_min(0), weights)
+        found = self._scored(query, gallery, rows.clamp_min(0), weights)
         found.warn(stacklevel=3)
         scores = found.scores.masked_fill(missing, -torch.inf)
         order = Ranking._trusted(rows.long(), len(gallery)).reranked(scores).order
@@ -242,16 +242,17 @@ class Matcher:
         converged = torch.ones_like(there)
         if not there.any():
             report(1)
-            return CandidateScores(torch.full(candidates.shape, -torch.inf, device=candidates.device), converged)
+            return unscored(candidates)
         chosen = slice(None) if there.all() else there.flatten()  # usually all, which need no copies
         left = queries.repeat_interleave(candidates.shape[1])[chosen]
         right = candidates.flatten()[chosen]
+        left, right = self._without_copies(images, left, right)
         if self.symmetric:
             left, right = by_content(images, left, right)
         pairs, place = torch.unique(left * len(images) + right, return_inverse=True)
         parts = []
         for some in torch.split(pairs, PAIRS_AT_ONCE):
-            parts.append(_score_pairs(self, images, some // len(images), some % len(images)))
+            parts.append(self._scored_pairs(images, some // len(images), some % len(images)))
             report(len(some) / len(pairs))
         scores = torch.cat([part.scores for part in parts])
         every = torch.full((candidates.numel(),), -torch.inf, dtype=scores.dtype, device=candidates.device)
@@ -283,6 +284,35 @@ class Matcher:
         """Keyword arguments of `sinkhorn`; with epsilon 0 `exact_transport` takes its place, with `share` alone."""
         return {name: getattr(self, name) for name in ("epsilon", "tolerance", "max_iterations", "share")}
 
+    def changed(self, **settings: Any) -> Matcher:
+        """The same with other settings, as `dataclasses.replace`; a learned matcher may lose its scorer by it."""
+        return replace(self, **settings)
+
+    def _compared(
+        self,
+        query: Regions,
+        dense_g: Tensor,
+        pooled_g: Tensor,
+        grid_g: Grid | None,
+        weights: tuple[Tensor, Tensor] | None = None,
+    ) -> Match:
+        """Q queries against dense_g (Q, K, Rg, D) and pooled_g (Q, K, D); a learned matcher has its own."""
+        return _compare(self, query, dense_g, pooled_g, grid_g, weights)
+
+    def _scored(
+        self, query: Regions, gallery: Images, candidates: Tensor, weights: tuple[Tensor, Tensor] | None
+    ) -> CandidateScores:
+        """(Q, K) scores without plans; a learned matcher has its own."""
+        return _score_candidates(self, query, gallery, candidates, weights)
+
+    def _without_copies(self, images: Images, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of pairs as they are, since a score does not depend on the place of a pair; a learned one's may."""
+        return left, right
+
+    def _scored_pairs(self, images: Images, left: Tensor, right: Tensor) -> CandidateScores:
+        """(P,) scores without plans of image `left[p]`, ascending, as the query; a learned matcher has its own."""
+        return _score_pairs(self, images, left, right)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML and JSON; `from_dict` reads them back."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -295,7 +325,9 @@ class Matcher:
         Raises:
             ValueError: an unknown setting (the nearest known one is named), a value of another type or out of range.
         """
-        known: dict[str, Any] = {field.name: type(field.default) for field in fields(cls)}
+        if values.get("matching") in OTHER_KINDS:
+            return OTHER_KINDS[values["matching"]](values)
+        known: dict[str, Any] = {field.name: type(field.default) for field in fields(Matcher)}
         given: dict[str, Any] = {}
         for name, value in values.items():
             if name not in known:
@@ -313,7 +345,11 @@ class Matcher:
                 raise ValueError(f"matcher: {name} needs {kind}, got {value!r}") from error
             if known[name] is int and given[name] != float(value):
                 raise ValueError(f"matcher: {name} needs an integer, got {value!r}")
-        return cls(**given)
+        return Matcher(**given)
+
+
+#: Value of `matching` -> what builds the matcher from plain values; `learned` adds its own.
+OTHER_KINDS: dict[Any, Callable[[Mapping[str, Any]], Matcher]] = {}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -409,6 +445,12 @@ class CandidateScores:
         """Issue a ConvergenceWarning where plans stopped at max_iterations."""
         if self.unconverged:
             warnings.warn(ConvergenceWarning(self.unconverged), stacklevel=stacklevel)
+
+
+def unscored(candidates: Tensor) -> CandidateScores:
+    """Candidates (Q, K) that are no images, or none at all: -infinity."""
+    nothing = torch.full(candidates.shape, -torch.inf, device=candidates.device)
+    return CandidateScores(nothing, torch.ones_like(candidates, dtype=torch.bool))
 
 
 def match(query: Regions, gallery: Regions, **settings: Any) -> Match:
@@ -592,7 +634,7 @@ def _score_torch(
         if masses is not None:  # one row of weights for each pair of the block
             own = masses[0][rows].unsqueeze(1).expand(-1, chosen.shape[1], -1)
             weights = own.flatten(0, 1), masses[1][chosen].flatten(0, 1)
-        found = _compare(matcher, compared[rows], dense, weighing, gallery.grid, weights)
+        found = matcher._compared(compared[rows], dense, weighing, gallery.grid, weights)
         if integers:  # rounded pooled vectors weigh the regions; the pooled cosine is not rounded
             found = replace(found, pooled=(query.pooled[rows].unsqueeze(1) * pooled).sum(dim=2).flatten())
         scores[rows, columns] = found.score.reshape(chosen.shape)

@@ -39,6 +39,22 @@ def by_content(images: Regions | QuantizedRegions, left: Tensor, right: Tensor) 
     return torch.where(exchange, right, left), torch.where(exchange, left, right)
 
 
+def without_copies(images: Regions | QuantizedRegions, rows: Tensor) -> Tensor:
+    """`rows` (...) of `images`, each copy replaced by the lowest of the rows with its contents."""
+    used, place = torch.unique(rows, return_inverse=True)
+    prints = _fingerprints(images.pooled, used)
+    order = prints.sort(stable=True).indices
+    alike = prints[order][1:] == prints[order][:-1]
+    if not alike.any():
+        return rows
+    regions = images.codes if isinstance(images, QuantizedRegions) else images.dense
+    both = torch.stack([prints, _fingerprints(regions, used)], dim=1)
+    _, group = torch.unique(both, dim=0, return_inverse=True)
+    first = torch.full((int(group.max()) + 1,), len(images), dtype=used.dtype, device=used.device)
+    first = first.scatter_reduce(0, group, used, reduce="amin")
+    return first[group][place]
+
+
 def _fingerprints(vectors: Tensor, rows: Tensor) -> Tensor:
     """(n,) int64 of `vectors` (N, ...) at `rows`: a random linear hash, equal for copies and rarely for others."""
     part, found = vectors.flatten(1), torch.zeros_like(rows)

@@ -51,7 +51,7 @@ class Regions:
             over the regions. None where they were not computed or the pooled vector is no such sum. Explanations need
             them to divide the pooled cosine among pairs of regions; scores and rankings do not.
         undivided: why there are no shares.
-        masses: (N, R) float32, the mass of each region as the network itself weighs it (attention rollout), non-negative,
+        masses: (N, R) float32, the mass of each region as the network itself weighs it (attention rollout), at least 0,
             rows summing to 1; they depend on the image alone. `Matcher(weights="rollout")` needs them.
         massless: why there are no masses.
 
@@ -110,9 +110,7 @@ class Regions:
         return cls._trusted(_unit(dense), unit, grid, shares, undivided, masses, massless)
 
     @classmethod
-    def from_maps(
-        cls, maps: Any, *, shares: bool = False, masses: Any = None, massless: str = NO_MASSES
-    ) -> Regions:
+    def from_maps(cls, maps: Any, *, shares: bool = False, masses: Any = None, massless: str = NO_MASSES) -> Regions:
         """Regions of feature maps: every cell is a region, the pooled vector is the mean of the cells.
 
         Args:
@@ -407,8 +405,8 @@ def _scaled_masses(masses: Tensor, dense: Tensor) -> Tensor:
 def check_masses(masses: Tensor, regions: Tensor) -> None:
     """Raise TypeError or ValueError where masses do not fit the vectors (N, R, D) of the regions."""
     if not isinstance(masses, Tensor) or masses.dtype != torch.float32:
-        got = str(masses.dtype) if isinstance(masses, Tensor) else type(masses).__name__
-        raise TypeError(f"masses: need a float32 tensor (N, R), got {got}; convert with .float()")
+        kind = str(masses.dtype) if isinstance(masses, Tensor) else type(masses).__name__
+        raise TypeError(f"masses: need a float32 tensor (N, R), got {kind}; convert with .float()")
     needed, got = (tuple(regions.shape[:2]), str(regions.device)), (tuple(masses.shape), str(masses.device))
     if got != needed:
         raise ValueError(f"masses: need shape (N, R) and device of the regions, {needed}, got {got}")

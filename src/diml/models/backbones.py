@@ -27,8 +27,8 @@ class Features:
     Attributes:
         maps: (B, C, H, W), one vector per cell.
         pooled: (B, C), the backbone's own global feature, in the same space as the cells.
-        masses: (B, H, W), how much the network attends to each cell, at least 0, of any scale. A backbone of your own may
-            give them; for vision transformers of timm `diml.models.rollout` adds them. None: there are none.
+        masses: (B, H, W), how much the network attends to each cell, at least 0, of any scale. A backbone of your own
+            may give them; for vision transformers of timm `diml.models.rollout` adds them. None: there are none.
     """
 
     maps: Tensor
@@ -95,9 +95,7 @@ def inference(module: nn.Module, device: torch.device, low: torch.dtype | None) 
             part.training = flag
 
 
-def try_network(
-    net: nn.Module, run: Callable[[Tensor], Any], size: int, name: str, *, usual: int | None = None
-) -> Any:
+def try_network(net: nn.Module, run: Callable[[Tensor], Any], size: int, name: str, *, usual: int | None = None) -> Any:
     """The output of `run`, a method of `net`, for one synthetic image, in evaluation mode; reveals the layout.
 
     `usual` is the size that the network was made for, where that is known.
@@ -114,7 +112,7 @@ def try_network(
         what = f": {error}" if str(error) else f" ({type(error).__name__})"
         remedy = "where it needs another size, set it with preprocess=Preprocess(size=..., resize=...), --size"
         if usual not in (None, size):
-            remedy = f"it was made for {usual} pixels: preprocess=Preprocess(size={usual}), on the command line --size {usual}"
+            remedy = f"it was made for {usual} pixels: size={usual}, on the command line --size {usual}"
         raise ValueError(
             f"backbone: {name!r} fails on one image of {size} x {size} pixels, (1, 3, {size}, {size}){what}; {remedy}"
         ) from error
@@ -226,7 +224,7 @@ class TokenBackbone(Backbone):
             others = " or ".join(map(repr, possible))
             raise ValueError(f"token_pooling: this model has no {what}, got {token_pooling!r}; use {others}")
         own = {"token": "class", "map": "attention"}.get(str(getattr(net, "global_pool", "")), "mean")
-        self.token_pooling: TokenPooling = token_pooling or (own if own in possible else "mean")  # type: ignore[assignment]
+        self.token_pooling: TokenPooling = token_pooling or (own if own in possible else "mean")
 
     def forward(self, images: Tensor) -> Features:
         """Return the features of normalised images (B, 3, H, W)."""
@@ -275,7 +273,7 @@ def token_grid(net: nn.Module, height: int, width: int) -> tuple[int, int]:
 
 
 def patch_side(net: nn.Module) -> int:
-    """Side of the patches that a network of any image size cuts images into, pixels, of which sizes are multiples; or 1.
+    """Side in pixels of the patches of a network of any image size, of which sizes have to be multiples; else 1.
 
     1 also where images are padded to whole patches, and for networks that are built for one size.
     """

@@ -12,8 +12,8 @@ from diml.matching import Matcher
 from diml.models.backbones import TOKEN_POOLINGS, Precision, TokenPooling
 from diml.models.grids import check_grid
 from diml.models.heads import HEADS, HeadName
-from diml.models.rollout import DEFAULT_BLOCKS
 from diml.models.modules import LAYOUTS, Layout, is_import_path, plain_options
+from diml.models.rollout import DEFAULT_BLOCKS
 from diml.spelling import did_you_mean, shown
 
 #: Channels of an embedding; more would be a mistake that fills the memory.
@@ -47,17 +47,17 @@ class EmbedderConfig:
         grid: G for G x G regions, 1 to 14; None keeps the backbone's own cells.
         pooled: "backbone": the head applied to the backbone's own pooled feature; "grid_mean": the mean of the embedded
             grid cells, as in the authors' `_diml` networks and in training with their objectives.
-        token_pooling: for networks of tokens, "class", "mean" or "attention" (the attention pooling of the model's head,
-            as of SigLIP); None follows the model's own head.
+        token_pooling: for networks of tokens, "class", "mean" or "attention" (the attention pooling of the model's own
+            head, as of SigLIP); None follows the model's own head.
         precision: of the network in `Embedder.embed`: "float32", or autocast to "bfloat16" or "float16"; "auto" is
             float32 on the CPU and float16 on accelerators. Regions are float32 in any case.
         matcher: settings of the comparison that the embedder was trained with, or is meant for.
         layout: of the features of a module of your own: "NCHW", "NHWC" or "NTC" (tokens); None: inferred.
         prefix_tokens: of a module of your own, tokens before those of the cells; None: inferred.
-        factory_options: keyword arguments with which `backbone` is called to build a module of your own, or further ones
-            of `timm.create_model`.
-        rollout_blocks: m, how many of the last blocks of a vision transformer attention is rolled out over for the masses
-            of regions (see docs/vits.md); all where it has fewer; 0: masses are not computed.
+        factory_options: keyword arguments with which `backbone` is called to build a module of your own, or further
+            ones of `timm.create_model`.
+        rollout_blocks: m, how many of the last blocks of a vision transformer attention is rolled out over for the
+            masses of regions (see docs/vits.md); all where it has fewer; 0: masses are not computed.
 
     Raises:
         TypeError, ValueError: a setting is out of its range.

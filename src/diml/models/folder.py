@@ -1,7 +1,11 @@
-"""The folder of a saved embedder: `embedder.json` (settings) and `model.safetensors` (weights)."""
+"""The folder of a saved embedder: `embedder.json` (settings) and `model.safetensors` (weights).
+
+Where its matcher is learned, `scorer.safetensors` has the weights of the scorer, which the settings identify.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +18,12 @@ from torch import Tensor
 from diml.checksums import check_file, file_sha256, sealed, unsealed
 from diml.documents import parse_json
 from diml.files import atomic_folder
+from diml.matching.learned import LearnedMatcher, VoteScorer
 from diml.models.config import EmbedderConfig
 
 SETTINGS_FILE: Final = "embedder.json"
 WEIGHTS_FILE: Final = "model.safetensors"
+SCORER_FILE: Final = "scorer.safetensors"
 _FORMAT: Final = 1
 _KEYS: Final = {"format", "config", "weights_sha256", "sha256"}
 _REMEDY: Final = "copy or save the folder again; `load_embedder` takes other settings as arguments"
@@ -34,6 +40,8 @@ def write_folder(folder: Path, config: EmbedderConfig, state: Mapping[str, Tenso
         raise FileExistsError(f"folder: {folder} exists and holds no embedder; name a new or empty folder")
     with atomic_folder(folder) as scratch:
         save_file(_separate(state), scratch / WEIGHTS_FILE)
+        if isinstance(config.matcher, LearnedMatcher):
+            save_file(_separate(scorer_of(config.matcher).float().state_dict()), scratch / SCORER_FILE)
         settings = {
             "format": _FORMAT,
             "config": config.to_dict(),
@@ -69,6 +77,30 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         return load_file(folder / WEIGHTS_FILE)
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS_FILE}: damaged ({error}); copy or save the folder again") from error
+
+
+def scorer_of(matcher: LearnedMatcher) -> VoteScorer:
+    """The network of a learned matcher; ValueError where only its identity is known."""
+    if matcher.scorer is None:
+        raise ValueError(f"matcher: need the learned scorer {matcher.scorer_id[:12]}... to save it, got its name only")
+    return matcher.scorer
+
+
+def with_scorer(folder: Path, config: EmbedderConfig) -> EmbedderConfig:
+    """The settings with the scorer in the folder, where the matcher is learned.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it is damaged, or another one.
+    """
+    if not isinstance(config.matcher, LearnedMatcher):
+        return config
+    path = _require(folder / SCORER_FILE)
+    try:
+        matcher = config.matcher.with_scorer(VoteScorer.of_state(load_file(path)))
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path}: damaged, or of another model ({error}); copy or save the folder again") from error
+    return dataclasses.replace(config, matcher=matcher)
 
 
 def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -88,7 +88,9 @@ def source_file(name: str, candidates: tuple[str, ...]) -> Path:
         for candidate in candidates:
             if (Path(place).expanduser() / candidate).is_file():
                 return Path(place).expanduser() / candidate
-        raise FileNotFoundError(f"backbone: {place} has no {' or '.join(candidates)}; need a folder in the hub's layout")
+        raise FileNotFoundError(
+            f"backbone: {place} has no {' or '.join(candidates)}; need a folder in the hub's layout"
+        )
     import huggingface_hub
 
     repository, _, revision = place.partition("@")
@@ -107,7 +109,7 @@ def source_file(name: str, candidates: tuple[str, ...]) -> Path:
     for candidate in candidates:
         try:
             return Path(huggingface_hub.hf_hub_download(repository, candidate, revision=revision or None))
-        except huggingface_hub.errors.EntryNotFoundError:
+        except huggingface_hub.utils.EntryNotFoundError:
             continue
         except Exception as error:  # the hub's client raises nearly every type
             raise no_weights(name, f"fetching {candidate} failed: {type(error).__name__}: {error}") from error

@@ -15,7 +15,7 @@ from diml.matching import Matcher
 from diml.models.backbones import Backbone, Precision, TokenPooling
 from diml.models.config import EmbedderConfig, PooledFrom
 from diml.models.embedder import Embedder
-from diml.models.folder import SETTINGS_FILE, WEIGHTS_FILE, read_settings, read_weights
+from diml.models.folder import SETTINGS_FILE, WEIGHTS_FILE, read_settings, read_weights, with_scorer
 from diml.models.heads import HeadName, build_head
 from diml.models.modules import (
     Factory,
@@ -220,7 +220,7 @@ def _from_module(
 
 
 def _embedder_of(module: nn.Module, config: EmbedderConfig, dim: int | None) -> Embedder:
-    """The embedder of a user's module, with a new head of D = `dim` channels (the usual number if None) on its device."""
+    """The embedder of a user's module, with a new head of `dim` channels (None: the usual number) on its device."""
     backbone = wrap_module(
         module,
         config.backbone,
@@ -243,7 +243,7 @@ def _from_folder(folder: Path, factory: Factory | None, factory_options: Mapping
         ValueError: settings or weights are damaged, unknown, or do not fit each other, or the code of the user's module
             is missing.
     """
-    config = read_settings(folder)
+    config = with_scorer(folder, read_settings(folder))
     if is_import_path(config.backbone):
         if factory is not None:
             config = dataclasses.replace(config, backbone=_importable(factory))

@@ -41,7 +41,7 @@ def names_meant(typed: str, others: Iterable[str] = (), *, most: int = 3) -> lis
 def _words(typed: str) -> list[str]:
     """`ViT-B/16` -> vit, base, 16; of an address such as `facebook/dinov2-small`, the part after the owner."""
     plain = typed.lower().removeprefix("timm/")
-    owner, _, name = plain.partition("/")
+    name = plain.partition("/")[2]
     if name and not any(char.isdigit() for char in name[:2]):
         plain = name
     words = [word for word in re.split(r"[^a-z0-9]+", plain) if word]

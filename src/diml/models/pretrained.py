@@ -231,11 +231,13 @@ def no_weights(name: str, reason: str) -> WeightsError:
     source = download_address(name)
     fetch = ""
     if source:
-        fetch = f"on a machine with a network, download {source}, copy it here and give it as weights_file=FILE (on the "
+        fetch = (
+            f"on a machine with a network, download {source}, copy it here and give it as weights_file=FILE (on the "
+        )
         fetch += "command line --weights-file FILE); or use "
     return WeightsError(
-        f"backbone {name!r}: no pretrained weights: {reason}. Remedies: {fetch}a network connection; a model that needs "
-        f"no hub ({', '.join(map(repr, OFFLINE))}); the folder of an embedder saved elsewhere; the authors' "
+        f"backbone {name!r}: no pretrained weights: {reason}. Remedies: {fetch}a network connection; a model that "
+        f"needs no hub ({', '.join(map(repr, OFFLINE))}); the folder of an embedder saved elsewhere; the authors' "
         "checkpoint with architecture=...; or pretrained=False for random weights, to be trained"
     )
 

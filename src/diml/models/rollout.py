@@ -5,12 +5,14 @@ With A_l the attention of block l, averaged over its heads, and half of each blo
     B_l = (A_l + I) / 2,    mass of patch j  ~  sum_i p_i (B_L B_(L-1) ... B_(L-m+1))_ij,
 
 over the last m of L blocks. p is how the network pools: the class token, every patch alike, or the attention of its
-pooling layer. Masses of the patches are scaled to sum to 1; where all mass stays with the class token, they are uniform.
+pooling layer. Masses of the patches are scaled to sum to 1; where all mass stays with the class token, they are
+uniform.
 
 Fused attention never holds A_l. The queries and keys that the network hands to it are recorded instead (after their
-normalisation and rotation, with the mask that carries relative positions), and A_l is computed from them, image by image.
+normalisation and rotation, with the mask that carries relative positions), and A_l is computed from them, some images
+at a time.
 
-Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, for the product and the residual half;
+Source: for the product and the residual half Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020;
 that it is truncated and gives the masses, from the abstract of DIML's journal extension (Zhao et al., TPAMI 2024). Its
 exact formulas are not available to us: this is our reading.
 
@@ -55,7 +57,7 @@ _PLAIN: Final = (
 _MATRIX_BYTES: Final = 64 * 2**20
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def features_with_masses(backbone: TokenBackbone, images: Tensor, blocks: int) -> tuple[Features, str]:
     """Features of normalised images (B, 3, height, width) with the masses of their cells, where there are any.
 
@@ -73,9 +75,11 @@ def features_with_masses(backbone: TokenBackbone, images: Tensor, blocks: int) -
         return backbone(images), why
     with _Recorder(backbone, blocks) as recorder:
         features = backbone(images)
-    masses = recorder.masses(len(images))
+    masses, why = recorder.masses(len(images))
+    if masses is None:
+        return features, why
     grid = token_grid(backbone.net, images.shape[2], images.shape[3])
-    return replace(features, masses=masses.unflatten(1, grid)), ""
+    return replace(features, masses=masses.view(len(images), *grid)), ""
 
 
 def not_plain(backbone: Backbone) -> str:
@@ -121,8 +125,8 @@ class _Attention:
         images, heads, reading, _ = self.query.shape
         at_once = max(1, _MATRIX_BYTES // (4 * heads * reading * self.key.shape[2]))
         carried = []
-        for some in torch.arange(images).split(at_once):
-            rows = slice(int(some[0]), int(some[-1]) + 1)
+        for start in range(0, images, at_once):
+            rows = slice(start, start + at_once)
             scores = (self.query[rows].float() * self.scale) @ self.key[rows].float().mT
             if self.bias is not None:
                 scores = scores + (self.bias if self.bias.ndim < 4 or len(self.bias) == 1 else self.bias[rows])
@@ -131,7 +135,10 @@ class _Attention:
 
 
 class _Recorder(TorchFunctionMode):
-    """While entered, records the attention of the last blocks of a network, and of its pooling layer, in this thread."""
+    """While entered, records the attention of the last blocks of a network, and of its pooling layer.
+
+    Only in the thread that entered it.
+    """
 
     def __init__(self, backbone: TokenBackbone, blocks: int) -> None:
         super().__init__()
@@ -153,11 +160,11 @@ class _Recorder(TorchFunctionMode):
             enter, leave = self._marker(index), self._marker(None)
             self._hooks.append(layer.register_forward_pre_hook(enter))
             self._hooks.append(layer.register_forward_hook(leave, always_call=True))
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         for hook in self._hooks:
             hook.remove()
 
@@ -174,22 +181,20 @@ class _Recorder(TorchFunctionMode):
         return result
 
     @torch.no_grad()
-    def masses(self, images: int) -> Tensor:
-        """(B, P) float32, rows summing to 1."""
+    def masses(self, images: int) -> tuple[Tensor | None, str]:
+        """(B, P) float32, rows summing to 1; or why attention was not found as expected."""
         records = []
         for index, layer in enumerate(self.layers):
             found = self.found[index]
             if len(found) != 1:
-                raise RuntimeError(
-                    f"rollout: need one attention matrix of {type(layer).__name__}, found {len(found)}; turn it off with "
-                    "rollout_blocks=0, and tell us the versions of timm and torch"
-                )
+                what = f"{len(found)} attention matrices instead of one in {type(layer).__name__}"
+                return None, f"recording found {what}; please report the versions of timm and torch"
             records.append(found[0])
         with torch.autocast(self._device(records).type, enabled=False):
             mass = self._pooling(records, images)
             for record in reversed(records[: self._pool]):
                 mass = (mass + record.applied_to(mass)) / 2
-        return normalize_mass(mass[:, self.backbone.prefix :])
+        return normalize_mass(mass[:, self.backbone.prefix :]), ""
 
     def _pooling(self, records: list[_Attention], images: int) -> Tensor:
         """p (B, L): how much the pooled feature takes from each token of the last block."""

@@ -59,7 +59,9 @@ def read_weights_file(path: Path) -> dict[str, Any]:
         ValueError: damaged, no weights in it, those of a saved embedder, or integers where weights belong.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"weights_file: {path} does not exist, or is a folder; name a .safetensors or .pth file")
+        raise FileNotFoundError(
+            f"weights_file: {path} does not exist, or is a folder; name a .safetensors or .pth file"
+        )
     if path.suffix == ".safetensors":
         try:
             state: dict[str, Any] = dict(load_file(path))
@@ -134,7 +136,7 @@ def network_from_file(name: str, options: Mapping[str, Any], path: Path) -> nn.M
 
 
 def other_kinds(own: Mapping[str, Tensor], state: Mapping[str, Any]) -> list[str]:
-    """Weights that are no numbers of the kind that a network has there, floating-point or integers, as one line each."""
+    """Weights that are not of the kind that a network has there, floating-point or integer, as one line each."""
     return [
         f"{name} {_dtype(state[name])} instead of {_dtype(value)}"
         for name, value in own.items()

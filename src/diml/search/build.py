@@ -127,6 +127,7 @@ def build_index(
         raise ValueError(
             f"index: {removals.why_not}. Nothing was changed; --allow-removals goes on, --keep-missing keeps them"
         )
+    rewritten = dict(store.config.columns) != dict(fitted.columns)
     _prepare(store, fitted, processes)
     writer = _RowWriter(store, listing, fitted.columns, commit_every)
     _copy(plan, writer)
@@ -136,7 +137,7 @@ def build_index(
     parts = processes.gather_objects(own)
     if processes.is_first:
         removed = store.remove([*removals.moved, *removals.lost])
-        if removed or any(part[0] + part[1] for part in parts):
+        if removed or rewritten or any(part[0] + part[1] for part in parts):
             store.optimize()
     processes.wait()
     embedded, copies, unchanged = (sum(part[place] for part in parts) for place in range(3))

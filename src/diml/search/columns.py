@@ -117,4 +117,4 @@ def _kept_as_text(listing: SourceListing, name: str) -> str | None:
     if found is None:
         return None
     kind, cell = found
-    return f"{name}: text, as {cell!r} is not how a {kind} is printed; --types {name}={kind} reads it as one"
+    return f"{name}: text, as {cell!r} would come back as another text; --types {name}={kind} reads it as {kind}"

@@ -110,7 +110,7 @@ def _require_compatible(existing: IndexConfig, wanted: IndexConfig, shown: str) 
 def content_of(file: Path) -> str:
     """Return the sha256 of a regular file, 64 hexadecimal digits; otherwise as `opened_file`."""
     with opened_file(file) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,7 @@ def _faults_of(rows: Rows, asked: list[str], config: IndexConfig) -> list[str]:
     except ValueError as error:  # vectors of another length
         return [*faults, f"{asked[0]} to {asked[-1]}: {error}"]
     if isinstance(regions, QuantizedRegions):
-        codes = regions.codes.float() * regions.scale.float().unsqueeze(-1)
-        length = np.linalg.norm(codes.numpy(), axis=2)
+        length = (regions.codes.float() * regions.scale.float().unsqueeze(-1)).norm(dim=2).numpy()
         wrong = ~((np.abs(length - 1) <= _CODED_TOLERANCE) | (length == 0)).all(axis=1)
         faults += [f"{rows.ids[row]}: a region is not of unit length" for row in np.flatnonzero(wrong)]
     return faults

@@ -22,7 +22,7 @@ LARGEST_SHARE: Final = 0.1
 SAME_SOURCE: Final = 0.5
 _SHOWN: Final = 3
 
-Rows = Mapping[str, Mapping[str, Value]]
+Entries = Mapping[str, Mapping[str, Value]]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Removals:
     why_not: str | None = None
 
 
-def find_removals(store: Store, listing: SourceListing, known: Rows, contents: Collection[str]) -> Removals:
+def find_removals(store: Store, listing: SourceListing, known: Entries, contents: Collection[str]) -> Removals:
     """Compare an index with the listing of one of its sources.
 
     Args:
@@ -78,14 +78,14 @@ def _is_closed(entry: Mapping[str, Value], listing: SourceListing) -> bool:
     return any(file.startswith(os.path.join(folder, "")) for folder in listing.closed)  # noqa: PTH118
 
 
-def _moved_sources(store: Store, listing: SourceListing, contents: Collection[str]) -> dict[str, Rows]:
+def _moved_sources(store: Store, listing: SourceListing, contents: Collection[str]) -> dict[str, Entries]:
     """Other sources whose place is gone, and most of whose images are in the listing."""
     found: dict[str, dict[str, Mapping[str, Value]]] = defaultdict(dict)
     for part in store.listing(columns=["source", "path", "content"]):
         for name, entry in zip(part.ids, part.metadata, strict=True):
             if entry["source"] != listing.source:
                 found[str(entry["source"])][name] = entry
-    moved: dict[str, Rows] = {}
+    moved: dict[str, Entries] = {}
     for source, rows in found.items():
         known = sum(str(entry["content"]) in contents for entry in rows.values())
         if known >= SAME_SOURCE * len(rows) and not Path(source).exists():
@@ -93,7 +93,7 @@ def _moved_sources(store: Store, listing: SourceListing, contents: Collection[st
     return moved
 
 
-def _reason(total: int, lost: Rows, known: Rows, contents: Collection[str]) -> str | None:
+def _reason(total: int, lost: Entries, known: Entries, contents: Collection[str]) -> str | None:
     """Why these removals may be an accident; None where they are few, and no folder loses all its images."""
     really = {name: entry for name, entry in lost.items() if str(entry["content"]) not in contents}
     folders = _emptied_folders(really, known)
@@ -107,14 +107,14 @@ def _reason(total: int, lost: Rows, known: Rows, contents: Collection[str]) -> s
     return f"this build would remove {len(really):,} of {total:,} images: {told}"
 
 
-def _emptied_folders(lost: Rows, known: Rows) -> list[str]:
+def _emptied_folders(lost: Entries, known: Entries) -> list[str]:
     """The folders of more than one image that lose all of them, as they are in the source."""
     before, after = (Counter(str(image_file(entry).parent) for entry in rows.values()) for rows in (known, lost))
     return sorted(folder for folder, count in after.items() if count > 1 and before[folder] == count)
 
 
-def _causes(lost: Rows) -> str:
-    """Why images are missing: a folder or file that is not there, or a list that does not name it any more."""
+def _causes(lost: Entries) -> str:
+    """Why images are missing: a missing folder or file, or a list that does not name it any more."""
     counts: Counter[str] = Counter()
     there: dict[Path, bool] = {}
     for entry in lost.values():

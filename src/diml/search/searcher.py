@@ -23,7 +23,7 @@ from diml.calibration.calibrator import FILE, Calibrator, load_calibration
 from diml.calibration.finding import FoundCalibration, find_calibration
 from diml.calibration.hits import FALSE_ACCEPT_RATE, GalleryVerdict, JudgedHits, judge_hits
 from diml.data.images import image_name, load_image
-from diml.matching import Ledger, Match, Matcher, Regions
+from diml.matching import LearnedMatcher, Ledger, Match, Matcher, Regions
 from diml.models import EmbedderConfig, load_embedder
 from diml.models.shares import with_shares
 from diml.models.zoo import is_backbone
@@ -222,14 +222,26 @@ class Searcher:
         if embedder is not None:
             _require_embedder(embedder, store.config)
         self.store = store
-        self.matcher = store.config.matcher if matcher is None else matcher
         self._embedder = embedder
         self._named = calibration
         #: Name or path of the embedder.
         self.source = model or str(store.config.model.get("name_or_path", ""))
+        self.matcher = store.config.matcher if matcher is None else matcher
+        if isinstance(self.matcher, LearnedMatcher) and self.matcher.scorer is None:
+            self.matcher = self._with_scorer(self.matcher)
         self._calibrations: dict[Matcher, FoundCalibration] = {}
         if calibration is not None:
             load_calibration(calibration, fingerprint=store.config.embedder)
+
+    def _with_scorer(self, matcher: LearnedMatcher) -> LearnedMatcher:
+        """The learned matcher that the index names, with the network that is saved with its embedder."""
+        own = self.embedder.matcher
+        if isinstance(own, LearnedMatcher) and own.scorer is not None and own.scorer_id == matcher.scorer_id:
+            return matcher.with_scorer(own.scorer)
+        raise ValueError(
+            f"matcher: the index was built with the learned scorer {matcher.scorer_id[:12]}..., which {self.source} "
+            "does not have (any more); open the model that it was built with, or give another matcher, such as Matcher()"
+        )
 
     @classmethod
     def open(

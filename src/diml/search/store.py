@@ -332,7 +332,7 @@ def row_faults(rows: Rows) -> list[str]:
     assert rows.checksums is not None
     faults = []
     changed = rows.checksums != row_checksums(rows)
-    length = np.linalg.norm(rows.pooled.astype(np.float64), axis=1)
+    length = _lengths(rows.pooled)
     sound = _of_unit_length(length)
     for row in np.flatnonzero(changed | ~sound):
         why = (
@@ -353,6 +353,12 @@ def require_sound(rows: Rows, place: str) -> Rows:
             "`diml index verify`, and build the index again, or restore it from a copy"
         )
     return rows
+
+
+def _lengths(pooled: NDArray[np.float32]) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore", over="ignore"):  # of damaged vectors
+        length: NDArray[np.float64] = np.linalg.norm(pooled.astype(np.float64), axis=1)
+    return length
 
 
 def _of_unit_length(length: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -376,7 +382,7 @@ def checked_rows(rows: Rows, config: IndexConfig) -> Rows:
         raise ValueError("rows: need distinct ids, none of them empty")
     if not np.isfinite(rows.pooled).all():
         raise ValueError("rows: need finite pooled vectors, got NaN or infinity, which have no nearest neighbours")
-    length = np.linalg.norm(rows.pooled.astype(np.float64), axis=1)
+    length = _lengths(rows.pooled)
     if not _of_unit_length(length).all():
         row = int(np.flatnonzero(~_of_unit_length(length))[0])
         raise ValueError(f"rows: need pooled vectors of length 1, got {length[row]:.4g} of {rows.ids[row]}")

@@ -39,9 +39,9 @@ def network_before_training(config: TrainConfig, begun: Embedder) -> Embedder:
 
 
 def reports_of_test(name: str, trained: Report, frozen: Report | None) -> dict[str, Report]:
-    """The rows of the table of a run: the trained network by the name of its folder, and the one before training."""
+    """The rows of the table of a run: the network before training, and the trained one by the name of its folder."""
     other = FROZEN if name != FROZEN else f"{FROZEN} (before training)"
-    return {name: trained} | ({} if frozen is None else {other: frozen})
+    return ({} if frozen is None else {other: frozen}) | {name: trained}
 
 
 def gains(trained: Report, frozen: Report | None) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def configured_embedder(config: TrainConfig) -> Embedder:
     bare = load_embedder(config.model, head="identity", pretrained=config.pretrained, **options)
     channels = bare.backbone.channels
     head = build_head("whiten", channels, min(config.dim, channels))
-    return Embedder(bare.backbone, head, dataclasses.replace(bare.config, head="whiten"))
+    return Embedder(bare.backbone, head, dataclasses.replace(bare.config, head="whiten")).eval()
 
 
 def resized(preprocess: Preprocess, size: int) -> Preprocess:

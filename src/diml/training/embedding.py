@@ -74,7 +74,8 @@ def gather_regions(own: Regions, processes: ProcessGroup) -> Regions:
         return own
     flat = processes.gather(torch.cat([own.dense.flatten(1), own.pooled], dim=1))
     vectors = flat.view(len(flat), own.num_regions + 1, own.dim)
-    return Regions(vectors[:, :-1], vectors[:, -1], own.grid)
+    masses = None if own.masses is None else processes.gather(own.masses)
+    return Regions(vectors[:, :-1], vectors[:, -1], own.grid, masses=masses, massless=own.massless)
 
 
 def warn_of_bad(bad: Iterable[BadImage]) -> None:

@@ -49,7 +49,7 @@ class TrainResult:
             training has changed, paired by query.
         best_epoch: from 1; None without validation, where the last epoch is kept.
         best_value: its validation metric, a fraction; None without validation.
-        skipped_steps: number of steps that were skipped as they were not finite.
+        skipped_steps: number of steps that were skipped: they were not finite, or none of their images could be read.
     """
 
     folder: Path
@@ -261,7 +261,7 @@ class _TrainingRun:
         position.batch, position.step = position.batch + 1, position.step + 1
         if step.fault is not None:
             position.skipped_steps += 1
-            if not self.config.skip_non_finite:
+            if not self.config.skip_non_finite and not step.empty:
                 names = tuple(components.train.image_name(index) for index in batch)
                 raise NonFiniteError(step.fault, position.step, names)
         if components.sampler.needs_embeddings:
@@ -367,9 +367,9 @@ class _TrainingRun:
             before = load_embedder(self.folder / FROZEN).to(self.processes.device)
             frozen = self._evaluate(before, self.test, ks, resamples=1000)
         reports = reports_of_test(self.folder.name, report, frozen)
-        for kind, tested in zip(("test", "frozen_test"), reports.values(), strict=False):
+        for name, tested in reports.items():
             for row in tested.rows:
-                self.log.add(kind, step=position.step, **row)
+                self.log.add("test" if name == self.folder.name else "frozen_test", step=position.step, **row)
         if self.processes.is_first:
             settings = config.to_dict() | {"best_epoch": position.best_epoch, "skipped_steps": position.skipped_steps}
             write_reports(self.folder, reports, settings, gains(report, frozen))

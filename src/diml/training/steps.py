@@ -53,12 +53,14 @@ class Step:
         gradient_norm: norm of the gradient before clipping.
         fault: why the step was skipped; None if it was taken.
         pooled: (B, D) unit pooled vectors of the whole batch, without gradient; None if the step was skipped.
+        empty: it was skipped because no image of the batch could be read.
     """
 
     loss: float
     gradient_norm: float
     fault: str | None
     pooled: Tensor | None
+    empty: bool = False
 
 
 class Stepper:
@@ -99,7 +101,8 @@ class Stepper:
         """Take one step.
 
         Args:
-            images: (b, 3, H, W) float32, preprocessed: this process's share of the batch.
+            images: (b, 3, H, W) float32, preprocessed: this process's share of the batch; b may be 0, and B too, where
+                images cannot be read.
             labels: (b,) int64.
             number: number of the step in the run, from 0; determines all randomness of the step.
         """
@@ -119,6 +122,10 @@ class Stepper:
         return step
 
     def _try(self, images: Tensor, labels: Tensor, number: int) -> Step:
+        if not self.processes.any(len(images) > 0)[0]:
+            return Step(math.nan, math.nan, "no image of the batch can be read", None, empty=True)
+        if not len(images):
+            self.embedder.eval()  # batch norm has no mean over nothing
         reseed(self.config.seed, number, 1 + self.processes.rank)  # dropout differs between processes
         own = self._embed(images)
         if self.processes.any(own is None)[0] or own is None:

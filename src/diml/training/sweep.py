@@ -21,6 +21,7 @@ from typing import Any, Final, Literal
 from rich.table import Table
 from rich.text import Text
 
+from diml.checksums import unsealed
 from diml.data.registry import dataset_info
 from diml.documents import read_json, read_yaml
 from diml.evaluation.tables import SHOWN, row_name
@@ -98,7 +99,8 @@ class Job:
         if not path.is_file():
             return None
         try:
-            document = _checked_report(read_json(path), path)
+            whole = unsealed(read_json(path), str(path), "the run is tested again")
+            document = _checked_report(whole, path)
         except (OSError, ValueError) as error:
             warnings.warn(f"{error}; {self.title} counts as unfinished", stacklevel=2)
             return None
@@ -107,14 +109,20 @@ class Job:
         return document if same else None
 
 
+def _trained(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The report of the trained network, or of a baseline; the network before training may stand before it."""
+    trained: dict[str, Any] = [*document["methods"].values()][-1]
+    return trained
+
+
 def _checked_report(document: Any, path: Path) -> dict[str, Any]:
     """The content of an `evaluation.json` with all that a table of results needs; ValueError where it lacks any."""
     try:
-        measured = next(iter(document["methods"].values()))
+        measured = _trained(document)
         rows = {int(row["rerank_at"]): [float(row[metric]) for metric in SHOWN] for row in measured["rows"]}
         complete = 0 in rows and all(int(measured[name]) >= 0 for name in ("queries", "gallery"))
         complete = complete and isinstance(document["config"], dict)
-    except (KeyError, TypeError, AttributeError, StopIteration, OverflowError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise ValueError(f"{path}: not a complete report ({type(error).__name__}: {error})") from error
     if not complete:
         raise ValueError(f"{path}: not a complete report (no plain ranking, or no settings)")
@@ -412,14 +420,14 @@ def collect_results(sweep: Sweep) -> SweepResults:
     config = sweep.jobs[0].config
     title = config.dataset + (f", {config.protocol}" if config.protocol else "")
     if done:
-        measured = next(iter(done[0][1]["methods"].values()))
+        measured = _trained(done[0][1])
         title += f": {measured['queries']} queries, {measured['gallery']} gallery images"
     return SweepResults(title=title, rows=tuple(rows), missing=missing)
 
 
 def _rows_of(name: str, done: Sequence[tuple[Job, dict[str, Any]]]) -> list[ResultRow]:
     """The rows of one method: the plain one, and the re-ranked one."""
-    reports = [next(iter(document["methods"].values())) for _, document in done]
+    reports = [_trained(document) for _, document in done]
     by_k = [{int(row["rerank_at"]): row for row in report["rows"]} for report in reports]
     frozen = done[0][0].baseline is not None
     rows = []

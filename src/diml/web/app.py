@@ -19,7 +19,7 @@ from diml.web.engine import MOST_HITS, Engine, Kind
 from diml.web.errors import ApiError, answer_errors
 from diml.web.gallery import Gallery
 from diml.web.guard import Guard
-from diml.web.limits import Amount, Limits, Worker
+from diml.web.limits import Limits, Worker
 from diml.web.uploads import Upload, UploadedFile, open_upload, read_files
 
 MOST_RERANKED: Final = 1000
@@ -43,7 +43,8 @@ def create_app(engine: Engine, *, limits: Limits | None = None, keep: Path | Non
         >>> serve(create_app(Engine(load_embedder("mobilenetv2_100"))))  # doctest: +SKIP
     """
     limits = limits or Limits()
-    worker, engine.pixels = Worker(limits), Amount(limits.pixels)
+    worker = Worker(limits)
+    engine.limit_pixels(limits.pixels)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -102,7 +103,7 @@ def _gallery_status(gallery: Gallery) -> schemas.GalleryBody:
 
 def _add_work(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keep: Path | None) -> None:
     def opened(file: UploadedFile) -> Upload:
-        return open_upload(file, limits, engine.prepare, pixels=engine.pixels, keep=keep)
+        return open_upload(file, limits, engine.prepare, decoding=engine.decoding, keep=keep)
 
     @app.post(
         "/api/match",

@@ -10,7 +10,8 @@ import io
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Final, Literal
 from urllib.parse import quote
@@ -20,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from diml.allocator import return_freed_memory
 from diml.calibration.calibrator import Calibrator
 from diml.calibration.finding import FoundCalibration
 from diml.calibration.hits import FALSE_ACCEPT_RATE, JudgedHits, judge_hits
@@ -43,6 +45,7 @@ _WHOLE: Final = 1280  # longest side of a whole image, pixels
 _CACHED_IMAGES: Final = 400  # small images, about 40 kB each
 _ENTRIES: Final = 600_000  # entries of the plans in one answer; browsers do not cope with more
 _SHARES_BYTES: Final = 64 * 2**20  # of the regions of images explained before, with their shares
+_LARGE: Final = 8_000_000  # pixels of an image whose memory is returned to the system
 _KEPT: Final = "the gallery keeps no shares of the pooled vectors"
 
 
@@ -86,12 +89,27 @@ class Engine:
             self.calibration.calibrator.check(embedder.fingerprint(), matcher)
         self._shares = _ShareCache(_SHARES_BYTES)
         self.image = lru_cache(_CACHED_IMAGES)(self._image)
-        self.pixels = Amount(Limits().pixels)  # decoded at the same time; `create_app` sets its own limit
+        self._pixels = Amount(Limits().pixels)
 
     @property
     def calibrator(self) -> Calibrator | None:
         """What the scores mean, where it is known."""
         return self.calibration.calibrator
+
+    def limit_pixels(self, pixels: int) -> None:
+        """Decode no more pixels than these at the same time; by default the limit of one upload."""
+        self._pixels = Amount(pixels)
+
+    @contextmanager
+    def decoding(self, size: tuple[int, int]) -> Iterator[None]:
+        """Wait until an image of this size (width, height) may be decoded; its memory is to be free in the end."""
+        pixels = size[0] * size[1]
+        with self._pixels.waited_for(pixels):
+            try:
+                yield
+            finally:
+                if pixels > _LARGE:  # each thread would keep as much for its next image (`diml.allocator`)
+                    return_freed_memory()
 
     def prepare(self, image: Image.Image) -> tuple[Tensor, Image.Image]:
         """Return the network's input (3, H, W) of an RGB image, and what it sees of it, as it is shown."""
@@ -251,7 +269,7 @@ class Engine:
         content, name = self.gallery.image(key), self.gallery.item(key).name
         with opened_image(content, name=name) as unread:
             size = unread.size
-        with self.pixels.waited_for(size[0] * size[1]):
+        with self.decoding(size):
             if kind == "view":
                 image = self._view(load_image(content, name=name))
             else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -62,13 +63,13 @@ class IndexGallery:
 
     def items(self, offset: int, count: int) -> Sequence[GalleryItem]:
         """Return some of the images, in the order of the store."""
-        ids = self._ids()[offset : offset + count].astype(str).tolist()
-        found = self._searcher.store.listed(ids)
+        ids = self._ids()[min(offset, sys.maxsize - count) :][:count].tolist()
+        found = self._searcher.store.listed([key.decode() for key in ids])
         return [_item(key, metadata) for key, metadata in zip(found.ids, found.metadata, strict=True)]
 
     def item(self, key: str) -> GalleryItem:
         """Return the image of an id."""
-        return _item(key, self._rows([key]).metadata[0])
+        return _item(key, self._metadata(key))
 
     def search(
         self, query: Regions, *, hits: int, rerank_at: int, exclude: str = "", matcher: Matcher | None = None
@@ -89,7 +90,7 @@ class IndexGallery:
 
     def image(self, key: str) -> bytes:
         """Return the file of an image, if it is still the one that was indexed."""
-        metadata = self._rows([key]).metadata[0]
+        metadata = self._metadata(key)
         if not {"source", "path", "content"} <= metadata.keys():
             raise FileNotFoundError(f"image {key}: this index does not record where its images are")
         content = read_file(image_file(metadata))
@@ -103,14 +104,20 @@ class IndexGallery:
         """Do nothing: there is no background work."""
 
     def _ids(self) -> NDArray[np.bytes_]:
-        """All ids in the order of the store, read again after some seconds: a listing of every row for every page would
-        take the longer the larger the index is."""
+        """All ids in the order of the store; read again after some seconds, not for every page of a large index."""
         with self._lock:
             if time.monotonic() - self._listed_at > _LISTED_SECONDS:
                 listing = self._searcher.store.listing(columns=())
-                self._listed = np.array([key for part in listing for key in part.ids], dtype=np.bytes_)
+                self._listed = np.array([key.encode() for part in listing for key in part.ids], dtype=np.bytes_)
                 self._listed_at = time.monotonic()
             return self._listed
+
+    def _metadata(self, key: str) -> Mapping[str, Value]:
+        """The metadata of an id, without its vectors; KeyError for an unknown one."""
+        found = self._searcher.store.listed([key])
+        if not found.ids:
+            raise KeyError(key)
+        return found.metadata[0]
 
     def _rows(self, keys: Sequence[str]) -> Rows:
         """The stored rows of some ids, in the given order; KeyError for an unknown id."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -21,7 +22,7 @@ from torch import Tensor
 from diml.data.images import IMAGE_FORMATS, BadImageError, load_image, opened_image
 from diml.files import atomic_file
 from diml.web.errors import ApiError
-from diml.web.limits import Amount, Limits
+from diml.web.limits import Limits
 
 _NAME_LENGTH: Final = 120
 
@@ -109,7 +110,7 @@ def open_upload(
     limits: Limits,
     prepare: Callable[[Image.Image], tuple[Tensor, Image.Image]],
     *,
-    pixels: Amount,
+    decoding: Callable[[tuple[int, int]], AbstractContextManager[None]],
     keep: Path | None = None,
 ) -> Upload:
     """Decode an uploaded file.
@@ -118,7 +119,7 @@ def open_upload(
         file: of the form.
         limits: of its pixels.
         prepare: from an RGB image to the network's input and what is shown of it.
-        pixels: that may be decoded at the same time; it is waited for them.
+        decoding: waits until an image of this (width, height) may be decoded, as few as possible at the same time.
         keep: folder in which the file is saved, named by its content; None saves nothing.
 
     Raises:
@@ -127,7 +128,7 @@ def open_upload(
     try:
         with opened_image(file.content, name=file.name, max_pixels=limits.pixels) as image:
             size, kind = image.size, str(image.format)
-        with pixels.waited_for(size[0] * size[1]):
+        with decoding(size):
             upload = Upload(file.name, *prepare(load_image(file.content, name=file.name, max_pixels=limits.pixels)))
     except BadImageError as error:
         endings = ", ".join(known[0].removeprefix(".") for known in IMAGE_FORMATS.values())

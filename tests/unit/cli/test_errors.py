@@ -19,7 +19,7 @@ from diml.cli import errors, main
 from diml.cli.doctor import DoctorCommand
 
 
-class PanicException(BaseException):  # noqa: N818 - named as that of Rust libraries, which cannot be imported
+class PanicException(BaseException):
     pass
 
 
@@ -30,7 +30,7 @@ class OutOfMemoryError(RuntimeError):
 def _raised(function):
     try:
         function()
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:
         return error
     raise AssertionError("nothing was raised")
 

@@ -61,5 +61,7 @@ def test_evaluate_ranks_by_rollout(folder: Path, weights: Path, capsys: pytest.C
 
 
 def test_a_network_without_attention_is_refused_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="'rollout' needs the masses of the regions.*no plain vision transformer of timm"):
+    with pytest.raises(
+        ValueError, match=r"'rollout' needs the masses of the regions.*no plain vision transformer of timm"
+    ):
         evaluated(capsys, folder, "--model", "mobilenetv2_100", "--size", "64", "--weights", "rollout")

@@ -16,7 +16,7 @@ from PIL import Image
 from diml.data import load_dataset
 from diml.data.datasets import check_dataset
 from diml.data.image_files import IMAGE_ENDINGS
-from diml.data.listing import BROKEN, LOOPS, SECOND_NAMES, SPECIAL, FileListing, LeftOutWarning, find_images
+from diml.data.listing import BROKEN, LOOPS, SECOND_NAMES, SPECIAL, FileListing, LeftOutWarning, find_images, named_file
 from diml.matching import Matcher
 from diml.search.sources import list_source
 from diml.web.folder import FolderGallery
@@ -313,3 +313,11 @@ def test_relative_places_work(shop, monkeypatch):
     assert find_images(".").names[0] == "class 0/0.png"
     assert FileListing().find("class 0/0.png") == Path("class 0/0.png")
     assert FileListing().identity("class 0/0.png") == str(shop / "class 0" / "0.png")
+
+
+def test_an_image_named_by_the_user_is_found_by_the_same_rules(shop, monkeypatch):
+    image(shop / NFD / "A.JPG")
+    monkeypatch.chdir(shop)
+    assert named_file(f"{NFC}/a.jpg") == Path(NFD, "A.JPG")
+    assert named_file(shop / "class 0" / "0.png") == shop / "class 0" / "0.png"
+    assert named_file("nowhere.png") == Path("nowhere.png")

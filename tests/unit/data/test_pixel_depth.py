@@ -144,7 +144,7 @@ def test_fewer_bits_in_a_container_of_16(kind: str, most: int) -> None:
         "i4": lambda: tiff(row(*values, dtype="i4")),
         "lzw": lambda: pillow(row(*values), compression="tiff_lzw"),
     }
-    with pytest.warns(PixelDepthWarning, match=rf"16-bit values up to {most}: .* {bits} to be white"):
+    with pytest.warns(PixelDepthWarning, match=rf"no 16-bit value above {bits}: .* {bits} to be white"):
         found = grey(images[kind]())
     assert found == np.rint(np.array(values) * 255 / bits).astype(int).tolist()
 
@@ -157,7 +157,10 @@ def test_black_is_black_and_nothing_is_said() -> None:
 def test_opacity_has_bits_of_its_own() -> None:
     values = np.dstack([colours(0, 4095, 0), row(4095, 4095, 0)])
     assert quietly(png(values, 6)) == [0, 255, 255]
+    assert quietly(png(np.dstack([colours(0, 255, 0), row(255, 255, 0)]), 6)) == [0, 255, 255]
+    assert quietly(png(np.dstack([row(0, 255, 0), row(255, 255, 0)]), 4)) == [0, 255, 255]
     assert grey(png(np.dstack([colours(0, 65535, 0), row(65535, 65535, 0)]), 6)) == [0, 255, 255]
+    assert grey(png(np.dstack([colours(0, 0, 0), row(0, 0, 0)]), 6)) == [255, 255, 255]
 
 
 def test_a_transparent_value_of_16_bits_is_white_and_its_neighbours_are_not() -> None:
@@ -236,7 +239,7 @@ def test_each_rule_is_said_once_with_the_first_image(tmp_path: Path, recwarn: py
     load_image(tiff(row(-5, 9, dtype="i4")))
     told = [str(one.message) for one in recwarn if issubclass(one.category, PixelDepthWarning)]
     assert len(told) == 2
-    assert "0.png has 16-bit values up to 4095: 12 bits are taken to be used" in told[0]
+    assert "0.png has no 16-bit value above 4095: 12 bits are taken to be used" in told[0]
     assert "docs/images.md" in told[0]
 
 
@@ -252,7 +255,7 @@ def test_a_loader_says_it_once_whatever_its_workers(
     assert sum(len(batch.images) for batch in batches) == 6
     told = [str(one.message) for one in recwarn if issubclass(one.category, PixelDepthWarning)]
     assert len(told) == 1
-    assert "0.png has 16-bit values" in told[0]
+    assert "0.png has no 16-bit value above" in told[0]
     assert "16-bit" not in capfd.readouterr().err  # the workers say nothing
 
 

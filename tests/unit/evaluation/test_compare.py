@@ -104,3 +104,22 @@ def test_the_figure_has_a_row_for_each_matcher(found) -> None:
 def test_errors(regions, labels, arguments, message) -> None:
     with pytest.raises(ValueError, match=message):
         compare_matchers(regions, labels, **({"matchers": MATCHERS} | arguments))
+
+
+def test_other_metrics_are_measured_on_request(regions, labels) -> None:
+    metrics = ("recall@3", "recall@40", "map", "minp")
+    found = compare_matchers(regions, labels, {"paper": Matcher()}, rerank_at=12, metrics=metrics)
+    alone = evaluate_regions(regions, labels, rerank_at=(12,), metrics=metrics)
+    assert found.metrics == metrics
+    for metric in metrics:
+        assert found.mean("paper", metric).value == pytest.approx(alone.row(12)[metric], abs=1e-12)
+    assert {"recall@40", "recall@40_difference_low", "minp"} <= set(found.rows()[0])
+    with pytest.raises(ValueError, match="no metric 'recall@0'"):
+        compare_matchers(regions, labels, {"paper": Matcher()}, metrics=("recall@0",))
+
+
+def test_a_comparison_becomes_a_data_frame(found) -> None:
+    pytest.importorskip("pandas")
+    frame = found.to_frame()
+    assert list(frame.index) == list(found.per_query)
+    assert frame.loc["exact", "map@r_difference"] == found.difference("exact", "map@r").value

@@ -140,7 +140,7 @@ def test_a_table_becomes_latex():
     pytest.importorskip("tabulate")
     text = table_of_two().written("latex")
     assert r"a\_b \& c" in text
-    assert "50.00 (25.0--75.0)" in text
+    assert "50.00 (25.0 to 75.0)" in text
     assert text.startswith(r"\begin{tabular}{lr}")
     assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 1
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from diml.data.judgements import Judgements
 from diml.evaluation import evaluate_regions
 from diml.evaluation.tune import setting_text, tune_matcher
 from diml.matching import Matcher, Regions
@@ -123,3 +124,18 @@ def test_errors(arguments, message) -> None:
     regions, labels = regions_of(informative=True)
     with pytest.raises(ValueError, match=message):
         tune_matcher(regions, labels, **arguments)
+
+
+def test_judgements_say_what_is_right_and_which_queries_belong_together() -> None:
+    regions, labels = regions_of(informative=True, images=40, seed=5)
+    queries, gallery = list(range(20)), list(range(20, 40))
+    relevant = [[row for row in gallery if labels[row] == labels[query]] for query in queries]
+    settings = dict(TRIED, baseline_rerank_at=12, folds=5, seed=1, queries=queries, gallery=gallery)
+    by_class = tune_matcher(regions, labels, **settings)
+    judged = tune_matcher(regions, torch.zeros(40, dtype=torch.int64), judgements=Judgements(relevant), **settings)
+    assert judged.to_dict() == by_class.to_dict()
+    assert judged.classes == 10
+    # a query with a relevant image of two classes makes one of them
+    relevant[0] = [*relevant[0], *relevant[1]]
+    joined = tune_matcher(regions, [0] * 40, judgements=Judgements(relevant), **settings)
+    assert joined.classes == 9

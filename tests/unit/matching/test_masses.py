@@ -30,7 +30,9 @@ def made(images: int = 6, regions: int = 4, dim: int = 8, seed: int = 0, dtype=t
     return Regions.normalized(dense, pooled, masses=masses).to(dtype)
 
 
-@pytest.mark.parametrize("matcher", MATCHERS, ids=lambda matcher: f"{matcher.matching}-{matcher.epsilon}-{matcher.share}")
+@pytest.mark.parametrize(
+    "matcher", MATCHERS, ids=lambda matcher: f"{matcher.matching}-{matcher.epsilon}-{matcher.share}"
+)
 def test_the_masses_are_the_weights_wherever_images_are_compared(matcher):
     """`match` with the same weights given by hand is the oracle of score, rerank and score_unique_pairs."""
     images = made()
@@ -174,6 +176,8 @@ def test_raw_masses_of_any_scale_are_scaled_and_impossible_ones_refused(wrong):
 def test_a_region_without_mass_is_matched_by_nothing():
     images = made(2)
     masses = torch.tensor([[0.0, 0.5, 0.5, 0.0], [0.25] * 4])
-    found = Matcher(weights="rollout").match(*(Regions(images.dense, images.pooled, masses=masses)[[i]] for i in (0, 1)))
+    found = Matcher(weights="rollout").match(
+        *(Regions(images.dense, images.pooled, masses=masses)[[i]] for i in (0, 1))
+    )
     assert found.plan[0, [0, 3]].sum() == pytest.approx(0, abs=1e-6)
     assert found.plan.sum() == pytest.approx(1, abs=1e-5)

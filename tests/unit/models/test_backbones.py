@@ -211,9 +211,7 @@ def test_weights_of_five_axes_do_not_stop_the_faster_layout():
     embedder = load_embedder("lambda_resnet26t", pretrained=False, size=64)
     weights = embedder.state_dict().values()
     assert any(weight.ndim == 5 for weight in weights)
-    assert all(
-        weight.is_contiguous(memory_format=torch.channels_last) for weight in weights if weight.ndim == 4
-    )
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights if weight.ndim == 4)
 
 
 @pytest.mark.parametrize("name", ["pit_ti_224", "crossvit_tiny_240"])

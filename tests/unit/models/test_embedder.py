@@ -390,11 +390,11 @@ def test_a_plain_transformer_takes_every_multiple_of_its_patches(tiny):
     assert embedder(torch.randn(1, 3, 96, 64), masses=True).grid == (6, 4)
     larger = embedder.with_settings(preprocess=Preprocess(size=112, resize=112))
     assert torch.equal(larger(images(1, 112)).dense, embedder(images(1, 112)).dense)
-    with pytest.raises(ValueError, match="patches of 16 x 16 pixels and needs a multiple.*100; use 96 or 112"):
+    with pytest.raises(ValueError, match=r"patches of 16 x 16 pixels and needs a multiple.*100; use 96 or 112"):
         embedder.with_settings(preprocess=Preprocess(size=100, resize=100))
-    with pytest.raises(ValueError, match="images: 'test_vit' cuts images into patches of 16.*got 100 x 64"):
+    with pytest.raises(ValueError, match=r"images: 'test_vit' cuts images into patches of 16.*got 100 x 64"):
         embedder(torch.randn(1, 3, 100, 64))
-    with pytest.raises(ValueError, match="'test_vit' cuts images into patches of 16.*size 9; use 16"):
+    with pytest.raises(ValueError, match=r"'test_vit' cuts images into patches of 16.*size 9; use 16"):
         tiny("test_vit", preprocess=Preprocess(size=9, resize=9))
 
 

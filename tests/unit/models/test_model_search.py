@@ -41,5 +41,5 @@ def test_models_without_weights_come_last_and_nonsense_finds_nothing():
 def test_the_error_suggests_them_and_the_prefix_of_the_hub():
     with pytest.raises(ValueError, match="no model 'dinov2'; did you mean 'vit_small_patch14_dinov2'"):
         build_backbone("dinov2")
-    with pytest.raises(ValueError, match="A timm model on the Hugging Face hub is 'hf-hub:timm/resnet18.a1_in1k'"):
+    with pytest.raises(ValueError, match=r"A timm model on the Hugging Face hub is 'hf-hub:timm/resnet18.a1_in1k'"):
         build_backbone("timm/resnet18.a1_in1k")

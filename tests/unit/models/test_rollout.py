@@ -125,7 +125,9 @@ def test_attention_pooling_reads_the_last_block_as_the_head_does(fused):
     seen, _ = features_with_masses(backbone, images, 1)
     tokens = backbone.net.forward_features(images)
     query = pool.q_norm(pool.q(pool.latent).reshape(1, 1, pool.num_heads, -1).transpose(1, 2))
-    key = pool.k_norm(pool.kv(tokens)[..., : tokens.shape[2]].reshape(2, -1, pool.num_heads, pool.head_dim).transpose(1, 2))
+    key = pool.k_norm(
+        pool.kv(tokens)[..., : tokens.shape[2]].reshape(2, -1, pool.num_heads, pool.head_dim).transpose(1, 2)
+    )
     reading = ((query * pool.scale) @ key.mT).softmax(dim=-1).mean(dim=1)  # (B, 1, L)
     half = (matrices(backbone, images)[-1].mean(dim=1) + torch.eye(tokens.shape[1])) / 2
     torch.testing.assert_close(seen.masses.flatten(1), (reading @ half).squeeze(1))
@@ -167,7 +169,9 @@ class _Positions(nn.Module):
         return made.expand_as(vectors)
 
 
-@given(seed=st.integers(0, 2**31), tokens=st.integers(1, 6), heads=st.integers(1, 3), bias=st.sampled_from([0, 2, 3, 4]))
+@given(
+    seed=st.integers(0, 2**31), tokens=st.integers(1, 6), heads=st.integers(1, 3), bias=st.sampled_from([0, 2, 3, 4])
+)
 @settings(max_examples=40, deadline=None)
 def test_attention_carries_mass_and_loses_none(seed, tokens, heads, bias):
     generator = torch.Generator().manual_seed(seed)

@@ -152,7 +152,7 @@ def test_a_file_that_does_not_fit_is_refused(change, said, tmp_path):
 def test_integers_for_weights_of_any_name_are_refused(tmp_path):
     state = network("test_vit").state_dict()
     state["cls_token"] = state["cls_token"].long()
-    with pytest.raises(ValueError, match="weights of another kind.*cls_token int64 instead of float32"):
+    with pytest.raises(ValueError, match=r"weights of another kind.*cls_token int64 instead of float32"):
         load("test_vit", written(state, tmp_path / "w.safetensors"))
     net = torch.nn.Linear(3, 2)
     with pytest.raises(ValueError, match=r"1 of another kind \(weight int64 instead of float32\)"):
@@ -171,7 +171,7 @@ def test_nothing_in_a_file_is_executed(tmp_path):
 
 
 def test_other_files_are_refused(tmp_path, tiny):
-    with pytest.raises(FileNotFoundError, match="weights_file: .*nowhere.pth does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"weights_file: .*nowhere.pth does not exist"):
         load("test_vit", tmp_path / "nowhere.pth")
     (tmp_path / "w.safetensors").write_bytes(b"no")
     with pytest.raises(ValueError, match=r"weights_file: .*w\.safetensors is damaged"):
@@ -253,11 +253,11 @@ def test_a_model_in_the_layout_of_the_hub_is_loaded_and_saved(hub, tmp_path, mon
 def test_a_name_of_the_hub_that_cannot_be_had_says_how(tmp_path):
     with pytest.raises(WeightsError, match=r"hf-hub:me/my-vit'.*not cached.*config\.json and .*local-dir:PATH"):
         load_embedder("hf-hub:me/my-vit")
-    with pytest.raises(FileNotFoundError, match="has no config.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no config.json"):
         load_embedder(f"local-dir:{tmp_path}")
     hub_folder(tmp_path / "other", config={"architecture": "nobody"})
     with pytest.raises(ValueError, match="architecture 'nobody', which this timm does not have"):
         default_preprocess(f"local-dir:{tmp_path / 'other'}")
     (tmp_path / "other" / "config.json").write_text("[1]", encoding="utf-8")
-    with pytest.raises(ValueError, match="is not the config.json of a timm model"):
+    with pytest.raises(ValueError, match=r"is not the config.json of a timm model"):
         default_preprocess(f"local-dir:{tmp_path / 'other'}")

@@ -178,6 +178,7 @@ def test_power_applies_to_the_matrix(regions):
         ({"regions": 0}, "regions"),
         ({"regions": "16"}, "regions"),
         ({"regions": 4, "matcher": {"epsilon": 1}}, "Matcher"),
+        ({"regions": 4, "matcher": Matcher(weights="rollout")}, "weights 'rollout' are for ranking"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):

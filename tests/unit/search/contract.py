@@ -296,6 +296,14 @@ class StoreContract:
         for writer in writers:
             writer.join(60)
         listed = [name for part in store.listing() for name in part.ids]
+        some = [*reversed(listed[:3]), "nobody", listed[0]]
+        found, every = (
+            store.listed(some),
+            {key: entry for part in store.listing() for key, entry in zip(part.ids, part.metadata, strict=True)},
+        )
+        assert found.ids == tuple(reversed(listed[:3]))
+        assert list(found.metadata) == [every[key] for key in found.ids]
+        assert store.listed([]).ids == ()
         assert len(listed) == len(set(listed)) == store.count() == 2 * 4 * 5 + 5
 
     def test_texts_are_kept_with_the_index(self, store, uri):

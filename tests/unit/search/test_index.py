@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -352,3 +353,23 @@ def test_damaged_rows_are_found_by_verify_and_by_reading(build, photos, tmp_path
     (photos / rows.metadata[3]["path"]).rename(photos / "class 0" / "new.png")
     with pytest.raises(DamagedIndexError):  # its vectors would be copied
         build(storage=storage)
+
+
+def test_images_in_a_folder_that_cannot_be_opened_are_not_missing(build, photos, monkeypatch):
+    build()
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path).endswith("class 1"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert counts(build(allow_removals=True)) == (0, 0, 8, 0, 12)
+
+
+def test_a_wider_column_leaves_the_indexes_over_columns_as_they_were(build, store, photos):
+    build(listed(photos, [(path, "1", "") for path in PATHS]))
+    assert [index.columns for index in store()._table.list_indices()] == [["id"]]
+    build(listed(photos, [(path, "1" if row else "1.5", "") for row, path in enumerate(PATHS)]))
+    assert [index.columns for index in store()._table.list_indices()] == [["id"]]

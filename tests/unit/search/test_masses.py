@@ -9,6 +9,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tests.unit.search.contract import CONFIG
 
 from diml.data.transforms import Preprocess
 from diml.matching import Matcher, Regions
@@ -17,7 +18,6 @@ from diml.search import Searcher, build_index
 from diml.search.index import open_store
 from diml.search.labelled import labelled_images
 from diml.search.store import IndexConfig, Rows, decode_regions, encode_regions
-from tests.unit.search.contract import CONFIG
 
 SMALL = Preprocess(size=64, resize=64)
 

@@ -34,8 +34,8 @@ def config(**changes) -> TrainConfig:
 def test_the_matcher_reaches_objective_and_embedder(images, tmp_path):
     matcher = Matcher(epsilon=0.02, weights="uniform")
     chosen = small_config(images, tmp_path, objective="margin_diml", matcher=matcher)
-    train = split_for_training(load_dataset("csv", images), chosen).train
-    found = build_components(chosen, train, ProcessGroup(), None)
+    split = split_for_training(load_dataset("csv", images), chosen)
+    found = build_components(chosen, split, ProcessGroup(), None)
     assert found.embedder.matcher == matcher
     assert found.objective.matcher == matcher
     found.embedder.save(tmp_path / "saved")
@@ -174,13 +174,14 @@ def test_too_few_classes_for_a_batch_names_both_remedies(images, tmp_path):
     with pytest.raises(
         ValueError, match=r"need 8 classes .* got 7; use a batch_size of at most 14.*30% of the classes are held out"
     ):
-        build_components(config, split_for_training(data, config).train, ProcessGroup(), None)
+        build_components(config, split_for_training(data, config), ProcessGroup(), None)
 
 
 def test_more_processes_than_images_in_a_batch(images, tmp_path):
-    data = load_dataset("csv", images)
+    config = small_config(images, tmp_path)
+    split = split_for_training(load_dataset("csv", images), config)
     with pytest.raises(ValueError, match=r"batch_size: need at least one image for each of 9 processes, got 8"):
-        build_components(small_config(images, tmp_path), data.train, ProcessGroup(0, 9), None)
+        build_components(config, split, ProcessGroup(0, 9), None)
 
 
 def test_training_can_start_from_a_saved_embedder(images, tmp_path, tiny):

@@ -161,7 +161,7 @@ def test_the_run_shows_the_network_before_training_as_epoch_0(images, tmp_path):
     assert validated == sorted(validated)
     assert set(validated) == set(range(max(validated) + 1)) > {0}
     document = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert list(document["methods"]) == ["run", "frozen"]
+    assert list(document["methods"]) == ["frozen", "run"]
     found = {(row["rerank_at"], row["metric"]): row for row in document["trained_minus_frozen"]}
     for k in (0, 5):
         expected = result.test.row(k)["map@r"] - result.frozen.row(k)["map@r"]

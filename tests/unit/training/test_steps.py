@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from diml.distributed import ProcessGroup
 from diml.matching import Regions
-from diml.objectives import build_objective
+from diml.objectives import build_objective, objective_names
 from diml.training.config import TrainConfig
 from diml.training.optim import build_optimizer
 from diml.training.randomness import deterministic
@@ -177,3 +179,19 @@ def test_the_error_names_step_and_images():
     assert "a/1.jpg" in str(error)
     assert "b/2.jpg" in str(error)
     assert isinstance(error, ValueError)
+
+
+@pytest.mark.parametrize("name", objective_names())
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_batch_without_a_readable_image_is_left_out(tiny, name, frozen):
+    """No weight and no statistic changes; batches of one or two images are taken as any other."""
+    ours = stepper(tiny, name, freeze_batch_norm=frozen)
+    before = {key: value.clone() for key, value in ours.embedder.state_dict().items()}
+    step = ours.step(torch.zeros(0, 3, 64, 64), torch.zeros(0, dtype=torch.int64), 0)
+    assert step.empty
+    assert step.fault == "no image of the batch can be read"
+    assert all(torch.equal(value, before[key]) for key, value in ours.embedder.state_dict().items())
+    for labels in ([0], [0, 0], [0, 1]):
+        taken = ours.step(images()[: len(labels)], torch.tensor(labels), 1)
+        assert (taken.fault, taken.empty) == (None, False)
+        assert math.isfinite(taken.loss)

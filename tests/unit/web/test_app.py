@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,34 @@ def test_search_answers_with_the_gallery_and_the_numbers_of_the_library(
         assert facts["lift"] == pytest.approx(lifts[expected.names[1]].tolist(), abs=2e-5)
         assert told["images"][pair["images"]["gallery"]]["name"] == hit.item.name
         assert told["images"][pair["images"]["query"]]["name"] == "q.png"
+
+
+@pytest.mark.parametrize("offset", [10, 11, 2**31, 2**63 - 1, 2**63, 10**30])
+def test_beyond_the_last_image_there_is_an_empty_page(client: Client, offset: int) -> None:
+    answer = client().get(f"/api/gallery?offset={offset}&count=200")
+    assert (answer.status_code, answer.json()["items"]) == (200, [])
+
+
+@pytest.mark.parametrize(
+    "words", ["offset=-1", "offset=x", "offset=1e400", "count=0", "count=201", f"offset={'9' * 5000}"]
+)
+def test_numbers_out_of_range_are_refused(client: Client, words: str) -> None:
+    assert client().get(f"/api/gallery?{words}").json()["error"]["code"] == "bad_request"
+
+
+def test_the_gallery_is_read_outside_the_event_loop(client: Client, gallery: FolderGallery, monkeypatch: Any) -> None:
+    threads = set()
+    for name in ("items", "state"):
+        real = getattr(gallery, name)
+
+        def noted(*words: Any, real: Any = real) -> Any:
+            threads.add(threading.current_thread().name)
+            return real(*words)
+
+        monkeypatch.setattr(gallery, name, noted)
+    assert client().get("/api/gallery").status_code == client().get("/api/status").status_code == 200
+    assert client().post(f"/api/search?id={gallery.items(0, 1)[0].id}").status_code == 200
+    assert {name.rpartition("_")[0] for name in threads - {threading.current_thread().name}} == {"diml-images"}
 
 
 def test_an_image_of_the_gallery_can_be_searched_for_and_seen(

@@ -63,6 +63,7 @@ def test_an_image_of_the_index_is_no_hit_of_itself(index_gallery: IndexGallery) 
 def test_items_are_told_once_each_and_an_unknown_id_is_none(index_gallery: IndexGallery, images: Path) -> None:
     total = index_gallery.state().total
     items = [item for offset in range(0, total, 4) for item in index_gallery.items(offset, 4)]
+    assert all(index_gallery.items(offset, 200) == [] for offset in (total, 2**63 - 1, 10**30))
     assert sorted(item.name for item in items) == sorted(
         path.relative_to(images).as_posix() for path in images.rglob("*.png")
     )

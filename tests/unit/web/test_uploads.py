@@ -7,6 +7,7 @@ import io
 import struct
 import tempfile
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from PIL import Image, ImageOps
 from starlette.requests import Request
 
 from diml.web.errors import ApiError
-from diml.web.limits import Amount, Limits
+from diml.web.limits import Limits
 from diml.web.uploads import Upload, UploadedFile, clean_name, open_upload, read_files
 from served import content_of, drawn
 
@@ -28,7 +29,7 @@ LIMITS = Limits(pixels=100_000)
 
 def opened_upload(file: UploadedFile, keep: Path | None = None) -> Upload:
     """As the server opens one, with the whole image as what is shown of it."""
-    return open_upload(file, LIMITS, lambda image: (torch.zeros(3, 1, 1), image), pixels=Amount(100_000), keep=keep)
+    return open_upload(file, LIMITS, lambda image: (torch.zeros(3, 1, 1), image), decoding=nullcontext, keep=keep)
 
 
 def sent(content: bytes, name: str = "a.png") -> UploadedFile:

@@ -1,0 +1,95 @@
+"""The next command where re-ranking does not help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diml.cli.advice import given_flags, next_command, shortfall, shortfall_line
+from diml.cli.options import DataOptions, EmbedderOptions
+from diml.evaluation import Report
+
+
+def report(plain: np.ndarray, reranked: np.ndarray | None) -> Report:
+    per_query = {0: {"recall@1": plain, "map@r": plain}}
+    if reranked is not None:
+        per_query[100] = {"recall@1": plain, "map@r": reranked}
+    return Report(
+        per_query=per_query,
+        queries=np.arange(len(plain)),
+        without_relevant=np.empty(0, np.int64),
+        hits={},
+        gallery_size=len(plain),
+        unconverged_pairs=0,
+        settings={"resamples": 200, "seed": 0},
+    )
+
+
+PLAIN = np.random.default_rng(0).uniform(0.2, 0.8, 50)
+NOISE = np.random.default_rng(1).normal(0, 0.02, 50)
+
+
+@pytest.mark.parametrize(
+    ("reranked", "says"),
+    [
+        (PLAIN + 0.1 + NOISE, None),
+        (PLAIN - 0.1 + NOISE, "lowers MAP@R"),
+        (PLAIN + NOISE - NOISE.mean(), "shows no gain of MAP@R"),
+        (PLAIN, r"shows no gain of MAP@R (+0.00 percentage points, +0.00..+0.00)"),
+        (None, None),
+    ],
+)
+def test_what_the_interval_says(reranked, says):
+    lacking = shortfall(report(PLAIN, reranked))
+    assert (lacking is None) == (says is None)
+    if lacking is not None:
+        assert says in shortfall_line("resnet50", lacking)
+
+
+def test_a_perfect_ranking_lacks_nothing():
+    assert shortfall(report(np.ones(9), np.ones(9))) is None
+
+
+@pytest.mark.parametrize(
+    ("head", "paper", "trainable", "expected"),
+    [
+        (
+            {"name": "identity", "chosen": True},
+            True,
+            True,
+            "diml evaluate folder --data 'my photos' --model resnet50 --grid 7",
+        ),
+        (
+            {"name": "whiten", "chosen": True},
+            True,
+            True,
+            "diml tune folder --data 'my photos' --model resnet50 --grid 7 --head whiten",
+        ),
+        (
+            {"name": "whiten", "chosen": False},
+            True,
+            False,
+            "diml compare folder --data 'my photos' --model resnet50 --grid 7",
+        ),
+        (
+            {"name": "whiten", "chosen": False},
+            False,
+            True,
+            "diml train folder --data 'my photos' --model resnet50 --frozen-backbone",
+        ),
+    ],
+)
+def test_the_next_command_is_what_was_not_tried(head, paper, trainable, expected):
+    data, opened = given_flags(DataOptions(data=Path("my photos"))), given_flags(EmbedderOptions(grid=7))
+    found = next_command("folder", data, opened, "resnet50", head, paper=paper, trainable=trainable)
+    assert found.startswith(expected)
+    assert ("--head whiten" in found) == bool(head["chosen"])
+
+
+@pytest.mark.parametrize(("trainable", "command"), [(True, "diml tune runs/mine"), (False, "diml compare runs/mine")])
+@pytest.mark.parametrize("paper", [True, False])
+def test_a_run_is_data_set_and_model(trainable, command, paper):
+    head = {"name": "linear", "chosen": False}
+    assert next_command("runs/mine", [], [], "", head, paper=paper, trainable=trainable) == command
