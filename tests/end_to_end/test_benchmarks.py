@@ -41,6 +41,7 @@ COMMANDS = {
         "0",
     ],
     "loss": [*RUNS, "--batch", "8", "--regions", "4", "--dim", "8", "--embeddings", "easy"],
+    "scorer": [*TINY, *RUNS, "--queries", "2", "--rerank-at", "5"],
     "scaling": [*TINY, *RUNS, "--queries", "2", "--plain-queries", "1", "--rerank-at", "5"],
 }
 SIZES = {"images": (50, 60), "rerank-at": (2, 5), "regions": (4, 9), "dim": (4, 8)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from diml.checksums import sealed
 from diml.cli import main
 from diml.cli.errors import one_line
 
@@ -150,6 +152,13 @@ def _edited(of: Any, edits: Sequence[tuple[int, str, Any]]) -> Any:
 def _places(value: Any) -> list[tuple[Any, Any]]:
     keys = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
     return [(value, key) for key in keys] + [place for key in keys for place in _places(value[key])]
+
+
+def resealed(value: Any) -> str:
+    """JSON of a value; of a document with the checksum of what it holds now, so that its values are looked at."""
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    return json.dumps(sealed({name: part for name, part in value.items() if name != "sha256"}))
 
 
 def fresh_copy(source: Path, target: Path) -> Path:

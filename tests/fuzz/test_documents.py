@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from diml.cli.train import TrainCommand
 from diml.training import TrainConfig
-from fuzz.mutations import damaged_bytes, damaged_values, few_or, fuzz, ran
+from fuzz.mutations import damaged_bytes, damaged_values, few_or, fuzz, ran, resealed
 
 CONFIG = TrainConfig(dataset="csv", objective="margin", sampler_options=("batches_per_epoch=2",)).to_dict()
 
@@ -79,10 +79,10 @@ def test_reports_in_the_folder_of_a_sweep(count, tmp_path):
         method = {"queries": 8, "gallery": 8, "rows": [row | {"rerank_at": 0}, row | {"rerank_at": 100}]}
         report = {"unit": "fraction", "config": config, "methods": {name: method}}
         (tmp_path / "runs" / f"{name}-0").mkdir(parents=True)
-        (tmp_path / "runs" / f"{name}-0" / "evaluation.json").write_text(json.dumps(report))
+        (tmp_path / "runs" / f"{name}-0" / "evaluation.json").write_text(resealed(report))
     assert ran(["sweep", tmp_path / "sweep.yaml", "--table-only"])[0] == 0
-    text = json.dumps(report).encode()
-    content = st.one_of(damaged_values(report).map(json.dumps), damaged_bytes().map(lambda damage: damage(text)))
+    text = resealed(report).encode()
+    content = st.one_of(damaged_values(report).map(resealed), damaged_bytes().map(lambda damage: damage(text)))
 
     @fuzz(count, content)
     def check(given):
@@ -240,5 +240,5 @@ def test_a_damaged_report_is_said_to_be_unfinished_and_done_again(tmp_path):
     job = read_sweep(tmp_path / "sweep.yaml").jobs[0]
     for content in ("{}", '{"config": {}, "methods": {}}', "[1]", "", "{" * 5000):
         (tmp_path / "runs" / "a-0" / "evaluation.json").write_text(content)
-        with pytest.warns(UserWarning, match=r"evaluation\.json: not .*; a, seed 0 counts as unfinished"):
+        with pytest.warns(UserWarning, match=r"evaluation\.json: .*; a, seed 0 counts as unfinished"):
             assert job.report() is None

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from fuzz.mutations import damaged_bytes, damaged_values, few_or, files_of, fresh_copy, fuzz, ran
+from fuzz.mutations import damaged_bytes, damaged_values, few_or, files_of, fresh_copy, fuzz, ran, resealed
 
 NUMBER = st.integers(0, 10**6)
 
@@ -35,7 +35,7 @@ def test_settings_of_an_embedder(count, place, model, pair_of_images):
 
     @fuzz(count, damaged_values(settings))
     def check(given):
-        (folder / "embedder.json").write_text(json.dumps(given))
+        (folder / "embedder.json").write_text(resealed(given))
         ran(["explain", *pair_of_images, "--model", folder])
 
     check()
@@ -62,7 +62,7 @@ def test_state_of_a_checkpoint(count, place, run):
     @fuzz(count, damaged_values(document))
     def check(given):
         folder = fresh_copy(run, place / "damaged-state")
-        (folder / state.relative_to(run)).write_text(json.dumps(given))
+        (folder / state.relative_to(run)).write_text(resealed(given))
         (folder / "evaluation.json").unlink()
         ran(["train", "--resume", "--output", folder])
 
@@ -92,7 +92,7 @@ def test_file_of_a_calibration(count, place, index, pair_of_images, calibration)
 
     @fuzz(count, damaged_values(document))
     def check(given):
-        path.write_text(json.dumps(given))
+        path.write_text(resealed(given))
         ran(["search", index, pair_of_images[0], "-k", "2", "--explain", "none", "--calibration", path])
 
     check()

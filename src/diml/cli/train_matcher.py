@@ -63,6 +63,10 @@ class TrainMatcherCommand:
 
     head_options: HeadFlags = HeadOptions()
 
+    channels: int | None = None
+    """Channels of the learned map, at most those of the regions; fewer are faster and rank a little worse. By default
+    all, or 128 where there are more than 400."""
+
     max_steps: int = 150
     """Most steps of a training; it stops earlier where held-out classes get no better."""
 
@@ -124,6 +128,7 @@ class TrainMatcherCommand:
         trained = train_scorer(
             opened.embedded.regions,
             opened.images.labels,
+            channels=self.channels,
             max_steps=self.max_steps,
             validation_fraction=self.validation_fraction,
             learning_rate=self.learning_rate,

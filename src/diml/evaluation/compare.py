@@ -22,7 +22,7 @@ from diml.evaluation.evaluate import WithoutRelevant, counted_queries
 from diml.evaluation.intervals import Floats, Interval, PairedMeans
 from diml.evaluation.metrics import METRICS, check_metrics, depth_needed, main_metric
 from diml.evaluation.neighbours import NAMES, NeighbourMethod, rank_by_neighbours
-from diml.evaluation.report import HITS_KEPT, Report
+from diml.evaluation.report import HITS_KEPT, SHORT, Report
 from diml.evaluation.split import QueryGallerySplit
 from diml.extras import require
 from diml.matching import Matcher, QuantizedRegions, Regions
@@ -146,7 +146,8 @@ class MatcherComparison:
 
     def __repr__(self) -> str:
         metric = main_metric(self.metrics)
-        means = "; ".join(f"{name}: {metric} {100 * self.mean(name, metric).value:.2f}" for name in self.per_query)
+        short = SHORT.get(metric, metric)
+        means = "; ".join(f"{name}: {short} {100 * self.mean(name, metric).value:.2f}" for name in self.per_query)
         return f"MatcherComparison({len(self.queries)} queries, {self.gallery_size} gallery images; {means})"
 
     def _repr_html_(self) -> str:
@@ -157,7 +158,8 @@ class MatcherComparison:
             values = [self.mean(name, first), self.mean(name, metric), self.difference(name, metric)]
             cells = "".join(f"<td>{100 * v:.2f} ({100 * low:.1f} to {100 * high:.1f})</td>" for v, low, high in values)
             lines.append(f"<tr><td>{name}</td>{cells}</tr>")
-        columns = ("matcher", first, metric, f"{metric} minus {self.baseline}")
+        short = SHORT.get(metric, metric)
+        columns = ("matcher", SHORT.get(first, first), short, f"{short} minus {self.baseline}")
         head = f"<tr>{''.join(f'<th>{column}</th>' for column in columns)}</tr>"
         return f"<table>{head}{''.join(lines)}</table>"
 

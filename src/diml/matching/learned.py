@@ -349,7 +349,7 @@ class LearnedMatcher(Matcher):
         return kept
 
     def _pair_scores(self, ours: _Prepared, theirs: _Prepared, left: Tensor, right: Tensor) -> Tensor:
-        """(P,) scores of images `left` against `right`, block by block; the short form of `_compared`, without plans."""
+        """(P,) scores of images `left` against `right`, in blocks; the short form of `_compared`, without plans."""
         scorer = self._network(None)
         rows, columns = ours.dustbin.shape[1], theirs.dustbin.shape[1]
         sums = _sums(rows, columns).to(ours.plain)

@@ -86,6 +86,7 @@ def train_scorer(
     regions: Regions,
     labels: ArrayLike | Tensor,
     *,
+    channels: int | None = None,
     max_steps: int = 150,
     validation_fraction: float = 0.25,
     learning_rate: float = 1e-3,
@@ -105,6 +106,8 @@ def train_scorer(
     Args:
         regions: N images, of a frozen embedder.
         labels: (N,) class of each.
+        channels: of the map, at most D; fewer are faster and rank a little worse. When omitted D, or 128 for D above
+            400.
         max_steps: most steps of a training.
         validation_fraction: fraction of the classes held out, in (0, 1).
         learning_rate: of Adam for the map; the few other parameters take five times that.
@@ -129,7 +132,9 @@ def train_scorer(
     present = np.flatnonzero(np.bincount(classes) > 1)
     held = np.random.default_rng(seed).permutation(present)[: max(2, round(validation_fraction * len(present)))]
     inside = ~np.isin(classes, held)
-    options = (learning_rate, images_per_class, region_dropout)
+    if channels is not None and not 1 <= channels <= regions.dim:
+        raise ValueError(f"channels: need 1 to {regions.dim}, the channels of the regions, got {channels}")
+    options = (channels, learning_rate, images_per_class, region_dropout)
     rows, left_out = np.flatnonzero(inside & np.isin(classes, present)), np.flatnonzero(np.isin(classes, held))
     own, own_labels = regions[torch.from_numpy(left_out)], classes[left_out]
 
@@ -187,6 +192,7 @@ class _Training:
         regions: Regions,
         classes: NDArray[np.int64],
         rows: NDArray[np.int64],
+        channels: int | None,
         learning_rate: float,
         per_class: int,
         dropout: float,
@@ -196,12 +202,11 @@ class _Training:
         self.generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.scorer = _initial(regions, rows)
+            self.scorer = _initial(regions, rows, channels)
         self.scorer.to(regions.dense.device)
         others = [part for name, part in self.scorer.named_parameters() if not name.startswith("map.")]
         weights = self.scorer.map.weight
-        square = len(weights) == regions.dim
-        scale = 1.0 if square else WHITENED_STEP * float(weights.detach().std())  # steps relative to the weights
+        scale = 1.0 if regions.dim <= WIDEST_SQUARE else WHITENED_STEP * float(weights.detach().std())  # steps relative to the weights
         first = {"params": [weights], "lr": learning_rate * scale}
         self.optimizer = torch.optim.Adam([first, {"params": others, "lr": 5 * learning_rate}])
         members = [torch.from_numpy(rows[classes[rows] == name]) for name in np.unique(classes[rows])]
@@ -248,13 +253,13 @@ class _Training:
         return torch.cat(rows).to(self.regions.dense.device)
 
 
-def _initial(regions: Regions, rows: NDArray[np.int64]) -> VoteScorer:
-    """The identity, or for many channels the half-whitening of these images, to fewer."""
+def _initial(regions: Regions, rows: NDArray[np.int64], channels: int | None) -> VoteScorer:
+    """The first channels as they are (of a whitening, the strongest), or for many the half-whitening of these images."""
     if regions.dim <= WIDEST_SQUARE:
-        return VoteScorer(regions.dim)
+        return VoteScorer(regions.dim, channels)
     from diml.models.heads import WhitenHead
 
-    head = WhitenHead(regions.dim, NARROW)
+    head = WhitenHead(regions.dim, channels or NARROW)
     blocks = torch.split(torch.from_numpy(rows), 256)
     head.fit(regions.dense[some].flatten(0, 1).float() for some in blocks)
     scorer = VoteScorer(regions.dim, head.dim)

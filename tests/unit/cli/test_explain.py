@@ -41,7 +41,7 @@ def asked(untrained: Embedder, monkeypatch: pytest.MonkeyPatch) -> list[tuple[st
     """An untrained model in place of any other, so that no weights are fetched; the names and grids requested."""
     calls: list[tuple[str, object]] = []
 
-    def load(model: str, *, grid: object, architecture: str | None) -> Embedder:
+    def load(model: str, *, grid: object, **_: object) -> Embedder:
         calls.append((model, grid))
         return untrained
 

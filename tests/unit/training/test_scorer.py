@@ -68,6 +68,7 @@ def test_the_loss_is_one_minus_average_precision_where_ranks_are_clear():
     [
         ({"validation_fraction": 0.9}, "leaves two"),
         ({"max_steps": 0}, "max_steps"),
+        ({"channels": 13}, "channels: need 1 to 12"),
         ({"region_dropout": 1.0}, "region_dropout"),
         ({"images_per_class": 1}, "images_per_class"),
     ],
