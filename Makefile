@@ -19,7 +19,7 @@ test-milvus: .venv/.complete .milvus/.installed   ## the tests that need a Milvu
 	OMP_NUM_THREADS=1 $(ALONE) sh -c '$(if $(ALONE),ip link set lo up &&) exec $(BIN)/python -m pytest -m milvus tests/unit/search'
 
 test-lowest: .venv-lowest/.installed   ## the unit tests and laws with the lowest versions that pyproject.toml admits
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto tests/unit tests/laws
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto -o filterwarnings=default tests/unit tests/laws
 
 check: .venv/.complete   ## format, lint, types
 	$(BIN)/ruff format --check .
@@ -83,17 +83,18 @@ clean:                   ## remove .venv and what tools left behind
 	.milvus/bin/python -m pip install --disable-pip-version-check --quiet --no-deps milvus==2.3.5
 	touch $@
 
-# uv finds the lowest versions that fit together, which pip cannot. Torch itself is the lowest that is to be had without
-# gigabytes of CUDA libraries; for the one of pyproject.toml: make test-lowest LOWEST_TORCH="torch==2.4.0 torchvision==0.19.0"
-LOWEST_TORCH ?= torch==2.13.0+cpu torchvision==0.28.0
+# uv finds the lowest versions that fit together, which pip cannot. Libraries of that age warn of newer ones that they
+# need, so warnings are no errors here. Torch is that of .venv, as 2.4 comes with gigabytes of CUDA libraries of its own:
+# make test-lowest LOWEST_TORCH="torch==2.4.0 torchvision==0.19.0" takes them. The test client of Starlette 0.46 needs httpx.
+LOWEST_TORCH ?= $(shell $(BIN)/python -m pip freeze --disable-pip-version-check 2>/dev/null | grep -E '^torch(vision)?==')
 
 .venv-lowest/bin/python:
 	$(PYTHON) -m venv .venv-lowest
 
-.venv-lowest/.installed: pyproject.toml $(KERNEL) | .venv-lowest/bin/python
+.venv-lowest/.installed: pyproject.toml $(KERNEL) | .venv/.complete .venv-lowest/bin/python
 	.venv-lowest/bin/python -m pip install --disable-pip-version-check --quiet uv
 	printf '%s\n' $(LOWEST_TORCH) > .venv-lowest/overrides.txt
-	UV_FIND_LINKS="$(PIP_FIND_LINKS)" .venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
 		--resolution lowest-direct --override .venv-lowest/overrides.txt --config-settings build-dir=build/lowest \
-		'.[all,faithfulness,bninception,dev]'
+		'.[all,faithfulness,bninception,dev]' 'httpx>=0.27'
 	touch $@

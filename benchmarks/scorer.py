@@ -6,7 +6,7 @@
 
 A learned matcher keeps what it mapped of a gallery that is still in use. So each of three uses (one query with K
 candidates, many queries with candidates of one gallery, the unordered pairs of an evaluation) is timed twice: with
-images that were never mapped ("new"), as read from an index or in a first evaluation, where mapping is part of the time;
+images never mapped before ("new"), as read from an index or in a first evaluation, where mapping is part of the time;
 and with images mapped before ("kept"). The scorer is untrained, which takes as long.
 """
 

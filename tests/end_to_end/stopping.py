@@ -1,4 +1,4 @@
-"""Commands in processes of their own, stopped by signals; what is left of them is found by a mark in their environment."""
+"""Commands in processes of their own, stopped by signals; what is left is found by a mark in the environment."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class MarkedCommand:
                 continue
         return found
 
-    def wait_for_workers(self, number: int, seconds: float = 120) -> None:
+    def wait_for_workers(self, number: int, seconds: float = 300) -> None:
         """Wait until so many worker processes have begun to work: then each has its two threads that watch the end."""
         deadline = time.monotonic() + seconds
         while sum(_threads(pid) >= 3 for pid in self.living() if pid != self.process.pid) < number:
@@ -57,7 +57,7 @@ class MarkedCommand:
             assert time.monotonic() < deadline, "its workers did not start"
             time.sleep(0.05)
 
-    def wait_for_file(self, path: Path, seconds: float = 90) -> None:
+    def wait_for_file(self, path: Path, seconds: float = 300) -> None:
         """Wait until a file exists."""
         deadline = time.monotonic() + seconds
         while not path.exists():
@@ -65,12 +65,12 @@ class MarkedCommand:
             assert time.monotonic() < deadline, f"{path} was not written"
             time.sleep(0.02)
 
-    def end(self, seconds: float = 60) -> tuple[int, str, str]:
+    def end(self, seconds: float = 300) -> tuple[int, str, str]:
         """Exit code, output and errors."""
         out, error = self.process.communicate(timeout=seconds)
         return self.process.returncode, out, error
 
-    def wait_until_all_are_gone(self, seconds: float = 20) -> None:
+    def wait_until_all_are_gone(self, seconds: float = 60) -> None:
         """Wait until no process with the mark lives."""
         deadline = time.monotonic() + seconds
         while self.living():
@@ -86,7 +86,7 @@ def _threads(pid: int) -> int:
 
 
 def make_slow_images(folder: Path, *, classes: int = 8, each: int = 6, side: int = 3000) -> Path:
-    """Images that take about a tenth of a second each to decode, in folders of classes and in a CSV; returns the CSV."""
+    """Images that take about a tenth of a second each to decode, in folders of classes; returns a CSV of them."""
     lines, content = ["path,label,split"], io.BytesIO()
     Image.new("RGB", (side, side), (200, 90, 9)).save(content, format="png", compress_level=1)
     for number in range(classes):

@@ -49,7 +49,8 @@ def test_a_sweep_gives_one_table_and_a_failed_run_does_not_stop_the_others(write
         assert name in printed.out
     folder = tmp_path / "sweep"
     folders = {"frozen", "white", "margin-0", "margin-1", "broken-0", "broken-1"}
-    assert {place.name for place in folder.iterdir()} == folders | {"results.csv", "results.json", "results.md", ".in_use"}
+    names = folders | {"results.csv", "results.json", "results.md", ".in_use"}
+    assert {place.name for place in folder.iterdir()} == names
     document = json.loads((folder / "results.json").read_text())
     assert document["missing"] == ["broken, seed 0", "broken, seed 1"]
     rows = {(row["method"], row["rerank_at"]): row for row in document["rows"]}

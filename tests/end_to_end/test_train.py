@@ -212,8 +212,8 @@ def test_a_batch_without_a_readable_image_is_left_out_and_counted(tmp_path):
             path.write_bytes(b"broken")
     options = {"on_bad_image": "skip", "validation_fraction": 0, "epochs": 1, "freeze_batch_norm": False}
     options |= {"objective": "multisimilarity", "miner": "none", "sampler_options": ("batches_per_epoch=12",)}
+    config = small_config(csv, tmp_path / "run", batch_size=2, per_class=2, **options)
     with pytest.warns(UserWarning, match="skipped"):
-        config = small_config(csv, tmp_path / "run", batch_size=2, per_class=2, **options)
         result = train(config)
     records = [r for r in read_records(config.folder / "metrics.jsonl") if r["kind"] == "train"]
     assert len(records) == 12

@@ -121,17 +121,21 @@ def odd_values() -> st.SearchStrategy[Any]:
     return st.sampled_from(ODD) | st.integers() | st.floats() | st.text(max_size=20)
 
 
+def edits() -> st.SearchStrategy[list[tuple[int, str, Any]]]:
+    """One to three changes of plain values, for `edited`: replaced, removed, added or wrapped."""
+    kinds = st.sampled_from(["replace", "replace", "remove", "add", "wrap"])
+    return st.lists(st.tuples(st.integers(0, 10**6), kinds, odd_values()), min_size=1, max_size=3)
+
+
 def damaged_values(of: Any) -> st.SearchStrategy[Any]:
-    """Plain values, nested, with one to three places replaced, removed, added or repeated."""
-    edits = st.tuples(
-        st.integers(0, 10**6), st.sampled_from(["replace", "replace", "remove", "add", "wrap"]), odd_values()
-    )
-    return st.lists(edits, min_size=1, max_size=3).map(lambda many: _edited(of, many))
+    """Plain values, nested, with one to three places replaced, removed, added or wrapped."""
+    return edits().map(lambda many: edited(of, many))
 
 
-def _edited(of: Any, edits: Sequence[tuple[int, str, Any]]) -> Any:
+def edited(of: Any, changes: Sequence[tuple[int, str, Any]]) -> Any:
+    """A copy of plain values with these changes."""
     value = copy.deepcopy(of)
-    for number, kind, odd in copy.deepcopy(list(edits)):
+    for number, kind, odd in copy.deepcopy(list(changes)):
         places = list(_places(value))
         if not places:
             return odd

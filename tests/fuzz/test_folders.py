@@ -11,7 +11,18 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from fuzz.mutations import damaged_bytes, damaged_values, few_or, files_of, fresh_copy, fuzz, ran, resealed
+from fuzz.mutations import (
+    damaged_bytes,
+    damaged_values,
+    edited,
+    edits,
+    few_or,
+    files_of,
+    fresh_copy,
+    fuzz,
+    ran,
+    resealed,
+)
 
 NUMBER = st.integers(0, 10**6)
 
@@ -59,10 +70,10 @@ def test_state_of_a_checkpoint(count, place, run):
     state = next(path for path in (run / "last.ckpt").glob("*.json") if path.name != "embedder.json")
     document = json.loads(state.read_text())
 
-    @fuzz(count, damaged_values(document))
-    def check(given):
+    @fuzz(count, edits())
+    def check(changes):
         folder = fresh_copy(run, place / "damaged-state")
-        (folder / state.relative_to(run)).write_text(resealed(given))
+        (folder / state.relative_to(run)).write_text(resealed(edited(document, changes)))
         (folder / "evaluation.json").unlink()
         ran(["train", "--resume", "--output", folder])
 

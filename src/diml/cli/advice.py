@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def next_command(
     dataset: str,
     data_flags: Sequence[str],
     model_flags: Sequence[str],
+    head_flags: Sequence[str],
     model: str,
-    head: Mapping[str, Any],
     *,
     paper: bool,
     trainable: bool,
@@ -53,18 +53,18 @@ def next_command(
     Args:
         dataset: name of the data set, or folder of a run.
         data_flags: flags that say where the data are.
-        model_flags: flags that say how the model is opened, without `--model` and `--head`.
+        model_flags: flags that say how the model is opened, without `--model`.
+        head_flags: flags about its head.
         model: name or folder; empty where the data set is a run, which has both.
-        head: plain values about the head, as of `EmbeddedSet`.
         paper: whether the regions were compared as in the paper, rather than by settings chosen for such images.
         trainable: whether there are training images.
     """
     named = ["--model", model] if model else []
     flags = [*data_flags, *named, *model_flags]
-    if head["name"] == "identity" and head.get("chosen"):
+    if "identity" in head_flags:
         words = ["evaluate", dataset, *flags, "--head", "whiten"]
     elif paper or not model:
-        words = ["tune" if trainable else "compare", dataset, *flags, *_head_flags(head)]
+        words = ["tune" if trainable else "compare", dataset, *flags, *head_flags]
     else:
         words = ["train", dataset, *data_flags, *named, "--frozen-backbone"]
     return shlex.join(["diml", *words])
@@ -83,7 +83,3 @@ def given_flags(options: Any) -> list[str]:
             values = value if isinstance(value, tuple | list) else [value]
             flags += [f"--{name}", *map(str, values)]
     return flags
-
-
-def _head_flags(head: Mapping[str, Any]) -> list[str]:
-    return ["--head", str(head["name"])] if head.get("chosen") else []

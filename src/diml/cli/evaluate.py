@@ -220,8 +220,8 @@ class EvaluateCommand:
                 str(models[name]) if run else dataset.name,
                 given_flags(self.data),
                 given_flags(self.embedder),
+                given_flags(self.head_options),
                 "" if run else str(models[name]),
-                evaluation.report.settings["head"] | {"chosen": self.head_options.head is not None},
                 paper=evaluation.matcher == Matcher(),
                 trainable=dataset.train is not None,
             )

@@ -48,7 +48,7 @@ class _MatcherOptions:
 
     def _without_scorer(self, own: Matcher) -> str:
         """What to add where these settings put the learned scorer of a model out of use."""
-        lost = own.matching == "votes" and self.applied_to(own).matching != "votes"
+        lost = own.learned and not self.applied_to(own).learned
         return "; the learned scorer of the model is not used" if lost else ""
 
 

@@ -150,7 +150,7 @@ class SearchCommand:
             raise ValueError("html: a page shows the hits of one query; omit --html or --all-pairs")
         store, count = open_store(self.index), 0
         matcher = self._matcher(store.config.matcher)
-        if matcher.matching == "votes" and self.rerank_at:  # the scorer is saved with the model, not with the index
+        if matcher.learned and self.rerank_at:  # the scorer is saved with the model, not with the index
             matcher = Searcher(store).matcher.changed(**self.matcher.given())
         pairs = alike_pairs(
             store,

@@ -142,10 +142,15 @@ class TrainMatcherCommand:
         assert scorer is not None
         self._say(
             f"{scorer.parameters_used:,} parameters, {seconds:.0f} s; {trained.classes[1]} of {trained.classes[0]} "
-            f"classes held out: MAP@R {100 * trained.plain:.2f} plain, {100 * trained.paper:.2f} by the paper's setting,"
-            f" {100 * max(entry.map_at_r for entry in trained.history):.2f} learned, after {trained.steps} steps; then "
+            f"classes held out: MAP@R {100 * trained.plain:.2f} plain, {100 * trained.paper:.2f} by the paper's "
+            f"setting, {100 * max(entry.map_at_r for entry in trained.history):.2f} learned, after {trained.steps} steps; then "
             "trained on all classes"
         )
+        if trained.gain <= 0:
+            self._say(
+                "The held-out classes show no gain over the paper's setting: keep that (`diml tune` may improve it), "
+                "or train on more classes and images."
+            )
         return trained, seconds
 
     def _compare(self, opened: EmbeddedSet, dataset: DataSet, matcher: LearnedMatcher) -> MatcherComparison:

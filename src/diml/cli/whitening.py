@@ -156,11 +156,11 @@ def _source(fit_on: str | None, dataset: DataSet, images: ImageSet) -> _Source:
         )
     searched = _searched(images)
     if fit_on == "gallery":
-        return _Source(searched, None, "gallery", "those that are searched themselves")
+        return _Source(searched, None, "gallery", "those that are searched themselves (transductive)")
     inside, others = _where(train, images) if train is not None else (np.empty(0, np.int64), None)
     if fit_on == "train":
         return _Source(inside, others, "train", "the training images")
-    return _Source(np.arange(len(images)), others, "all", "all of the data set, the queries included")
+    return _Source(np.arange(len(images)), others, "all", "all of the data set, the queries included (transductive)")
 
 
 def _searched(images: ImageSet) -> NDArray[np.int64]:

@@ -126,8 +126,10 @@ class Explanation(Match):
     @property
     def plan_kind(self) -> Literal["exact", "entropic", "MaxSim", "votes"]:
         """Which plan this is."""
+        if self.matcher.learned:
+            return "votes"
         if self.matcher.matching != "transport":
-            return "votes" if self.matcher.matching == "votes" else "MaxSim"
+            return "MaxSim"
         return "exact" if self.scored is not None or self.matcher.epsilon == 0 else "entropic"
 
     @property

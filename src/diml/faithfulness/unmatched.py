@@ -21,7 +21,6 @@ from torch import Tensor
 from diml.data import Preprocess
 from diml.faithfulness.occlusion import occlude
 from diml.matching import Match, Matcher, Regions
-from diml.matching.learned import VOTES
 
 Floats = NDArray[np.float64]
 
@@ -97,7 +96,7 @@ def partial_matchers(matcher: Matcher) -> tuple[Matcher, Matcher | None]:
     A share of 1 becomes "auto", and MaxSim, which leaves nothing unmatched, becomes transport. A learned matcher has
     dustbins of its own.
     """
-    if matcher.matching == VOTES:
+    if matcher.learned:
         return matcher, None
     partial = replace(matcher, matching="transport", share="auto") if matcher.share == 1 else matcher
     return partial, replace(partial, epsilon=0.0) if partial.epsilon else None

@@ -216,6 +216,11 @@ class LearnedMatcher(Matcher):
         return Matcher(**settings)
 
     @property
+    def learned(self) -> bool:
+        """True."""
+        return True
+
+    @property
     def symmetric(self) -> bool:
         """True: votes of both sides count alike."""
         return True

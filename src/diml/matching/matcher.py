@@ -265,6 +265,11 @@ class Matcher:
         return combined(pooled, structural, self.structural_weight)
 
     @property
+    def learned(self) -> bool:
+        """Whether its plans are the votes of a trained scorer (`LearnedMatcher`)."""
+        return False
+
+    @property
     def symmetric(self) -> bool:
         """Whether exchanging two images does not change their score."""
         return self.matching != "maxsim_query"
@@ -502,7 +507,8 @@ def _integer_rows(values: Any, name: str, device: torch.device) -> Tensor:
     rows: Tensor = values.to(device)
     if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
         if rows.numel():
-            remedy = "a mask becomes row numbers with .nonzero()" if rows.dtype == torch.bool else "convert with .long()"
+            is_mask = rows.dtype == torch.bool
+            remedy = "a mask becomes row numbers with .nonzero()" if is_mask else "convert with .long()"
             raise TypeError(f"{name}: need integer row numbers, got {rows.dtype}; {remedy}")
         rows = rows.long()
     return rows.long() if rows.dtype in (torch.uint16, torch.uint32, torch.uint64) else rows

@@ -109,7 +109,7 @@ def source_file(name: str, candidates: tuple[str, ...]) -> Path:
     for candidate in candidates:
         try:
             return Path(huggingface_hub.hf_hub_download(repository, candidate, revision=revision or None))
-        except huggingface_hub.utils.EntryNotFoundError:
+        except huggingface_hub.utils.EntryNotFoundError:  # type: ignore[attr-defined]
             continue
         except Exception as error:  # the hub's client raises nearly every type
             raise no_weights(name, f"fetching {candidate} failed: {type(error).__name__}: {error}") from error

@@ -22,6 +22,8 @@ OFFLINE: Final = MappingProxyType({"mobilenetv2_100": "mobilenetv2", "tf_efficie
 
 #: Layers of the assets' state dicts after the last feature map, by first part of the name.
 _CLASSIFIERS: Final = ("classifier", "_fc")
+#: Options of `timm.create_model` that are not of the architecture, beside those that begin with `pretrained`.
+_NOT_OF_ARCHITECTURES: Final = ("checkpoint_path", "cache_dir", "features_only", "num_classes", "model_name", "device")
 #: Modules of timm whose transformers take `dynamic_img_size`.
 _ANY_SIZE: Final = ("timm.models.vision_transformer", "timm.models.deit", "timm.models.eva")
 #: How long to wait for a host to answer.
@@ -58,6 +60,7 @@ def timm_network(
     """
     import timm
 
+    check_options(name, options)
     wanted: dict[str, Any] = dict(options or {}) | {"num_classes": 0}
     if takes_any_size(name):
         wanted.setdefault("dynamic_img_size", True)
@@ -80,6 +83,16 @@ def timm_network(
         path = fetch_asset(OFFLINE[name])
         copy_in_order(net, read_state(path), str(path))
     return net
+
+
+def check_options(name: str, options: Mapping[str, Any] | None) -> None:
+    """Raise ValueError for options of `timm.create_model` that say where weights come from, or give another output.
+
+    Options are read from saved folders and from the hub: a forged one must not make timm read or fetch a file.
+    """
+    wrong = [key for key in options or {} if key.startswith("pretrained") or key in _NOT_OF_ARCHITECTURES]
+    if wrong:
+        raise ValueError(f"factory_options: need arguments of the architecture {name!r}, got {', '.join(wrong)}")
 
 
 def takes_any_size(name: str) -> bool:

@@ -84,7 +84,7 @@ class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no typ
             raise ValueError(f"regions: need a number of regions, 1 or more, got {regions!r}; 16 for a 4 x 4 grid")
         if not isinstance(matcher, Matcher):
             raise TypeError(f"matcher: need a Matcher, got {type(matcher).__name__}; e.g. Matcher(epsilon=0.05)")
-        if matcher.matching == "votes":
+        if matcher.learned:
             raise ValueError("matcher: a learned matcher is for ranking, got one to train with; use Matcher(...)")
         if matcher.weights == "rollout":
             raise ValueError(

@@ -68,7 +68,7 @@ def check_images(config: TrainConfig, split: TrainingSplit) -> None:
 
 
 def check_space(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Check that the disk has room for the checkpoints of a run.
+    """Check that the disk has enough space for the checkpoints of a run.
 
     Raises:
         OSError: it has not.

@@ -65,11 +65,11 @@ class BoundedConnection(H11Protocol):
         return not self.is_answering and not self.transport.get_write_buffer_size()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the time for the headers; make room where there are too many connections."""
+        """Start the time for the headers; close another where there are too many."""
         super().connection_made(transport)
         self._watch()
         if len(self.connections) > self.most:
-            self._make_room()
+            self._close_a_silent_one()
 
     def data_received(self, data: bytes) -> None:
         """Stop the time for the headers once they are complete; what is incomplete does not start it again."""
@@ -126,7 +126,7 @@ class BoundedConnection(H11Protocol):
         else:
             self._end()
 
-    def _make_room(self) -> None:
+    def _close_a_silent_one(self) -> None:
         others = [one for one in self.connections if isinstance(one, BoundedConnection) and one is not self]
         silent = [one for one in others if one.is_silent] or [one for one in others if one.is_sending]
         if silent:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diml.cli.advice import given_flags, next_command, shortfall, shortfall_line
-from diml.cli.options import DataOptions, EmbedderOptions
+from diml.cli.options import DataOptions, EmbedderOptions, HeadOptions
 from diml.evaluation import Report
 
 
@@ -55,41 +55,19 @@ def test_a_perfect_ranking_lacks_nothing():
 @pytest.mark.parametrize(
     ("head", "paper", "trainable", "expected"),
     [
-        (
-            {"name": "identity", "chosen": True},
-            True,
-            True,
-            "diml evaluate folder --data 'my photos' --model resnet50 --grid 7",
-        ),
-        (
-            {"name": "whiten", "chosen": True},
-            True,
-            True,
-            "diml tune folder --data 'my photos' --model resnet50 --grid 7 --head whiten",
-        ),
-        (
-            {"name": "whiten", "chosen": False},
-            True,
-            False,
-            "diml compare folder --data 'my photos' --model resnet50 --grid 7",
-        ),
-        (
-            {"name": "whiten", "chosen": False},
-            False,
-            True,
-            "diml train folder --data 'my photos' --model resnet50 --frozen-backbone",
-        ),
+        (HeadOptions(head="identity"), True, True, "evaluate {} --grid 7 --head whiten"),
+        (HeadOptions(head="whiten", dim=64), True, True, "tune {} --grid 7 --head whiten --dim 64"),
+        (HeadOptions(fit_on="gallery"), True, False, "compare {} --grid 7 --fit-on gallery"),
+        (HeadOptions(), False, True, "train {} --frozen-backbone"),
     ],
 )
 def test_the_next_command_is_what_was_not_tried(head, paper, trainable, expected):
     data, opened = given_flags(DataOptions(data=Path("my photos"))), given_flags(EmbedderOptions(grid=7))
-    found = next_command("folder", data, opened, "resnet50", head, paper=paper, trainable=trainable)
-    assert found.startswith(expected)
-    assert ("--head whiten" in found) == bool(head["chosen"])
+    found = next_command("folder", data, opened, given_flags(head), "resnet50", paper=paper, trainable=trainable)
+    assert found == "diml " + expected.format("folder --data 'my photos' --model resnet50")
 
 
 @pytest.mark.parametrize(("trainable", "command"), [(True, "diml tune runs/mine"), (False, "diml compare runs/mine")])
 @pytest.mark.parametrize("paper", [True, False])
 def test_a_run_is_data_set_and_model(trainable, command, paper):
-    head = {"name": "linear", "chosen": False}
-    assert next_command("runs/mine", [], [], "", head, paper=paper, trainable=trainable) == command
+    assert next_command("runs/mine", [], [], [], "", paper=paper, trainable=trainable) == command

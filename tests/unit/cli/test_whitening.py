@@ -51,7 +51,8 @@ def test_a_network_by_name_is_whitened_on_the_gallery_where_nothing_else_is_ther
     found = embed(data_of(ImageSet(paths, [0, 1] * 6)), dim=16)
     assert found.head == {"name": "whiten", "dim": 16, "fitted_on": "gallery", "images": 12}
     assert found.notice == (
-        "head whiten, 16 channels, fitted without labels on 12 images: those that are searched themselves"
+        "head whiten, 16 channels, fitted without labels on 12 images: those that are searched themselves "
+        "(transductive)"
     )
     sides = {"queries": [0, 1], "gallery": range(2, 12)}
     assert embed(data_of(ImageSet(paths, [0, 1] * 6, **sides)), dim=16).head["images"] == 10

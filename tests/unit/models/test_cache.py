@@ -188,4 +188,6 @@ def test_masses_of_a_transformer_are_kept_and_the_reason_where_there_are_none(ti
             assert torch.equal(again.masses, made.masses)
     assert "no plain vision transformer" in made.massless
     other = embed_cached(tiny("test_vit", rollout_blocks=1), paths, cache_dir=tmp_path / "test_vit").regions
-    assert not torch.equal(other.masses, embed_cached(tiny("test_vit"), paths, cache_dir=tmp_path / "test_vit").regions.masses)
+    assert not torch.equal(
+        other.masses, embed_cached(tiny("test_vit"), paths, cache_dir=tmp_path / "test_vit").regions.masses
+    )

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import diml
+from diml.checksums import sealed
 from diml.data.transforms import IMAGENET_MEAN, Preprocess
 from diml.matching import Matcher
 from diml.models import Backbone, Embedder, load_embedder
@@ -486,7 +487,8 @@ def test_a_forged_folder_calls_nothing_but_networks(path, nets, tmp_path):
     file = tmp_path / "saved" / "embedder.json"
     settings = json.loads(file.read_text())
     settings["config"] |= {"backbone": path, "factory_options": {"path": str(tmp_path / "owned"), "command": "true"}}
-    file.write_text(json.dumps(settings))
+    del settings["sha256"]
+    file.write_text(json.dumps(sealed(settings)))
     with pytest.raises(ValueError, match=r"neither a subclass of nn\.Module nor a function annotated to return one"):
         load_embedder(tmp_path / "saved")
     assert not (tmp_path / "owned").exists()

@@ -261,3 +261,30 @@ def test_a_name_of_the_hub_that_cannot_be_had_says_how(tmp_path):
     (tmp_path / "other" / "config.json").write_text("[1]", encoding="utf-8")
     with pytest.raises(ValueError, match=r"is not the config.json of a timm model"):
         default_preprocess(f"local-dir:{tmp_path / 'other'}")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"checkpoint_path": "/etc/hostname"},
+        {"pretrained": True},
+        {"pretrained_cfg_overlay": {"url": "https://host.invalid/w.pth"}},
+        {"pretrained_strict": False},
+        {"features_only": True},
+        {"num_classes": 10},
+    ],
+)
+def test_options_cannot_make_timm_read_or_fetch_weights(options, tmp_path):
+    """They are read from saved folders and from the hub, which may be forged."""
+    said = f"factory_options: need arguments of the architecture 'test_vit', got {next(iter(options))}"
+    with pytest.raises(ValueError, match=said):
+        load_embedder("test_vit", pretrained=False, factory_options=options)
+    with pytest.raises(ValueError, match=said):
+        load_embedder("test_vit", weights_file=tmp_path / "none.safetensors", factory_options=options)
+
+
+def test_options_that_the_architecture_does_not_have_are_refused():
+    with pytest.raises(ValueError, match=r"factory_options: 'test_vit' cannot be built with \{'depht': 3\}"):
+        load_embedder("test_vit", pretrained=False, factory_options={"depht": 3})
+    with pytest.raises(ValueError, match="factory_options: 'googlenet' takes none"):
+        load_embedder("googlenet", pretrained=False, factory_options={"depth": 3})

@@ -87,7 +87,7 @@ def test_an_output_that_cannot_be_written(tmp_path, monkeypatch):
         check_output(tmp_path / "new" / "run")
 
 
-def test_a_disk_without_room_for_the_checkpoints(tmp_path, monkeypatch):
+def test_a_disk_without_space_for_the_checkpoints(tmp_path, monkeypatch):
     network = torch.nn.Linear(1000, 100)
     optimizer = torch.optim.Adam(network.parameters())
     check_space(tmp_path, network, optimizer)

@@ -117,7 +117,7 @@ def test_a_value_of_another_type_raises(tmp_path, line, message):
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just words", "a: [", ""])
 def test_a_file_without_a_mapping_raises(tmp_path, text):
     (tmp_path / "mine.yaml").write_text(text)
-    with pytest.raises(ValueError, match="config:"):
+    with pytest.raises(ValueError, match=r"config:|not readable as YAML"):
         read_config(tmp_path / "mine.yaml")
 
 

@@ -134,7 +134,7 @@ def test_an_answer_that_is_read_slowly_is_not_cut_off() -> None:
 @pytest.mark.parametrize(
     "sent", [b"", b"GET / HTTP/1.1\r\nho", b"POST /read HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n"]
 )
-def test_those_that_are_silent_give_room_to_others(sent: bytes) -> None:
+def test_those_that_are_silent_are_closed_for_others(sent: bytes) -> None:
     with serving(connections=4) as (port, server), ExitStack() as stack:
         held = [stack.enter_context(opened(port)) for _ in range(12)]
         for made in held[-4:]:

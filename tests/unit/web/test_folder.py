@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from diml.data import BadImageError
 from diml.matching import Matcher, Regions
 from diml.models import Embedder
 from diml.web.folder import FolderGallery
@@ -191,3 +194,41 @@ def test_the_cache_spares_a_second_embedding(
         monkeypatch.setattr(Embedder, "embed_checked", None)  # whoever calls it now fails
     assert found[0] == found[1]
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_names_that_are_not_utf_8_are_served_and_written_by_their_bytes(tmp_path: Path, embedder: Embedder) -> None:
+    shop = write_shop(tmp_path / "shop", 2)
+    strange = shop / os.fsdecode(b"gr\xfcn") / os.fsdecode(b"caf\xe9.png")
+    try:
+        strange.parent.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    drawn(3).save(strange)
+    (strange.parent / os.fsdecode(b"torn\xe9.png")).write_bytes(b"torn")
+    gallery = FolderGallery(shop, embedder)
+    gallery.start()
+    state = gallery.wait(60)
+    assert [bad.path for bad in state.bad] == ["gr\\xfcn/torn\\xe9.png"]
+    (item,) = (item for item in gallery.items(0, 9) if "caf" in item.name)
+    assert (item.name, item.label) == ("gr\\xfcn/caf\\xe9.png", "gr\\xfcn")
+    assert gallery.image(item.id) == strange.read_bytes()
+
+
+def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path: Path, embedder: Embedder) -> None:
+    shop = write_shop(tmp_path / "shop", 2)
+    gallery = FolderGallery(shop, embedder)
+    item = gallery.items(0, 1)[0]
+    (shop / item.name).unlink()
+    os.mkfifo(shop / item.name)
+    with pytest.raises(BadImageError, match="is not a regular file"):
+        gallery.image(item.id)
+
+
+def test_a_cache_that_cannot_be_written_is_gone_on_without(tmp_path: Path, embedder: Embedder) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    gallery = FolderGallery(write_shop(tmp_path / "shop", 3), embedder, cache=tmp_path / "cache" / "below")
+    with warnings.catch_warnings():  # of a thread, which pytest.warns does not see
+        warnings.simplefilter("ignore")
+        gallery.start()
+        state = gallery.wait(60)
+    assert (state.phase, state.count) == ("ready", 3)
