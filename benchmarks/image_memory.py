@@ -85,7 +85,7 @@ def in_child(work: Callable[[], object]) -> dict[str, float]:
 
 
 def saved(kind: str, mode: str, **options: object) -> Write:
-    """An image of this mode, saved by Pillow: a smooth pattern, so that files are small and decoders do all the work."""
+    """An image of this mode, saved by Pillow: a smooth pattern, so that files are small."""
 
     def write(path: Path, side: int) -> None:
         Image.new("RGB", (8, 8)).save(path.parent / "warm.png")
@@ -109,7 +109,8 @@ def png(depth: int, colour: int, bands: int, transparent: bytes = b"") -> Write:
         packer = zlib.compressobj(1)
         packed = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
         header = struct.pack(">IIBBBBB", side, side, depth, colour, 0, 0, 0)
-        chunks = [(b"IHDR", header), *([(b"tRNS", transparent)] if transparent else []), (b"IDAT", packed), (b"IEND", b"")]
+        key = [(b"tRNS", transparent)] if transparent else []
+        chunks = [(b"IHDR", header), *key, (b"IDAT", packed), (b"IEND", b"")]
         with path.open("wb") as file:
             file.write(b"\x89PNG\r\n\x1a\n")
             for name, data in chunks:

@@ -22,8 +22,7 @@ SEQUENCES = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{after}: &{after} [{','.join([f'*{before}'] * 9)}]\n" for before, after in itertools.pairwise(NINE)
 )
 MERGES = "a: &a {x: 1}\n" + "".join(
-    f"{after}: &{after} {{<<: [{','.join([f'*{before}'] * 9)}]}}\n"
-    for before, after in itertools.pairwise(NINE)
+    f"{after}: &{after} {{<<: [{','.join([f'*{before}'] * 9)}]}}\n" for before, after in itertools.pairwise(NINE)
 )
 KEYS = "a: &a {x: 1}\n" + "".join(f"b{number}: &b{number} {{? *a : *a}}\n" for number in range(3))
 

@@ -143,7 +143,8 @@ class TrainMatcherCommand:
         self._say(
             f"{scorer.parameters_used:,} parameters, {seconds:.0f} s; {trained.classes[1]} of {trained.classes[0]} "
             f"classes held out: MAP@R {100 * trained.plain:.2f} plain, {100 * trained.paper:.2f} by the paper's "
-            f"setting, {100 * max(entry.map_at_r for entry in trained.history):.2f} learned, after {trained.steps} steps; then "
+            f"setting, {100 * max(entry.map_at_r for entry in trained.history):.2f} learned, after {trained.steps} "
+            "steps; then "
             "trained on all classes"
         )
         if trained.gain <= 0:

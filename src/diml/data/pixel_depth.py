@@ -50,7 +50,7 @@ class PixelDepthWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Scale:
+class DepthScale:
     """Which value becomes black and which white; between them it is linear, beyond them clipped.
 
     Args:
@@ -77,7 +77,7 @@ class Scale:
         return self(np.arange(2**16, dtype=np.int32))
 
 
-def scale_of_integers(low: float, high: float, declared: int | None = None) -> Scale:
+def scale_of_integers(low: float, high: float, declared: int | None = None) -> DepthScale:
     """The scale of integers: by the bits used if they are within 0 to 65535, else from the lowest to the highest.
 
     Args:
@@ -85,16 +85,18 @@ def scale_of_integers(low: float, high: float, declared: int | None = None) -> S
         declared: bits per value according to the file; None or 16 and more say nothing.
     """
     if low < 0 or high > 65535:
-        return Scale(low, high, "integers", f"has integers from {low:.0f} to {high:.0f}, which become black and white")
+        return DepthScale(
+            low, high, "integers", f"has integers from {low:.0f} to {high:.0f}, which become black and white"
+        )
     if declared is not None and declared < 16 and high < 2**declared:
-        return Scale(0, 2**declared - 1)
+        return DepthScale(0, 2**declared - 1)
     bits = next(bits for bits in BITS if high < 2**bits)
     white = 2**bits - 1
     said = f"has no 16-bit value above {white}: {bits} bits are taken to be used, and {white} to be white"
-    return Scale(0, white, "bits", said) if bits < 16 and high > 0 else Scale(0, white)
+    return DepthScale(0, white, "bits", said) if bits < 16 and high > 0 else DepthScale(0, white)
 
 
-def scale_of_floats(low: float, high: float, *, whole: bool) -> Scale:
+def scale_of_floats(low: float, high: float, *, whole: bool) -> DepthScale:
     """The scale of floating-point values: 0 to 1, whole numbers from 0 to 255, else from the lowest to the highest.
 
     Args:
@@ -102,10 +104,10 @@ def scale_of_floats(low: float, high: float, *, whole: bool) -> Scale:
         whole: whether all values are whole numbers.
     """
     if low >= -OVERSHOOT and high <= 1 + OVERSHOOT:
-        return Scale(0, 1)
+        return DepthScale(0, 1)
     if whole and low >= 0 and high <= _WHITE:
-        return Scale(0, _WHITE)
-    return Scale(low, high, "floats", f"has values from {low:g} to {high:g}, which become black and white")
+        return DepthScale(0, _WHITE)
+    return DepthScale(low, high, "floats", f"has values from {low:g} to {high:g}, which become black and white")
 
 
 def is_wide_grey(image: Image.Image) -> bool:
@@ -246,7 +248,7 @@ def _pairs(
     return np.asarray(upper.crop(box), dtype=np.uint16) * np.uint16(256) + low
 
 
-def _scale_of_bytes(upper: int, lower: int) -> Scale:
+def _scale_of_bytes(upper: int, lower: int) -> DepthScale:
     """The scale of values by their highest upper and their highest lower byte, which may be of different values."""
     # the number of bits used does not depend on the lower byte of the highest value
     return scale_of_integers(0, 256 * upper + 255 if upper else lower)
@@ -305,7 +307,7 @@ def collected_notices() -> Iterator[list[Notice]]:
         _collected.reset(token)
 
 
-def _notice(scale: Scale, name: str) -> None:
+def _notice(scale: DepthScale, name: str) -> None:
     if scale.notice:
         rest = "docs/images.md has the rules. Further images are converted by the same rules without a message. Save "
         say(

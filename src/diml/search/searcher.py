@@ -240,7 +240,8 @@ class Searcher:
             return matcher.with_scorer(own.scorer)
         raise ValueError(
             f"matcher: the index was built with the learned scorer {matcher.scorer_id[:12]}..., which "
-            f"{self.source} does not have (any more); open the model that it was built with, or give another matcher, such as Matcher()"
+            f"{self.source} does not have (any more); open the model that it was built with, or give another matcher, "
+            "such as Matcher()"
         )
 
     @classmethod
