@@ -45,6 +45,7 @@ def next_command(
     head_flags: Sequence[str],
     model: str,
     *,
+    bare: bool,
     paper: bool,
     trainable: bool,
 ) -> str:
@@ -56,12 +57,13 @@ def next_command(
         model_flags: flags that say how the model is opened, without `--model`.
         head_flags: flags about its head.
         model: name or folder; empty where the data set is a run, which has both.
+        bare: whether a whitening was left out that there are enough images for.
         paper: whether the regions were compared as in the paper, rather than by settings chosen for such images.
         trainable: whether there are training images.
     """
     named = ["--model", model] if model else []
     flags = [*data_flags, *named, *model_flags]
-    if "identity" in head_flags:
+    if bare:
         words = ["evaluate", dataset, *flags, "--head", "whiten"]
     elif paper or not model:
         words = ["tune" if trainable else "compare", dataset, *flags, *head_flags]

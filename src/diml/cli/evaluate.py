@@ -210,6 +210,8 @@ class EvaluateCommand:
         self, dataset: DataSet, models: Mapping[str, str | Path], found: Mapping[str, DatasetEvaluation]
     ) -> dict[str, tuple[str, str]]:
         """For each model whose re-ranking shows no gain: what the interval says, and the next command to try."""
+        from diml.models.zoo import is_backbone
+
         advice = {}
         for name, evaluation in found.items():
             lacking = shortfall(evaluation.report)
@@ -222,6 +224,7 @@ class EvaluateCommand:
                 given_flags(self.embedder),
                 given_flags(self.head_options),
                 "" if run else str(models[name]),
+                bare=not run and is_backbone(str(models[name])) and _could_whiten(evaluation),
                 paper=evaluation.matcher == Matcher(),
                 trainable=dataset.train is not None,
             )
@@ -304,6 +307,14 @@ COMMAND = EvaluateCommand
 def _like_a_path(word: str) -> bool:
     """Whether a word means a folder rather than the name of a data set."""
     return Path(word).is_dir() or len(Path(word).parts) > 1
+
+
+def _could_whiten(evaluation: DatasetEvaluation) -> bool:
+    """Whether features were compared as they are, and there are regions enough to fit a whitening on."""
+    from diml.models.loading import WHITEN_DIM
+
+    regions, head = evaluation.regions, evaluation.report.settings["head"]["name"]
+    return bool(head == "identity" and len(regions) * regions.num_regions >= min(WHITEN_DIM, regions.dim))
 
 
 def _reports(found: Mapping[str, DatasetEvaluation]) -> dict[str, Report]:

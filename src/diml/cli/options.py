@@ -156,7 +156,8 @@ class HeadOptions:
     head: Literal["identity", "linear", "whiten"] | None = None
     """What maps features to embeddings: `identity` leaves them as they are, `whiten` is a projection fitted without
     labels, `linear` is random until trained. By default the head that the model was saved with; for a network by name
-    `whiten`, or `identity` where there are fewer regions to fit on than channels."""
+    `whiten` where the protocol has training images to fit it on, with at least as many regions as channels, else
+    `identity`."""
 
     dim: int | None = None
     """Channels of the head; by default 128 of `linear`, and 512 of `whiten`, or as many as the network has."""

@@ -63,11 +63,14 @@ def test_a_perfect_ranking_lacks_nothing():
 )
 def test_the_next_command_is_what_was_not_tried(head, paper, trainable, expected):
     data, opened = given_flags(DataOptions(data=Path("my photos"))), given_flags(EmbedderOptions(grid=7))
-    found = next_command("folder", data, opened, given_flags(head), "resnet50", paper=paper, trainable=trainable)
+    bare = head.head == "identity"
+    found = next_command(
+        "folder", data, opened, given_flags(head), "resnet50", bare=bare, paper=paper, trainable=trainable
+    )
     assert found == "diml " + expected.format("folder --data 'my photos' --model resnet50")
 
 
 @pytest.mark.parametrize(("trainable", "command"), [(True, "diml tune runs/mine"), (False, "diml compare runs/mine")])
 @pytest.mark.parametrize("paper", [True, False])
 def test_a_run_is_data_set_and_model(trainable, command, paper):
-    assert next_command("runs/mine", [], [], [], "", paper=paper, trainable=trainable) == command
+    assert next_command("runs/mine", [], [], [], "", bare=False, paper=paper, trainable=trainable) == command

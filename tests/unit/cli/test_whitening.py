@@ -47,17 +47,23 @@ def embed(dataset: DataSet, model=NAME, **options):
     return HeadOptions(**options).embed(model, dataset, EmbedderOptions(grid=2, size=64), LOADING)
 
 
-def test_a_network_by_name_is_whitened_on_the_gallery_where_nothing_else_is_there(paths):
+def test_without_training_images_a_whitening_has_to_be_asked_for(paths):
     found = embed(data_of(ImageSet(paths, [0, 1] * 6)), dim=16)
+    assert (found.head["name"], found.notice) == ("identity", None)
+    assert embed(data_of(ImageSet(paths, [0, 1] * 6)), dim=16, fit_on="gallery").head["name"] == "whiten"
+
+
+def test_a_whitening_that_is_asked_for_is_fitted_on_the_gallery_where_nothing_else_is_there(paths):
+    found = embed(data_of(ImageSet(paths, [0, 1] * 6)), dim=16, head="whiten")
     assert found.head == {"name": "whiten", "dim": 16, "fitted_on": "gallery", "images": 12}
     assert found.notice == (
         "head whiten, 16 channels, fitted without labels on 12 images: those that are searched themselves "
         "(transductive)"
     )
     sides = {"queries": [0, 1], "gallery": range(2, 12)}
-    assert embed(data_of(ImageSet(paths, [0, 1] * 6, **sides)), dim=16).head["images"] == 10
+    assert embed(data_of(ImageSet(paths, [0, 1] * 6, **sides)), dim=16, head="whiten").head["images"] == 10
     draws = [([0], [1, 2, 3, 4]), ([1], [3, 4, 5, 6])]
-    assert embed(data_of(ImageSet(paths, [0, 1] * 6, draws=draws)), dim=16).head["images"] == 6
+    assert embed(data_of(ImageSet(paths, [0, 1] * 6, draws=draws)), dim=16, head="whiten").head["images"] == 6
 
 
 def test_training_images_come_first(paths):
@@ -73,7 +79,7 @@ def test_training_images_come_first(paths):
 
 
 def test_too_few_regions_leave_the_features_as_they_are(paths):
-    dataset = data_of(ImageSet(paths[:3], [0, 0, 1]))
+    dataset = data_of(ImageSet(paths[3:6], [0, 0, 1]), ImageSet(paths[:3], [2, 2, 3]))
     found = embed(dataset, dim=16)
     assert found.head["name"] == "identity"
     assert found.embedder.config.head == "identity"
