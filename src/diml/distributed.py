@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["FirstProcessError", "ProcessGroup", "process_group"]
+__all__ = ["ProcessGroup", "process_group"]
 
 
 class FirstProcessError(ValueError):

@@ -123,8 +123,8 @@ def test_the_matcher_is_that_of_training_and_of_the_results(write, tmp_path):
     assert main(["sweep", str(path), "--no-progress"]) == 0
     for name in ("one-0", "frozen"):
         document = json.loads((tmp_path / "sweep" / name / "evaluation.json").read_text())
-        (report,) = document["methods"].values()
-        assert report["settings"]["matcher"] == document["config"]["matcher"] == Matcher(epsilon=0.02).to_dict()
+        for report in document["methods"].values():  # of the network before training too
+            assert report["settings"]["matcher"] == document["config"]["matcher"] == Matcher(epsilon=0.02).to_dict()
     other = write(base=base | {"matcher": {"epsilon": 0.05}}, runs={"one": {}}, seeds=[0])
     assert collect_results(read_sweep(other)).missing == ("one, seed 0",)
 

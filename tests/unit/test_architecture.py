@@ -15,7 +15,18 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 PACKAGES = {file.relative_to(PACKAGE).with_suffix("").parts[0] for file in FILES}
 
 #: Modules that everything may build on.
-GROUND = {"files", "checksums", "workers", "allocator", "extras", "spelling", "documents", "progress", "distributed", "assets"}
+GROUND = {
+    "files",
+    "checksums",
+    "workers",
+    "allocator",
+    "extras",
+    "spelling",
+    "documents",
+    "progress",
+    "distributed",
+    "assets",
+}
 BASE = GROUND | {"matching", "data", "models"}
 #: package -> packages it may import besides itself (docs/architecture.md says why)
 MAY_IMPORT = {

@@ -583,7 +583,8 @@ def _score_pairs(matcher: Matcher, images: Images, left: Tensor, right: Tensor) 
 def _compiled(matcher: Matcher, query: Regions, gallery: Images) -> bool:
     """Whether the kernel can score these."""
     stored = gallery.codes if isinstance(gallery, QuantizedRegions) else gallery.dense
-    return matcher.weights != "rollout" and stored.dtype in native.STORED and native.suits(query.dense, stored, gallery.pooled)
+    by_name = matcher.weights != "rollout" and stored.dtype in native.STORED
+    return by_name and native.suits(query.dense, stored, gallery.pooled)
 
 
 def _score_native(matcher: Matcher, query: Regions, gallery: Images, rows: Tensor, images: Tensor) -> CandidateScores:

@@ -88,7 +88,7 @@ class _Structural(BaseDistance):  # type: ignore[misc]  # the library has no typ
             raise ValueError("matcher: a learned matcher is for ranking, got one to train with; use Matcher(...)")
         if matcher.weights == "rollout":
             raise ValueError(
-                "matcher: weights 'rollout' are for ranking, as the masses of an image do not travel with packed regions; "
+                "matcher: weights 'rollout' are for ranking, as packed regions carry no masses of their image; "
                 "train with 'cross_correlation' or 'uniform', and rank with 'rollout'"
             )
         self.regions, self.matcher = regions, matcher

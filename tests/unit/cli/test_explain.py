@@ -205,7 +205,8 @@ def test_figure_and_numbers_are_written_atomically(
         "model": "mobilenetv2_100",
         "architecture": None,
         "grid": None,
-        "size": None, "resize": None,
+        "size": None,
+        "resize": None,
     }
     assert told["matcher"] == Matcher().to_dict()
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from diml.checksums import sealed
 from diml.data.transforms import Preprocess
 from diml.matching import Matcher, Regions
-from diml.checksums import sealed
 from diml.models import Embedder, EmbedderConfig, folder, load_embedder
 
 
