@@ -112,7 +112,7 @@ def _loaded(
 
     named = isinstance(model, str) and is_backbone(model)
     head = options.head
-    # Fitted on the gallery it does not help everywhere (docs/experiments/whitening.md), so there it has to be asked for.
+    # Fitted on the gallery it does not help everywhere (docs/experiments/whitening.md): there it has to be asked for.
     wanted = head == "whiten" or (head is None and named and (dataset.train is not None or options.fit_on is not None))
     source = _source(options.fit_on, dataset, images) if wanted else None
     if source is None and options.fit_on is not None:
