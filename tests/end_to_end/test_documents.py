@@ -98,10 +98,12 @@ def test_the_demo_writes_the_files_that_it_names(console: dict[str, subprocess.C
     assert f"{100 * plain['recall@1']:.2f}" in shown
     assert f"{100 * refined['map@r']:.2f}" in shown
     methods = json.loads((folder / "runs/demo/run/test/evaluation.json").read_text())["methods"]
-    frozen, trained = (methods[name]["rows"] for name in ("frozen", "trained"))
-    for before, after in zip(frozen, trained, strict=True):  # K = 0 and K = 100
-        assert after["map@r"] > before["map@r"] + 0.01
-    assert load_embedder(folder / "runs/demo/run").preprocess.size == 160
+    bare, whitened, trained = (methods[name]["rows"] for name in methods)
+    assert list(methods) == ["backbone alone", "head before training", "trained head"]
+    for alone, before, after in zip(bare, whitened, trained, strict=True):  # K = 0 and K = 100
+        assert after["map@r"] > alone["map@r"] + 0.05
+        assert after["map@r"] > before["map@r"] - 0.01  # what training adds to the whitening is not significant here
+    assert load_embedder(folder / "runs/demo/run").config.head == "linear"
 
 
 def test_make_targets_that_the_readme_names_exist() -> None:

@@ -112,6 +112,11 @@ def whole(place):
     return place / "whole", found["operations"], found["done"][0][3]
 
 
+def _settings(state: dict) -> list:
+    """The saved configuration within a checkpoint's state, as pairs of name and value."""
+    return dict(state["state"]["dict"])["config"]["dict"]
+
+
 def assert_same_run(found: Path, wanted: Path) -> None:
     for checkpoint in ("last.ckpt", "best.ckpt"):
         ours, theirs = tensors_of(found / checkpoint), tensors_of(wanted / checkpoint)
@@ -119,6 +124,11 @@ def assert_same_run(found: Path, wanted: Path) -> None:
         different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
         assert different == []
         states = [json.loads((run / checkpoint / "state.json").read_text()) for run in (found, wanted)]
+        for state, run in zip(states, (found, wanted), strict=True):
+            outputs = [pair for pair in _settings(state) if pair[0] == "output"]
+            assert [value for _, value in outputs] == [str(run)]
+            outputs[0][1] = "the run's own folder"
+            del state["sha256"]  # which contains the folder
         assert states[0] == states[1]
     numbers = [
         [{key: value for key, value in record.items() if key != "images_per_second"} for record in records]

@@ -70,7 +70,7 @@ def test_a_build_that_shrinks_the_index_stops_until_it_is_allowed(index, shop, m
     (shop / "notes.txt").write_text("")
     assert main([*words, "--allow-removals"]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0].endswith("shop: left out 1 files: 1 .txt")
+    assert shown[0].endswith("shop: left out 1 file: 1 .txt")
     assert shown[1] == "shop.index: 7 images; 0 embedded, 0 copied, 0 moved, 7 unchanged, 3 removed, 0 left out"
     assert main(["index", "info", index, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sources"] == {str(shop): {"images": 7, "exists": True}}

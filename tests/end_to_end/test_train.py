@@ -422,7 +422,7 @@ def test_the_commands_of_the_document_parse():
     commands = [line for line in lines if line and not line.startswith(("DATASET", "--help", "--resume"))]
     assert len(commands) >= 4
     for command in commands:
-        assert parse(shlex.split(command)).dataset in ("orl", "csv")
+        assert parse(shlex.split(command)).dataset in ("orl", "csv", "grocery", "folder")
     options = set(re.findall(r"`(--[a-z-]+)", text))
     with pytest.raises(SystemExit), contextlib.redirect_stdout(io.StringIO()) as out:
         parse(["--help"])

@@ -96,7 +96,7 @@ def left_out_line(left_out: Mapping[str, int], closed: Sequence[str] = ()) -> st
     told = [f"{left_out[what]:,} {what}" for what in order[:_SHOWN]]
     if rest := sum(left_out[what] for what in order[_SHOWN:]):
         told.append(f"{rest:,} others")
-    parts = [f"{total:,} files: {', '.join(told)}"] if total else []
+    parts = [f"{total:,} file{'s' * (total != 1)}: {', '.join(told)}"] if total else []
     if closed:
         parts.append(f"{len(closed):,} folders that cannot be opened (the first is {closed[0]})")
     return "; ".join(parts) or None

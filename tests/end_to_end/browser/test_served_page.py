@@ -248,7 +248,7 @@ def test_what_is_no_image_is_told_and_the_page_goes_on(visit: Visit, served: Ser
     drop(page, "main", files / "words.txt")
     page.wait_for_selector("#notice b")
     notice = page.get_by_role("alert").inner_text()
-    assert "words.txt is not an image of a supported format." in notice
+    assert "words.txt is not an image of a known format." in notice
     assert "jpg" in notice
     assert page.locator(".broken").first.is_visible()
     answered(page, "/api/search", lambda: page.locator("[data-place=query] input").set_input_files(files / "a.png"))

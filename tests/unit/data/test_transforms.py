@@ -98,7 +98,7 @@ def test_settings_go_to_plain_values_and_back() -> None:
     [
         ({"sise": 3}, "did you mean 'size'"),
         ({"zzzz": 3}, "Known: size"),
-        ({"size": 0}, "size: expected at least 1"),
+        ({"size": 0}, "size: expected 1 to 16384 pixels"),
         ({"size": 300}, "resize: expected at least size"),
         ({"mode": "circle"}, "mode: expected"),
         ({"interpolation": "nearest"}, "interpolation: expected"),

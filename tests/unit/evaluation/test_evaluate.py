@@ -316,7 +316,7 @@ def test_filters_of_the_caller_decide_about_the_warning():
         ({"structural_weight": -1}, "structural_weight: need a number of at least 0, got -1"),
         ({"structural_weight": float("nan")}, "structural_weight: need a number of at least 0, got nan"),
         ({"without_relevant": "skip"}, r"without_relevant: need one of \('exclude', 'miss', 'fail'\), got 'skip'"),
-        ({"weights": "flat"}, r"weights: need one of \('cross_correlation', 'uniform'\), got 'flat'"),
+        ({"weights": "flat"}, r"weights: need one of \('cross_correlation', 'uniform', 'rollout'\), got 'flat'"),
         ({"epsilon": -1.0}, "epsilon: need a finite number of at least 0, got -1.0"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from diml.data.images import ImageLike, load_image
+from diml.data.loading import LoadedBatch
 from diml.data.transforms import Preprocess
 from diml.matching import Match, Matcher, Regions
 from unit.explain.random_matches import make_match
@@ -41,6 +43,12 @@ class ColourEmbedder:
         stacked = torch.stack(dense)
         parts = stacked / stacked.shape[1] if shares else None
         return Regions.normalized(stacked, stacked.mean(dim=1), (self.grid, self.grid), shares=parts)
+
+    def embed_batches(
+        self, images: Sequence[ImageLike], *_: object, shares: bool = False
+    ) -> Iterator[tuple[Regions, LoadedBatch]]:
+        regions = self.embed([load_image(image) for image in images], shares=shares)
+        yield regions, LoadedBatch(torch.empty(0), torch.arange(len(images)), ())
 
 
 @pytest.fixture

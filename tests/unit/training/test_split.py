@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from diml.data import ImageSet, load_dataset
+from diml.data.listing import LeftOutWarning
 from diml.training.config import TrainConfig
 from diml.training.split import fingerprint, load_training_data, split_for_training
 from end_to_end.small_runs import small_config
@@ -44,8 +45,10 @@ def test_without_validation_all_classes_are_trained_on(images, tmp_path):
 
 def test_a_data_set_without_training_images_names_remedies(images, tmp_path):
     config = small_config(images.parent, tmp_path, dataset="folder", protocol="all")
+    with pytest.warns(LeftOutWarning, match="1 .csv"):
+        data = load_training_data(config)
     with pytest.raises(ValueError, match=r"no training images under protocol 'all'; .*--protocol.* CSV file"):
-        split_for_training(load_training_data(config), config)
+        split_for_training(data, config)
 
 
 def test_too_few_classes_to_split_for_training(images, tmp_path):
