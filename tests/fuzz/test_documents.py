@@ -219,7 +219,7 @@ def test_no_injection_passes_as_a_condition(index):
         )
         assert code == 2, condition
         assert "where: " in told
-    assert json.loads(ran(["index", "info", index, "--json"])[1])["images"] == 24
+    assert json.loads(ran(["index", "info", index, "--json"])[1])["rows"] == 24
 
 
 def test_thousands_of_comparisons_are_one_condition(index, pair_of_images):
