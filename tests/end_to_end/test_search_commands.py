@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -78,6 +79,18 @@ def test_a_build_that_shrinks_the_index_stops_until_it_is_allowed(index, shop, m
     assert main([*words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["moved"], told["removed"], told["left_out"], told["notices"]) == (3, 0, {".txt": 1}, [])
+
+
+def test_labels_of_nested_folders_change_without_embedding(shop, model, capsys):
+    draw(shop / "class0" / "front" / "10.png", 10)
+    words = ["index", "build", "shop", "--index", "shop.index", "--model", str(model), "--json"]
+    assert main(words) == 0
+    assert main([*words, "--label-from", "parent"]) == 0
+    lines = capsys.readouterr().out
+    told = json.loads(lines[lines.rindex("\n{") :])
+    assert (told["embedded"], told["copied"], told["unchanged"]) == (0, 1, 10)
+    assert main(["search", "shop.index", "shop/class0/0.png", "--where", "label = 'front'", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["hits"]) == 1
 
 
 def test_types_are_named_and_conditions_follow(shop, model, capsys):
@@ -228,6 +241,24 @@ def test_a_calibrated_index_tells_how_sure_it_is(calibrated, capsys):
     assert "an index has its own" in capsys.readouterr().err
 
 
+def test_many_queries_of_a_calibrated_index_have_probabilities(calibrated, capsys):
+    shared = ["-k", "6", "--exclude-self", "--explain", "none"]
+    assert main(["search", calibrated, "--queries", "many", *shared, "--csv", "hits.csv"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["Queries: 60 searched, 0 left out", "Written: hits.csv"]
+    with Path("hits.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 360
+    assert all(row["query"] != row["hit"] for row in rows)
+    name = str(Path("many/class3/15.png").resolve())
+    assert main(["search", calibrated, name, *shared, "--json"]) == 0
+    alone = json.loads(capsys.readouterr().out)["hits"]
+    own = [row for row in rows if row["query"] == name]
+    assert [row["hit"] for row in own] == [hit["file"] for hit in alone]
+    assert [float(row["probability"]) for row in own] == pytest.approx([hit["probability"] for hit in alone], abs=1e-4)
+    assert main(["search", calibrated, "--queries", "many/class3", *shared]) == 0
+    assert "probability" in capsys.readouterr().out
+
+
 def test_search_writes_a_page(index, shop, capsys):
     assert main(["search", index, "shop/class0/0.png", "-k", "2", "--html", "hits.html"]) == 0
     assert "Written: hits.html" in capsys.readouterr().out
@@ -263,6 +294,61 @@ def test_the_matcher_is_that_of_the_index_unless_told_otherwise(shop, model, cap
     assert main([*words[:-1], "0.05"]) == 2
     assert "was built with Matcher" in capsys.readouterr().err
     assert main(words) == 0
+
+
+def test_many_queries_have_the_hits_of_each_of_them(index, shop, tmp_path, capsys):
+    queries = tmp_path / "queries"
+    for seed in (0, 4, 7):
+        draw(queries / "new" / f"{seed}.png", seed, noise=3)
+    (queries / "torn.jpg").write_bytes(b"torn")
+    words = ["-k", "4", "--where", "label != 'class2'", "--rerank-at", "5", "--json"]
+    assert main(["search", index, "--queries", "queries", "--batch-size", "2", *words, "--csv", "hits.csv"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert [image["path"] for image in told["bad"]] == [str(queries / "torn.jpg")]
+    assert [Path(one["query"]).name for one in told["queries"]] == ["0.png", "4.png", "7.png"]
+    for one in told["queries"]:
+        assert main(["search", index, one["query"], *words]) == 0
+        alone = json.loads(capsys.readouterr().out)
+        assert [hit["file"] for hit in one["hits"]] == [hit["file"] for hit in alone["hits"]]
+        assert [hit["score"] for hit in one["hits"]] == pytest.approx([hit["score"] for hit in alone["hits"]], abs=1e-5)
+        sentences = [[hit["summary"]["sentence"] for hit in found["hits"]] for found in (one, alone)]
+        assert sentences[0] == sentences[1]
+    with Path("hits.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["query", "rank", "hit", "score", "label"]
+    hits = [(one["query"], hit) for one in told["queries"] for hit in one["hits"]]
+    assert [(row["query"], int(row["rank"]), row["hit"], float(row["score"]), row["label"]) for row in rows] == [
+        (query, hit["rank"], hit["file"], hit["score"], hit["metadata"]["label"]) for query, hit in hits
+    ]
+
+
+def test_many_queries_of_a_list_as_a_table(index, shop, tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("path,source\nshop/class0/0.png,a\nshop/gone.png,b\n")
+    words = ["search", index, "--queries", "list.csv", "--explain"]
+    shown = {}
+    for explain in ("none", "short", "full"):
+        assert main([*words, explain]) == 1
+        text = capsys.readouterr().out
+        shown[explain] = " ".join(text.replace("\u2502", " ").split())
+        assert re.search(r"left out \S*shop/gone.png: ", text)
+        assert "Queries: 1 searched, 1 left out" in text
+    assert [bool(re.search(r"parts? carr", shown[explain])) for explain in shown] == [False, True, True]
+    assert [" -> " in shown[explain] for explain in shown] == [False, False, True]
+    assert main(["search", index, "--queries", "list.csv", "--rerank-at", "0", "--where", "label = 'no'"]) == 1
+    assert "no hits" in capsys.readouterr().out
+
+
+def test_the_own_image_of_a_query_is_left_out_by_its_content(index, shop, tmp_path, capsys):
+    (tmp_path / "same.png").write_bytes((shop / "class0" / "0.png").read_bytes())
+    (tmp_path / "list.csv").write_text("path\nsame.png\nshop/class1/1.png\n")
+    assert main(["search", index, "same.png", "-k", "10", "--exclude-self", "--json"]) == 0
+    alone = [hit["file"] for hit in json.loads(capsys.readouterr().out)["hits"]]
+    assert len(alone) == 9
+    assert alone[0] == str(shop / "class1" / "copy.png")
+    assert main(["search", index, "--queries", "list.csv", "-k", "10", "--exclude-self", "--json"]) == 0
+    files = [[hit["file"] for hit in one["hits"]] for one in json.loads(capsys.readouterr().out)["queries"]]
+    assert files[0] == alone
+    assert (len(files[1]), str(shop / "class1" / "1.png") in files[1]) == (9, False)
 
 
 def test_all_pairs_finds_the_copy_and_that_it_is_labelled_otherwise(index, shop, capsys):
@@ -308,6 +394,12 @@ def test_verify_remove_and_optimize(index, shop, capsys):
         (["index", "tidy"], "need one of build, info, verify, remove, optimize"),
         (["search", "shop.index"], "need an IMAGE, or --all-pairs"),
         (["search", "shop.index", "nowhere.png"], "does not exist"),
+        (["search", "shop.index", "a.png", "--queries", "shop"], "need an IMAGE, or --all-pairs or --queries"),
+        (["search", "shop.index", "--queries", "nowhere"], "queries: "),
+        (["search", "shop.index", "--queries", "shop", "--html", "hits.html"], "a page shows the hits of one query"),
+        (["search", "shop.index", "a.png", "--csv", "hits.csv"], "has the hits of --queries"),
+        (["search", "shop.index", "--queries", "list.csv", "--csv", "list.csv"], "is the list of queries"),
+        (["index", "build", "shop", "--index", "x", "--label-from", "brand"], "label_from: need parent or top"),
         (["search", "nowhere", "shop/class0/0.png"], "there is none at nowhere"),
         (["search", "shop.index", "shop/class0/0.png", "--where", "colour = 'red'"], "no column 'colour'"),
         (["search", "shop.index", "shop/class0/0.png", "--html", "hits.png"], "ending in .html"),

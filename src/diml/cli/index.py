@@ -61,6 +61,8 @@ class BuildCommand:
 
     diml index build shop.csv --index shop.index --model runs/mine --storage int8 --types price=float
 
+    diml index build photos --index photos.index --label-from parent
+
     torchrun --nproc-per-node 4 -m diml index build photos --index photos.index
     """
 
@@ -80,6 +82,11 @@ class BuildCommand:
     types: tuple[str, ...] = ()
     """Types of columns of the CSV file, for instance `price=float stock=int code=text new=bool`. By default a column is
     of numbers only if every cell is written as that number is printed; `label` is always text."""
+
+    label_from: Annotated[str | None, tyro.conf.arg(metavar="parent|top|COLUMN")] = None
+    """What the column `label` is: `top`, the first folder below the source on the path to the image, which is the
+    default for a folder; `parent`, the folder that the image is in; or a column of the CSV file, by default its own
+    `label`. To be given again whenever the index is brought up to date; a change embeds nothing anew."""
 
     keep_missing: bool = False
     """Keep images in the index that are missing from the folder or file."""
@@ -114,7 +121,7 @@ class BuildCommand:
         from diml.search.cells import read_types
         from diml.search.sources import list_source
 
-        listing = list_source(self.images, read_types(self.types))
+        listing = list_source(self.images, read_types(self.types), label_from=self.label_from)
         notice = listing.notice()
         if notice is not None and processes.is_first and not self.json:
             print(notice)

@@ -31,6 +31,8 @@ class SearchCommand:
 
     diml search photos.index query.jpg --json | jq .hits[0].summary.sentence
 
+    diml search photos.index --queries returned.csv --exclude-self --csv hits.csv
+
     diml search photos.index --all-pairs --threshold 1.9
 
     diml search photos.index --all-pairs --threshold 1.9 --differ label
@@ -42,6 +44,11 @@ class SearchCommand:
     image: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGE]")] = None
     """The query image."""
 
+    queries: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER_OR_CSV")] = None
+    """Instead of a query image: all images of a folder and its subfolders, or of a CSV file with the column `path`,
+    embedded in batches. Prints a table of the first hits of each. Images that cannot be read are named and left out;
+    the exit status is then 1."""
+
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
     """Number of hits."""
 
@@ -50,6 +57,9 @@ class SearchCommand:
 
     rerank_at: int = 100
     """K: how many of the nearest by pooled cosine are re-ranked by regions, at least k; 0: none."""
+
+    exclude_self: bool = False
+    """Leave out the query's own image: every image of the index whose file has the same content."""
 
     matcher: MatcherFlags = MatcherOptions()
 
@@ -68,7 +78,17 @@ class SearchCommand:
     """With --explain full: number of matched regions shown for each hit, largest contribution first."""
 
     json: bool = False
-    """Print JSON: every hit with its summary; with --all-pairs one line per pair."""
+    """Print JSON: every hit with its summary; with --queries one document; with --all-pairs one line per pair."""
+
+    csv: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """With --queries, instead of the table: write all hits to a CSV file with the columns query, rank, hit, score,
+    label, and probability where there is a calibration."""
+
+    batch_size: int = 64
+    """With --queries: images per batch."""
+
+    workers: int | None = None
+    """With --queries: loader processes; chosen by the number of cores when omitted."""
 
     html: Path | None = None
     """Write the hits as an interactive page in one file, with their regions, lines and ledgers."""
@@ -93,10 +113,14 @@ class SearchCommand:
 
     def run(self) -> int:
         """Search, print, write."""
-        if (self.image is None) != self.all_pairs:
-            raise ValueError("image: need an IMAGE, or --all-pairs instead; see --help")
+        if (self.image is not None) + (self.queries is not None) + self.all_pairs != 1:
+            raise ValueError("image: need an IMAGE, or --all-pairs or --queries instead; see --help")
+        if self.csv is not None and self.queries is None:
+            raise ValueError("csv: a CSV file has the hits of --queries; give them, or use --json")
         if self.all_pairs:
             return self._all_pairs()
+        if self.queries is not None:
+            return self._many(self.queries)
         from diml.data.listing import named_file
 
         assert self.image is not None
@@ -116,6 +140,7 @@ class SearchCommand:
                 rerank_at=self.rerank_at,
                 where=self.where,
                 matcher=self._matcher(searcher.matcher),
+                exclude_self=self.exclude_self,
                 false_accept_rate=self.false_accept_rate,
             )
             explained = self._explained(searcher, result)
@@ -142,10 +167,63 @@ class SearchCommand:
             print(notice)
         return self.matcher.applied_to(own)
 
+    def _many(self, queries: Path) -> int:
+        """Search for many images, print or write the hits, name the images that cannot be read."""
+        from contextlib import ExitStack
+
+        from diml.cli.search_queries import QueriesDocument, QueriesTable, distribute, print_bad, queries_csv
+        from diml.search import Searcher
+        from diml.search.sources import list_queries
+
+        if self.html is not None:
+            raise ValueError("html: a page shows the hits of one query; omit --html or --queries")
+        if self.csv is not None and self.csv.resolve() == queries.resolve():
+            raise ValueError(f"csv: {self.csv} is the list of queries, which would be lost; give another name")
+        listing = list_queries(queries)
+        notice = listing.notice()
+        if notice is not None and not self.json:
+            print(notice)
+        document = QueriesDocument(self.index, self.explain, self.top) if self.json else None
+        table = None if self.json or self.csv is not None else QueriesTable(self.explain, self.top)
+        with ExitStack() as opened:
+            searcher = opened.enter_context(
+                Searcher.open(self.index, model=self.model, calibration=self.calibration, device=self.device)
+            )
+            matcher = self._matcher(searcher.matcher)
+            outputs: list[Any] = [output for output in (document, table) if output is not None]
+            if self.csv is not None:
+                calibrated = bool(self.rerank_at) and searcher.calibration_for(matcher).calibrator is not None
+                outputs.append(opened.enter_context(queries_csv(self.csv, calibrated)))
+            results = searcher.search_files(
+                [listing.file(row) for row in range(len(listing))],
+                self.k,
+                rerank_at=self.rerank_at,
+                where=self.where,
+                matcher=matcher,
+                exclude_self=self.exclude_self,
+                false_accept_rate=self.false_accept_rate,
+                shares=self.explain != "none" and (document or table) is not None,
+                batch_size=self.batch_size,
+                workers=self.workers,
+                progress=True,
+            )
+            bad = distribute(searcher, results, outputs)
+        if document is not None:
+            document.print(bad)
+        else:
+            if table is not None:
+                table.print()
+            print_bad(bad, len(listing))
+            if self.csv is not None:
+                print(f"Written: {self.csv}")
+        return 1 if bad else 0
+
     def _all_pairs(self) -> int:
         """Print one line per pair as it is found."""
         from diml.search import Searcher, alike_pairs, open_store
 
+        if self.exclude_self:
+            raise ValueError("exclude_self: --all-pairs never compares an image with itself; omit --exclude-self")
         if self.html is not None:
             raise ValueError("html: a page shows the hits of one query; omit --html or --all-pairs")
         store, count = open_store(self.index), 0
@@ -220,14 +298,14 @@ def _print(result: SearchResult, explained: Sequence[Explanation], top: int) -> 
         name = hit.id if hit.file is None else "/".join(hit.file.parts[-2:])
         lines = [name]
         if place < len(explained):
-            lines += [explained[place].summary().sentence, *_contributions(result, place, top)]
+            lines += [explained[place].summary().sentence, *contributions(result, place, top)]
         table.add_row(str(place + 1), *chance, *scores, str(hit.pooled_rank), Text("\n".join(lines)))
     console.print(table)
     for notice in result.notices:
         console.print(notice, markup=False, soft_wrap=True)
 
 
-def _contributions(result: SearchResult, place: int, top: int) -> list[str]:
+def contributions(result: SearchResult, place: int, top: int) -> list[str]:
     """The largest contributions to the score of a hit, in one line, if there are any."""
     from diml.explain.formatting import cell_name
 

@@ -5,10 +5,11 @@ Legend: Q queries, K candidates, H hits.
 
 from __future__ import annotations
 
+import hashlib
 import html
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,13 +23,14 @@ from torch import Tensor
 from diml.calibration.calibrator import FILE, Calibrator, load_calibration
 from diml.calibration.finding import FoundCalibration, find_calibration
 from diml.calibration.hits import FALSE_ACCEPT_RATE, GalleryVerdict, JudgedHits, judge_hits
-from diml.data.images import image_name, load_image
+from diml.data.images import BadImage, image_name, load_image
 from diml.matching import LearnedMatcher, Ledger, Match, Matcher, Regions
 from diml.models import EmbedderConfig, load_embedder
 from diml.models.shares import with_shares
 from diml.models.zoo import is_backbone
-from diml.search.filters import Where, parse_where
-from diml.search.index import open_store
+from diml.progress import ShowProgress, progress_bar
+from diml.search.filters import And, ColumnMembership, Where, parse_where
+from diml.search.index import content_of, open_store
 from diml.search.sources import indexed_image, known_file
 from diml.search.store import IndexConfig, decode_regions
 
@@ -308,6 +310,7 @@ class Searcher:
         where: str | None = None,
         matcher: Matcher | None = None,
         exclude: str | None = None,
+        exclude_self: bool = False,
         false_accept_rate: float = FALSE_ACCEPT_RATE,
     ) -> SearchResult:
         """Find the k images most similar to a query.
@@ -319,22 +322,16 @@ class Searcher:
             where: a condition on metadata, such as "label = 'milk'"; see `diml.search.filters.parse_where`.
             matcher: for this search, in place of `Searcher.matcher`.
             exclude: id of an image that is left out, such as the query itself.
+            exclude_self: leave out all images whose file has the same content as that of the query, a path or bytes.
             false_accept_rate: share of the queries whose class is missing from the index that may be taken to be
                 there, in (0, 1); for `SearchResult.in_gallery`.
 
         Raises:
             BadImageError, FileNotFoundError: the image cannot be read.
-            ValueError: k, rerank_at or where is invalid, or the query is not a single image.
+            ValueError: k, rerank_at or where is invalid, the query is not a single image, or `exclude_self` is asked
+                for of something else than a file, or of an index without contents.
         """
-        if k < 1 or rerank_at < 0:
-            name, need, got = ("k", "at least 1", k) if k < 1 else ("rerank_at", "0 or more", rerank_at)
-            raise ValueError(f"{name}: need {need}, got {got}")
-        config = self.store.config
-        if rerank_at and config.storage == "none":
-            raise ValueError(
-                "rerank_at: this index has pooled vectors only; search with rerank_at=0, or build one with regions"
-            )
-        condition = None if where is None else parse_where(where, config.columns)
+        condition = self._checked(k, rerank_at, where)
         if isinstance(query, Regions):
             name, image, regions = "query", None, query
         else:
@@ -343,10 +340,108 @@ class Searcher:
             regions = self.embedder.embed(image, shares=True).to("cpu")
         if len(regions) != 1:
             raise ValueError(f"query: need Regions of one image, got {len(regions)}; search for one at a time")
+        excluded = [set() if exclude is None else {exclude}]
+        if exclude_self:
+            excluded[0] |= self._same_content([_content(query)], condition)[0]
         used = self.matcher if matcher is None else matcher
-        found = self._ranked(regions.to(torch.float32), k, rerank_at, condition, used, exclude)
-        judged = self._judged(found, rerank_at, condition, exclude, false_accept_rate)
-        return replace(judged, query=name, image=image)
+        (found,) = self._found(regions, k, rerank_at, condition, used, excluded, false_accept_rate)
+        return replace(found, query=name, image=image)
+
+    def search_files(
+        self,
+        files: Sequence[str | os.PathLike[str]],
+        k: int = 10,
+        *,
+        rerank_at: int = 100,
+        where: str | None = None,
+        matcher: Matcher | None = None,
+        exclude_self: bool = False,
+        false_accept_rate: float = FALSE_ACCEPT_RATE,
+        shares: bool = True,
+        batch_size: int = 64,
+        workers: int | None = None,
+        progress: ShowProgress = False,
+    ) -> Iterator[SearchResult | BadImage]:
+        """Find the k images most similar to each of many queries, which are embedded and looked up in batches.
+
+        Args:
+            files: N image files.
+            k, rerank_at, where, matcher, exclude_self, false_accept_rate: as of `search`, for every query.
+            shares: compute what `explain` needs to divide the whole score among parts.
+            batch_size, workers: as of `Embedder.embed`.
+            progress: show a bar of the queries; or a function, see `diml.progress.progress_bar`.
+
+        Yields:
+            The result of each query, in the order of the files, as `search` gives it, but without `image`; after those
+            of a batch, the files of it that cannot be read.
+
+        Raises:
+            ValueError: k, rerank_at, where or batch_size is invalid, or the index has no contents to be compared.
+        """
+        condition = self._checked(k, rerank_at, where)
+        if batch_size < 1:
+            raise ValueError(f"batch_size: need at least 1, got {batch_size}")
+        paths = [os.fspath(file) for file in files]
+        used = self.matcher if matcher is None else matcher
+        with progress_bar(len(paths), show=progress, what="searching", unit="queries") as advance:
+            for regions, batch in self.embedder.embed_batches(paths, batch_size, workers, False, "skip", shares):
+                if regions is not None:
+                    names = [paths[row] for row in batch.indices.tolist()]
+                    excluded: list[set[str]] = [set() for _ in names]
+                    if exclude_self:
+                        excluded = self._same_content([_content(name) for name in names], condition)
+                    found = self._found(regions.to("cpu"), k, rerank_at, condition, used, excluded, false_accept_rate)
+                    for name, one in zip(names, found, strict=True):
+                        yield replace(one, query=name)
+                        advance(1)
+                yield from batch.bad
+                advance(len(batch.bad))
+
+    def _checked(self, k: int, rerank_at: int, where: str | None) -> Where | None:
+        """The condition of a search whose settings are valid."""
+        if k < 1 or rerank_at < 0:
+            name, need, got = ("k", "at least 1", k) if k < 1 else ("rerank_at", "0 or more", rerank_at)
+            raise ValueError(f"{name}: need {need}, got {got}")
+        config = self.store.config
+        if rerank_at and config.storage == "none":
+            raise ValueError(
+                "rerank_at: this index has pooled vectors only; search with rerank_at=0, or build one with regions"
+            )
+        return None if where is None else parse_where(where, config.columns)
+
+    def _same_content(self, contents: Sequence[str], where: Where | None) -> list[set[str]]:
+        """The ids of the images that satisfy a condition and have each of these contents."""
+        if "content" not in self.store.config.columns:
+            raise ValueError(
+                "exclude_self: this index does not record the content of its files; name the image with exclude"
+            )
+        same = ColumnMembership("content", tuple(dict.fromkeys(contents)))
+        ids: dict[str, set[str]] = {content: set() for content in contents}
+        for part in self.store.listing(same if where is None else And(where, same), columns=["content"]):
+            for name, metadata in zip(part.ids, part.metadata, strict=True):
+                ids[str(metadata["content"])].add(name)
+        return [set(ids[content]) for content in contents]
+
+    def _found(
+        self,
+        queries: Regions,
+        k: int,
+        depth: int,
+        where: Where | None,
+        matcher: Matcher,
+        excluded: Sequence[Collection[str]],
+        false_accept_rate: float,
+    ) -> Iterator[SearchResult]:
+        """The result of each query, without the ids that are excluded of it; all are looked up together."""
+        queries, wanted = queries.to(torch.float32), max(k, depth)
+        more = max(len(ids) for ids in excluded)
+        near = self.store.nearest(queries.pooled.numpy(), wanted + more, where=where)
+        calibrated = depth and self.calibration_for(matcher).calibrator is not None
+        images = self.store.count(where) if calibrated else 0
+        for row, without in enumerate(excluded):
+            ids = [name for name in near[row].ids if name not in without][:wanted]
+            found = self._ranked(queries[[row]], ids, k, depth, matcher)
+            yield self._judged(found, depth, max(1, images - len(without)), false_accept_rate)
 
     def explain(self, result: SearchResult, n: int | None = None) -> list[Explanation]:
         """Explain the first n hits of a result, or all: images, the division of the whole score, and probabilities.
@@ -391,12 +486,8 @@ class Searcher:
             )
         return explained
 
-    def _ranked(
-        self, query: Regions, k: int, depth: int, where: Where | None, matcher: Matcher, exclude: str | None
-    ) -> SearchResult:
-        wanted = max(k, depth)
-        near = self.store.nearest(query.pooled.numpy(), wanted + (exclude is not None), where=where)[0]
-        ids = [name for name in near.ids if name != exclude][:wanted]
+    def _ranked(self, query: Regions, ids: list[str], k: int, depth: int, matcher: Matcher) -> SearchResult:
+        """The best k of the images of these ids, which are the nearest by the pooled cosine, in its order."""
         # a row removed since is left out, one replaced since is read as it is now
         rows = self.store.regions(ids if depth else ids[:k])
         rank_of = {name: rank for rank, name in enumerate(ids, start=1)}
@@ -425,9 +516,7 @@ class Searcher:
         compared = () if structural is None else tuple(scores[row] for row in order)
         return SearchResult("", hits, query, chosen, matcher, compared)
 
-    def _judged(
-        self, found: SearchResult, depth: int, where: Where | None, exclude: str | None, false_accept_rate: float
-    ) -> SearchResult:
+    def _judged(self, found: SearchResult, depth: int, gallery_images: int, false_accept_rate: float) -> SearchResult:
         """The result with what the calibration says of it."""
         calibration = self.calibration_for(found.matcher)
         notices = (calibration.notice,) if calibration.notice else ()
@@ -440,7 +529,7 @@ class Searcher:
             calibrator,
             found.scores,
             depth=depth,
-            gallery_images=max(1, self.store.count(where) - (exclude is not None)),
+            gallery_images=gallery_images,
             false_accept_rate=false_accept_rate,
         )
         return replace(_with_judgement(found, judged), calibrator=calibrator, notices=(*notices, *judged.notices))
@@ -456,6 +545,17 @@ class Searcher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _content(query: ImageLike | Regions) -> str:
+    """The sha256 of the file of a query."""
+    if isinstance(query, bytes):
+        return hashlib.sha256(query).hexdigest()
+    if isinstance(query, str | os.PathLike):
+        return content_of(Path(query))
+    raise ValueError(
+        f"exclude_self: need the query as a path or as bytes, got {type(query).__name__}; name its id with exclude"
+    )
 
 
 def _with_judgement(found: SearchResult, judged: JudgedHits) -> SearchResult:

@@ -21,6 +21,8 @@ from diml.spelling import did_you_mean, shown
 
 #: Columns of every image of an index, whatever its source: where it came from, and the sha256 of its file.
 OWN_COLUMNS: Final[Mapping[str, ColumnType]] = {"source": "text", "path": "text", "content": "text"}
+#: Labels from folders, of `list_source`.
+_FOLDERS: Final = ("parent", "top")
 _NOT_UTF8: Final = "its name is not UTF-8, and an index keeps texts; rename it"
 
 
@@ -111,20 +113,30 @@ def indexed_image(metadata: Mapping[str, Value]) -> Image.Image | str:
         return f"the file {file} is missing" if missing else f"the file {file} cannot be read ({error})"
 
 
-def list_source(place: str | os.PathLike[str], types: Mapping[str, ColumnType] | None = None) -> SourceListing:
+def list_source(
+    place: str | os.PathLike[str],
+    types: Mapping[str, ColumnType] | None = None,
+    *,
+    label_from: str | None = None,
+) -> SourceListing:
     """List the images of a folder and its subfolders, or of a CSV file.
 
-    A folder gives the column `label`: the first subfolder on the path to the image. A CSV file has a column `path`,
+    A folder gives the column `label`: a folder on the path to the image. A CSV file has a column `path`,
     relative to the file or absolute; its other columns become metadata. The column `label` is text; the others have the
     type that is named, else the narrowest that is exact for all their cells (see `diml.search.cells`).
 
     Args:
         place: the folder or file.
         types: column -> type, see `diml.search.cells.read_types`.
+        label_from: what `label` is: "top", the first folder below `place` on the path to the image; "parent", the
+            folder that the image is in (both are empty where the image is in `place` itself); or the name of a column
+            of a CSV file, which then means the column also where it is called `top` or `parent`. When omitted "top" of
+            a folder, and a CSV file's own column `label`, if it has one.
 
     Raises:
         FileNotFoundError: the folder or file does not exist.
-        ValueError: no images, or a CSV file with invalid columns or lines: each is named with its number.
+        ValueError: no images; a CSV file with invalid columns or lines: each is named with its number; or `label_from`
+            is no column, or would replace another column `label`.
     """
     path = Path(place).expanduser()
     path = path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
@@ -134,10 +146,58 @@ def list_source(place: str | os.PathLike[str], types: Mapping[str, ColumnType] |
     if path.is_dir():
         if types:
             raise ValueError(f"types: need a CSV file, got the folder {path}, whose only column is label")
-        return _list_folder(path.resolve())
+        if label_from not in (None, *_FOLDERS):
+            raise ValueError(f"label_from: need parent or top for the folder {path}, got {label_from!r}")
+        return _list_folder(path.resolve(), label_from or "top")
     if path.suffix.lower() != ".csv" or not path.is_file():
         raise ValueError(f"images: need a folder or a .csv file, got {path}; give the folder that contains it")
-    return _list_csv(path, types or {})
+    return _list_csv(path, types or {}, label_from)
+
+
+def list_queries(place: str | os.PathLike[str]) -> SourceListing:
+    """List the images of a folder or CSV file that are to be searched for; of a CSV file only the column `path` counts.
+
+    Raises:
+        FileNotFoundError: the folder or file does not exist.
+        ValueError: no images, or a CSV file without the column `path` or with invalid lines.
+    """
+    path = Path(place).expanduser()
+    path = path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
+    if not path.exists():
+        raise FileNotFoundError(f"queries: {printable(path)} does not exist; give a folder of images or a CSV file")
+    if path.is_dir():
+        found = find_images(path)
+        listing = SourceListing(
+            str(path),
+            path,
+            found.names,
+            tuple({} for _ in found.names),
+            {},
+            left_out=found.left_out,
+            closed=found.closed,
+        )
+    elif path.suffix.lower() == ".csv" and path.is_file():
+        listing = _listed_queries(path)
+    else:
+        raise ValueError(f"queries: need a folder or a .csv file, got {path}; give one image as IMAGE")
+    if not len(listing):
+        left = listing.notice()
+        raise ValueError(f"queries: {path} names no images" + ("" if left is None else f" ({left})"))
+    return listing
+
+
+def _listed_queries(file: Path) -> SourceListing:
+    """The images that a CSV file names."""
+    table = read_csv(file)
+    if "path" not in table.columns:
+        raise ValueError(f"{file}: need a first line with the column path, got {shown(','.join(table.columns))}")
+    listing = FileListing()
+    folder = folder_of_paths(file, [row.cells["path"] for row in table.rows], listing)
+    paths, faults = _paths_of(table, folder, folder, listing)
+    table.require_sound(faults)
+    return SourceListing(
+        str(file), folder, paths, tuple({} for _ in paths), {}, lines=tuple(row.line for row in table.rows)
+    )
 
 
 def _require_utf8(path: Path) -> None:
@@ -147,7 +207,7 @@ def _require_utf8(path: Path) -> None:
         raise ValueError(f"images: {printable(path)}: {_NOT_UTF8}") from error
 
 
-def _list_folder(folder: Path) -> SourceListing:
+def _list_folder(folder: Path, label_from: str) -> SourceListing:
     found = find_images(folder)
     names = tuple(name for name in found.names if _is_utf8(name))
     source = f"{folder}/" if folder.suffix.lower() == ".csv" else str(folder)
@@ -162,12 +222,39 @@ def _list_folder(folder: Path) -> SourceListing:
         source=source,
         folder=folder,
         paths=names,
-        cells=tuple({"label": nfc(name.partition("/")[0]) if "/" in name else ""} for name in names),
+        cells=tuple({"label": _folder_label(name, label_from)} for name in names),
         columns={"label": "text"},
         bad=tuple(BadImage(printable(folder / name), _NOT_UTF8) for name in found.names if not _is_utf8(name)),
         left_out=found.left_out,
         closed=found.closed,
     )
+
+
+def _folder_label(path: str, label_from: str) -> str:
+    """The name of the first folder of a relative path ("top") or of the last one; empty without folders."""
+    folders = path.split("/")[:-1]
+    return nfc(folders[0 if label_from == "top" else -1]) if folders else ""
+
+
+def _with_labels(
+    cells: tuple[dict[str, str], ...], paths: tuple[str, ...], file: Path, columns: list[str], label_from: str
+) -> tuple[dict[str, str], ...]:
+    """The cells of a CSV file with the column `label` from another column, or from folders of the paths."""
+    if label_from not in columns and label_from not in _FOLDERS:
+        raise ValueError(
+            f"label_from: need parent, top or a column of {file}; it has no column {label_from!r}; "
+            f"{did_you_mean(label_from, columns)}"
+        )
+    if label_from == "label":
+        return cells
+    if "label" in columns:
+        raise ValueError(f"label_from: {file} has a column label, which {label_from} would replace; rename it")
+    if label_from in columns:
+        return tuple({**entry, "label": entry[label_from]} for entry in cells)
+    outside = next((path for path in paths if path.startswith("/")), None)
+    if label_from == "top" and outside is not None:
+        raise ValueError(f"label_from: {outside} is not below {file.parent}, so it has no top folder; take parent")
+    return tuple({**entry, "label": _folder_label(path, label_from)} for entry, path in zip(cells, paths, strict=True))
 
 
 def _is_utf8(name: str) -> bool:
@@ -178,7 +265,7 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def _list_csv(file: Path, types: Mapping[str, ColumnType]) -> SourceListing:
+def _list_csv(file: Path, types: Mapping[str, ColumnType], label_from: str | None) -> SourceListing:
     table = read_csv(file)
     _check_columns(table, types)
     listing = FileListing()
@@ -192,6 +279,9 @@ def _list_csv(file: Path, types: Mapping[str, ColumnType]) -> SourceListing:
         raise ValueError(f"{file}: need one line per image below the first, got none")
     others = [name for name in table.columns if name != "path"]
     cells = tuple({name: nfc(row.cells[name]) for name in others} for row in table.rows)
+    if label_from is not None:
+        cells = _with_labels(cells, paths, file, others, label_from)
+        others = [*others, *({"label"} - set(others))]
     columns: dict[str, ColumnType] = {}
     for name in others:
         kind = types.get(name) or ("text" if name == "label" else guessed_type([entry[name] for entry in cells]))

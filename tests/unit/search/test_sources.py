@@ -96,3 +96,48 @@ def test_where_a_stored_image_lies():
     assert str(image_file({"source": "/data/shop", "path": "a/b.png"})) == "/data/shop/a/b.png"
     assert str(image_file({"source": "/data/shop.csv/", "path": "a/b.png"})) == "/data/shop.csv/a/b.png"
     assert str(image_file({"source": "/data/shop.csv", "path": "/other/b.png"})) == "/other/b.png"
+
+
+def labels_of(place, label_from):
+    listing = list_source(place, label_from=label_from)
+    assert listing.columns["label"] == "text"
+    rows = range(len(listing))
+    return {listing.paths[row]: listing.metadata(row, listing.columns)["label"] for row in rows}
+
+
+def test_labels_are_the_folder_that_is_chosen(photos):
+    (photos / "class 0" / "deep" / "er").mkdir(parents=True)
+    (photos / "class 0" / "0.png").rename(photos / "class 0" / "deep" / "er" / "0.png")
+    (photos / "class 1" / "1.png").rename(photos / "lone.png")
+    top, parent = labels_of(photos, "top"), labels_of(photos, "parent")
+    assert labels_of(photos, None) == top
+    assert {path for path in top if top[path] != parent[path]} == {"class 0/deep/er/0.png"}
+    assert (top["class 0/deep/er/0.png"], parent["class 0/deep/er/0.png"]) == ("class 0", "er")
+    assert (top["lone.png"], parent["lone.png"]) == (None, None)
+    with pytest.raises(ValueError, match="need parent or top"):
+        list_source(photos, label_from="brand")
+
+
+def test_labels_of_a_csv_file_are_a_column_or_a_folder(photos):
+    file = photos / "shop.csv"
+    file.write_text("path,brand,top\nclass 0/0.png,7,x\nclass 1/1.png,8,y\n")
+    assert "label" not in list_source(file).columns
+    assert list(labels_of(file, "brand").values()) == ["7", "8"]
+    assert list_source(file, label_from="brand").columns["brand"] == "integer"
+    assert list(labels_of(file, "parent").values()) == ["class 0", "class 1"]
+    assert list(labels_of(file, "top").values()) == ["x", "y"]
+    with pytest.raises(ValueError, match=r"no column 'brnd'.*brand"):
+        list_source(file, label_from="brnd")
+    file.write_text("path,label,brand\nclass 0/0.png,7,x\n")
+    assert list(labels_of(file, "label").values()) == ["7"]
+    with pytest.raises(ValueError, match="has a column label"):
+        list_source(file, label_from="brand")
+
+
+def test_a_list_elsewhere_has_no_top_folders(photos, tmp_path):
+    (tmp_path / "lists").mkdir()
+    file = tmp_path / "lists" / "shop.csv"
+    file.write_text(f"path\n{photos / 'class 0' / '0.png'}\n")
+    assert list(labels_of(file, "parent").values()) == ["class 0"]
+    with pytest.raises(ValueError, match="is not below"):
+        list_source(file, label_from="top")
