@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from diml.models import Embedder
     from diml.search import Searcher
     from diml.web import Engine
+    from diml.web.access import Access
     from diml.web.folder import FolderGallery
     from diml.web.gallery import Gallery
     from diml.web.limits import Limits
@@ -28,7 +29,8 @@ class ServeCommand:
     """Serve a local web page: drop two images to compare them, or one to search a folder or an index with hits
     re-ranked and explained. The same as a JSON API: /api/match, /api/search, /api/openapi.json.
 
-    Listens on 127.0.0.1 only. Uploaded images are not saved, unless --keep names a folder.
+    Listens on 127.0.0.1; another address (--host) needs --token-file. Uploaded images are not saved, unless --keep
+    names a folder.
 
     For instance:
 
@@ -50,8 +52,22 @@ class ServeCommand:
     """Search this index of `diml index build` instead. Queries are embedded by the model of the index, and --model only
     gives its present path if it has moved."""
 
+    host: str = "127.0.0.1"
+    """Address to listen on. Others than those of this machine alone, such as 0.0.0.0, need --token-file."""
+
     port: int = 8765
-    """Port of 127.0.0.1; 0 chooses a free one."""
+    """Port; 0 chooses a free one."""
+
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which the server is reached, for instance behind a proxy, besides 127.0.0.1, localhost and --host;
+    without scheme and port."""
+
+    root_path: str = ""
+    """Prefix of all addresses behind a proxy, for instance /images."""
+
+    token_file: Path | None = None
+    """File with the token that every request has to send, as `Authorization: Bearer TOKEN`; a browser asks for it once,
+    as a password."""
 
     open: bool = False
     """Open the page in the browser."""
@@ -99,9 +115,9 @@ class ServeCommand:
         require("web", "the server")
         from diml.web import create_app, serve
         from diml.web.folder import checked_folder
-        from diml.web.server import open_port
+        from diml.web.server import check_exposure, open_port
 
-        limits = self._limits()
+        limits, access = self._limits(), self._access()
         self.matcher.applied_to(Matcher())  # validates the settings before a model is loaded
         if not 0 < self.false_accept_rate < 1:
             raise ValueError(f"false_accept_rate: need a fraction in (0, 1), got {self.false_accept_rate}; 0.01 is 1 %")
@@ -111,9 +127,10 @@ class ServeCommand:
             checked_folder(self.folder)
         if self.keep is not None:
             self.keep.mkdir(parents=True, exist_ok=True)
-        with open_port(self.port) as listener:
+        with open_port(self.port, self.host) as listener:
+            check_exposure(listener, access)
             engine = self._engine()
-            app = create_app(engine, limits=limits, keep=self.keep)
+            app = create_app(engine, limits=limits, keep=self.keep, access=access)
             self._announce(engine.gallery, listener.getsockname()[1])
             try:
                 serve(app, listener, limits=limits)
@@ -124,6 +141,13 @@ class ServeCommand:
                     engine.gallery.stop()
         print("Stopped.")
         return 0
+
+    def _access(self) -> Access:
+        from diml.web.access import Access, read_token
+
+        own = () if self.host in ("0.0.0.0", "::", "") else (self.host,)
+        token = "" if self.token_file is None else read_token(self.token_file.expanduser())
+        return Access(hosts=(*own, *self.allowed_hosts), root_path=self.root_path, token=token)
 
     def _limits(self) -> Limits:
         from diml.web.limits import Limits
@@ -197,7 +221,9 @@ class ServeCommand:
         return gallery
 
     def _announce(self, gallery: Gallery | None, port: int) -> None:
-        address = f"http://127.0.0.1:{port}"
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
+        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        address += f"{self.root_path}/" if self.root_path else ""
         if self.index is not None and gallery is not None:
             print(f"Searching {gallery.state().total:,} images of {self.index}.")
         elif gallery is not None:

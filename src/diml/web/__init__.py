@@ -1,9 +1,9 @@
 """The server of `diml serve`: comparison and search in the browser, and the same as a JSON API.
 
 Read in this order: `gallery` (what can be searched), `folder` (a folder in memory), `index` (an index on disk),
-`engine` (embed, match, search), `schemas` (the JSON), `app` (the routes); `uploads`, `errors`, `limits` and `guard`
-handle untrusted and excessive requests. `server` opens the port. The page is in `page/` and uses the viewer of
-`diml.explain`.
+`engine` (embed, match, search), `schemas` (the JSON), `app` (the routes); `access`, `parameters`, `uploads`,
+`errors`, `limits` and `guard` handle untrusted and excessive requests, `metrics` counts them. `server` opens the
+port. The page is in `page/` and uses the viewer of `diml.explain`.
 """
 
 from diml.web.app import create_app

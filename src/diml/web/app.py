@@ -10,19 +10,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from diml.data.images import BadImageError
 from diml.explain.html import MODULES, page_asset
 from diml.web import schemas
+from diml.web.access import Access
 from diml.web.engine import MOST_HITS, Engine, Kind
 from diml.web.errors import ApiError, answer_errors
 from diml.web.gallery import Gallery
 from diml.web.guard import Guard
 from diml.web.limits import Limits, Worker
+from diml.web.metrics import Measured, Metrics
+from diml.web.parameters import require_known
 from diml.web.uploads import Upload, UploadedFile, open_upload, read_files
 
 MOST_RERANKED: Final = 1000
+_LONGEST_WHERE: Final = 4000  # characters; servers and proxies accept addresses of about 8,000
+_WHERE: Final = "condition on the metadata of an index that the hits satisfy, such as label = 'milk' and price < 3"
 _OWN_FILES: Final = ("app.js", "api.js", "tray.js", "gallery.js", "app.css")
 _TYPES: Final = {"js": "text/javascript", "css": "text/css", "html": "text/html"}
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
@@ -31,18 +37,26 @@ _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def create_app(engine: Engine, *, limits: Limits | None = None, keep: Path | None = None) -> FastAPI:
-    """Create the application, for any ASGI server that listens on the local machine only.
+#: Of every route of the API.
+_KNOWN: Final = [Depends(require_known)]
+
+
+def create_app(
+    engine: Engine, *, limits: Limits | None = None, keep: Path | None = None, access: Access | None = None
+) -> FastAPI:
+    """Create the application, for any ASGI server; without a token one that listens on the local machine only.
 
     Args:
         engine: embedder, matcher and gallery.
         limits: of requests.
         keep: folder in which uploaded images are saved; None saves none.
+        access: names of hosts, prefix of all addresses, token; by default this machine alone, without a token.
 
     Example:
         >>> serve(create_app(Engine(load_embedder("mobilenetv2_100"))))  # doctest: +SKIP
     """
-    limits = limits or Limits()
+    limits, access = limits or Limits(), access or Access()
+    engine.root_path = access.root_path
     worker = Worker(limits)
     engine.limit_pixels(limits.pixels)
 
@@ -58,7 +72,9 @@ def create_app(engine: Engine, *, limits: Limits | None = None, keep: Path | Non
         lifespan=lifespan, description="Explainable image similarity: comparison and search. All scores are fractions.",
     )  # fmt: skip
     answer_errors(app)
-    app.add_middleware(Guard, limits=limits)
+    app.state.access = access
+    app.add_middleware(Guard, limits=limits, access=access)
+    _add_monitoring(app, engine, worker, limits)
     _add_status(app, engine, worker, limits, keep is not None)
     _add_work(app, engine, worker, limits, keep)
     _add_gallery(app, engine, worker)
@@ -67,7 +83,7 @@ def create_app(engine: Engine, *, limits: Limits | None = None, keep: Path | Non
 
 
 def _add_status(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keeps: bool) -> None:
-    @app.get("/api/status", responses=_ERRORS)
+    @app.get("/api/status", dependencies=_KNOWN, responses=_ERRORS)
     async def status() -> schemas.StatusResponse:
         """What is served, the progress of the gallery, and the limits."""
         counts = {"hits": engine.most_hits(), "rerank_at": MOST_RERANKED}
@@ -83,6 +99,35 @@ def _add_status(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, ke
             limits=schemas.LimitsBody(**values),
             gallery=None if gallery is None else await worker.run_image(partial(_gallery_status, gallery)),
         )
+
+
+def _add_monitoring(app: FastAPI, engine: Engine, worker: Worker, limits: Limits) -> None:
+    """Probes, which need no token, and metrics."""
+
+    def images() -> int:
+        return 0 if engine.gallery is None else engine.gallery.state().count
+
+    metrics = Metrics(
+        computing=lambda: min(worker.pending, limits.requests),
+        waiting=lambda: max(0, worker.pending - limits.requests),
+        images=images,
+    )
+    app.add_middleware(Measured, metrics=metrics)
+
+    @app.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
+    async def readiness() -> dict[str, str]:
+        """Whether searches are answered; without a gallery, whether comparisons are."""
+        if engine.gallery is not None:
+            await worker.run_image(engine.require_ready)
+        return {"status": "ready"}
+
+    @app.get("/metrics", include_in_schema=False)
+    async def measured() -> Response:
+        return Response(await worker.run_image(metrics.text), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _calibration_of(engine: Engine) -> schemas.CalibrationBody | None:
@@ -108,6 +153,7 @@ def _add_work(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keep
     @app.post(
         "/api/match",
         response_model=schemas.ExplanationResponse,
+        dependencies=_KNOWN,
         responses=_ERRORS,
         openapi_extra=_form("query", "gallery"),
     )
@@ -127,6 +173,7 @@ def _add_work(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keep
     @app.post(
         "/api/search",
         response_model=schemas.ExplanationResponse,
+        dependencies=_KNOWN,
         responses=_ERRORS,
         openapi_extra=_form("query", required=False),
     )
@@ -135,6 +182,7 @@ def _add_work(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keep
         hits: Annotated[int, Query(ge=1, le=MOST_HITS, description="number of hits to explain")] = 8,
         rerank_at: Annotated[int, Query(ge=0, le=MOST_RERANKED, description="K; 0: by pooled cosine alone")] = 100,
         key: Annotated[str | None, Query(alias="id", max_length=200, description="in place of an image")] = None,
+        where: Annotated[str | None, Query(max_length=_LONGEST_WHERE, description=_WHERE)] = None,
     ) -> Response:
         """Search the gallery for one image: the form's `query`, or an image of the gallery by its id."""
         if engine.gallery is None:
@@ -150,14 +198,14 @@ def _add_work(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keep
 
         def work() -> bytes:
             query = key if key is not None else opened(files["query"])
-            return _as_json(engine.search(query, hits=min(hits, engine.most_hits()), rerank_at=rerank_at))
+            return _as_json(engine.search(query, hits=min(hits, engine.most_hits()), rerank_at=rerank_at, where=where))
 
         with nullcontext() if key is None else _known_image(key):
             return Response(await worker.run(work), media_type="application/json")
 
 
 def _add_gallery(app: FastAPI, engine: Engine, worker: Worker) -> None:
-    @app.get("/api/gallery", responses=_ERRORS)
+    @app.get("/api/gallery", dependencies=_KNOWN, responses=_ERRORS)
     async def items(
         offset: Annotated[int, Query(ge=0)] = 0, count: Annotated[int, Query(ge=1, le=200)] = 24
     ) -> schemas.ItemsResponse:
@@ -167,7 +215,7 @@ def _add_gallery(app: FastAPI, engine: Engine, worker: Worker) -> None:
         found = await worker.run_image(partial(engine.gallery.items, offset, count))
         return schemas.ItemsResponse(items=[schemas.ItemBody(**vars(item)) for item in found], offset=offset)
 
-    @app.get("/api/gallery/image", responses=_ERRORS | {200: {"content": {"image/jpeg": {}}}})
+    @app.get("/api/gallery/image", dependencies=_KNOWN, responses=_ERRORS | {200: {"content": {"image/jpeg": {}}}})
     async def image(
         key: Annotated[str, Query(alias="id", max_length=200)],
         kind: Annotated[Kind, Query(description="as the model saw it, or the whole image")] = "view",

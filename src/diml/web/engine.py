@@ -90,6 +90,7 @@ class Engine:
         self._shares = _ShareCache(_SHARES_BYTES)
         self.image = lru_cache(_CACHED_IMAGES)(self._image)
         self._pixels = Amount(Limits().pixels)
+        self.root_path = ""  # prefix of the addresses in answers
 
     @property
     def calibrator(self) -> Calibrator | None:
@@ -126,13 +127,14 @@ class Engine:
         pair = numbers | {"images": {"query": places[0], "gallery": places[1]}}
         return self._answer(shelf.images, [pair], started)
 
-    def search(self, query: Upload | str, *, hits: int, rerank_at: int) -> dict[str, Any]:
+    def search(self, query: Upload | str, *, hits: int, rerank_at: int, where: str | None = None) -> dict[str, Any]:
         """Search for an uploaded image, or for one of the gallery by its id (which is then excluded from the hits).
 
         Args:
             query: image or id.
             hits: number of hits to explain.
             rerank_at: K.
+            where: a condition on metadata that the hits satisfy; for an index.
 
         Returns:
             An `ExplanationResponse` as plain values, hits best first.
@@ -140,6 +142,7 @@ class Engine:
         Raises:
             KeyError: there is no image of that id.
             GalleryNotReadyError: the gallery cannot be searched yet.
+            WhereError: the condition cannot be applied.
         """
         started = time.perf_counter()
         assert self.gallery is not None
@@ -151,11 +154,14 @@ class Engine:
             regions = self._embedded(query)
             shelf.place(query.view, query.name)
             first = shelf.images[0]
-        found = self.gallery.search(regions, hits=hits, rerank_at=rerank_at, exclude=excluded, matcher=self.matcher)
+        found = self.gallery.search(
+            regions, hits=hits, rerank_at=rerank_at, exclude=excluded, matcher=self.matcher, where=where
+        )
         judged = self._judged(found, rerank_at)
         pairs = self._pairs(regions, found.hits, first["name"], judged) if found.hits else []
         images = [first, *(self._address(hit.item.id, hit.item.name) for hit in found.hits)]
-        return self._answer(images, pairs, started, judged, rerank_at=rerank_at)
+        settings = {"rerank_at": rerank_at} | ({} if where is None else {"where": where})
+        return self._answer(images, pairs, started, judged, **settings)
 
     def _answer(
         self, images: list[Any], pairs: list[Any], started: float, judged: JudgedHits | None = None, **settings: Any
@@ -254,7 +260,12 @@ class Engine:
 
     def _address(self, key: str, name: str) -> dict[str, Any]:
         side = self.embedder.preprocess.size * _SCALE
-        return {"src": f"/api/gallery/image?id={quote(key, safe='')}", "name": name, "width": side, "height": side}
+        return {
+            "src": f"{self.root_path}/api/gallery/image?id={quote(key, safe='')}",
+            "name": name,
+            "width": side,
+            "height": side,
+        }
 
     def _embedded(self, *uploads: Upload) -> Regions:
         inputs = [upload.input for upload in uploads]

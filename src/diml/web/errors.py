@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from diml.web.gallery import GalleryNotReadyError
+from diml.web.gallery import GalleryNotReadyError, WhereError
 
 _CODES: Final = {404: "not_found", 405: "method_not_allowed"}
 _REMEDIES: Final = {404: "GET /api/openapi.json lists the addresses.", 405: "GET /api/openapi.json lists the methods."}
@@ -73,6 +73,11 @@ def answer_errors(app: FastAPI) -> None:
     @app.exception_handler(GalleryNotReadyError)
     async def waiting(_: Request, error: GalleryNotReadyError) -> JSONResponse:
         return not_ready(error).response()
+
+    @app.exception_handler(WhereError)
+    async def condition(_: Request, error: WhereError) -> JSONResponse:
+        remedy = "Correct the condition, such as where=label = 'milk' (URL-encoded); see docs/search.md."
+        return ApiError(422, "bad_where", f"{error}.", remedy).response()
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -23,7 +23,7 @@ from diml.matching import Matcher, Regions
 from diml.models import Embedder
 from diml.models.cache import embed_cached
 from diml.models.embedder import Embedded
-from diml.web.gallery import GalleryAnswer, GalleryHit, GalleryItem, GalleryNotReadyError, GalleryState
+from diml.web.gallery import GalleryAnswer, GalleryHit, GalleryItem, GalleryNotReadyError, GalleryState, WhereError
 
 #: The error of a gallery that was stopped before it was ready.
 STOPPED: Final = "it was stopped"
@@ -119,9 +119,18 @@ class FolderGallery:
         return self._items[self._row_of[key]]
 
     def search(
-        self, query: Regions, *, hits: int, rerank_at: int, exclude: str = "", matcher: Matcher | None = None
+        self,
+        query: Regions,
+        *,
+        hits: int,
+        rerank_at: int,
+        exclude: str = "",
+        matcher: Matcher | None = None,
+        where: str | None = None,
     ) -> GalleryAnswer:
         """Return the most similar images: all of the gallery by pooled cosine, the best K of it by score."""
+        if where is not None:
+            raise WhereError("where: need an index to filter by metadata, got a folder; diml index build makes one")
         gallery = self._ready()
         query = query.to(gallery.dense.device)
         pooled = (gallery.pooled @ query.pooled[0]).float().cpu()

@@ -97,6 +97,10 @@ class GalleryNotReadyError(RuntimeError):
         self.state = state
 
 
+class WhereError(ValueError):
+    """A condition on metadata that this gallery cannot apply."""
+
+
 class Gallery(Protocol):
     """A collection of images, searched in two stages: by pooled vectors, then the best K re-ranked from regions.
 
@@ -121,7 +125,14 @@ class Gallery(Protocol):
         ...
 
     def search(
-        self, query: Regions, *, hits: int, rerank_at: int, exclude: str = "", matcher: Matcher | None = None
+        self,
+        query: Regions,
+        *,
+        hits: int,
+        rerank_at: int,
+        exclude: str = "",
+        matcher: Matcher | None = None,
+        where: str | None = None,
     ) -> GalleryAnswer:
         """Return the images most similar to a query.
 
@@ -131,8 +142,10 @@ class Gallery(Protocol):
             rerank_at: K, how many of the best by pooled cosine are re-ranked by score; 0 for none.
             exclude: id of an image that is left out, such as the query itself.
             matcher: in place of the gallery's own.
+            where: a condition on metadata that the hits satisfy.
 
         Raises:
+            WhereError: the condition is invalid, or the gallery has no metadata.
             GalleryNotReadyError: the gallery is still being embedded, or embedding failed.
         """
         ...

@@ -1,8 +1,8 @@
-"""Checks of every request: host, origin, duration and size.
+"""Checks of every request: host, origin, token, duration and size.
 
 A browser lets any web page send requests to 127.0.0.1. Therefore the requested host has to be a name of the local
-machine (another name can be made to resolve to it: DNS rebinding), and a request made by a page has to come from the
-page of this server.
+machine or one that was allowed (another name can be made to resolve to it: DNS rebinding), and a request made by a page
+has to come from the page of this server.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from diml.web.access import PROBES, Access
 from diml.web.errors import ApiError, internal
 from diml.web.limits import Amount, Limits
 
-HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 #: Only scripts, styles and images of this server, no framing, no forms sent elsewhere.
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -40,10 +40,11 @@ class Guard:
     Args:
         app: the application.
         limits: of request bodies.
+        access: names of hosts, prefix and token.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits) -> None:
-        self.app, self._limits = app, limits
+    def __init__(self, app: ASGIApp, limits: Limits, access: Access) -> None:
+        self.app, self._limits, self._access = app, limits, access
         self._bodies = Amount(limits.bodies_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,8 +61,11 @@ class Guard:
 
         try:
             headers = Headers(scope=scope)
-            check_host(headers)
-            check_origin(headers)
+            scope["root_path"] = self._access.root_path
+            if self._access.route_of(scope["path"]) not in PROBES:
+                self._access.check_host(headers)
+                check_origin(headers)
+                self._access.check_token(headers)
             self._check_length(headers)
             body = _Body(receive, self._limits, self._bodies)
             try:
@@ -134,17 +138,6 @@ class _Body:
             else f"Nothing arrived for {limits.stall_seconds:g} seconds."
         )
         return ApiError(408, "upload_timeout", message, "Send smaller images.")
-
-
-def check_host(headers: Mapping[str, str]) -> None:
-    """Reject hosts that are not the local machine; any port, as a tunnel may use another one."""
-    host = headers.get("host", "")
-    name, _, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "")
-    if name.lower() not in HOSTS or (port and not port.isdigit()):
-        raise ApiError(
-            421, "wrong_host", f"This server answers for 127.0.0.1 and localhost, not for {host[:80]!r}.",
-            "Open it as http://127.0.0.1 and its port; from another machine, use ssh -L.",
-        )  # fmt: skip
 
 
 def check_origin(headers: Mapping[str, str]) -> None:

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from diml.data.images import read_file
 from diml.matching import Matcher, Regions
+from diml.search.filters import Where, parse_where
 from diml.search.sources import image_file
 from diml.search.store import decode_regions
-from diml.web.gallery import GalleryAnswer, GalleryHit, GalleryItem, GalleryState
+from diml.web.gallery import GalleryAnswer, GalleryHit, GalleryItem, GalleryState, WhereError
 
 #: How long the list of ids for pages of the gallery is used; images added to the index appear after it.
 _LISTED_SECONDS = 30.0
@@ -72,17 +73,34 @@ class IndexGallery:
         return _item(key, self._metadata(key))
 
     def search(
-        self, query: Regions, *, hits: int, rerank_at: int, exclude: str = "", matcher: Matcher | None = None
+        self,
+        query: Regions,
+        *,
+        hits: int,
+        rerank_at: int,
+        exclude: str = "",
+        matcher: Matcher | None = None,
+        where: str | None = None,
     ) -> GalleryAnswer:
         """Return the most similar images: the nearest by pooled vectors, the best K of them by score."""
+        condition = self._condition(where)
         found = self._searcher.search(
-            query.to("cpu"), hits, rerank_at=rerank_at, matcher=matcher, exclude=exclude or None
+            query.to("cpu"), hits, rerank_at=rerank_at, where=where, matcher=matcher, exclude=exclude or None
         )
         shown = tuple(
             GalleryHit(_item(hit.id, hit.metadata), rank, hit.pooled_rank, hit.pooled, hit.structural, hit.score)
             for rank, hit in enumerate(found.hits, 1)
         )
-        return GalleryAnswer(shown, found.scores, max(0, self._searcher.store.count() - bool(exclude)))
+        return GalleryAnswer(shown, found.scores, max(0, self._searcher.store.count(condition) - bool(exclude)))
+
+    def _condition(self, where: str | None) -> Where | None:
+        """The condition as the store takes it; WhereError where it is invalid."""
+        if where is None:
+            return None
+        try:
+            return parse_where(where, self._searcher.store.config.columns)
+        except ValueError as error:
+            raise WhereError(str(error)) from error
 
     def regions(self, keys: Sequence[str]) -> Regions:
         """Return the stored regions of some images, in the given order, in float32."""

@@ -21,10 +21,13 @@ from torch import Tensor
 
 from diml.data.images import IMAGE_FORMATS, BadImageError, load_image, opened_image
 from diml.files import atomic_file
+from diml.spelling import did_you_mean, shown
 from diml.web.errors import ApiError
 from diml.web.limits import Limits
+from diml.web.parameters import names_of
 
 _NAME_LENGTH: Final = 120
+_MOST_FILES: Final = 8  # and as many other fields: more than any form has, so that an unknown one is named
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +82,7 @@ async def read_files(request: Request, fields: tuple[str, ...]) -> dict[str, Upl
     if kind != "multipart/form-data":
         raise ApiError(415, "not_a_form", f"Need a form of type multipart/form-data, got {kind[:80]!r}.", remedy)
     try:
-        parser = _MemoryParser(request.headers, _stream_of(request), max_files=len(fields), max_fields=0)
+        parser = _MemoryParser(request.headers, _stream_of(request), max_files=_MOST_FILES, max_fields=_MOST_FILES)
         form = await parser.parse()
     except MultiPartException as error:
         if isinstance(error.__cause__, ApiError | ClientDisconnect):
@@ -88,8 +91,15 @@ async def read_files(request: Request, fields: tuple[str, ...]) -> dict[str, Upl
     found = {}
     try:
         for field, value in form.multi_items():
-            if field not in fields or field in found or not isinstance(value, UploadFile):
-                raise ApiError(422, "bad_form", f"The form has an unexpected field {field[:40]!r}.", remedy)
+            if field in names_of(request):
+                moved = f"Put it into the address: {request.url.path}?{field}=..."
+                raise ApiError(422, "bad_form", f"{field} is a parameter of the address, not of the form.", moved)
+            if field not in fields:
+                hint = did_you_mean(field, fields)
+                raise ApiError(422, "unknown_parameter", f"Unknown field {shown(field[:80])}: {hint}.", remedy)
+            if field in found or not isinstance(value, UploadFile):
+                reason = "twice" if field in found else "without a file"
+                raise ApiError(422, "bad_form", f"The form has the field {field} {reason}.", remedy)
             found[field] = UploadedFile(field, clean_name(value.filename or field), await value.read())
     finally:
         await form.close()

@@ -22,6 +22,7 @@ from diml.calibration.calibrator import FILE
 from diml.calibration.finding import FoundCalibration
 from diml.search import Searcher, build_index, open_store
 from diml.web import Engine, create_app
+from diml.web.access import Access
 from diml.web.folder import FolderGallery
 from diml.web.index import IndexGallery
 from diml.web.limits import Limits
@@ -302,6 +303,31 @@ def test_while_the_folder_is_embedded_its_progress_is_shown_and_the_search_waits
         assert page.locator(".hit").count() == 6
         assert "shop 6 images" in page.locator("#gallery").inner_text()
         assert page.locator("#busy").inner_text() == ""
+
+
+def test_behind_a_prefix_and_with_a_token_the_page_searches_and_shows_all_images(
+    browser: Any, gallery: FolderGallery
+) -> None:
+    token = "an-open-secret-of-tests"
+    app = create_app(Engine(small_embedder(), gallery=gallery), access=Access(root_path="/shop", token=token))
+    with Served(app) as one:
+        refused = browser.new_context()
+        assert refused.request.get(f"{one.address}/shop/").status == 401
+        context = browser.new_context(http_credentials={"username": "anyone", "password": token})
+        page, failed = context.new_page(), []
+        page.set_default_timeout(PATIENCE)
+        page.on("response", lambda got: got.status >= 402 and failed.append(got.url))
+        page.goto(f"{one.address}/shop/")
+        page.wait_for_selector(".sample")
+        page.locator(".sample").nth(1).click()
+        page.wait_for_selector(".hit")
+        assert page.locator(".hit").count() > 1
+        page.wait_for_load_state("networkidle")
+        assert failed == []
+        whole = "all => all.length > 2 && all.every(image => !image.complete || image.naturalWidth > 0)"
+        assert page.locator("img").evaluate_all(whole)
+        for used in (refused, context):
+            used.close()
 
 
 def test_without_a_folder_one_image_waits_for_another(visit: Visit, files: Path) -> None:

@@ -38,17 +38,17 @@ export class ApiError extends Error {
 
 /** @returns {Promise<Status>} */
 export function getStatus() {
-  return ask("/api/status");
+  return ask("api/status");
 }
 
 /** Some images of the gallery. @param {number} offset @param {number} count @returns {Promise<{items: Item[]}>} */
 export function getItems(offset, count) {
-  return ask(`/api/gallery?offset=${offset}&count=${count}`);
+  return ask(`api/gallery?offset=${offset}&count=${count}`);
 }
 
 /** @param {string} id @param {"view" | "whole"} kind */
 export function imageAddress(id, kind = "view") {
-  return `/api/gallery/image?id=${encodeURIComponent(id)}&kind=${kind}`;
+  return `api/gallery/image?id=${encodeURIComponent(id)}&kind=${kind}`;
 }
 
 /**
@@ -57,7 +57,7 @@ export function imageAddress(id, kind = "view") {
  * @returns {Promise<import("./numbers.js").Explanation>}
  */
 export function postMatch(query, gallery, signal) {
-  return ask("/api/match", { method: "POST", body: formOf({ query, gallery }), signal });
+  return ask("api/match", { method: "POST", body: formOf({ query, gallery }), signal });
 }
 
 /**
@@ -69,7 +69,7 @@ export function postSearch(query, options, signal) {
   const parameters = new URLSearchParams({ hits: String(options.hits), rerank_at: String(options.rerank_at) });
   if (typeof query === "string") parameters.set("id", query);
   const body = typeof query === "string" ? undefined : formOf({ query });
-  return ask(`/api/search?${parameters}`, { method: "POST", body, signal });
+  return ask(`api/search?${parameters}`, { method: "POST", body, signal });
 }
 
 /** @param {Object<string, File>} files */

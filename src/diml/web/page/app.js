@@ -163,7 +163,7 @@ async function welcome() {
   ];
   const kept = state.status?.keeps_uploads ? "Uploaded images are saved by this server." : "Images are sent to the server on this machine and are not saved.";
   const paragraphs = uses.slice(0, gallery ? 2 : 1).map(([title, text]) => element("p", {}, element("b", {}, title), element("br"), text));
-  const intro = element("section", { class: "intro" }, element("div", {}, ...paragraphs), element("p", { class: "hint" }, `${kept} JSON API: `, element("a", { href: "/api/openapi.json" }, "/api/openapi.json")));
+  const intro = element("section", { class: "intro" }, element("div", {}, ...paragraphs), element("p", { class: "hint" }, `${kept} JSON API: `, element("a", { href: "api/openapi.json" }, "/api/openapi.json")));
   parts.start.replaceChildren(intro);
   if (!ready) return;
   const choose = (item) => tray.set({ query: { id: item.id, name: item.name, src: imageAddress(item.id) }, gallery: null });

@@ -1,0 +1,33 @@
+"""Parameters that no route knows are errors: a misspelt filter that is ignored gives wrong hits in silence."""
+
+from __future__ import annotations
+
+from fastapi import Request
+
+from diml.spelling import did_you_mean, shown
+from diml.web.errors import ApiError
+
+_REMEDY = "GET /api/openapi.json lists the parameters of all routes."
+
+
+def require_known(request: Request) -> None:
+    """Reject query parameters that the route does not have, or that are given twice; a dependency of the API's routes.
+
+    Raises:
+        ApiError: 422 `unknown_parameter` with the nearest known name, or `repeated_parameter`.
+    """
+    known = names_of(request)
+    seen = set()
+    for name, _ in request.query_params.multi_items():
+        if name not in known:
+            hint = did_you_mean(name, known) if known else "This route has no query parameters"
+            raise ApiError(422, "unknown_parameter", f"Unknown parameter {shown(name[:80])}: {hint}.", _REMEDY)
+        if name in seen:
+            raise ApiError(422, "repeated_parameter", f"The parameter {name} is given twice.", "Give it once.")
+        seen.add(name)
+
+
+def names_of(request: Request) -> list[str]:
+    """Names of the query parameters of the route that answers a request."""
+    dependant = getattr(request.scope.get("route"), "dependant", None)
+    return [] if dependant is None else [field.alias for field in dependant.query_params]
