@@ -68,7 +68,11 @@ HOOK: dict = {"left": None}
 
 def _hook(event, arguments):
     # While the interpreter ends, HOOK may be None already.
-    if HOOK is not None and HOOK["left"] is not None and event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"):
+    if (
+        HOOK is not None
+        and HOOK["left"] is not None
+        and event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
+    ):
         if HOOK["folder"] not in str(arguments[:2]):
             return
         HOOK["left"] -= 1
