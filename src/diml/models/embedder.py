@@ -24,7 +24,7 @@ from diml.data.loading import LoadedBatch, iterate_batches
 from diml.data.transforms import Preprocess
 from diml.matching import Matcher, Regions
 from diml.matching.regions import NO_MASSES
-from diml.models.backbones import Backbone, Features, TokenBackbone, autocast_type, check_patches, inference, patch_side
+from diml.models.backbones import Backbone, Features, autocast_type, check_patches, inference, patch_side
 from diml.models.config import EmbedderConfig
 from diml.models.decomposition import coarsest, found_no_mean, not_a_mean, pooled_shares
 from diml.models.folder import write_folder
@@ -32,7 +32,7 @@ from diml.models.grids import resize_grid
 from diml.models.heads import Head, IdentityHead, WhitenHead
 from diml.models.inputs import Images, as_images, count_images, loader_batches
 from diml.models.modules import check_rebuilds, import_path, is_import_path, wrap_module
-from diml.models.rollout import NO_TRANSFORMER, features_with_masses
+from diml.models.rollout import features_with_masses
 from diml.progress import ShowProgress, progress_bar
 
 OnBadImage = Literal["fail", "skip"]
@@ -162,13 +162,10 @@ class Embedder(nn.Module):
         """
         self._check_images(images)
         images = images.contiguous(memory_format=torch.channels_last)
-        blocks, massless = self.config.rollout_blocks if masses else 0, ""
-        if blocks and isinstance(self.backbone, TokenBackbone):
-            features, massless = features_with_masses(self.backbone, images, blocks)
+        if masses:
+            features, massless = features_with_masses(self.backbone, images, self.config.rollout_blocks)
         else:
-            features = self.backbone(images)
-            why = NO_TRANSFORMER.format(type(self.backbone.net).__name__) if blocks else "rollout_blocks is 0"
-            massless = why if masses else NO_MASSES
+            features, massless = self.backbone(images), NO_MASSES
         own = features.masses if masses else None
         embedded = self.head(features.maps.permute(0, 2, 3, 1))
         maps = dense = _exact(embedded).permute(0, 3, 1, 2)

@@ -57,19 +57,25 @@ _PLAIN: Final = (
 _MATRIX_BYTES: Final = 64 * 2**20
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def features_with_masses(backbone: TokenBackbone, images: Tensor, blocks: int) -> tuple[Features, str]:
+def features_with_masses(backbone: Backbone, images: Tensor, blocks: int) -> tuple[Features, str]:
     """Features of normalised images (B, 3, height, width) with the masses of their cells, where there are any.
 
     Args:
-        backbone: a vision transformer.
+        backbone: any; only plain vision transformers are rolled out.
         images: as `Backbone.forward` takes them.
-        blocks: m, at least 1; a network of fewer blocks uses all.
+        blocks: m; a network of fewer blocks uses all, and 0 rolls out nothing.
 
     Returns:
         The features, their `masses` (B, rows, columns) float32 without gradient, an image summing to 1; why there are
         none, or "".
     """
+    if blocks and isinstance(backbone, TokenBackbone):
+        return _rolled_out(backbone, images, blocks)  # type: ignore[no-any-return]
+    return backbone(images), NO_TRANSFORMER.format(type(backbone.net).__name__) if blocks else "rollout_blocks is 0"
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _rolled_out(backbone: TokenBackbone, images: Tensor, blocks: int) -> tuple[Features, str]:
     why = not_plain(backbone)
     if why:
         return backbone(images), why

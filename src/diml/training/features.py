@@ -24,14 +24,13 @@ from diml.data.images import BadImage, BadImageError
 from diml.data.loading import LoadedBatch, TrainingLoader, iterate_batches
 from diml.distributed import ProcessGroup
 from diml.matching import Regions
-from diml.matching.regions import NO_MASSES
 from diml.models import Embedder
-from diml.models.backbones import TokenBackbone, inference
+from diml.models.backbones import inference
 from diml.models.cache import cache_file, read_if_whole, read_tensors, write_tensors
 from diml.models.grids import resize_grid
 from diml.models.heads import IdentityHead
 from diml.models.inputs import as_images
-from diml.models.rollout import NO_TRANSFORMER, features_with_masses
+from diml.models.rollout import features_with_masses
 from diml.progress import ShowProgress, progress_bar
 
 #: Images whose regions are computed together.
@@ -230,16 +229,12 @@ class _View:
 
 def _features(embedder: Embedder, images: Tensor) -> tuple[Tensor, Tensor | None, str]:
     """(b, R + 1, C) vectors before the head, and masses as of `Embedder.forward`."""
-    grid, blocks = embedder.grid, embedder.config.rollout_blocks
+    grid = embedder.grid
     assert grid is not None, "training has a grid"
     reference = next(embedder.backbone.parameters(), torch.zeros(0))
     with inference(embedder, embedder.device, embedder.autocast_type()):
         given = images.to(embedder.device, reference.dtype).contiguous(memory_format=torch.channels_last)
-        if blocks and isinstance(embedder.backbone, TokenBackbone):
-            features, massless = features_with_masses(embedder.backbone, given, blocks)
-        else:
-            features = embedder.backbone(given)
-            massless = NO_TRANSFORMER.format(type(embedder.backbone.net).__name__) if blocks else NO_MASSES
+        features, massless = features_with_masses(embedder.backbone, given, embedder.config.rollout_blocks)
         masses = features.masses
         cells = resize_grid(_exact(features.maps), grid).flatten(2).transpose(1, 2)
         if masses is not None:
