@@ -27,11 +27,8 @@ def _same_numbers() -> None:
 
 @pytest.fixture(scope="session")
 def oracle() -> dict[str, np.ndarray]:
-    """Arrays that the released code gave on fixed inputs; `docs/method.md` describes them."""
-    path = SHARED / "oracle" / "reference.npz"
-    if not path.is_file():
-        pytest.skip(f"outputs of the released code are not here: {path}")
-    with np.load(path) as arrays:
+    """Arrays that the released code gave on fixed inputs; `tests/reference/README.md` describes them."""
+    with np.load(Path(__file__).parent / "reference" / "released_code.npz") as arrays:
         return dict(arrays)
 
 

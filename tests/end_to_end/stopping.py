@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ class MarkedCommand:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_heed_signals,
             env=os.environ | {_MARK: self.mark, "OMP_NUM_THREADS": "1", "COLUMNS": "120"} | environment,
         )
 
@@ -76,6 +78,12 @@ class MarkedCommand:
         while self.living():
             assert time.monotonic() < deadline, f"still there: {self.living()}"
             time.sleep(0.05)
+
+
+def _heed_signals() -> None:
+    """Undo what `nohup` and the background jobs of a shell do: their children ignore SIGHUP and SIGINT."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _threads(pid: int) -> int:

@@ -21,7 +21,9 @@ ENDS = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "hang up": signal.S
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slow")
-    make_slow_images(folder / "images")
+    listed = make_slow_images(folder / "images").read_text().splitlines()
+    boxes = ["path,x0,y0,x1,y1", *(f"{line.split(',')[0]},0,0,1500,1500" for line in listed[1:])]
+    (folder / "images" / "boxes.csv").write_text("\n".join(boxes) + "\n")
     save_tiny_model(folder / "model")
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in SMALL.items()}
     base = plain | {"data": str(folder / "images" / "images.csv"), "workers": 2, "validation_fraction": 0.5}
@@ -33,13 +35,17 @@ def place(tmp_path_factory):
 
 def words(name, place):
     csv, model = place / "images" / "images.csv", place / "model"
-    dataset = ("csv", "--data", csv, "--model", model, *LOADING, "--no-cache")
+    data = ("csv", "--data", csv, *LOADING, "--no-cache")
+    dataset = (*data, "--model", model)
     return {
         "evaluate": ("evaluate", *dataset),
         "compare": ("compare", *dataset),
         "tune": ("tune", *dataset),
-        "report": ("report", *dataset, "--html", place / "report.html"),
+        "report": ("report", model, *data, "--html", place / "report.html"),
         "calibrate": ("calibrate", *dataset),
+        "train-matcher": ("train-matcher", *dataset, "--output", place / "scored"),
+        "audit": ("audit", *dataset, "--boxes", csv.parent / "boxes.csv", "--output", place / "audit"),
+        "demo": ("demo", "--no-train", "--workers", "2", "--output", place / "demo"),
         "index build": ("index", "build", csv, "--index", place / "index", "--model", model, *LOADING),
         "train": ("train", "csv", "--config", place / "train.yaml", "--output", place / "run"),
         "sweep": ("sweep", place / "sweep.yaml"),
@@ -69,7 +75,20 @@ def test_workers_of_a_killed_command_end(place):
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize(
-    "name", ["evaluate", "compare", "tune", "report", "calibrate", "index build", "train", "sweep"]
+    "name",
+    [
+        "evaluate",
+        "compare",
+        "tune",
+        "report",
+        "calibrate",
+        "train-matcher",
+        "audit",
+        "demo",
+        "index build",
+        "train",
+        "sweep",
+    ],
 )
 def test_every_command_with_workers_ends_with_them(place, name, end):
     stop(place, name, end)
