@@ -16,7 +16,7 @@ test: .venv/.complete    ## the default tests
 ALONE = $(shell unshare --map-root-user --net ip link set lo up 2>/dev/null && echo unshare --map-root-user --net)
 
 test-milvus: .venv/.complete .milvus/.installed   ## the tests that need a Milvus server, which they start and stop
-	OMP_NUM_THREADS=1 $(ALONE) sh -c '$(if $(ALONE),ip link set lo up &&) exec $(BIN)/python -m pytest -m milvus tests/unit/search'
+	OMP_NUM_THREADS=1 $(ALONE) sh -c '$(if $(ALONE),ip link set lo up &&) exec $(BIN)/python -m pytest -m milvus tests/unit/search tests/laws/test_condition_laws.py'
 
 test-lowest: .venv-lowest/.installed   ## the unit tests and laws with the lowest versions that pyproject.toml admits
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto -o filterwarnings=default tests/unit tests/laws

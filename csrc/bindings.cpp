@@ -47,6 +47,7 @@ using Double2 = In<double, nb::ndim<2>>;
 using Double3 = In<double, nb::ndim<3>>;
 using Long1 = In<int64_t, nb::ndim<1>>;
 using OutFloat1 = Out<float, nb::ndim<1>>;
+using OutFloat2 = Out<float, nb::ndim<2>>;
 using OutFloat3 = Out<float, nb::ndim<3>>;
 using OutDouble2 = Out<double, nb::ndim<2>>;
 using OutDouble3 = Out<double, nb::ndim<3>>;
@@ -73,6 +74,17 @@ struct ResultArrays {
   OutFloat1 error;                              // (B,)
   OutInt1 iterations;                           // (B,)
   std::optional<OutFloat3> plan, cosine;        // (B, Rq, Rg)
+};
+
+struct WeightArrays {
+  Float2 upper, inward;         // (E, D) and (h, D)
+  Float1 inward_bias, outward;  // (h,)
+  double outward_bias, height, spread;
+};
+
+struct VoteArrays {
+  WeightArrays weights;
+  Float2 over_length, dustbin;  // (N, R + 1) and (N, R)
 };
 
 struct ExactArrays {
@@ -182,6 +194,60 @@ PairResults results_of(const ResultArrays& arrays, size_t pairs, size_t cells) {
   return results;
 }
 
+bool fits(const Float2& array, size_t rows, size_t columns) {
+  return array.shape(0) == rows && array.shape(1) == columns;
+}
+
+ScorerWeights weights_of(const WeightArrays& arrays, size_t dim) {
+  const size_t rows = arrays.upper.shape(0), hidden = arrays.inward.shape(0);
+  need(rows >= 1 && rows <= dim && arrays.upper.shape(1) == dim, "upper: need (E, D), E at most D");
+  need(hidden >= 1 && arrays.inward.shape(1) == dim, "inward: need (h, D)");
+  need(arrays.inward_bias.size() == hidden && arrays.outward.size() == hidden, "inward_bias, outward: need (h,)");
+  ScorerWeights weights{};
+  weights.upper = arrays.upper.data(), weights.rows = static_cast<int64_t>(rows);
+  weights.inward = arrays.inward.data(), weights.hidden = static_cast<int64_t>(hidden);
+  weights.inward_bias = arrays.inward_bias.data(), weights.outward = arrays.outward.data();
+  weights.outward_bias = static_cast<float>(arrays.outward_bias);
+  weights.height = static_cast<float>(arrays.height), weights.spread = static_cast<float>(arrays.spread);
+  return weights;
+}
+
+// The regions of a gallery, checked.
+StoredRegions stored_of(const RegionArrays& gallery) {
+  const size_t images = gallery.values.shape(0), regions = gallery.values.shape(1), dim = gallery.values.shape(2);
+  const Storage storage = storage_of(gallery.values);
+  need(regions >= 1, "regions: need at least 1");
+  need(gallery.pooled.shape(0) == images, "gallery: counts of values and pooled differ");
+  need(gallery.pooled.shape(1) == dim, "dim: sides differ");
+  const bool integers = storage == Storage::int8 || storage == Storage::int16;
+  need(integers == gallery.scale.has_value(), "gallery.scale: need it for int8 and int16, and only there");
+  need(!gallery.scale || fits(*gallery.scale, images, regions), "gallery.scale: need (N, R)");
+  StoredRegions stored{};
+  stored.dense = gallery.values.data(), stored.pooled = gallery.pooled.data();
+  stored.scale = gallery.scale ? gallery.scale->data() : nullptr;
+  stored.storage = storage, stored.regions = regions;
+  stored.stride = stored.regions * dim, stored.pooled_stride = dim;
+  return stored;
+}
+
+// Reads lengths and dustbins of some images of a gallery.
+void read_images(const RegionArrays& images, const Long1& rows, const WeightArrays& weights, int threads,
+                 const OutFloat2& over_length, const OutFloat2& dustbin) {
+  const size_t count = images.values.shape(0), regions = images.values.shape(1), dim = images.values.shape(2);
+  ReadTask task{};
+  task.images = stored_of(images), task.dim = dim, task.rows = rows.data();
+  task.weights = weights_of(weights, dim);
+  for (size_t place = 0; place < rows.size(); ++place) need(within(rows.data()[place], count), "rows: no such row");
+  need(over_length.shape(0) == count && over_length.shape(1) == regions + 1, "over_length: need (N, R + 1)");
+  need(dustbin.shape(0) == count && dustbin.shape(1) == regions, "dustbin: need (N, R)");
+  task.over_length = over_length.data(), task.dustbin = dustbin.data();
+  Interruption interruption;
+  const Kernels& kernels = kernels_in_use();
+  const int64_t number = static_cast<int64_t>(rows.size()), work = task.images.regions * task.dim * task.weights.rows;
+  in_pieces(number, piece_of(number, threads, work), threads, kernels.read_bytes(task), interruption,
+            [&](int64_t first, int64_t last, void* memory) { kernels.read(task, first, last, memory); });
+}
+
 // Completes a task of `queries` queries and `images` gallery images, whose regions are set, and runs it.
 void run_score(ScoreTask& task, size_t queries, size_t images, const IndexArrays& pairs, const SolverSettings& settings,
                int threads, const ResultArrays& results) {
@@ -203,30 +269,26 @@ void run_score(ScoreTask& task, size_t queries, size_t images, const IndexArrays
 }
 
 void score(const RegionArrays& query, const RegionArrays& gallery, const IndexArrays& pairs, bool uniform,
-           const SolverSettings& settings, int threads, const ResultArrays& results) {
+           const SolverSettings& settings, int threads, const ResultArrays& results,
+           const std::optional<VoteArrays>& votes) {
   const size_t queries = query.values.shape(0), images = gallery.values.shape(0), dim = query.values.shape(2);
-  const Storage storage = storage_of(gallery.values);
-  need(query.values.shape(1) >= 1 && gallery.values.shape(1) >= 1, "regions: need at least 1");
+  need(query.values.shape(1) >= 1, "regions: need at least 1");
   need(storage_of(query.values) == Storage::float32 && !query.scale, "query: need float32");
-  need(gallery.values.shape(2) == dim && query.pooled.shape(1) == dim && gallery.pooled.shape(1) == dim,
-       "dim: sides differ");
+  need(gallery.values.shape(2) == dim && query.pooled.shape(1) == dim, "dim: sides differ");
   need(query.pooled.shape(0) == queries, "query: counts of values and pooled differ");
-  need(gallery.pooled.shape(0) == images, "gallery: counts of values and pooled differ");
-  const bool integers = storage == Storage::int8 || storage == Storage::int16;
-  need(integers == gallery.scale.has_value(), "gallery.scale: need it for int8 and int16, and only there");
-  if (gallery.scale) {
-    need(gallery.scale->shape(0) == images && gallery.scale->shape(1) == gallery.values.shape(1),
-         "gallery.scale: need (N, R)");
-  }
   ScoreTask task{};
   task.dim = dim, task.uniform = uniform;
   task.query.dense = static_cast<const float*>(query.values.data()), task.query.pooled = query.pooled.data();
   task.query.regions = query.values.shape(1);
   task.query.stride = task.query.regions * task.dim, task.query.pooled_stride = task.dim;
-  task.gallery.dense = gallery.values.data(), task.gallery.pooled = gallery.pooled.data();
-  task.gallery.scale = gallery.scale ? gallery.scale->data() : nullptr;
-  task.gallery.storage = storage, task.gallery.regions = gallery.values.shape(1);
-  task.gallery.stride = task.gallery.regions * task.dim, task.gallery.pooled_stride = task.dim;
+  task.gallery = stored_of(gallery);
+  need(votes.has_value() == (settings.plan == PlanKind::votes), "votes: need them for that plan, and only there");
+  if (votes) {
+    const size_t regions = gallery.values.shape(1);
+    need(fits(votes->over_length, images, regions + 1), "votes.over_length: need (N, R + 1)");
+    need(fits(votes->dustbin, images, regions), "votes.dustbin: need (N, R)");
+    task.votes = VoteInputs{weights_of(votes->weights, dim), votes->over_length.data(), votes->dustbin.data()};
+  }
   run_score(task, queries, images, pairs, settings, threads, results);
 }
 
@@ -235,6 +297,7 @@ void compare(const Float3& query, const Float3& gallery, const IndexArrays& pair
              const SolverSettings& settings, int threads, const ResultArrays& results) {
   need(query.shape(1) >= 2 && gallery.shape(1) >= 2, "query, gallery: need regions and a pooled vector");
   need(query.shape(2) == gallery.shape(2), "dim: sides differ");
+  need(settings.plan != PlanKind::votes, "settings.plan: need another one than votes for packed images");
   ScoreTask task{};
   task.dim = query.shape(2), task.uniform = uniform;
   task.query.regions = query.shape(1) - 1, task.gallery.regions = gallery.shape(1) - 1;
@@ -393,7 +456,7 @@ nb::dict constants() {
   named["FIRST_ESTIMATE"] = kFirstEstimate, named["ESTIMATE_EVERY"] = kEstimateEvery;
   named["STEP"] = kStep, named["DAMPING"] = kDamping, named["SLOWEST"] = kSlowest;
   named["TIE_BREAK"] = kTieBreak, named["NO_MASS"] = kNoMass;
-  named["CLOSED_LEVEL"] = kClosedLevel;
+  named["CLOSED_LEVEL"] = kClosedLevel, named["LEAST_WEIGHT"] = kLeastWeight;
   named["SAMPLE_EVERY"] = kSampleEvery, named["SAMPLE_MOST"] = kSampleMost;
   named["TOO_WIDE"] = kTooWide;
   named["STORED"] = nb::make_tuple("float32", "float16", "int16", "int8");
@@ -405,7 +468,8 @@ void bind_arguments(nb::module_& m) {
       .value("entropic", PlanKind::entropic)
       .value("exact", PlanKind::exact)
       .value("maxsim", PlanKind::maxsim)
-      .value("maxsim_query", PlanKind::maxsim_query);
+      .value("maxsim_query", PlanKind::maxsim_query)
+      .value("votes", PlanKind::votes);
   nb::class_<SolverSettings>(m, "SolverSettings")
       .def("__init__",
            [](SolverSettings* self, PlanKind plan, double epsilon, double tolerance, int32_t max_iterations,
@@ -442,6 +506,20 @@ void bind_arguments(nb::module_& m) {
            nb::kw_only(), nb::arg("error"), nb::arg("iterations"), nb::arg("structural").none() = nb::none(),
            nb::arg("pooled").none() = nb::none(), nb::arg("plan").none() = nb::none(),
            nb::arg("cosine").none() = nb::none());
+  nb::class_<WeightArrays>(m, "ScorerWeights")
+      .def("__init__",
+           [](WeightArrays* self, Float2 upper, Float2 inward, Float1 inward_bias, Float1 outward, double outward_bias,
+              double height, double spread) {
+             new (self) WeightArrays{upper, inward, inward_bias, outward, outward_bias, height, spread};
+           },
+           nb::kw_only(), nb::arg("upper"), nb::arg("inward"), nb::arg("inward_bias"), nb::arg("outward"),
+           nb::arg("outward_bias"), nb::arg("height"), nb::arg("spread"));
+  nb::class_<VoteArrays>(m, "VoteInputs")
+      .def("__init__",
+           [](VoteArrays* self, const WeightArrays& weights, Float2 over_length, Float2 dustbin) {
+             new (self) VoteArrays{weights, over_length, dustbin};
+           },
+           nb::kw_only(), nb::arg("weights"), nb::arg("over_length"), nb::arg("dustbin"));
   nb::class_<ExactArrays>(m, "ExactResults")
       .def("__init__",
            [](ExactArrays* self, OutDouble3 plan, OutDouble2 potential_q, OutDouble2 potential_g, OutInt1 iterations) {
@@ -466,7 +544,9 @@ NB_MODULE(_kernel, m) {
   m.def("dispatch", [] { return std::string(kernels_in_use().name); }, "The instruction set in use.");
   m.def("choose", &choose_kernels, nb::arg("name"), "Use another instruction set, for tests and benchmarks.");
   m.def("score", &score, nb::kw_only(), nb::arg("query"), nb::arg("gallery"), nb::arg("pairs"), nb::arg("uniform"),
-        nb::arg("settings"), nb::arg("threads"), nb::arg("results"));
+        nb::arg("settings"), nb::arg("threads"), nb::arg("results"), nb::arg("votes").none() = nb::none());
+  m.def("read", &read_images, nb::kw_only(), nb::arg("images"), nb::arg("rows"), nb::arg("weights"), nb::arg("threads"),
+        nb::arg("over_length"), nb::arg("dustbin"));
   m.def("compare", &compare, nb::kw_only(), nb::arg("query"), nb::arg("gallery"), nb::arg("pairs"), nb::arg("uniform"),
         nb::arg("settings"), nb::arg("threads"), nb::arg("results"));
   m.def("solve", &solve, nb::kw_only(), nb::arg("cost"), nb::arg("mass_q"), nb::arg("mass_g"), nb::arg("settings"),

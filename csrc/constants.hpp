@@ -33,6 +33,9 @@ constexpr double kTieBreak = 1e-10, kNoMass = 1e-13;
 // Exact plans with closed dustbins: their cost, between the lowest of the regions (0) and the mean (1); a good start.
 constexpr double kClosedLevel = 0.7;
 
+// Votes: weight of a region that disagrees with the other image as a whole.
+constexpr float kLeastWeight = 1e-6f;
+
 // Nearest rows: one gallery row in this many is sampled to guess thresholds, and at most kSampleMost altogether.
 constexpr int64_t kSampleEvery = 16, kSampleMost = 2048;
 

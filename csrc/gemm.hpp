@@ -258,14 +258,14 @@ static void dots_of_codes(const PackedQuery& query, const int16_t* rows, const f
 }
 #endif
 
-// to[j] = <vector, row j>; writes round_up(count) numbers.
-static void dots(const float* vector, const float* rows, int64_t count, int64_t dim, float* to) {
+// to[j] = <vector, row j> for rows `stride` apart; writes round_up(count) numbers.
+static void dots(const float* vector, const float* rows, int64_t count, int64_t dim, int64_t stride, float* to) {
   for (int64_t first = 0; first < count; first += W) {
     Lanes sum[W];
 #pragma GCC unroll 16
     for (int j = 0; j < W; ++j) sum[j] = Lanes{};
     const float* at[W];
-    for (int j = 0; j < W; ++j) at[j] = rows + (first + j < count ? first + j : count - 1) * dim;
+    for (int j = 0; j < W; ++j) at[j] = rows + (first + j < count ? first + j : count - 1) * stride;
     int64_t d = 0;
     for (; d + W <= dim; d += W) {
       const Lanes q = load(vector + d);

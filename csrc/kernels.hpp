@@ -5,6 +5,7 @@
 #include "exact.hpp"
 #include "lanes.hpp"
 #include "nearest.hpp"
+#include "readings.hpp"
 #include "score.hpp"
 #include "storage.hpp"
 #include "tasks.hpp"
@@ -20,8 +21,8 @@ constexpr auto kEncode = encode;
 constexpr auto kEncode = nullptr;
 #endif
 
-constexpr Kernels kKernels{DIML_NAME_OF(DIML_INSTRUCTION_SET), W, score_bytes, score, solve_bytes, solve,
-                           solve_exact_bytes, solve_exact, accumulate_gradients_bytes, accumulate_gradients,
+constexpr Kernels kKernels{DIML_NAME_OF(DIML_INSTRUCTION_SET), W, score_bytes, score, read_bytes, read, solve_bytes,
+                           solve, solve_exact_bytes, solve_exact, accumulate_gradients_bytes, accumulate_gradients,
                            nearest_bytes, nearest, exact_dots, kEncode, powers_of_two};
 
 }  // namespace diml::DIML_INSTRUCTION_SET

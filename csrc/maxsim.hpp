@@ -26,8 +26,9 @@ static void find_largest(const Problem& p) {
   }
 }
 
-// The structural similarity, sum of plan * cosine, from the largest cosines.
+// The structural similarity, sum of plan * cosine, from the largest cosines, which it leaves in u and v.
 static Lanes maxsim_structural(const Problem& p, PlanKind plan) {
+  find_largest(p);
   Lanes of_query = Lanes{}, of_gallery = Lanes{};
   for (int64_t i = 0; i < p.rows; ++i) of_query += p.weight_q[i] * p.u[i];
   if (plan == PlanKind::maxsim_query) return of_query;
@@ -54,19 +55,6 @@ static void make_maxsim_plan(const Problem& p, PlanKind plan) {
       to[j] = select(row[j] == most, mass, none);
       if (both) to[j] += select(row[j] == p.v[j], p.columns[j], none);
     }
-  }
-}
-
-// Compares pairs first..last; `fill` and `end` as in `solve_entropic`.
-template <typename Fill, typename End>
-static void compare_by_maxsim(Block& block, const SolverSettings& solver, int64_t first, int64_t last, Fill fill,
-                              End end) {
-  block.error = Lanes{}, block.iterations = Mask{};
-  for (int64_t start = first; start < last && !solver.cancelled(solver.owner); start += W) {
-    for (int lane = 0; lane < W; ++lane) block.pair[lane] = start + lane < last ? start + lane : -1;
-    fill(block, start);
-    find_largest(block.problem);
-    end(block, occupied(block));
   }
 }
 

@@ -8,9 +8,11 @@
 #include "gemm.hpp"
 #include "lanes.hpp"
 #include "maxsim.hpp"
+#include "readings.hpp"
 #include "storage.hpp"
 #include "tasks.hpp"
 #include "transport.hpp"
+#include "votes.hpp"
 
 namespace diml::DIML_INSTRUCTION_SET {
 
@@ -26,9 +28,19 @@ struct Workspace {
   const float* pooled;  // the query's pooled vector as given
   float* image;         // decoded regions of the image
   float* cells;         // (W, Rg + 1, lanes), of each pair the products with the regions, then with the pooled vector
+  ScorerMemory scorer;  // for votes
+  float* dustbin;       // for votes: (W, round_up(Rq)), of the query of each pair
   float* mass;          // (W, round_up(Rg)), products of the query's pooled vector with the regions
   int64_t bytes;
 };
+
+DIML_INLINE bool by_votes(const ScoreTask& task) { return task.solver.plan == PlanKind::votes; }
+
+// Whether vectors of the query are rounded to the steps of the 16-bit codes of the gallery. Mapped ones are not, as they
+// may be longer than such codes can be.
+DIML_INLINE bool rounds(const ScoreTask& task) {
+  return task.gallery.storage == Storage::int16 && !by_votes(task);
+}
 
 static Workspace workspace_in(const ScoreTask& task, void* memory) {
   Arena arena{static_cast<char*>(memory), 0};
@@ -44,7 +56,7 @@ static Workspace workspace_in(const ScoreTask& task, void* memory) {
   }
   if (task.solver.plan == PlanKind::exact) space.exact = exact_in(arena, regions_q + bins, regions_g + bins);
 #ifdef DIML_INT16_PRODUCTS
-  space.codes = storage == Storage::int16 && task.dim % 2 == 0;
+  space.codes = storage == Storage::int16 && task.dim % 2 == 0 && !by_votes(task);
 #endif
   space.query.spare = regions_q % W != 0 && !space.codes;
   space.query.panels = arena.take<float>(space.codes ? 0 : lanes * task.dim);
@@ -52,10 +64,12 @@ static Workspace workspace_in(const ScoreTask& task, void* memory) {
   space.query.pooled_codes = arena.take<int16_t>(space.codes ? task.dim : 0);
   space.pooled_g = arena.take<int16_t>(space.codes ? task.dim : 0);
   space.scale = arena.take<float>(space.codes ? regions_g + 1 : 0);
-  space.rounded = arena.take<float>(storage == Storage::int16 && !space.codes ? (regions_q + 2) * task.dim : 0);
+  space.rounded = arena.take<float>(rounds(task) && !space.codes ? (regions_q + 2) * task.dim : 0);
   space.image = arena.take<float>(storage == Storage::float32 ? 0 : regions_g * task.dim);
   space.cells = arena.take<float>(W * (regions_g + 1) * lanes);
   space.mass = arena.take<float>(W * round_up(regions_g));
+  if (by_votes(task)) space.scorer = scorer_memory_in(arena, task.votes.weights, regions_q, task.dim);
+  space.dustbin = arena.take<float>(by_votes(task) ? W * lanes : 0);
   space.bytes = arena.used;
   return space;
 }
@@ -69,12 +83,13 @@ static void pack_query(const ScoreTask& task, Workspace& space, int64_t query) {
 #ifdef DIML_INT16_PRODUCTS
   if (space.codes) return pack_query_codes(space.query, dense, space.pooled_g);
 #endif
-  if (task.gallery.storage == Storage::int16) {
+  if (rounds(task)) {
     const int64_t count = task.query.regions * task.dim;
     dense = rounded_to_codes(dense, count, space.rounded);
     space.query.pooled = rounded_to_codes(space.pooled, task.dim, space.rounded + count);
   }
   pack(space.query, dense);
+  if (by_votes(task)) map_query(task.votes.weights, space.scorer, space.query);
 }
 
 #ifdef DIML_INT16_PRODUCTS
@@ -107,6 +122,7 @@ static float compare_pair(const ScoreTask& task, Workspace& space, int lane, int
   const float* next_pooled = gallery.pooled + next_image * gallery.pooled_stride;
   for (int64_t d = 0; d < task.dim; d += kLine / 4) __builtin_prefetch(next_pooled + d);
   if (gallery.scale) __builtin_prefetch(gallery.scale + next_image * regions);
+  if (by_votes(task)) __builtin_prefetch(task.votes.over_length + next_image * (regions + 1));
 #ifdef DIML_INT16_PRODUCTS
   if (space.codes) {
     compare_codes(task, space, image, rows, cells, mass, prefetcher);
@@ -114,12 +130,16 @@ static float compare_pair(const ScoreTask& task, Workspace& space, int lane, int
   }
 #endif
   const float *dense = read_image(gallery, task.dim, image, space.image), *last = pooled;
-  const bool integers = gallery.storage == Storage::int16;
+  const bool integers = rounds(task);
   if (integers) last = rounded_to_codes(pooled, task.dim, space.rounded + (task.query.regions + 1) * task.dim);
   if (task.uniform) last = dense + (regions - 1) * task.dim;
   products(space.query, dense, rows, last, cells, prefetcher);
-  if (mass) dots(space.query.pooled, dense, regions, task.dim, mass);
-  const bool known = !task.uniform && space.query.spare && !integers;
+  if (mass) dots(space.query.pooled, dense, regions, task.dim, task.dim, mass);
+  if (by_votes(task)) {
+    divide_by_lengths(task.votes, image, regions, rows, lanes, cells, mass);
+    for (int64_t x = 0; x < lanes; x += W) store(space.dustbin + lane * lanes + x, load(space.scorer.dustbin + x));
+  }
+  const bool known = !task.uniform && space.query.spare && !integers && !by_votes(task);
   return known ? cells[regions * lanes + task.query.regions] : dot(space.pooled, pooled, task.dim);
 }
 
@@ -215,9 +235,13 @@ static void write_plans(const Block& block, Mask done, float* to) {
   write_matrices(p.kernel, block, done, to);
 }
 
-// `write_plans` of MaxSim.
-static void write_maxsim_plans(const Block& block, PlanKind plan, Mask done, float* to) {
-  make_maxsim_plan(block.problem, plan);
+// Writes the plans of pairs that need no iterations.
+static void write_direct_plans(const Block& block, PlanKind plan, Mask done, float* to) {
+  if (plan == PlanKind::votes) {
+    make_plan_of_votes(block.problem);
+  } else {
+    make_maxsim_plan(block.problem, plan);
+  }
   write_matrices(block.problem.kernel, block, done, to);
 }
 
@@ -227,11 +251,38 @@ static SolverSettings settings_within(SolverSettings solver) {
   return solver;
 }
 
+DIML_INLINE bool is_direct(PlanKind plan) { return is_maxsim(plan) || plan == PlanKind::votes; }
+
+// Reads the heights of the dustbins of the pairs of a block, from `start` on, to u and v, and completes the weights.
+static void prepare_votes(const ScoreTask& task, const Workspace& space, int64_t start, int64_t last) {
+  const Problem& problem = space.fresh.problem;
+  const float *of_query[W], *of_image[W];
+  for (int lane = 0; lane < W; ++lane) {
+    const int64_t pair = start + lane < last ? start + lane : last - 1;
+    of_query[lane] = space.dustbin + lane * space.query.vectors * W;
+    of_image[lane] = task.votes.dustbin + task.pairs.gallery_rows[pair] * problem.cols;
+  }
+  gather(of_query, problem.rows, problem.u), gather(of_image, problem.cols, problem.v);
+  if (!task.uniform) at_least(problem.weight_q, problem.rows), at_least(problem.weight_g, problem.cols);
+}
+
+// Compares pairs first..last by plans that need no iterations; `fill` and `end` as in `solve_entropic`.
+template <typename Fill, typename End>
+static void compare_directly(Block& block, const SolverSettings& solver, int64_t first, int64_t last, Fill fill,
+                             End end) {
+  block.error = Lanes{}, block.iterations = Mask{};
+  for (int64_t start = first; start < last && !solver.cancelled(solver.owner); start += W) {
+    for (int lane = 0; lane < W; ++lane) block.pair[lane] = start + lane < last ? start + lane : -1;
+    fill(block, start);
+    end(block, occupied(block));
+  }
+}
+
 static void score(const ScoreTask& task, int64_t first, int64_t last, void* memory) {
   Workspace space = workspace_in(task, memory);
   const SolverSettings solver = settings_within(task.solver);
   const PairResults& results = task.results;
-  const bool maxsim = is_maxsim(solver.plan);
+  const PlanKind plan = solver.plan;
   int64_t packed = -1;
   const auto fill = [&](Block& block, int64_t start) {
     for (int lane = 0; lane < W; ++lane) {
@@ -240,22 +291,23 @@ static void score(const ScoreTask& task, int64_t first, int64_t last, void* memo
       results.pooled[pair] = compare_pair(task, space, lane, pair, pair + 1 < last ? pair + 1 : pair);
     }
     interleave(task, space);
+    if (plan == PlanKind::votes) prepare_votes(task, space, start, last);
     complete(block.problem, solver);
   };
   const auto end = [&](const Block& block, Mask done) {
     write_convergence(results, block, done);
-    const Lanes found = maxsim ? maxsim_structural(block.problem, solver.plan) : structural(block.problem);
+    const Lanes found = plan == PlanKind::votes ? cast_votes(block.problem, solver.epsilon)
+                        : is_maxsim(plan)       ? maxsim_structural(block.problem, plan)
+                                                : structural(block.problem);
     for (int lane = 0; lane < W; ++lane) {
       if (done[lane]) results.structural[block.pair[lane]] = found[lane];
     }
     if (results.cosine) write_matrices(block.problem.cosine, block, done, results.cosine);
-    if (results.plan && maxsim) write_maxsim_plans(block, solver.plan, done, results.plan);
-    if (results.plan && !maxsim) write_plans(block, done, results.plan);
+    if (results.plan && is_direct(plan)) write_direct_plans(block, plan, done, results.plan);
+    if (results.plan && !is_direct(plan)) write_plans(block, done, results.plan);
   };
-  if (maxsim) return compare_by_maxsim(space.fresh, solver, first, last, fill, end);
-  if (solver.plan == PlanKind::exact) {
-    return solve_exact_pairs(space.fresh, space.exact, solver, first, last, fill, end);
-  }
+  if (is_direct(plan)) return compare_directly(space.fresh, solver, first, last, fill, end);
+  if (plan == PlanKind::exact) return solve_exact_pairs(space.fresh, space.exact, solver, first, last, fill, end);
   solve_entropic(space.fresh, space.rest, solver, first, last, fill, end);
 }
 

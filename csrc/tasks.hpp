@@ -13,11 +13,11 @@ namespace diml {
 enum class Storage : int { float32 = 0, float16 = 1, int8 = 2, int16 = 3 };
 
 // How the plan of a pair is made. Further kinds get a value here and a branch where score.hpp calls `solve_entropic`.
-enum class PlanKind : int { entropic = 0, exact = 1, maxsim = 2, maxsim_query = 3 };
+enum class PlanKind : int { entropic = 0, exact = 1, maxsim = 2, maxsim_query = 3, votes = 4 };
 
 struct SolverSettings {
   PlanKind plan;    // only the entropic plan needs the three numbers
-  float epsilon;
+  float epsilon;    // of votes: the temperature
   float tolerance;  // marginal error at which a pair is done
   int32_t max_iterations;
   float dustbin;    // mass of a dustbin on either side, which takes what is not transported; 0: all mass is
@@ -55,6 +55,26 @@ struct PairResults {
   float* cosine;        // (B, Rq, Rg); may be null
 };
 
+// The weights of a learned scorer: its map by the triangular factor U of that, under which lengths and cosines are the
+// same; and the network that reads the height of a dustbin off a mapped region.
+struct ScorerWeights {
+  const float* upper;        // (E, D), zero left of the diagonal
+  const float* inward;       // (h, D) first layer of the network, after the map
+  const float* inward_bias;  // (h,)
+  const float* outward;      // (h,) second layer
+  int64_t rows, hidden;      // E, h
+  float outward_bias;
+  float height, spread;      // a dustbin is height + spread * tanh(what was read)
+};
+
+// What votes need. Queries are mapped by U'U and divided by their lengths under U, so that a product with a region of the
+// gallery as it is stored, over the length of that, is the cosine under the map.
+struct VoteInputs {
+  ScorerWeights weights;
+  const float* over_length;  // (N, R + 1) of the gallery: 1 / length under U, the pooled vector last
+  const float* dustbin;      // (N, R) heights, in units of cosine
+};
+
 // Score pairs of embedded images.
 struct ScoreTask {
   QueryRegions query;
@@ -64,6 +84,17 @@ struct ScoreTask {
   bool uniform;  // weights 1 / R instead of cross-correlation
   SolverSettings solver;
   PairResults results;
+  VoteInputs votes;
+};
+
+// Read off images what `VoteInputs` has of the gallery.
+struct ReadTask {
+  StoredRegions images;
+  int64_t dim;
+  const int64_t* rows;  // images to read
+  ScorerWeights weights;
+  float* over_length;   // (N, R + 1), written at `rows`
+  float* dustbin;       // (N, R)
 };
 
 // Solve pairs whose costs are given. The solver works on cosines, so costs are read with the opposite sign.
@@ -144,6 +175,8 @@ struct Kernels {
   int lanes;
   int64_t (*score_bytes)(const ScoreTask&);
   void (*score)(const ScoreTask&, int64_t first, int64_t last, void* memory);  // pairs first..last
+  int64_t (*read_bytes)(const ReadTask&);
+  void (*read)(const ReadTask&, int64_t first, int64_t last, void* memory);  // of `rows`, first..last
   int64_t (*solve_bytes)(const SolveTask&);
   void (*solve)(const SolveTask&, int64_t first, int64_t last, void* memory);  // pairs first..last
   int64_t (*solve_exact_bytes)(const ExactTask&);

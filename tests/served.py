@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from diml.data import Preprocess
-from diml.explain import drawn_pair
 from diml.matching import Matcher
 from diml.models import Embedder, load_embedder
+from drawn_pair import drawn_pair
 
 MATCHER = Matcher(epsilon=0.04)
 

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from diml.calibration import Calibrator
     from diml.data import DataSet, ImageSet, Preprocess, load_dataset
     from diml.data.images import ImageLike
+    from diml.data.samples import sample_images
     from diml.evaluation import Report, evaluate_dataset, evaluate_regions
     from diml.explain import Explanation
     from diml.explain.explanation import Foregrounds
     from diml.matching import Matcher, Ranking, Regions, nearest, rerank
     from diml.models import Embedder, load_embedder
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: Public name -> its package, imported when first used: torch, timm, torchvision and matplotlib take seconds.
 _PACKAGE_OF = {
@@ -46,6 +47,7 @@ _PACKAGE_OF = {
     "load_embedder": "models",
     "nearest": "matching",
     "rerank": "matching",
+    "sample_images": "data.samples",
 }
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "match",
     "nearest",
     "rerank",
+    "sample_images",
 ]
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 _KEY: Final = "sha256"
+#: What stands before the checksum of a line.
+_END: Final = f', "{_KEY}": "'
 
 
 class DamagedError(ValueError):
@@ -70,6 +72,22 @@ def unsealed(document: Any, what: str, remedy: str) -> dict[str, Any]:
             f"{what}: damaged or changed (sha256 {found[:12]}..., need {document[_KEY][:12]}...); {remedy}"
         )
     return rest
+
+
+def sealed_line(document: Mapping[str, Any]) -> str:
+    """A JSON document as one line of text, with the sha256 of what stands before it: for files to which lines are added
+    one by one, so that each vouches for itself."""
+    text = json.dumps(document)
+    return f'{text[:-1]}{_END}{hashlib.sha256(text.encode()).hexdigest()}"}}'
+
+
+def unsealed_line(line: bytes, what: str) -> dict[str, Any]:
+    """The document of such a line, checked; DamagedError where it is not what was written."""
+    text, _, end = line.rpartition(_END.encode())
+    if f'{hashlib.sha256(text + b"}").hexdigest()}"}}'.encode() != end:
+        raise DamagedError(f"{what}: damaged or changed")
+    document: dict[str, Any] = json.loads(text + b"}")
+    return document
 
 
 def _of_values(document: Mapping[str, Any]) -> str:

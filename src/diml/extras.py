@@ -13,7 +13,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "faithfulness": ("pytorch_grad_cam",),
     "search": ("lancedb", "pyarrow"),
     "milvus": ("pymilvus", "milvus_lite"),
-    "web": ("fastapi", "uvicorn", "python_multipart", "prometheus_client"),
+    "web": ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "fastapi_swagger"),
     "heif": ("pillow_heif",),
     "hub": ("huggingface_hub",),
     "track": ("tensorboard",),

@@ -120,13 +120,24 @@ def require_writable(folder: str | os.PathLike[str], *, space: int = 0) -> None:
         OSError: the folder cannot be created or written to, or its disk has less free space.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"{folder}: a file is in the place of this folder; name another") from error
     with scratch_folder(folder / "results"):
         pass
     free = shutil.disk_usage(folder).free
     if free < space:
         needed, left = (f"{size / 2**20:,.0f} MiB" for size in (space, free))
         raise OSError(f"{folder}: need {needed} of free disk space, got {left}; free some, or name another folder")
+
+
+def require_writable_file(path: str | os.PathLike[str]) -> None:
+    """As `require_writable`, for a single file that will be written; creates the folder that it will be in."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; name a file")
+    require_writable(path.parent)
 
 
 def flush(path: Path) -> None:
@@ -179,6 +190,23 @@ def only_user(folder: Path, what: str) -> Iterator[None]:
         os.ftruncate(handle, 0)
         os.pwrite(handle, about.encode(), 0) if hasattr(os, "pwrite") else os.write(handle, about.encode())
         yield
+    finally:
+        os.close(handle)
+
+
+def require_unlocked(path: Path, what: str) -> None:
+    """Raise InUseError while another process, or another thread of this one, is in an `exclusive_lock` of this file.
+
+    Args:
+        path: of the lock; it need not exist.
+        what: name of the argument that gave the place, for the error.
+    """
+    if not path.exists():
+        return
+    handle = os.open(path, os.O_RDWR)
+    try:
+        if not _lock(handle, wait=False):
+            raise InUseError(f"{what}: {path.parent} is being written to by another process; wait until it has ended")
     finally:
         os.close(handle)
 

@@ -1,4 +1,4 @@
-"""Worker processes that decode images: how many there may be, and that they end with the process that started them."""
+"""Processes that this one starts: how many may decode images, and that they end with the process that started them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+from collections.abc import Callable
 from typing import Final
 
 #: Workers that any machine may be asked for; beyond it, as many for each core as below.
@@ -32,9 +33,7 @@ def end_with_parent(_number: int = 0) -> None:
     Ctrl-C and the end of a terminal reach all processes of a group: they are left to the parent, which may finish a
     step first. SIGTERM ends a worker without an error, as the parent would report it instead of its own end.
     """
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_wait_for, args=(parent.sentinel,), daemon=True).start()
+    when_parent_ends(lambda: os._exit(1))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -43,9 +42,16 @@ def end_with_parent(_number: int = 0) -> None:
         threading.Thread(target=_wait_for_signal, daemon=True).start()
 
 
-def _wait_for(sentinel: int) -> None:
+def when_parent_ends(call: Callable[[], None]) -> None:
+    """Call a function, in a thread, once the process that started this one has ended, however it ended."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_wait_for, args=(parent.sentinel, call), daemon=True).start()
+
+
+def _wait_for(sentinel: int, call: Callable[[], None]) -> None:
     multiprocessing.connection.wait([sentinel])
-    os._exit(1)
+    call()
 
 
 def _wait_for_signal() -> None:

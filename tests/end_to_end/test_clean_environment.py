@@ -81,13 +81,15 @@ def test_the_extras_are_really_missing(site: Path) -> None:
 def test_matching_reranking_evaluation_and_explanation_work(site: Path, tmp_path: Path) -> None:
     code = f"""
 import diml, torch
-from diml.explain import drawn_pair, explanation_page
+from PIL import Image
+from diml.explain import explanation_page
 assert diml.__file__.startswith({str(site)!r}), diml.__file__
 embedder = diml.load_embedder("test_resnet", pretrained=False)
-match = diml.match(*drawn_pair(), embedder=embedder)
+photos = diml.sample_images()
+match = diml.match(photos[0], photos[1], embedder=embedder)
 assert abs(float(match.score[0]) - match.ledger().score) < 1e-5
 open({str(tmp_path / "why.html")!r}, "w").write(explanation_page(match))
-regions = embedder.embed([image.rotate(angle) for image in drawn_pair() for angle in (0, 2, 4)])
+regions = embedder.embed([Image.open(path).convert("RGB").rotate(angle) for path in photos[1:3] for angle in (0, 2, 4)])
 ranking = diml.nearest(regions, regions, 5, exclude=torch.arange(6))
 assert diml.rerank(regions, regions, ranking.order).order.shape == (6, 5)
 print(diml.evaluate_regions(regions, ["a"] * 3 + ["b"] * 3, rerank_at=(0, 5)))
@@ -108,7 +110,7 @@ print(diml.evaluate_regions(regions, ["a"] * 3 + ["b"] * 3, rerank_at=(0, 5)))
     ],
 )
 def test_a_missing_extra_is_named_with_its_command(site: Path, tmp_path: Path, words: list[str], extra: str) -> None:
-    from diml.explain import drawn_pair
+    from drawn_pair import drawn_pair
 
     for name, image in zip("ab", drawn_pair(), strict=True):
         image.save(tmp_path / f"{name}.png")

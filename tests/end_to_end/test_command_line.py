@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from diml.cli import COMMANDS, main
-from diml.explain import drawn_pair
+from drawn_pair import drawn_pair
 
 
 @pytest.fixture

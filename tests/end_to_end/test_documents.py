@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diml.explain import drawn_pair
 from diml.models import load_embedder
+from drawn_pair import drawn_pair
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "docs/quickstart.md", "docs/explain.md", "docs/search.md", "docs/scale.md")

@@ -226,6 +226,6 @@ def test_where_reranking_does_not_help_the_last_line_is_the_next_command(runs, c
     assert main(words) == 0
     *_, said, command = capsys.readouterr().out.splitlines()
     assert "re-ranking shows no gain of MAP@R (+0.00 percentage points" in said
-    assert command.strip() == f"diml tune {runs / 'plain'}"
+    assert command.strip() == f"diml tune {runs / 'plain'} --no-cache --workers 0"
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["advice"] == {"plain": command.strip()}

@@ -1,4 +1,5 @@
-"""Indexing that is killed: all that was acknowledged is there and right, and the next run ends where it should.
+"""Indexing that is killed: all that was acknowledged is there and right, and the next run ends where it should. Copying
+that is killed: the copy is whole or not there.
 
 One helper process imports everything once; each run is a fork of it, killed by SIGKILL after a random time.
 """
@@ -21,6 +22,7 @@ from PIL import Image
 
 from diml.models import load_embedder
 from diml.search import Searcher, build_index, open_store
+from diml.search.copying import copy_index
 from diml.search.index import content_of, create_store, verify_index
 from diml.search.sources import list_source
 from diml.search.store import IndexNotFoundError
@@ -92,6 +94,43 @@ def acknowledged(self, rows):
 
 LanceStore.add = acknowledged
 sys.exit(main(words))
+"""
+
+
+COPIER = """
+import json, os, pathlib, signal, sys
+import lancedb, numpy, pyarrow, pymilvus, milvus_lite.server_manager, torch
+
+torch.set_num_threads(1)
+from diml.search import copying
+from diml.search.backends.lance import LanceStore
+from diml.search.backends.milvus import MilvusStore
+
+copying._PART_BYTES = 1000
+for line in sys.stdin:
+    source, destination, method, turn, before = json.loads(line)
+    child = os.fork()
+    if not child:
+        cls = pathlib.Path if method == "rename" else MilvusStore if destination.endswith(".db") else LanceStore
+        plain, turns = getattr(cls, method), 0
+
+        def killed(self, *args, **settings):
+            global turns
+            turns += 1
+            if before and turns == turn:
+                os.kill(os.getpid(), signal.SIGKILL)
+            found = plain(self, *args, **settings)
+            if turns == turn:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+        setattr(cls, method, killed)
+        try:
+            copying.copy_index(source, destination)
+        except FileExistsError:
+            os._exit(3)
+        os._exit(0)
+    print(os.waitpid(child, 0)[1], flush=True)
 """
 
 
@@ -296,3 +335,49 @@ def test_readers_during_writes_see_a_whole_state(tmp_path, model):
     reader.join(60)
     assert faults == []
     assert reads > 3
+
+
+@pytest.fixture(scope="module")
+def copier(tmp_path_factory):
+    """Gives an order to a process that forks for each; returns the status with which the copy ended."""
+    pytest.importorskip("milvus_lite")
+    script = tmp_path_factory.mktemp("copier") / "copier.py"
+    script.write_text(COPIER)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    pipe = subprocess.PIPE
+    made = subprocess.Popen([sys.executable, script], stdin=pipe, stdout=pipe, text=True, env=environment)
+
+    def ended(*order):
+        made.stdin.write(json.dumps([str(order[0]), str(order[1]), *order[2:]]) + "\n")
+        made.stdin.flush()
+        return int(made.stdout.readline())
+
+    yield ended
+    made.communicate(timeout=30)
+
+
+@pytest.mark.parametrize("name", ["copy.index", "copy.db"])
+def test_a_copy_that_is_killed_is_whole_or_not_there(tmp_path, copier, name):
+    """Killed while rows are written, while they are checked, and before and after the copy gets its name."""
+    from unit.search.contract import CONFIG, assert_equal_rows, make_rows
+
+    original, rows = create_store(tmp_path / "original.index", CONFIG), make_rows(40)
+    original.add(rows)
+    original.write_text("calibration.json", "kept")
+    files = {path: path.read_bytes() for path in (tmp_path / "original.index").rglob("*") if path.is_file()}
+    places = (tmp_path / "original.index", tmp_path / "there" / name)
+    target = places[1]
+    points = [("add", 1, True), ("add", 2, False), ("optimize", 1, False), ("count", 1, True), ("rename", 1, True)]
+    for point in (*points, ("rename", 1, False)):
+        assert not target.exists(), point
+        assert copier(*places, *point) == signal.SIGKILL, point
+        assert {path: path.read_bytes() for path in files} == files, "the source is untouched"
+    assert target.exists(), "killed after it had got its name"
+    assert copier(*places, "add", 1, True) == 3 << 8, "what is there is refused"
+    copy = open_store(target)
+    assert_equal_rows(copy.regions(rows.ids), rows)
+    assert (copy.count(), copy.config, copy.read_text("calibration.json")) == (40, CONFIG, "kept")
+    assert verify_index(copy, images=False).faults == ()
+    copy.close()
+    copy_index(target, target.parent / "again.index")
+    assert {path.name for path in target.parent.iterdir()} == {name, "again.index"}, "nothing is left lying about"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import yaml
 
 from diml.cli import main
 from diml.matching import Matcher
+from diml.training.logs import DamagedLogWarning
 from diml.training.steps import Stepper
 from diml.training.sweep import collect_results, read_sweep
 from end_to_end.small_runs import SMALL
@@ -44,7 +46,7 @@ def test_a_sweep_gives_one_table_and_a_failed_run_does_not_stop_the_others(write
     path = write(runs=RUNS, baseline=BASELINE)
     assert main(["sweep", str(path), "--no-progress"]) == 1
     printed = capsys.readouterr()
-    assert "Missing: broken, seed 1: ValueError: " in printed.out
+    assert "Missing: broken, seed 1: batch_size: " in printed.out
     for name in ("frozen", "white + DIML (4)", "margin", "margin + DIML (4)"):
         assert name in printed.out
     folder = tmp_path / "sweep"
@@ -102,6 +104,44 @@ def test_ctrl_c_stops_the_sweep_and_the_same_command_resumes(write, tmp_path, ca
     # the interrupted run has the results of the other one, as their settings are the same
     first, second = collect_results(read_sweep(path)).rows[1::2]
     assert first.metrics == second.metrics
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "shown"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "run/last.ckpt"),
+            "last.ckpt: No space left on device; the disk is full; free",
+            False,
+        ),
+        (RuntimeError("DataLoader worker (pid 1) is killed"), "lower --workers or --batch-size", False),
+        (KeyError("conv"), "KeyError: 'conv': a bug of diml, not of your input; please report", True),
+    ],
+)
+def test_an_error_of_a_run_is_told_as_that_of_a_command(error, line, shown, write, capsys, monkeypatch):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("diml.training.loop.train", fails)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["sweep", str(write(runs={"margin": {}}, seeds=[0])), "--no-progress"]) == 1
+    printed = capsys.readouterr()
+    assert line in printed.err
+    assert line in printed.out
+    assert ("Traceback" in printed.err) == shown
+
+
+def test_a_damaged_log_is_named(write, tmp_path, capsys):
+    path = write(runs={"margin": {}}, seeds=[0])
+    assert main(["sweep", str(path), "--no-progress"]) == 0
+    log = tmp_path / "sweep" / "margin-0" / "metrics.jsonl"
+    log.write_text(log.read_text().replace('"epoch": 1', '"epoch": 7', 1))
+    for words in (["sweep", str(path)], ["report", str(log.parent), "--html", str(tmp_path / "a.html"), "--no-cache"]):
+        with pytest.warns(DamagedLogWarning, match=r"metrics.jsonl: line \d is damaged"):
+            assert main(words) == 0
+    with pytest.warns(DamagedLogWarning, match=r"metrics.jsonl: line \d is damaged"):
+        assert main(["train", "--resume", "--output", str(log.parent), "--no-progress"]) == 0
+    capsys.readouterr()
 
 
 def test_matching_settings_are_combined_key_by_key(write, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,7 @@ def test_csv_of_an_index(count, place, model):
 
 
 COLUMNS = {"label": "text", "price": "number", "count": "integer", "new": "boolean"}
+ODD_COLUMNS = {"unit price": "number", 'a"`b': "text"}
 WORDS = [
     *COLUMNS,
     "and",
@@ -158,6 +160,14 @@ WORDS = [
     "-1e9",
     "1e999",
     "true",
+    "like",
+    "between",
+    "is",
+    "null",
+    "'a%\\_'",
+    '"label"',
+    '"unit price"',
+    '"a""`b"',
 ]
 HOSTILE = (
     "label = '' or ''=''",
@@ -171,8 +181,26 @@ HOSTILE = (
     "label = 'x' union select 1",
     "1 = 1",
     "true",
-    "label like '%'",
-    "label is not null",
+    "label like '%' escape '!'",
+    "label like '%' or 1=1",
+    "label like '\\'",
+    "label like label",
+    "label like ('%')",
+    "label is not null or 1=1",
+    "label is not distinct from label",
+    "label between 'a' and (select 'b')",
+    "label between 'a' and 'b' or 1=1",
+    "\"label\\\" = 'x'",
+    '"label"" = \'x\' or ""label" = \'x\'',
+    '"label` is null or `label" is null',
+    '"label" or 1=1',
+    '"" is null',
+    '"regions" is not null',
+    '"id" is null',
+    '"label".x is null',
+    'images."label" is null',
+    "[label] is null",
+    "new or 1",
     "regions = 1",
     "id = 'x'",
     "label = x'00'",
@@ -193,20 +221,22 @@ def test_conditions(count):
     """A condition is parsed or refused in one line; what passes has balanced quotes and only known columns."""
 
     from diml.search.filters import parse_where, to_sql
+    from diml.search.names import field_name
 
     text = st.one_of(st.text(), st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join), st.sampled_from(HOSTILE))
 
     @fuzz(count, text)
     def check(condition):
         try:
-            sql = to_sql(parse_where(condition, COLUMNS))
+            sql = to_sql(parse_where(condition, COLUMNS | ODD_COLUMNS))
         except ValueError as error:
             assert str(error).startswith("where: ")  # noqa: PT017
             assert len(str(error)) < 1000  # noqa: PT017
         else:
             assert sql.count("'") % 2 == 0
             outside = "".join(sql.split("'")[::2])
-            assert not set(outside) - set(" `()<>=!,+-._") - set("abcdefghijklmnopqrstuvwxyz0123456789ANDORTUEFLSICBY")
+            assert not set(outside) - set(" `()<>=!,+-._") - set("abcdefghijklmnopqrstuvwxyz0123456789ANDORTUEFLSICBYK")
+            assert set(re.findall("`(.*?)`", outside)) <= {field_name(name) for name in COLUMNS | ODD_COLUMNS}
 
     check()
 

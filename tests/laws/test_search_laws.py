@@ -60,7 +60,13 @@ NUMBERS = st.sampled_from(["-1", "0", "2", "0.5", "1e2"])
 COMPARISON = st.one_of(
     st.tuples(st.just("label"), st.sampled_from(["=", "!=", "<", ">="]), TEXTS).map(" ".join),
     st.tuples(st.sampled_from(["shelf", "price"]), st.sampled_from(["=", "<>", "<=", ">"]), NUMBERS).map(" ".join),
-    st.sampled_from(["fresh = true", "fresh != true"]),
+    st.sampled_from(
+        ["fresh = true", "fresh != true", "fresh", "label is null", "label is not null", "\"label\" <= 'b'"]
+    ),
+    st.text("a'%_ü", max_size=4).map(lambda text: "label like '" + text.replace("'", "''") + "'"),
+    st.tuples(st.sampled_from(["shelf", "price not"]), NUMBERS, NUMBERS).map(
+        lambda t: f"{t[0]} between {t[1]} and {t[2]}"
+    ),
     st.lists(NUMBERS, min_size=1, max_size=3).map(lambda values: f"shelf in ({', '.join(values)})"),
     st.lists(TEXTS, min_size=1, max_size=3).map(lambda values: f"label not in ({', '.join(values)})"),
 )
@@ -79,6 +85,7 @@ CONDITION = st.recursive(
 def test_a_condition_means_what_it_means_to_sqlite(text):
     """The text itself is SQL, with `not`; its translation is without, and has to select the same rows."""
     base = sqlite3.connect(":memory:")
+    base.execute("pragma case_sensitive_like = on")
     base.execute("create table t (id integer, label text, shelf integer, price real, fresh integer)")
     rows = [
         (None if number % 7 == 0 else ["a", "a'", "", "ü"][number % 4], number % 4 - 1, number / 4, number % 2)

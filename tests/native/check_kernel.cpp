@@ -1,6 +1,6 @@
-// Scores, plans and gradients of the portable kernel, with and without dustbins, against plain loops in double: for
-// compilers and processors for which there is no Python to test with. Prints the largest errors; exits with status 1
-// where one is too large.
+// Scores, plans and gradients of the portable kernel, with and without dustbins, and by votes, against plain loops in
+// double: for compilers and processors for which there is no Python to test with. Prints the largest errors; exits with
+// status 1 where one is too large.
 
 #include <algorithm>
 #include <array>
@@ -138,6 +138,123 @@ double worst_error(const Kernels& kernels, int64_t rows, int64_t cols, int64_t d
   return worst;
 }
 
+constexpr double kTemperature = 0.1;
+
+// A scorer whose map is upper triangular, as the kernel takes it.
+struct Scorer {
+  int64_t dim, rows, hidden = 3;
+  Floats upper, inward, inward_bias{0.1f, -0.2f, 0.0f}, outward{0.5f, -1.0f, 0.7f};
+
+  Scorer(int64_t dim, int64_t rows) : dim(dim), rows(rows), upper(rows * dim), inward(hidden * dim) {
+    const Images numbers = drawn(1, rows + hidden, dim, 3);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t d = r; d < dim; ++d) upper[r * dim + d] = numbers.vector(0, r)[d] + (d == r ? 1.0f : 0.0f);
+    }
+    for (int64_t x = 0; x < hidden * dim; ++x) inward[x] = numbers.vector(0, rows)[x];
+  }
+  diml::ScorerWeights weights() const {
+    return {upper.data(), inward.data(), inward_bias.data(), outward.data(), rows, hidden, 0.05f, 0.3f, 0.2f};
+  }
+  std::vector<double> mapped(const float* vector) const {
+    std::vector<double> found(rows);
+    double square = 0;
+    for (int64_t r = 0; r < rows; ++r) square += std::pow(found[r] = dot(&upper[r * dim], vector, dim), 2);
+    for (double& number : found) number /= std::sqrt(square);
+    return found;
+  }
+  double length(const float* vector) const {
+    double square = 0;
+    for (int64_t r = 0; r < rows; ++r) square += std::pow(dot(&upper[r * dim], vector, dim), 2);
+    return std::sqrt(square);
+  }
+  double dustbin(const float* region) const {
+    double read = 0.05;
+    for (int64_t k = 0; k < hidden; ++k) {
+      const double in = dot(&inward[k * dim], region, dim) / length(region) + inward_bias[k];
+      read += outward[k] * 0.5 * in * (1 + std::erf(in / std::sqrt(2.0)));
+    }
+    return 0.3f + 0.2f * std::tanh(read);
+  }
+};
+
+double likeness(double cosine) { return std::exp((cosine - 1) / kTemperature); }
+
+// The votes of a pair, and their structural similarity.
+double voted(const Scorer& scorer, const Images& q, int64_t i, const Images& g, int64_t j, std::vector<double>& plan) {
+  const auto cosine = [&](const float* a, const float* b) {
+    const std::vector<double> first = scorer.mapped(a), second = scorer.mapped(b);
+    double sum = 0;
+    for (size_t r = 0; r < first.size(); ++r) sum += first[r] * second[r];
+    return sum;
+  };
+  const int64_t rows = q.regions, cols = g.regions;
+  std::vector<double> cosines(rows * cols), a(rows), b(cols), of_rows(rows), of_cols(cols);
+  double total_a = 0, total_b = 0, structural = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    total_a += a[r] = std::max(0.0, cosine(q.vector(i, r), g.vector(j, cols))) + 1e-6;
+    of_rows[r] = likeness(scorer.dustbin(q.vector(i, r)));
+  }
+  for (int64_t c = 0; c < cols; ++c) {
+    total_b += b[c] = std::max(0.0, cosine(g.vector(j, c), q.vector(i, rows))) + 1e-6;
+    of_cols[c] = likeness(scorer.dustbin(g.vector(j, c)));
+  }
+  for (int64_t x = 0; x < rows * cols; ++x) {
+    cosines[x] = cosine(q.vector(i, x / cols), g.vector(j, x % cols));
+    of_rows[x / cols] += likeness(cosines[x]), of_cols[x % cols] += likeness(cosines[x]);
+  }
+  for (int64_t x = 0; x < rows * cols; ++x) {
+    const double units = a[x / cols] / total_a / of_rows[x / cols] + b[x % cols] / total_b / of_cols[x % cols];
+    plan[x] = 0.5 * likeness(cosines[x]) * units;
+    structural += plan[x] * cosines[x];
+  }
+  return structural;
+}
+
+double worst_error_of_votes(const Kernels& kernels, int64_t rows, int64_t cols, int64_t dim) {
+  const Images q = drawn(3, rows, dim, 1), g = drawn(7, cols, dim, 2);
+  const Scorer scorer(dim, std::max<int64_t>(1, dim - 1));
+  const int64_t pairs = q.count * g.count, cells = rows * cols;
+  std::vector<int64_t> query_rows(pairs), gallery_rows(pairs), every(g.count);
+  for (int64_t pair = 0; pair < pairs; ++pair) query_rows[pair] = pair / g.count, gallery_rows[pair] = pair % g.count;
+  for (int64_t image = 0; image < g.count; ++image) every[image] = image;
+  const int64_t stride = (rows + 1) * dim, stride_g = (cols + 1) * dim;
+  const diml::StoredRegions gallery{g.vector(0, 0), nullptr, g.vector(0, cols), diml::Storage::float32, cols, stride_g,
+                                    stride_g};
+  Floats over_length(g.count * (cols + 1)), dustbin(g.count * cols);
+  const diml::ReadTask read{gallery, dim, every.data(), scorer.weights(), over_length.data(), dustbin.data()};
+  const Memory space(kernels.read_bytes(read));
+  kernels.read(read, 0, g.count, space.at);
+  double worst = 0;
+  for (int64_t image = 0; image < g.count; ++image) {
+    for (int64_t c = 0; c <= cols; ++c) {
+      const double length = scorer.length(g.vector(image, c));
+      worst = std::max(worst, std::fabs(length - 1 / over_length[image * (cols + 1) + c]));
+      if (c == cols) continue;
+      worst = std::max(worst, std::fabs(scorer.dustbin(g.vector(image, c)) - dustbin[image * cols + c]));
+    }
+  }
+  Floats structural(pairs), pooled(pairs), error(pairs), plan(pairs * cells);
+  std::vector<int32_t> iterations(pairs);
+  diml::ScoreTask task{};
+  task.dim = dim;
+  task.query = {q.vector(0, 0), q.vector(0, rows), rows, stride, stride};
+  task.gallery = gallery;
+  task.pairs = {query_rows.data(), gallery_rows.data()};
+  task.solver = {diml::PlanKind::votes, (float)kTemperature, 1, 1, 0, false, [](void*) { return false; }, nullptr};
+  task.results = {structural.data(), pooled.data(), error.data(), iterations.data(), plan.data(), nullptr};
+  task.votes = {scorer.weights(), over_length.data(), dustbin.data()};
+  const Memory memory(kernels.score_bytes(task));
+  kernels.score(task, 0, pairs, memory.at);
+  std::vector<double> exact(cells);
+  for (int64_t pair = 0; pair < pairs; ++pair) {
+    const int64_t i = query_rows[pair], j = gallery_rows[pair];
+    worst = std::max(worst, std::fabs(voted(scorer, q, i, g, j, exact) - structural[pair]));
+    worst = std::max(worst, std::fabs(dot(q.vector(i, rows), g.vector(j, cols), dim) - pooled[pair]));
+    for (int64_t x = 0; x < cells; ++x) worst = std::max(worst, std::fabs(exact[x] - plan[pair * cells + x]));
+  }
+  return worst;
+}
+
 }  // namespace
 
 int main() {
@@ -147,6 +264,7 @@ int main() {
     for (Bins bins : {Bins{0, false}, Bins{0.3, false}, Bins{1, true}}) {
       error = std::max(error, worst_error(*diml::kernels_portable(), rows, cols, dim, bins));
     }
+    error = std::max(error, worst_error_of_votes(*diml::kernels_portable(), rows, cols, dim));
     std::printf("%2d x %2d regions, %2d channels: largest error %.1e\n", (int)rows, (int)cols, (int)dim, error);
     worst = std::max(worst, error);
   }

@@ -26,6 +26,7 @@ PUBLIC: dict[str, list[str]] = {
         "match",
         "nearest",
         "rerank",
+        "sample_images",
     ],
     "diml.distributed": ["ProcessGroup", "process_group"],
     "diml.matching": [
@@ -77,7 +78,6 @@ PUBLIC: dict[str, list[str]] = {
         "Explanation",
         "RankedHits",
         "draw_match",
-        "drawn_pair",
         "evaluation_page",
         "explanation_page",
         "rank_hits",

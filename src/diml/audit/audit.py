@@ -23,6 +23,7 @@ from diml.audit.foregrounds import Foregrounds
 from diml.data import ImageSet, Preprocess
 from diml.data.images import BadImage
 from diml.evaluation import QueryGallerySplit
+from diml.evaluation.split import sides_of
 from diml.matching import ConvergenceWarning, Match, Matcher, Regions
 from diml.matching.retrieval import NOTHING, Ranking
 from diml.models import Embedder
@@ -286,6 +287,8 @@ def audit_dataset(
         >>> found = audit_dataset(embedder, Foregrounds.from_masks(images, "masks"))  # doctest: +SKIP
         >>> found.total.shares, found.background_only.sum()  # doctest: +SKIP
     """
+    matcher = embedder.matcher if matcher is None else matcher
+    embedder.check_matcher(matcher)
     grid = _grid_of(embedder)
     covered = foregrounds.cover(embedder.preprocess, grid, progress=progress)
     images = foregrounds.images.subset(covered.kept)
@@ -299,7 +302,7 @@ def audit_dataset(
         embedded.regions,
         covered.values[rows],
         images,
-        matcher=embedder.matcher if matcher is None else matcher,
+        matcher=matcher,
         preprocess=embedder.preprocess,
         rerank_at=rerank_at,
         hits=hits,
@@ -338,14 +341,7 @@ def audit_regions(
             that are judged one by one.
     """
     _check(regions, coverage, images, rerank_at, hits)
-    split = QueryGallerySplit.from_labels(
-        images.labels,
-        queries=images.queries,
-        gallery=images.gallery,
-        cameras=images.cameras,
-        images=len(regions),
-        device=regions.pooled.device,
-    )
+    split = QueryGallerySplit.of_regions(regions, images.labels, sides_of(images))
     counted = (split.relevant_count > 0).nonzero().flatten()
     if not len(counted):
         raise ValueError("images: need a query with another image of its class in the gallery, got none")

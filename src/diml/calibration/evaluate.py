@@ -208,6 +208,8 @@ def calibrate(
     if images.judgements is not None:
         raise ValueError(f"images: need images with classes, got {images.name} with judgements of single images")
     matcher = embedder.matcher if matcher is None else matcher
+    if regions is None:  # known before the images are read
+        embedder.check_matcher(matcher)
     regions = embedder.embed(images, progress=progress) if regions is None else regions
     about: dict[str, Any] = {"fingerprint": embedder.fingerprint(), "matcher": matcher, "data": images.name}
     about |= {"model": embedder.config.backbone, "pairs": pairs, "method": method, "kind": kind}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import gc
 import importlib
 import io
 import os
@@ -25,7 +26,8 @@ COMMANDS: Final = {
     "faithfulness": "measure how faithful explanations are: additivity, deletion, correspondence, stability",
     "audit": "given where objects are: evidence from objects against backgrounds, right for the wrong reason",
     "index": "build and maintain a searchable index of images",
-    "search": "find the most similar images of an index, with explanations; or near-duplicates",
+    "search": "find the most similar images of an index, with explanations",
+    "duplicates": "copies of one photograph in an index: groups, a page to choose what to keep, CSV",
     "serve": "a local web page and JSON API to compare and search images",
     "train": "train an embedder with any baseline or structural objective",
     "train-matcher": "train a scorer of pairs on frozen regions: soft votes with dustbins, saved with the model",
@@ -34,6 +36,9 @@ COMMANDS: Final = {
     "datasets": "list the known data sets and check local copies",
     "doctor": "show versions, compiled kernel, threads, devices and cached assets",
 }
+
+#: New objects until Python looks for cycles; 700 by default.
+_BETWEEN_COLLECTIONS: Final = 20_000
 
 HELP: Final = """usage: diml COMMAND ...
 
@@ -86,6 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, words: list[str]) -> int:
+    # Imports make a million objects that stay: looking for cycles among them took an eighth of a short command.
+    gc.set_threshold(_BETWEEN_COLLECTIONS)
+
     import tyro
 
     from diml.allocator import keep_freed_memory

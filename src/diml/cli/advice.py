@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shlex
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diml.training.config import FIELDS, TrainConfig
+
 if TYPE_CHECKING:
+    from diml.cli.options import DataOptions, EmbedderOptions, LoadingOptions
+    from diml.data import DataSet
     from diml.evaluation import Report
     from diml.evaluation.report import Comparison
 
@@ -40,36 +47,106 @@ def shortfall_line(method: str, lacking: Comparison) -> str:
 
 def next_command(
     dataset: str,
-    data_flags: Sequence[str],
-    model_flags: Sequence[str],
+    flags: Sequence[str],
     head_flags: Sequence[str],
-    model: str,
     *,
     bare: bool,
     paper: bool,
-    trainable: bool,
+    tunable: bool,
+    training: Sequence[str] | None,
 ) -> str:
     """The command that is most likely to help.
 
     Args:
         dataset: name of the data set, or folder of a run.
-        data_flags: flags that say where the data are.
-        model_flags: flags that say how the model is opened, without `--model`.
-        head_flags: flags about its head.
-        model: name or folder; empty where the data set is a run, which has both.
+        flags: flags that say where the data are, which model it is, and how model and images are read.
+        head_flags: flags about the head.
         bare: whether a whitening was left out that there are enough images for.
         paper: whether the regions were compared as in the paper, rather than by settings chosen for such images.
-        trainable: whether there are training images.
+        tunable: whether there are training images to choose settings on.
+        training: words of the training of a head, see `training_words`; None where that is not possible.
     """
-    named = ["--model", model] if model else []
-    flags = [*data_flags, *named, *model_flags]
     if bare:
         words = ["evaluate", dataset, *flags, "--head", "whiten"]
-    elif paper or not model:
-        words = ["tune" if trainable else "compare", dataset, *flags, *head_flags]
+    elif not paper and training is not None:
+        words = list(training)
     else:
-        words = ["train", dataset, *data_flags, *named, "--frozen-backbone"]
+        words = ["tune" if tunable else "compare", dataset, *flags, *head_flags]
     return shlex.join(["diml", *words])
+
+
+def training_words(
+    dataset: str, data: DataOptions, model: str, embedder: EmbedderOptions, loading: LoadingOptions, *, head: str
+) -> list[str] | None:
+    """The words of a training of the head alone, after all checks of it that need no image; None where one fails.
+
+    Args:
+        dataset: name of the data set.
+        data, embedder, loading: as given to the evaluation; training has the most of these flags, too.
+        model: name of the network, or folder of a saved embedder.
+        head: name of the embedder's head.
+    """
+    from diml.models.zoo import is_backbone
+
+    if embedder.architecture is not None or (head == "identity" and not is_backbone(model)):
+        return None  # a checkpoint of the released code; a saved embedder in which there is nothing to train
+    given = {name: value for name, value in (vars(data) | vars(embedder)).items() if value is not None}
+    settings = {name: value for name, value in given.items() if name in FIELDS and (name, value) != ("device", "cpu")}
+    settings |= {"on_bad_image": loading.on_bad_image, "cache": loading.cache}
+    output = next(path for path in _folders(dataset) if not path.exists())
+    settings |= {"dataset": dataset, "model": model, "frozen_backbone": True, "output": output}
+    try:
+        config = TrainConfig.from_dict(settings)
+        _check_training(config)
+    except (ValueError, OSError, ImportError):
+        return None
+    usual = TrainConfig(dataset=dataset)
+    flags: list[str] = []
+    for name in FIELDS:
+        value = settings.get(name)
+        if name != "dataset" and name in settings and (value != getattr(usual, name) or name == "model"):
+            flag = name.replace("_", "-")
+            flags += [f"--{flag}"] if value is True else [f"--no-{flag}"] if value is False else [f"--{flag}", str(value)]
+    return ["train", dataset, *flags]
+
+
+def _folders(dataset: str) -> Iterator[Path]:
+    """Folders for a run, in the order of preference."""
+    for number in itertools.count(1):
+        yield Path("runs") / (f"{dataset}-head" if number == 1 else f"{dataset}-head-{number}")
+
+
+def _check_training(config: TrainConfig) -> None:
+    """Raise where a training would stop before its first step."""
+    import torch
+
+    from diml.training.checks import check_images, check_output, with_weights_recorded
+    from diml.training.components import check_names, configured_sampler
+    from diml.training.split import load_training_data, split_for_training
+
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # training itself will say it
+        check_output(config.folder)
+        check_names(with_weights_recorded(config))
+        split = split_for_training(load_training_data(config), config, warn=False)
+        check_images(config, split)
+        configured_sampler(config, split.train.labels)
+
+
+def is_tunable(dataset: DataSet) -> bool:
+    """Whether `diml tune` has images to choose settings on: two classes with something to find."""
+    from diml.evaluation.evaluate import counted_queries
+    from diml.evaluation.split import QueryGallerySplit, sides_of
+    from diml.evaluation.tune import groups_of
+
+    images = dataset.validation or dataset.train
+    if images is None:
+        return False
+    split = QueryGallerySplit.from_labels(images.labels, **sides_of(images))
+    try:
+        return len(set(groups_of(split.subset(counted_queries(split, "exclude"))))) > 1
+    except ValueError:
+        return False
 
 
 def given_flags(options: Any) -> list[str]:

@@ -89,16 +89,19 @@ class AuditCommand:
         """Embed, compare, divide, print, write."""
         from diml.audit import audit_dataset
         from diml.audit.page import write_audit
+        from diml.files import require_writable
 
         if self.queries < 1:
             raise ValueError(f"queries: need at least 1, got {self.queries}")
         self.foregrounds.check()
+        if self.output is not None:  # known before the work, not after
+            require_writable(self.output)
         dataset, name = dataset_or_run(self.dataset, self.data, self.model, "audit")
         dataset.require_classes()
         foregrounds = self.foregrounds.open(dataset.test)
         # The audit embeds again, with the shares of the pooled vectors; the cache serves the fit of a head only.
         loading = LoadingOptions(on_bad_image="skip", batch_size=self.batch_size, workers=self.workers)
-        opened = self.head_options.open(name, dataset, self.model, loading)
+        opened = self.head_options.open(name, dataset, self.model, loading, check=self.matcher.for_model)
         embedder = opened.embedder
         for line in (opened.notice, self.matcher.notice(embedder.matcher)):
             if line is not None:

@@ -128,6 +128,7 @@ class CalibrateCommand:
         from diml.extras import require
 
         require("train", "diml calibrate")
+        _require_place(self.output)
         source = self._labelled()
         notice = self.matcher.notice(source.matcher)
         if notice is not None:
@@ -170,6 +171,7 @@ class CalibrateCommand:
         dataset, name = dataset_or_run(self.dataset, self.data, self.model, "calibrate")
         dataset.require_classes()
         embedder = self.model.load(name)
+        self.matcher.for_model(embedder)
         images, regions = self._embed(embedder, dataset)
         return _Source(images, regions, embedder, embedder.matcher, dataset.name, dataset.protocol, name)
 
@@ -222,6 +224,17 @@ class CalibrateCommand:
 
 
 COMMAND = CalibrateCommand
+
+
+def _require_place(output: str | None) -> None:
+    """Find out before the work whether the calibration can be saved."""
+    from diml.files import require_writable
+    from diml.search.index import is_milvus, open_store
+
+    if output is not None and is_milvus(output):
+        open_store(output).close()
+    elif output is not None:
+        require_writable(output)
 
 
 def _save(found: Calibration, output: str, about: dict[str, Any]) -> str:

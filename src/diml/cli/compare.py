@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from diml.cli.whitening import EmbeddedSet
     from diml.data import DataSet
     from diml.evaluation.compare import MatcherComparison
+    from diml.models import Embedder
 
 #: The matcher that the model was saved with.
 OWN: Final = "own"
@@ -123,6 +124,7 @@ class CompareCommand:
         """Embed once, rank by every matcher, print, write."""
         from diml.evaluation.compare import compare_matchers
         from diml.evaluation.evaluate import stored_as
+        from diml.evaluation.split import sides_of
         from diml.files import require_writable
 
         self.printing.check()
@@ -131,12 +133,13 @@ class CompareCommand:
         parsed = [named_settings(word) for word in self.matchers]  # before anything is loaded
         for _, settings in parsed:
             Matcher.from_dict(settings or {})
-        dataset, model = dataset_or_run(self.dataset, self.data, self.model, "compare")
-        opened = self.head_options.embed(model, dataset, self.model, self.loading)
-        own = opened.embedder.matcher
-        matchers = {name: matcher_of(settings, own) for name, settings in parsed}
-        if len(matchers) != len(parsed):
+        if len(dict(parsed)) != len(parsed):
             raise ValueError(f"matchers: need every name once, got {' '.join(self.matchers)}")
+        dataset, model = dataset_or_run(self.dataset, self.data, self.model, "compare")
+        opened = self.head_options.embed(
+            model, dataset, self.model, self.loading, check=lambda embedder: _matchers_for(embedder, parsed)
+        )
+        matchers = _matchers_for(opened.embedder, parsed)
         images = opened.images
         found = compare_matchers(
             stored_as(opened.embedded.regions, self.storage),
@@ -145,10 +148,7 @@ class CompareCommand:
             neighbours=self.neighbours,
             baseline=self.baseline,
             rerank_at=self.rerank_at,
-            queries=images.queries,
-            gallery=images.gallery,
-            cameras=images.cameras,
-            judgements=images.judgements,
+            **sides_of(images),
             metrics=metric_names(dataset, self.metrics, self.recall_at),
             without_relevant=self.without_relevant,
             resamples=self.resamples,
@@ -228,6 +228,14 @@ def matcher_of(settings: dict[str, str] | None, own: Matcher) -> Matcher:
         return Matcher()
     given = Matcher.from_dict(settings)
     return own.changed(**{name: getattr(given, name) for name in settings})
+
+
+def _matchers_for(embedder: Embedder, parsed: Sequence[tuple[str, dict[str, str] | None]]) -> dict[str, Matcher]:
+    """The matchers by name, checked against the model."""
+    matchers = {name: matcher_of(settings, embedder.matcher) for name, settings in parsed}
+    for matcher in matchers.values():
+        embedder.check_matcher(matcher)
+    return matchers
 
 
 def comparison_table(found: MatcherComparison, title: str, ranks: Sequence[str] = ()) -> ResultTable:

@@ -61,8 +61,10 @@ class DemoCommand:
         """Embed, evaluate, draw, train, and print what to try next."""
         from diml.evaluation import evaluate_dataset
         from diml.evaluation.tables import write_reports
+        from diml.files import require_writable
         from diml.models import load_embedder
 
+        require_writable(self.output)  # known before the work, not after
         started = time.perf_counter()
         print("Fetching the model and the photos (from the cache when they are there) ...", flush=True)
         dataset = DataOptions().open("orl")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from diml.cli.advice import given_flags, next_command, shortfall, shortfall_line
+from diml.cli.advice import given_flags, is_tunable, next_command, shortfall, shortfall_line, training_words
 from diml.cli.options import (
     DEFAULT_MODEL,
     DataFlags,
@@ -118,6 +118,7 @@ class EvaluateCommand:
         from diml.evaluation.copies import find_copies
         from diml.evaluation.tables import write_extra, write_reports
         from diml.files import require_writable
+        from diml.models.folder import require_savable
 
         self.printing.check()
         if self.output is not None:  # known before the work, not after
@@ -129,8 +130,10 @@ class EvaluateCommand:
                 f"{'judgements' if dataset.test.judgements is not None else 'drawn galleries'}; use `standard`"
             )
         self._check_baseline(models)
-        if self.save is not None and len(models) > 1:
-            raise ValueError(f"save: need one model to save, got {', '.join(models)}")
+        if self.save is not None:
+            if len(models) > 1:
+                raise ValueError(f"save: need one model to save, got {', '.join(models)}")
+            require_savable(self.save)
         found = {name: self._evaluate(name, model, dataset) for name, model in models.items()}
         extra = self._extra(found)
         copies = {name: find_copies(one, progress=True) for name, one in found.items()} if self.copies else {}
@@ -217,16 +220,19 @@ class EvaluateCommand:
             lacking = shortfall(evaluation.report)
             if lacking is None:
                 continue
-            run = isinstance(models[name], Path)
+            model, run = str(models[name]), isinstance(models[name], Path)
+            named = [] if run else ["--model", model]
+            head = evaluation.report.settings["head"]["name"]
             command = next_command(
-                str(models[name]) if run else dataset.name,
-                given_flags(self.data),
-                given_flags(self.embedder),
+                model if run else dataset.name,
+                [*given_flags(self.data), *named, *given_flags(self.embedder), *given_flags(self.loading)],
                 given_flags(self.head_options),
-                "" if run else str(models[name]),
-                bare=not run and is_backbone(str(models[name])) and _could_whiten(evaluation),
+                bare=not run and is_backbone(model) and _could_whiten(evaluation),
                 paper=evaluation.matcher == Matcher(),
-                trainable=dataset.train is not None,
+                tunable=is_tunable(dataset),
+                training=None
+                if run or dataset.train is None
+                else training_words(dataset.name, self.data, model, self.embedder, self.loading, head=head),
             )
             advice[name] = (shortfall_line(name, lacking), command)
         return advice
@@ -278,7 +284,9 @@ class EvaluateCommand:
     def _evaluate(self, name: str, model: str | Path, dataset: DataSet) -> DatasetEvaluation:
         from diml.evaluation import evaluate_dataset
 
-        opened = self.head_options.embed(model, dataset, self.embedder, self.loading)
+        opened = self.head_options.embed(
+            model, dataset, self.embedder, self.loading, check=self.matcher.for_model
+        )
         own = opened.embedder.matcher
         for line in (opened.notice, self.matcher.notice(own)):
             if line is not None:

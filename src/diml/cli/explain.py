@@ -138,6 +138,7 @@ class ExplainCommand:
     def _check_options(self) -> None:
         """Raise for wrong file names and numbers before a model is loaded."""
         from diml.explain.html import check_page_name
+        from diml.files import require_writable_file
 
         if self.parts is not None and self.parts < 1:
             raise ValueError(f"parts: need at least 1, got {self.parts}")
@@ -153,6 +154,9 @@ class ExplainCommand:
             check_lines(self.top)
         if self.html is not None:
             check_page_name(self.html)
+        for file in (self.output, self.html, self.json):
+            if file is not None and file != _STDOUT:
+                require_writable_file(file)
         of_pairs = {"plan": self.plan != "exact", "parts": self.parts is not None}
         given = [f"--{name}" for name, value in of_pairs.items() if value]
         if self.query is not None and given:
@@ -175,7 +179,7 @@ class ExplainCommand:
         notice = self.matcher.notice(embedder.matcher)
         if notice is not None:
             print(notice, file=sys.stderr)
-        matcher = self.matcher.applied_to(embedder.matcher)
+        matcher = self.matcher.for_model(embedder)
         calibration = self._calibration(embedder, matcher)
         if calibration.notice:
             print(calibration.notice, file=sys.stderr)

@@ -119,14 +119,19 @@ class FaithfulnessCommand:
         """Measure, print, write."""
         from diml.faithfulness import faithfulness
         from diml.faithfulness.report import unfinished_name
+        from diml.files import require_writable, require_writable_file
 
         measures = self._measures()
+        if self.output is not None:  # known before the work, not after
+            require_writable(self.output)
+        if self.json is not None and self.json != _STDOUT:
+            require_writable_file(self.json)
         dataset = self.data.open(self.dataset).require_classes()
         embedder = self.model.open()
         notice = self.matcher.notice(embedder.matcher)
         if notice is not None:
             print(notice, file=sys.stderr)
-        matcher = self.matcher.applied_to(embedder.matcher)
+        matcher = self.matcher.for_model(embedder)
         found = faithfulness(
             embedder,
             dataset.test,

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import tyro
 
+from diml.cli.index_copy import CopyCommand
+from diml.cli.index_tune import TuneIndexCommand
 from diml.cli.options import DEFAULT_MODEL, MatcherFlags, MatcherOptions, ModelFlags, ModelOptions
 from diml.cli.output import bad_image_line
 
 if TYPE_CHECKING:
     from diml.cli import Command
     from diml.distributed import ProcessGroup
+    from diml.models import Embedder
     from diml.search.build import BuildReport
     from diml.search.store import Store
 
@@ -31,6 +34,8 @@ An index holds embedded images, to be searched with `diml search`.
   info       show the settings, number of images and size of an index
   verify     read every row, and compare the image files with their indexed content
   remove     remove images
+  copy       copy an index to another place or database, without embedding anything
+  tune       choose the settings of the matcher by labels in the metadata
   optimize   extend the vector index and compact; after many small changes
 
 `diml index ACTION --help` has options and examples. For example:
@@ -63,6 +68,8 @@ class BuildCommand:
 
     diml index build photos --index photos.index --label-from parent
 
+    diml index build photos --index photos.index --head whiten --dim 256 --storage float16
+
     torchrun --nproc-per-node 4 -m diml index build photos --index photos.index
     """
 
@@ -74,10 +81,19 @@ class BuildCommand:
 
     model: ModelFlags = ModelOptions()
 
+    head: Literal["identity", "whiten"] | None = None
+    """What maps features to embeddings, for a network by name: `whiten` is a projection fitted without labels on at
+    most 2,000 of the images, kept with the index; `identity` leaves the features as they are. By default that of the
+    existing index, and of a new one `whiten`, where there are at least as many regions as channels."""
+
+    dim: int | None = None
+    """Channels of a `whiten` head; by default 128, or as many as the network has."""
+
     matcher: MatcherFlags = MatcherOptions()
 
-    storage: Literal["float16", "int8", "none"] = "float16"
-    """How regions are stored; `none`: pooled vectors only, without re-ranking."""
+    storage: Literal["float16", "int8", "none"] | None = None
+    """How regions are stored; `none`: pooled vectors only, without re-ranking. By default as in the existing index, and
+    in a new one `int8`."""
 
     types: tuple[str, ...] = ()
     """Types of columns of the CSV file, for instance `price=float stock=int code=text new=bool`. By default a column is
@@ -126,7 +142,9 @@ class BuildCommand:
         if notice is not None and processes.is_first and not self.json:
             print(notice)
         with processes.first_goes_ahead():  # it downloads weights, which the others then find
-            embedder = self.model.open()
+            embedder, notice = self._embedder(len(listing))
+        if notice is not None and processes.is_first and not self.json:
+            print(notice)
         notice = self.matcher.notice(embedder.matcher)
         if notice is not None and processes.is_first and not self.json:
             print(notice)
@@ -147,6 +165,57 @@ class BuildCommand:
             allow_removals=self.allow_removals,
             processes=processes,
         )
+
+    def _embedder(self, images: int) -> tuple[Embedder, str | None]:
+        """The embedder of the existing index, or that of a new one of `images` images, and what to say of its head."""
+        from contextlib import closing
+
+        from diml.models.zoo import is_backbone
+        from diml.search import open_store
+        from diml.search.index_model import load_index_embedder
+        from diml.search.store import IndexNotFoundError
+
+        named = is_backbone(self.model.model or DEFAULT_MODEL)
+        if not named and (self.head or self.dim) is not None:
+            raise ValueError(f"head, dim: {self.model.model} has its own head; omit --head and --dim")
+        if self.dim is not None and self.head == "identity":
+            raise ValueError("dim: head identity has as many channels as the network; omit --dim, or use --head whiten")
+        try:
+            store = open_store(self.index)
+        except IndexNotFoundError:
+            return self._new_embedder(images) if named else (self.model.open(), None)
+        with closing(store):
+            if not self._describes_a_model():
+                return load_index_embedder(store).to(self.model.device), None
+            own = store.config.model["config"]
+            head, dim = self.head or own["head"], self.dim or own["dim"]
+        return self.model.open(**({"head": head, "dim": dim} if named else {})), None
+
+    def _new_embedder(self, images: int) -> tuple[Embedder, str | None]:
+        """A network by name with the head that was asked for, or the default one; why that is not a whitening."""
+        from diml.models.fitting import cells_of
+        from diml.search.index_model import INDEX_DIM, with_whitening
+
+        bare = self.model.open(head="identity")
+        if self.head == "identity":
+            return bare, None
+        if self.dim is not None and not 1 <= self.dim <= bare.dim:
+            raise ValueError(f"dim: {bare.config.backbone} has {bare.dim} channels, got {self.dim}")
+        whitened = with_whitening(bare, self.dim or INDEX_DIM)
+        enough = -(-whitened.dim // cells_of(bare))
+        if self.head is None and images < enough:
+            notice = (
+                f"head identity, as {images:,} images have fewer regions than a whitening has channels: {whitened.dim} "
+                f"channels need {enough} images; --head whiten fits as many as it can. An index keeps its head: build "
+                "a new one when there are more images"
+            )
+            return bare, notice
+        return whitened, None
+
+    def _describes_a_model(self) -> bool:
+        """Whether anything was said of the model, so that the one of the existing index is not simply taken."""
+        said = {name: value for name, value in vars(self.model).items() if name != "device"}
+        return any(value is not None for value in (self.head, self.dim, *said.values()))
 
     def _print(self, report: BuildReport) -> None:
         if self.json:
@@ -313,6 +382,8 @@ ACTIONS: Final[dict[str, type[Command]]] = {
     "info": InfoCommand,
     "verify": VerifyCommand,
     "remove": RemoveCommand,
+    "copy": CopyCommand,
+    "tune": TuneIndexCommand,
     "optimize": OptimizeCommand,
 }
 
@@ -336,12 +407,18 @@ def parse(words: Sequence[str]) -> Command:
 
 def describe_index(store: Store) -> dict[str, Any]:
     """Describe an index in plain values."""
-    facts, config = asdict(store.info()), store.config
+    from diml.search.index_model import head_facts
+    from diml.search.tuned import index_matcher
+
+    facts, config, own = asdict(store.info()), store.config, index_matcher(store)
     return facts | {
         "sources": _sources_of(store),
         "model": config.model.get("name_or_path"),
-        "matcher": config.matcher.to_dict(),
+        "matcher": own.matcher.to_dict(),
+        "rerank_at": own.rerank_at,
+        "tuned": own.tuned and dict(own.tuned),
         "embedder": config.embedder,
+        "head": dict(head_facts(store)),
         "calibration": _calibration_of(store),
         "dim": config.dim,
         "regions": config.num_regions,
@@ -362,11 +439,14 @@ def _calibration_of(store: Store) -> str | None:
     """What the calibration that is kept with an index was learned from, and whether it fits; None without one."""
     from diml.calibration.calibrator import FILE
     from diml.calibration.finding import find_calibration
+    from diml.search.tuned import index_matcher
 
     text = store.read_text(FILE)
     if text is None:
         return None
-    found = find_calibration(texts={"the index": text}, fingerprint=store.config.embedder, matcher=store.config.matcher)
+    found = find_calibration(
+        texts={"the index": text}, fingerprint=store.config.embedder, matcher=index_matcher(store).matcher
+    )
     return str(found.calibrator) if found.calibrator is not None else found.notice
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_type_hints
@@ -33,6 +33,16 @@ class _MatcherOptions:
     def applied_to(self, own: Matcher) -> Matcher:
         """The matcher of a model, run or index with the settings that were given in place of its own."""
         return own.changed(**self.given())
+
+    def for_model(self, embedder: Embedder) -> Matcher:
+        """The matcher of a model with the settings that were given in place of its own, checked against the model.
+
+        Raises:
+            ValueError: the regions of this model cannot be compared so.
+        """
+        matcher = self.applied_to(embedder.matcher)
+        embedder.check_matcher(matcher)
+        return matcher
 
     def given(self) -> dict[str, Any]:
         """The settings that were given."""
@@ -85,7 +95,7 @@ else:
         bases=(_MatcherOptions,),
         frozen=True,
         kw_only=True,
-        namespace={"__doc__": "How images are compared."},
+        namespace={"__doc__": "How images are compared.", "__module__": __name__},  # where pickle finds it
     )
 
 #: A nested group whose flags have no prefix.
@@ -149,6 +159,14 @@ class EmbedderOptions:
         return plain | {name: value for name, value in rare.items() if value is not None}
 
 
+#: What looks at a model before images are read.
+Check = Callable[["Embedder"], object]
+
+
+def do_nothing(_: Embedder) -> None:
+    """The check of a command that can do its work with any model."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class HeadOptions:
     """What maps features to embeddings."""
@@ -173,6 +191,8 @@ class HeadOptions:
         embedder: EmbedderOptions,
         loading: LoadingOptions,
         images: ImageSet | None = None,
+        *,
+        check: Check = do_nothing,
     ) -> EmbeddedSet:
         """Load a model with this head, fit a whitening, and embed images of a data set, each once.
 
@@ -181,18 +201,26 @@ class HeadOptions:
             dataset: data set.
             embedder, loading: how to open the model and read images.
             images: images of the data set to embed; its test images when omitted.
+            check: called with the model before the first image is read; it raises for what cannot be done with it.
         """
         from diml.cli.whitening import embedded_set
 
-        return embedded_set(self, model, dataset, embedder, loading, dataset.test if images is None else images)
+        wanted = dataset.test if images is None else images
+        return embedded_set(self, model, dataset, embedder, loading, wanted, check)
 
     def open(
-        self, model: str | Path, dataset: DataSet, embedder: EmbedderOptions, loading: LoadingOptions
+        self,
+        model: str | Path,
+        dataset: DataSet,
+        embedder: EmbedderOptions,
+        loading: LoadingOptions,
+        *,
+        check: Check = do_nothing,
     ) -> OpenedModel:
         """Load a model with this head, and fit a whitening; arguments as of `embed`."""
         from diml.cli.whitening import opened_model
 
-        return opened_model(self, model, dataset, embedder, loading, dataset.test)
+        return opened_model(self, model, dataset, embedder, loading, dataset.test, check)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,9 +231,9 @@ class ModelOptions(EmbedderOptions):
     """A timm name, the folder of a run or of a saved embedder, or a checkpoint file of the released code;
     mobilenetv2_100 when omitted."""
 
-    def open(self) -> Embedder:
-        """Load the model."""
-        return self.load(self.model or DEFAULT_MODEL)
+    def open(self, **options: Any) -> Embedder:
+        """Load the model; further options as of `load_embedder`."""
+        return self.load(self.model or DEFAULT_MODEL, **options)
 
     def settings(self) -> dict[str, Any]:
         """What results depend on; None where the model's own applies."""

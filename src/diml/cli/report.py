@@ -88,16 +88,19 @@ class ReportCommand:
         from diml.evaluation import evaluate_dataset
         from diml.explain import evaluation_page
         from diml.explain.html import check_page_name
-        from diml.files import write_text
+        from diml.files import require_writable_file, write_text
 
         check_page_name(self.html)
         if not 0 < self.false_accept_rate < 1:
             raise ValueError(f"false_accept_rate: need a fraction in (0, 1), got {self.false_accept_rate}; 0.01 is 1 %")
         if self.rerank_at < 1:
             raise ValueError(f"rerank_at: need at least 1, got {self.rerank_at}; the plain ranking is always included")
+        require_writable_file(self.html)  # known before the work, not after
         dataset = self._dataset().require_classes()
         images = dataset.test.first_draw()
-        opened = self.head_options.embed(self.model, dataset, self.embedder, self.loading, images)
+        opened = self.head_options.embed(
+            self.model, dataset, self.embedder, self.loading, images, check=self.matcher.for_model
+        )
         embedder = opened.embedder
         matcher = self.matcher.applied_to(embedder.matcher)
         calibration = find_calibration(

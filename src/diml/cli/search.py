@@ -13,6 +13,7 @@ import tyro
 from diml.cli.options import MatcherFlags, MatcherOptions
 
 if TYPE_CHECKING:
+    from diml.data.query_box import QueryBox
     from diml.explain import Explanation
     from diml.matching import Matcher
     from diml.search import Searcher, SearchResult
@@ -28,6 +29,8 @@ class SearchCommand:
     diml search photos.index query.jpg -k 5
 
     diml search photos.index query.jpg --where "label = 'milk'" --html hits.html
+
+    diml search photos.index shelf.jpg --box 0.25,0.1,0.75,0.9
 
     diml search photos.index query.jpg --json | jq .hits[0].summary.sentence
 
@@ -55,8 +58,13 @@ class SearchCommand:
     where: str | None = None
     """Only images that satisfy a condition on metadata, such as "label = 'milk' and price < 3"."""
 
-    rerank_at: int = 100
-    """K: how many of the nearest by pooled cosine are re-ranked by regions, at least k; 0: none."""
+    box: Annotated[str | None, tyro.conf.arg(metavar="X0,Y0,X1,Y1")] = None
+    """Search for a part of the query image alone: left, upper, right and lower edge, as fractions of width and height,
+    such as 0.25,0.1,0.75,0.9; or, where one of them is above 1, in pixels of the image as displayed."""
+
+    rerank_at: int | None = None
+    """K: how many of the nearest by pooled cosine are re-ranked by regions, at least k; 0: none. By default as
+    tuned for the index (`diml index tune`), else 100."""
 
     exclude_self: bool = False
     """Leave out the query's own image: every image of the index whose file has the same content."""
@@ -117,6 +125,7 @@ class SearchCommand:
             raise ValueError("image: need an IMAGE, or --all-pairs or --queries instead; see --help")
         if self.csv is not None and self.queries is None:
             raise ValueError("csv: a CSV file has the hits of --queries; give them, or use --json")
+        box = None if self.box is None else self._query_box(self.box)
         if self.all_pairs:
             return self._all_pairs()
         if self.queries is not None:
@@ -129,8 +138,10 @@ class SearchCommand:
             raise FileNotFoundError(f"image: {self.image} does not exist")
         if self.html is not None:
             from diml.explain.html import check_page_name
+            from diml.files import require_writable_file
 
             check_page_name(self.html)
+            require_writable_file(self.html)
         from diml.search import Searcher
 
         with Searcher.open(self.index, model=self.model, calibration=self.calibration, device=self.device) as searcher:
@@ -141,12 +152,15 @@ class SearchCommand:
                 where=self.where,
                 matcher=self._matcher(searcher.matcher),
                 exclude_self=self.exclude_self,
+                box=box,
                 false_accept_rate=self.false_accept_rate,
             )
             explained = self._explained(searcher, result)
-            written = None if self.html is None else self._write_page(result, explained)
+            written = None if self.html is None else self._write_page(searcher, result, explained)
         if self.json:
             told = result.to_dict(self.top, () if self.explain == "none" else explained, ledgers=self.explain == "full")
+            if box is not None:
+                told["box"] = [box.left, box.upper, box.right, box.lower]
             print(json_format.dumps(told, indent=1, allow_nan=False))
             return 0
         _print(result, explained if self.explain != "none" else (), self.top if self.explain == "full" else 0)
@@ -159,6 +173,14 @@ class SearchCommand:
         if self.explain == "none" and self.html is None:
             return []
         return searcher.explain(result) if result.hits and result.hit_regions is not None else []
+
+    def _query_box(self, text: str) -> QueryBox:
+        """The box, read before a model is loaded."""
+        from diml.data.query_box import QueryBox
+
+        if self.image is None:
+            raise ValueError("box: a box is on one query image; give an IMAGE, or omit --box")
+        return QueryBox.read(text)
 
     def _matcher(self, own: Matcher) -> Matcher:
         """The matcher of the index with the settings given; prints what differs."""
@@ -192,7 +214,7 @@ class SearchCommand:
             matcher = self._matcher(searcher.matcher)
             outputs: list[Any] = [output for output in (document, table) if output is not None]
             if self.csv is not None:
-                calibrated = bool(self.rerank_at) and searcher.calibration_for(matcher).calibrator is not None
+                calibrated = self.rerank_at != 0 and searcher.calibration_for(matcher).calibrator is not None
                 outputs.append(opened.enter_context(queries_csv(self.csv, calibrated)))
             results = searcher.search_files(
                 [listing.file(row) for row in range(len(listing))],
@@ -221,19 +243,20 @@ class SearchCommand:
     def _all_pairs(self) -> int:
         """Print one line per pair as it is found."""
         from diml.search import Searcher, alike_pairs, open_store
+        from diml.search.tuned import index_matcher
 
         if self.exclude_self:
             raise ValueError("exclude_self: --all-pairs never compares an image with itself; omit --exclude-self")
         if self.html is not None:
             raise ValueError("html: a page shows the hits of one query; omit --html or --all-pairs")
         store, count = open_store(self.index), 0
-        matcher = self._matcher(store.config.matcher)
-        if matcher.learned and self.rerank_at:  # the scorer is saved with the model, not with the index
+        matcher = self._matcher(index_matcher(store).matcher)
+        if matcher.learned and self.rerank_at != 0:  # the scorer is saved with the model, not with the index
             matcher = Searcher(store).matcher.changed(**self.matcher.given())
         pairs = alike_pairs(
             store,
             self.threshold,
-            matcher=matcher if self.rerank_at else replace(matcher, structural_weight=0.0),
+            matcher=matcher if self.rerank_at != 0 else replace(matcher, structural_weight=0.0),
             neighbours=self.neighbours,
             where=self.where,
             differ=self.differ,
@@ -249,12 +272,13 @@ class SearchCommand:
             print(f"{count:,} pairs of score {self.threshold} or more")
         return 0
 
-    def _write_page(self, result: SearchResult, explained: list[Explanation]) -> Path:
+    def _write_page(self, searcher: Searcher, result: SearchResult, explained: list[Explanation]) -> Path:
         """The hits as `diml explain --hits` shows them, from the stored regions."""
         from diml.explain import explanation_page, rank_hits
         from diml.files import write_text
 
         assert self.html is not None
+        depth = searcher.rerank_at if self.rerank_at is None else self.rerank_at
         if not result.hits:
             raise ValueError("html: no hits, so there is nothing to show; check --where")
         if not explained:
@@ -262,7 +286,9 @@ class SearchCommand:
         for one in explained:
             if one.images is None:
                 raise ValueError(f"html: there is no image to show of {one.names[1]}: {one.undivided}")
-        settings: dict[str, Any] = {"index": self.index, "where": self.where, "rerank_at": self.rerank_at}
+        settings: dict[str, Any] = {"index": self.index, "where": self.where, "rerank_at": depth}
+        if self.box is not None:
+            settings["box"] = self.box
         if result.calibrator is not None:
             settings["calibration"] = str(result.calibrator)
         if result.verdict is not None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import webbrowser
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from diml.allocator import keep_freed_memory
 from diml.cli.options import MatcherFlags, MatcherOptions, ModelFlags, ModelOptions, embedding_cache
 from diml.cli.output import bad_image_line
 from diml.extras import require
 from diml.matching import Matcher
 
 if TYPE_CHECKING:
+    from socket import socket
+
+    from fastapi import FastAPI
+
     from diml.calibration.finding import FoundCalibration
     from diml.models import Embedder
     from diml.search import Searcher
@@ -22,6 +29,9 @@ if TYPE_CHECKING:
     from diml.web.folder import FolderGallery
     from diml.web.gallery import Gallery
     from diml.web.limits import Limits
+    from diml.web.writes import IndexWriter
+
+_MOST_PROCESSES: Final = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +75,23 @@ class ServeCommand:
     root_path: str = ""
     """Prefix of all addresses behind a proxy, for instance /images."""
 
+    allow_origins: tuple[str, ...] = ()
+    """Origins of other web pages whose scripts may use the API (CORS), for instance https://shop.example.com."""
+
     token_file: Path | None = None
     """File with the token that every request has to send, as `Authorization: Bearer TOKEN`; a browser asks for it once,
     as a password."""
+
+    allow_writes: Path | None = None
+    """Let clients that have the token put images into the index and take them out (POST and DELETE /api/images); the
+    files are kept in this folder. By default the index is only read."""
+
+    processes: int = 1
+    """Server processes on the one port, each with the model in its memory (`--workers` of uvicorn and gunicorn). The
+    limits below are those of each. More than one need --index in a folder or on a Milvus server, or no gallery."""
+
+    stop_seconds: float = 30.0
+    """Seconds that requests in progress have to end when the server is stopped (Ctrl-C, SIGTERM)."""
 
     open: bool = False
     """Open the page in the browser."""
@@ -113,7 +137,6 @@ class ServeCommand:
     def run(self) -> int:
         """Open the port, load the model, start embedding, serve until Ctrl-C."""
         require("web", "the server")
-        from diml.web import create_app, serve
         from diml.web.folder import checked_folder
         from diml.web.server import check_exposure, open_port
 
@@ -123,36 +146,108 @@ class ServeCommand:
             raise ValueError(f"false_accept_rate: need a fraction in (0, 1), got {self.false_accept_rate}; 0.01 is 1 %")
         if self.index is not None and self.folder is not None:
             raise ValueError("index, folder: need at most one of the two, got both; serve them on different ports")
+        self._check_writes(access)
+        self._check_processes()
         if self.folder is not None:  # before a model is loaded
             checked_folder(self.folder)
         if self.keep is not None:
             self.keep.mkdir(parents=True, exist_ok=True)
         with open_port(self.port, self.host) as listener:
             check_exposure(listener, access)
-            engine = self._engine()
-            app = create_app(engine, limits=limits, keep=self.keep, access=access)
-            self._announce(engine.gallery, listener.getsockname()[1])
-            try:
-                serve(app, listener, limits=limits)
-            except KeyboardInterrupt:  # the ordinary end
-                pass
-            finally:
-                if engine.gallery is not None:
-                    engine.gallery.stop()
+            if self.processes > 1:
+                self._serve_processes(listener, limits)
+            else:
+                self._serve(listener, limits, access)
         print("Stopped.")
         return 0
+
+    def _serve(self, listener: socket, limits: Limits, access: Access) -> None:
+        """Serve in this process."""
+        from diml.web import serve
+
+        port = listener.getsockname()[1]
+        app, gallery, lines = self._application(limits, access)
+        self._announce(lines, port)
+        try:
+            serve(app, listener, limits=limits, stop_seconds=self.stop_seconds)
+        except KeyboardInterrupt:  # the ordinary end
+            pass
+        finally:
+            if gallery is not None:
+                gallery.stop()
+
+    def _serve_processes(self, listener: socket, limits: Limits) -> None:
+        """Serve in several others."""
+        from diml.web.processes import serve_processes
+
+        port = listener.getsockname()[1]
+        with contextlib.suppress(KeyboardInterrupt):  # the ordinary end
+            serve_processes(
+                self.application,
+                listener,
+                self.processes,
+                limits=limits,
+                announce=lambda lines: self._announce(lines, port),
+                stop_seconds=self.stop_seconds,
+            )
+
+    def application(self) -> tuple[FastAPI, Sequence[str]]:
+        """What one of several processes serves, and lines that say what it is."""
+        keep_freed_memory()
+        app, _, lines = self._application(self._limits(), self._access())
+        return app, lines
+
+    def _application(self, limits: Limits, access: Access) -> tuple[FastAPI, Gallery | None, list[str]]:
+        from diml.web import create_app
+
+        engine, writer, lines = self._engine()
+        app = create_app(engine, limits=limits, keep=self.keep, access=access, writer=writer)
+        gallery = engine.gallery
+        if self.index is not None and gallery is not None:
+            lines.append(f"Searching {gallery.state().total:,} images of {self.index}.")
+        elif gallery is not None:
+            lines.append(f"Embedding {gallery.state().total:,} images of {self.folder}; the page shows the progress.")
+        return app, gallery, lines
+
+    def _check_writes(self, access: Access) -> None:
+        if self.allow_writes is None:
+            return
+        if self.index is None:
+            raise ValueError("allow_writes: need an index that images are put into, got none; add --index INDEX")
+        if not access.token:
+            raise ValueError("allow_writes: need a token that writing clients send, got none; add --token-file FILE")
+
+    def _check_processes(self) -> None:
+        most = self.processes
+        if not 1 <= most <= _MOST_PROCESSES:
+            raise ValueError(f"processes: need 1 to {_MOST_PROCESSES}, got {most}")
+        if most == 1:
+            return
+        if self.folder is not None:
+            raise ValueError(
+                f"processes: need --index to share between {most}, got --folder, which each would embed; build one: "
+                f"diml index build {self.folder} --index shop.index"
+            )
+        if self.index is not None and Path(self.index).suffix == ".db" and "://" not in self.index:
+            raise ValueError(
+                f"processes: need an index in a folder or on a Milvus server for {most}, got {self.index} of Milvus "
+                "Lite, which admits one process"
+            )
 
     def _access(self) -> Access:
         from diml.web.access import Access, read_token
 
         own = () if self.host in ("0.0.0.0", "::", "") else (self.host,)
         token = "" if self.token_file is None else read_token(self.token_file.expanduser())
-        return Access(hosts=(*own, *self.allowed_hosts), root_path=self.root_path, token=token)
+        return Access(
+            hosts=(*own, *self.allowed_hosts), root_path=self.root_path, token=token, origins=self.allow_origins
+        )
 
     def _limits(self) -> Limits:
         from diml.web.limits import Limits
 
-        for name in ("max_megabytes", "max_megapixels", "max_requests", "max_waiting", "max_connections", "timeout"):
+        sizes = ("max_megabytes", "max_megapixels", "max_requests", "max_waiting", "max_connections")
+        for name in (*sizes, "timeout", "stop_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: need more than 0, got {getattr(self, name)}")
         return Limits(
@@ -167,29 +262,31 @@ class ServeCommand:
             work_seconds=self.timeout,
         )
 
-    def _engine(self) -> Engine:
-        """Load the model and open what is searched."""
+    def _engine(self) -> tuple[Engine, IndexWriter | None, list[str]]:
+        """Load the model and open what is searched; with lines that say what is unusual."""
         from diml.web import Engine
         from diml.web.index import IndexGallery
+        from diml.web.writes import IndexWriter
 
         gallery: Gallery | None
+        writer = None
         if self.index is not None:
             searcher = self._searcher(self.index)
             embedder, own = searcher.embedder, searcher.matcher
             matcher, model = self.matcher.applied_to(own), self.model.model or searcher.source
+            searcher.check_matcher(matcher)
             gallery = IndexGallery(searcher, Path(self.index).name)
+            if self.allow_writes is not None:
+                writer = IndexWriter(searcher, self.allow_writes)
             calibration = searcher.calibration_for(matcher)
         else:
             embedder = self.model.open()
             own, model = embedder.matcher, str(self.model.settings()["model"])
-            matcher = self.matcher.applied_to(own)
+            matcher = self.matcher.for_model(embedder)  # before a folder is embedded
             calibration = self._calibration(model, embedder, matcher)
             gallery = self._folder_gallery(embedder)
-        notice = self.matcher.notice(own)
-        for line in (notice, calibration.notice, _announced(calibration)):
-            if line:
-                print(line)
-        return Engine(
+        lines = [self.matcher.notice(own), calibration.notice, _announced(calibration)]
+        engine = Engine(
             embedder,
             matcher=matcher,
             gallery=gallery,
@@ -197,6 +294,7 @@ class ServeCommand:
             calibration=calibration,
             false_accept_rate=self.false_accept_rate,
         )
+        return engine, writer, [line for line in lines if line]
 
     def _calibration(self, model: str, embedder: Embedder, matcher: Matcher) -> FoundCalibration:
         from diml.calibration.finding import find_calibration
@@ -220,17 +318,18 @@ class ServeCommand:
         threading.Thread(target=_report_embedding, args=(gallery,), daemon=True).start()
         return gallery
 
-    def _announce(self, gallery: Gallery | None, port: int) -> None:
+    def _announce(self, lines: Sequence[str], port: int) -> None:
+        for line in lines:
+            print(line)
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         address += f"{self.root_path}/" if self.root_path else ""
-        if self.index is not None and gallery is not None:
-            print(f"Searching {gallery.state().total:,} images of {self.index}.")
-        elif gallery is not None:
-            print(f"Embedding {gallery.state().total:,} images of {self.folder}; the page shows the progress.")
         if self.keep is not None:
             print(f"Uploaded images are saved in {self.keep}.")
-        print(f"Serving {address} (Ctrl-C stops it)", flush=True)
+        if self.allow_writes is not None:
+            print(f"Clients may change the index; the files of their images are kept in {self.allow_writes}.")
+        how = f" with {self.processes} processes" if self.processes > 1 else ""
+        print(f"Serving {address}{how} (Ctrl-C stops it)", flush=True)
         if self.open:
             webbrowser.open(address)
 

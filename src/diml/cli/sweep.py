@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+
+from diml.cli import errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,7 @@ class SweepCommand:
         sweep, failed = read_sweep(self.file), {}
         if not self.table_only:
             try:
-                failed = run_sweep(sweep, say=_say, progress=self.progress)
+                failed = run_sweep(sweep, say=_say, describe=_described, progress=self.progress)
             except KeyboardInterrupt:
                 _say(f"diml sweep: stopped; every checkpoint is whole. Resume with: diml sweep {self.file}")
                 return 130
@@ -59,6 +62,14 @@ class SweepCommand:
 
 
 COMMAND = SweepCommand
+
+
+def _described(error: Exception) -> str:
+    """The line for an error of a run, as for that of a command; the traceback of a bug is printed above it."""
+    line = errors.explained(error)
+    if line is None or os.environ.get("DIML_TRACEBACK"):
+        _say(errors.traceback_of(error))
+    return errors.bug_report(error) if line is None else line
 
 
 def _say(line: str) -> None:

@@ -92,6 +92,9 @@ class TrainMatcherCommand:
 
     def run(self) -> int:
         """Embed, train, save, compare, print."""
+        from diml.models.folder import require_savable
+
+        require_savable(self.output)  # known before the work, not after
         dataset, model = dataset_or_run(self.dataset, self.data, self.model, "train-matcher")
         if dataset.train is None:
             raise ValueError(
@@ -158,6 +161,7 @@ class TrainMatcherCommand:
         """The test images, ranked by the scorer and by others."""
         from diml.evaluation.compare import compare_matchers
         from diml.evaluation.evaluate import embed_images
+        from diml.evaluation.split import sides_of
         from diml.evaluation.tune import tune_matcher
         from diml.matching import Matcher
 
@@ -179,10 +183,7 @@ class TrainMatcherCommand:
             matchers,
             baseline="paper",
             rerank_at=self.rerank_at,
-            queries=images.queries,
-            gallery=images.gallery,
-            cameras=images.cameras,
-            judgements=images.judgements,
+            **sides_of(images),
             seed=self.seed,
         )
 

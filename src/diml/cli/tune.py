@@ -88,11 +88,12 @@ class TuneCommand:
 
     def run(self) -> int:
         """Embed, try, print, save."""
+        from diml.evaluation.split import sides_of
         from diml.evaluation.tune import tune_matcher
-        from diml.files import require_writable
+        from diml.models.folder import require_savable
 
         if self.save is not None:  # known before the work, not after
-            require_writable(self.save.parent)
+            require_savable(self.save)
         dataset, model = dataset_or_run(self.dataset, self.data, self.model, "tune")
         images = dataset.validation or dataset.train
         if images is None:
@@ -114,10 +115,7 @@ class TuneCommand:
             structural_weights=self.structural_weights,
             rerank_at=self.rerank_at,
             metric=self.metric,
-            queries=images.queries,
-            gallery=images.gallery,
-            cameras=images.cameras,
-            judgements=images.judgements,
+            **sides_of(images),
             folds=self.folds,
             seed=self.seed,
             progress=True,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from diml.cli.options import EmbedderOptions, HeadOptions, LoadingOptions
+    from diml.cli.options import Check, EmbedderOptions, HeadOptions, LoadingOptions
     from diml.data import DataSet, ImageSet
     from diml.data.images import ImageLike
     from diml.models import Embedder
@@ -67,12 +67,14 @@ def embedded_set(
     embedder: EmbedderOptions,
     loading: LoadingOptions,
     images: ImageSet,
+    check: Check,
 ) -> EmbeddedSet:
     """See `HeadOptions.embed`."""
     from diml.evaluation.evaluate import embed_images
     from diml.models.fitting import fit_and_embed
 
     loaded, source, notice = _loaded(options, model, dataset, embedder, images)
+    check(loaded)
     arguments = loading.arguments()
     if source is None:
         embedded, kept = embed_images(loaded, images, progress=True, **arguments)
@@ -90,11 +92,13 @@ def opened_model(
     embedder: EmbedderOptions,
     loading: LoadingOptions,
     images: ImageSet,
+    check: Check,
 ) -> OpenedModel:
     """See `HeadOptions.open`."""
     from diml.models.fitting import fit_and_embed, some_images
 
     loaded, source, notice = _loaded(options, model, dataset, embedder, images)
+    check(loaded)
     if source is None:
         return OpenedModel(loaded, _facts(loaded), notice)
     wanted = [*some_images(images.images, source.rows), *(source.others or ())]
@@ -107,7 +111,7 @@ def _loaded(
     options: HeadOptions, model: str | Path, dataset: DataSet, embedder: EmbedderOptions, images: ImageSet
 ) -> tuple[Embedder, _Source | None, str | None]:
     """The model with the head that was asked for, or the default one; what to fit it on; why it is not fitted."""
-    from diml.models.fitting import cells_of, without_head
+    from diml.models.fitting import cells_of
     from diml.models.zoo import is_backbone
 
     named = isinstance(model, str) and is_backbone(model)
@@ -126,7 +130,7 @@ def _loaded(
             f"head identity, as {len(source):,} images ({source.words}) have fewer regions than a whitening has "
             f"channels: {loaded.dim} channels need {enough} images; --head whiten fits as many as it can"
         )
-        return without_head(loaded), None, notice
+        return loaded.without_head(), None, notice
     return loaded, source, None
 
 

@@ -110,6 +110,26 @@ def usable_classes(labels: ArrayLike | Tensor, batch_size: int, per_class: int) 
     return usable
 
 
+def fitting_batch(labels: ArrayLike | Tensor, batch_size: int, per_class: int) -> tuple[int, int]:
+    """The sizes of a batch that the classes can fill: these, or the nearest smaller ones.
+
+    Args:
+        labels: (N,) whole numbers.
+        batch_size: Images in a batch, at most.
+        per_class: Images of each class in a batch, at most; fewer where more than half of the classes have fewer.
+
+    Raises:
+        ValueError: There are no two classes with two images each.
+    """
+    sizes = [len(member) for member in ClassGroups.of(labels).members]
+    paired = sorted((size for size in sizes if size > 1), reverse=True)
+    if len(paired) < 2:
+        raise ValueError(f"dataset: need two classes with two images each for a batch, got {len(paired)} such classes")
+    per_class = min(per_class, paired[len(paired) // 2])
+    classes = sum(size >= per_class for size in sizes)
+    return per_class * min(batch_size // per_class, classes), per_class
+
+
 def draw_balanced(groups: ClassGroups, classes: int, per_class: int, generator: np.random.Generator) -> Indices:
     """Draw distinct classes, and distinct images of each, uniformly: (classes * per_class,) indices, by class."""
     chosen = generator.choice(len(groups), classes, replace=False)

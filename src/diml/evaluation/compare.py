@@ -23,7 +23,7 @@ from diml.evaluation.intervals import Floats, Interval, PairedMeans
 from diml.evaluation.metrics import METRICS, check_metrics, depth_needed, main_metric
 from diml.evaluation.neighbours import NAMES, NeighbourMethod, rank_by_neighbours
 from diml.evaluation.report import HITS_KEPT, SHORT, Report
-from diml.evaluation.split import QueryGallerySplit
+from diml.evaluation.split import QueryGallerySplit, Sides
 from diml.extras import require
 from diml.matching import Matcher, QuantizedRegions, Regions
 from diml.matching.retrieval import NOTHING, Ranking
@@ -211,14 +211,8 @@ def compare_matchers(
         raise ValueError(f"matchers: need every name once, and none of {(PLAIN, *NAMES.values())}; got {names[1:]}")
     if baseline not in names:
         raise ValueError(f"baseline: need one of {names}, got {baseline!r}")
-    split = QueryGallerySplit.from_labels(
-        labels,
-        queries=queries,
-        gallery=gallery,
-        cameras=cameras,
-        judgements=judgements,
-        images=len(regions),
-        device=regions.pooled.device,
+    split = QueryGallerySplit.of_regions(
+        regions, labels, Sides(queries=queries, gallery=gallery, cameras=cameras, judgements=judgements)
     )
     split = split.subset(counted_queries(split, without_relevant))
     settings = {"without_relevant": without_relevant, "resamples": resamples, "seed": seed}

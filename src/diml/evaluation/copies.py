@@ -24,7 +24,7 @@ from PIL import Image
 
 from diml.data.images import ImageLike, load_image
 from diml.evaluation.evaluate import counted_queries
-from diml.evaluation.split import QueryGallerySplit
+from diml.evaluation.split import QueryGallerySplit, draws_of
 from diml.matching.retrieval import NOTHING
 from diml.progress import ShowProgress, progress_bar
 
@@ -112,10 +112,8 @@ def find_copies(
     place = np.full(len(images) + 1, NOTHING)
     place[used] = np.arange(len(used))
     parts, start = [], 0
-    for queries, gallery in images.draws or [(images.queries, images.gallery)]:
-        split = QueryGallerySplit.from_labels(
-            images.labels, queries=queries, gallery=gallery, cameras=images.cameras, judgements=images.judgements
-        )
+    for sides in draws_of(images):
+        split = QueryGallerySplit.from_labels(images.labels, **sides)
         split = split.subset(counted_queries(split, report.settings["without_relevant"]))
         hits = {k: torch.from_numpy(best[start : start + len(split)]) for k, best in report.hits.items()}
         start += len(split)

@@ -21,7 +21,7 @@ from torch import Tensor
 from diml.distributed import ProcessGroup
 from diml.evaluation.metrics import METRICS, check_metrics, depth_needed
 from diml.evaluation.report import HITS_KEPT, Report
-from diml.evaluation.split import QueryGallerySplit
+from diml.evaluation.split import QueryGallerySplit, Sides, draws_of
 from diml.matching import ConvergenceWarning, Matcher, QuantizedRegions, Regions
 from diml.matching.retrieval import QUERIES_AT_ONCE
 from diml.progress import ShowProgress, progress_bar
@@ -98,14 +98,8 @@ def evaluate_regions(
     matcher, ks, metrics = matcher or Matcher(), _checked_ks(rerank_at), check_metrics(metrics)
     if resamples < 1:
         raise ValueError(f"resamples: need at least 1, got {resamples}")
-    split = QueryGallerySplit.from_labels(
-        labels,
-        queries=queries,
-        gallery=gallery,
-        cameras=cameras,
-        judgements=judgements,
-        images=len(regions),
-        device=regions.pooled.device,
+    split = QueryGallerySplit.of_regions(
+        regions, labels, Sides(queries=queries, gallery=gallery, cameras=cameras, judgements=judgements)
     )
     counted = counted_queries(split, without_relevant)
     settings = {
@@ -252,6 +246,7 @@ def evaluate_dataset(
     if storage not in get_args(Storage):
         raise ValueError(f"storage: need one of {get_args(Storage)}, got {storage!r}")
     matcher = embedder.matcher if matcher is None else matcher
+    embedder.check_matcher(matcher)
     loading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "on_bad_image": on_bad_image}
     if embedded is None:
         embedded, images = embed_images(embedder, images, cache=cache, progress=progress, **loading)
@@ -266,17 +261,14 @@ def evaluate_dataset(
             images.labels,
             rerank_at=rerank_at,
             matcher=matcher,
-            queries=queries,
-            gallery=gallery,
-            cameras=images.cameras,
-            judgements=images.judgements,
             metrics=metrics,
             without_relevant=without_relevant,
             resamples=resamples,
             seed=seed,
             progress=progress,
+            **sides,
         )
-        for queries, gallery in images.draws or [(images.queries, images.gallery)]
+        for sides in draws_of(images)
     ]
     report = Report.concat(parts)
     settings = report.settings | {"input": {"size": embedder.preprocess.size, "resize": embedder.preprocess.mode}}

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from diml.evaluation.split import QueryGallerySplit
+from diml.evaluation.split import QueryGallerySplit, Sides
 from diml.matching import Regions
 from diml.matching.retrieval import NOTHING, SCORE_BYTES
 
@@ -92,13 +92,8 @@ def extra_metrics(
     Example:
         >>> extra_metrics(embedder.embed(paths), labels)["nmi"]  # doctest: +SKIP
     """
-    split = QueryGallerySplit.from_labels(
-        labels,
-        queries=queries,
-        gallery=gallery,
-        cameras=cameras,
-        images=len(regions),
-        device=regions.pooled.device,
+    split = QueryGallerySplit.of_regions(
+        regions, labels, Sides(queries=queries, gallery=gallery, cameras=cameras, judgements=None)
     )
     if not (split.relevant_count > 0).any():
         raise ValueError("labels: no query has a relevant image in the gallery; check labels, queries and gallery")

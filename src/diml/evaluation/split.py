@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
@@ -17,10 +17,36 @@ from torch import Tensor
 from diml.matching.retrieval import NOTHING, Ranking, nearest
 
 if TYPE_CHECKING:
+    from diml.data import ImageSet
     from diml.data.judgements import Judgements
+    from diml.matching import QuantizedRegions, Regions
 
 #: Class of images that are neither right nor wrong for any query.
 JUNK = -1
+
+
+class Sides(TypedDict):
+    """Arguments of `QueryGallerySplit.from_labels`, `evaluate_regions`, `compare_matchers` and others: which of N images
+    query, which are searched, and what a query ignores."""
+
+    queries: ArrayLike | Tensor | None
+    gallery: ArrayLike | Tensor | None
+    cameras: ArrayLike | Tensor | None
+    judgements: Judgements | None
+
+
+def draws_of(images: ImageSet) -> tuple[Sides, ...]:
+    """The sides of each draw of labelled images; of a set without draws, its own."""
+    drawn = images.draws or ((images.queries, images.gallery),)
+    return tuple(
+        Sides(queries=queries, gallery=gallery, cameras=images.cameras, judgements=images.judgements)
+        for queries, gallery in drawn
+    )
+
+
+def sides_of(images: ImageSet) -> Sides:
+    """The sides of labelled images; of several draws, those of the first."""
+    return draws_of(images)[0]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,6 +145,13 @@ class QueryGallerySplit:
             gallery_cameras=seen_by[gallery_rows],
             ignored_count=ignored,
         )
+
+    @classmethod
+    def of_regions(
+        cls, regions: Regions | QuantizedRegions, labels: ArrayLike | Tensor, sides: Sides
+    ) -> QueryGallerySplit:
+        """Split N images whose regions are known, on their device; otherwise as `from_labels`."""
+        return cls.from_labels(labels, **sides, images=len(regions), device=regions.pooled.device)
 
     def _judged_by(self, judgements: Judgements, judged: Tensor, place: Tensor) -> QueryGallerySplit:
         """The split in which lists say what is relevant and ignored.

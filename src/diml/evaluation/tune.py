@@ -22,7 +22,7 @@ from torch import Tensor
 from diml.evaluation.evaluate import counted_queries
 from diml.evaluation.intervals import Interval, bootstrap_means, interval
 from diml.evaluation.metrics import check_metrics, depth_needed, query_metrics
-from diml.evaluation.split import QueryGallerySplit
+from diml.evaluation.split import QueryGallerySplit, Sides
 from diml.matching import Matcher, Regions
 from diml.matching.maxsim import Matching
 from diml.matching.retrieval import NOTHING, Ranking
@@ -151,17 +151,11 @@ def tune_matcher(
         raise ValueError(
             "matchings, epsilons, structural_weights, rerank_at: need at least one value each, and K of at least 1"
         )
-    split = QueryGallerySplit.from_labels(
-        labels,
-        queries=queries,
-        gallery=gallery,
-        cameras=cameras,
-        judgements=judgements,
-        images=len(regions),
-        device=regions.pooled.device,
+    split = QueryGallerySplit.of_regions(
+        regions, labels, Sides(queries=queries, gallery=gallery, cameras=cameras, judgements=judgements)
     )
     split = split.subset(counted_queries(split, "exclude"))
-    number = _groups(split)
+    number = groups_of(split)
     classes = int(number.max()) + 1
     if classes < 2 or folds < 2:
         raise ValueError(f"labels, folds: need at least two classes and two folds, got {classes} and {folds}")
@@ -181,7 +175,7 @@ def tune_matcher(
     return _selected(settings, values, wanted, start, number, fold_of, metric, (resamples, seed))
 
 
-def _groups(split: QueryGallerySplit) -> NDArray[np.int64]:
+def groups_of(split: QueryGallerySplit) -> NDArray[np.int64]:
     """(Q,) number of each query's class, 0 to C - 1; of judged queries, of those that share relevant images."""
     if split.judged is None or split.relevant_pairs is None:
         return np.unique(split.query_labels.cpu().numpy(), return_inverse=True)[1].astype(np.int64)

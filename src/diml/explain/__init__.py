@@ -13,7 +13,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from diml.explain.drawings import drawn_pair
 from diml.explain.explanation import Explanation
 from diml.explain.hits import RankedHits, rank_hits
 from diml.explain.html import explanation_page
@@ -27,7 +26,6 @@ __all__ = [
     "Explanation",
     "RankedHits",
     "draw_match",
-    "drawn_pair",
     "evaluation_page",
     "explanation_page",
     "rank_hits",

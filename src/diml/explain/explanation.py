@@ -324,14 +324,16 @@ def match_query(
     """
     if not gallery:
         raise ValueError("gallery: need at least one image, got none")
+    embedder = _default_embedder() if embedder is None else embedder
+    matcher = embedder.matcher if matcher is None else matcher
+    embedder.check_matcher(matcher)
     images = [query, *gallery]
     unnamed = ["query"] + (["gallery"] if len(gallery) == 1 else [f"gallery {row}" for row in range(len(gallery))])
     names = [_name(image, otherwise) for image, otherwise in zip(images, unnamed, strict=True)]
     loaded = [load_image(image, name=name) for image, name in zip(images, names, strict=True)]
-    embedder = _default_embedder() if embedder is None else embedder
     regions = embedder.embed(loaded, shares=True)
     views = [embedder.preprocess.view(image, _VIEW_SCALE) for image in loaded]
-    found = (embedder.matcher if matcher is None else matcher).match(regions[0], regions[1:])
+    found = matcher.match(regions[0], regions[1:])
     covered: Sequence[Foreground] = [None] * len(gallery) if foregrounds is None else foregrounds[1]
     if len(covered) != len(gallery):
         raise ValueError(f"foregrounds: need one for each of {len(gallery)} gallery images, got {len(covered)}")

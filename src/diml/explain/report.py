@@ -14,7 +14,7 @@ import torch
 
 from diml.calibration.hits import FALSE_ACCEPT_RATE, JudgedHits, judge_hits
 from diml.data.images import load_image
-from diml.evaluation.split import QueryGallerySplit
+from diml.evaluation.split import QueryGallerySplit, sides_of
 from diml.evaluation.tables import SHOWN, row_name
 from diml.explain.explanation import Explanation
 from diml.explain.formatting import short_path
@@ -183,13 +183,7 @@ class _Judge:
         self.calibrator = calibrator
         self._found, self._depth, self._rate = found, rerank_at, false_accept_rate
         images = found.images
-        self._split = QueryGallerySplit.from_labels(
-            images.labels,
-            queries=images.queries,
-            gallery=images.gallery,
-            cameras=images.cameras,
-            device=found.regions.pooled.device,
-        )
+        self._split = QueryGallerySplit.of_regions(found.regions, images.labels, sides_of(images))
 
     def __call__(self, query: int) -> tuple[JudgedHits, dict[int, float]]:
         """The judgement of all candidates of a query, and the probability of each by its row."""

@@ -159,9 +159,11 @@ def faithfulness(
         0.27
     """
     measures = Measures() if measures is None else measures
+    matcher = embedder.matcher if matcher is None else matcher
+    embedder.check_matcher(matcher)
     chosen = choose_pairs(images, pairs, measures.seed)
     control = randomised(embedder, measures.seed) if sanity else None
-    common: dict[str, Any] = {"matcher": embedder.matcher if matcher is None else matcher, "progress": progress}
+    common: dict[str, Any] = {"matcher": matcher, "progress": progress}
     networks = {MODEL: (embedder, control, measures)}
     if control is not None:
         second = randomised(embedder, measures.seed + 1)

@@ -24,7 +24,6 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -45,8 +44,8 @@ from diml.matching.matcher import (
     unscored,
 )
 from diml.matching.pairs import without_copies
+from diml.matching.readings import SHORTEST, Folded, Readings, exact_type, kept_readings
 from diml.matching.regions import Regions
-from diml.matching.transport import EPSILON
 from diml.matching.weights import given_weights
 
 #: How regions are matched, in the place of `Matching`.
@@ -63,12 +62,6 @@ DUSTBIN_RANGE: Final = 0.3
 
 #: Weight of a region that disagrees with the other image as a whole, so that no image is without mass.
 LEAST_WEIGHT: Final = 1e-6
-
-#: Pairs whose cosines are held together.
-PAIRS_PER_BLOCK: Final = 1024
-
-#: Images that are mapped together.
-MAPPED_AT_ONCE: Final = 512
 
 
 class MappedImages(NamedTuple):
@@ -305,74 +298,84 @@ class LearnedMatcher(Matcher):
             grid_g=grid_g,
         )
 
+    def readings(self, images: Images) -> Readings:
+        """What the scorer reads off N images once, for an index to keep: lengths (N, R + 1) and dustbins (N, R)."""
+        kept = kept_readings(images, self.scorer_id)
+        kept.complete(images, torch.arange(len(images), device=images.pooled.device), self._folded(kept.dustbin))
+        return Readings(1 / kept.over_length, kept.dustbin)
+
     @torch.no_grad()
     def _scored(
         self, query: Regions, gallery: Images, candidates: Tensor, weights: tuple[Tensor, Tensor] | None
     ) -> CandidateScores:
-        """(Q, K) scores: every image is mapped once."""
+        """(Q, K) scores: only queries are mapped."""
         if weights is not None:
             return super()._scored(query, gallery, candidates, weights)
         if not candidates.numel():
             return unscored(candidates)
-        rows = without_copies(gallery, candidates.long())
-        ours = self._prepared(query, torch.arange(len(query), device=rows.device))
-        theirs = self._prepared(gallery, rows.flatten())
-        asked = torch.arange(len(query), device=rows.device).unsqueeze(1) * len(gallery) + rows
-        pairs, place = torch.unique(asked, return_inverse=True)  # copies are scored once, so that they tie in every bit
-        scores = self._pair_scores(ours, theirs, pairs // len(gallery), pairs % len(gallery))[place]
-        return CandidateScores(scores, torch.ones_like(candidates, dtype=torch.bool))
-
-    def _without_copies(self, images: Images, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """Copies are scored once: by torch, equal pairs at other places of a batch may differ in the last bit."""
-        plain = without_copies(images, torch.cat([left, right]))
-        return plain[: len(left)], plain[len(left) :]
+        queries = torch.arange(len(query), device=candidates.device).repeat_interleave(candidates.shape[1])
+        scores = self._pair_scores(query, gallery, queries, candidates.long().flatten())
+        return CandidateScores(scores.view(candidates.shape), torch.ones_like(candidates, dtype=torch.bool))
 
     @torch.no_grad()
     def _scored_pairs(self, images: Images, left: Tensor, right: Tensor) -> CandidateScores:
         """(P,) scores of images `left`, ascending, against images `right`."""
-        known = self._prepared(images, torch.cat([left, right]))
-        return CandidateScores(self._pair_scores(known, known, left, right), torch.ones_like(left, dtype=torch.bool))
+        scores = self._pair_scores(images, images, left, right)
+        return CandidateScores(scores, torch.ones_like(left, dtype=torch.bool))
 
-    def _prepared(self, images: Images, rows: Tensor) -> _Prepared:
-        """Images mapped at `rows` at least; what was mapped of the same images before is kept as long as they are."""
-        scorer = self._network(None)
-        kept = _MAPPED.get(images)
-        if kept is None or kept.scorer_id != self.scorer_id:
-            kept = _Prepared.empty(images, self.scorer_id, scorer.map.out_features)
-        used = torch.zeros(len(images), dtype=torch.bool, device=rows.device)
-        used[rows] = True
-        missing = (used & ~kept.known).nonzero().squeeze(1)
-        per_image = images.num_regions * images.dim * 8
-        for some in torch.split(missing, max(1, min(MAPPED_AT_ONCE, BLOCK_BYTES // per_image))):
-            dense, pooled = (part.to(kept.plain.dtype) for part in images.gather(some))
-            mapped = self.mapped(dense, pooled)
-            kept.vectors[some, :-2], kept.vectors[some, -2:] = mapped.dense, mapped.pooled.unsqueeze(1)
-            kept.plain[some] = pooled
-            kept.dustbin[some] = scorer.likeness(mapped.dustbin)
-            kept.known[some] = True
-        _MAPPED[images] = kept
-        return kept
+    def _pair_scores(self, query: Images, gallery: Images, left: Tensor, right: Tensor) -> Tensor:
+        """(P,) scores without plans, of images `left`, ascending, of `query` against images `right` of `gallery`."""
+        like = gallery.pooled.new_empty(0, dtype=torch.promote_types(exact_type(query), exact_type(gallery)))
+        folded, known = self._folded(like), kept_readings(gallery, self.scorer_id)
+        with torch.autocast(like.device.type, enabled=False):
+            known.complete(gallery, right, folded)
+            values, scale = gallery.stored
+            if values.dtype not in native.STORED or not native.suits(values, gallery.pooled, like):
+                return self._pair_scores_torch(query, gallery, left, right, folded)
+        queries, place = torch.unique_consecutive(left, return_inverse=True)
+        found = native.score(
+            native.StoredRegions(*query.gather(queries)),
+            native.StoredRegions(values, gallery.pooled, scale),
+            native.PairIndices(place, right),
+            native.SolverSettings(epsilon=folded.temperature, tolerance=1, max_iterations=1, matching=VOTES),
+            uniform=self.weights == "uniform",
+            votes=native.VoteInputs(folded.weights, known.over_length, known.dustbin),
+        )
+        return self.combine(found.pooled, found.structural)
 
-    def _pair_scores(self, ours: _Prepared, theirs: _Prepared, left: Tensor, right: Tensor) -> Tensor:
-        """(P,) scores of images `left` against `right`, in blocks; the short form of `_compared`, without plans."""
-        scorer = self._network(None)
-        rows, columns = ours.dustbin.shape[1], theirs.dustbin.shape[1]
-        sums = _sums(rows, columns).to(ours.plain)
-        found = ours.plain.new_empty(len(left))
-        for start in range(0, len(left), PAIRS_PER_BLOCK):
-            some = slice(start, start + PAIRS_PER_BLOCK)
-            i, j = left[some], right[some]
-            cosine = _cosines(ours.vectors, theirs.vectors, i, j)
-            masses = torch.cat([self._masses(cosine[:, :-1, -1]), self._masses(cosine[:, -1, :-1])], dim=1)
-            cells = cosine.flatten(1)
-            like = scorer.likeness(cells)
-            # one product gives the sums of rows and of columns, which is faster than sums over short axes
-            totals, values = like @ sums, like.mul_(cells) @ sums
-            dustbins = torch.cat([ours.dustbin.index_select(0, i), theirs.dustbin.index_select(0, j)], dim=1)
-            structural = 0.5 * (masses * (values / (dustbins + totals))).sum(dim=1)
-            plain = (ours.plain.index_select(0, i) * theirs.plain.index_select(0, j)).sum(dim=1)
-            found[some] = self.combine(plain, structural)
-        return found
+    def _pair_scores_torch(self, query: Images, gallery: Images, left: Tensor, right: Tensor, folded: Folded) -> Tensor:
+        """The readable twin of the kernel, in blocks of bounded memory.
+
+        Products of copies at other places of a batch may differ in the last bit, so that these are computed once.
+        """
+        known, count = kept_readings(gallery, self.scorer_id), len(gallery)
+        wanted = without_copies(query, left) * count + without_copies(gallery, right)
+        pairs, where = torch.unique(wanted, return_inverse=True)
+        per_pair = 3 * (query.num_regions + gallery.num_regions) * gallery.dim * 8
+        parts = []
+        for some in torch.split(pairs, max(1, BLOCK_BYTES // per_pair)):
+            queries, place = torch.unique_consecutive(some // count, return_inverse=True)
+            images = some % count
+            packed_q, packed_g = folded.packed(query, queries), folded.packed(gallery, images)
+            read = folded.read(packed_q)
+            mapped = folded.by_metric(packed_q) / read.length.clamp_min(SHORTEST).unsqueeze(2)
+            cells = (mapped[place] @ packed_g.mT) * known.over_length[images].unsqueeze(1)
+            cosine = cells[:, :-1, :-1]
+            masses = self._masses(cells[:, :-1, -1]), self._masses(cells[:, -1, :-1])
+            plan, *_ = self.votes(cosine, (read.dustbin[place], known.dustbin[images]), masses)
+            plain = (packed_q[place, -1] * packed_g[:, -1]).sum(dim=1)
+            parts.append(self.combine(plain, (plan * cosine).sum(dim=(1, 2))))
+        return torch.cat(parts)[where]
+
+    def _folded(self, like: Tensor) -> Folded:
+        """The weights of the scorer as scoring needs them."""
+        kept = _FOLDED.setdefault(scorer := self._network(None), {})
+        key = self.scorer_id, like.dtype, str(like.device)
+        if key not in kept:
+            if any(other[0] != self.scorer_id for other in kept):  # it was trained further
+                kept.clear()
+            kept[key] = Folded.of(scorer, like, DUSTBIN_RANGE)
+        return kept[key]
 
     def _masses(self, agreement: Tensor) -> Tensor:
         """Weights (..., R) of regions whose agreement with the other image as a whole is given."""
@@ -398,58 +401,8 @@ class LearnedMatcher(Matcher):
         return self.scorer
 
 
-@dataclass(frozen=True, eq=False)
-class _Prepared:
-    """N images ready for scoring.
-
-    Args:
-        scorer_id: which scorer mapped them.
-        vectors: (N, R + 2, d) mapped regions, then twice the mapped pooled vector, as the kernel takes them.
-        dustbin: (N, R) likeness of the dustbins.
-        plain: (N, D) pooled vectors that were not mapped.
-        known: (N,) which rows are valid; memory is allocated for all, and taken by the system where it is written.
-    """
-
-    scorer_id: str
-    vectors: Tensor
-    dustbin: Tensor
-    plain: Tensor
-    known: Tensor
-
-    @classmethod
-    def empty(cls, images: Images, scorer_id: str, mapped: int) -> _Prepared:
-        stored = images.dense.dtype if isinstance(images, Regions) else images.pooled.dtype
-        dtype = torch.promote_types(torch.promote_types(stored, images.pooled.dtype), torch.float32)
-        made = partial(torch.empty, dtype=dtype, device=images.pooled.device)
-        count, regions = len(images), images.num_regions
-        known = torch.zeros(count, dtype=torch.bool, device=images.pooled.device)
-        return cls(scorer_id, made(count, regions + 2, mapped), made(count, regions), made(count, images.dim), known)
-
-
-#: What was mapped of images that are still in use, so that a gallery is mapped once for many queries.
-_MAPPED: WeakKeyDictionary[Images, _Prepared] = WeakKeyDictionary()
-
-
-def _cosines(query: Tensor, gallery: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """(P, Rq + 1, Rg + 1) cosines of regions, and last of pooled vectors, of packed images `left` and `right`."""
-    if query.dtype == torch.float32 and native.suits(query, gallery):
-        settings = native.SolverSettings(epsilon=EPSILON, tolerance=1, max_iterations=1, matching="maxsim")
-        pairs = native.PairIndices(left, right)
-        found = native.compare(query, gallery, pairs, settings, uniform=True, keep_cosine=True).cosine
-        assert found is not None
-        return found
-    sides = query.index_select(0, left)[:, :-1], gallery.index_select(0, right)[:, :-1]
-    return sides[0] @ sides[1].mT
-
-
-@lru_cache(maxsize=8)
-def _sums(rows: int, columns: int) -> Tensor:
-    """((rows + 1) * (columns + 1), rows + columns) of ones and zeros: (P, (rows + 1) * (columns + 1)) times it has the
-    sums of rows, then of columns, of the regions alone."""
-    cells = torch.arange((rows + 1) * (columns + 1))
-    row, column = cells // (columns + 1), cells % (columns + 1)
-    of_rows, of_columns = F.one_hot(row, rows + 1)[:, :-1], F.one_hot(column, columns + 1)[:, :-1]
-    return torch.cat([of_rows * (column < columns).unsqueeze(1), of_columns * (row < rows).unsqueeze(1)], dim=1)
+#: Scorers whose weights are at hand for scoring: (identity, type, device) -> weights.
+_FOLDED: WeakKeyDictionary[VoteScorer, dict[tuple[str, torch.dtype, str], Folded]] = WeakKeyDictionary()
 
 
 def _from_plain(values: Mapping[str, Any]) -> LearnedMatcher:

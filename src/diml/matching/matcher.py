@@ -246,7 +246,6 @@ class Matcher:
         chosen = slice(None) if there.all() else there.flatten()  # usually all, which need no copies
         left = queries.repeat_interleave(candidates.shape[1])[chosen]
         right = candidates.flatten()[chosen]
-        left, right = self._without_copies(images, left, right)
         if self.symmetric:
             left, right = by_content(images, left, right)
         pairs, place = torch.unique(left * len(images) + right, return_inverse=True)
@@ -309,10 +308,6 @@ class Matcher:
     ) -> CandidateScores:
         """(Q, K) scores without plans; a learned matcher has its own."""
         return _score_candidates(self, query, gallery, candidates, weights)
-
-    def _without_copies(self, images: Images, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of pairs as they are, since a score does not depend on the place of a pair; a learned one's may."""
-        return left, right
 
     def _scored_pairs(self, images: Images, left: Tensor, right: Tensor) -> CandidateScores:
         """(P,) scores without plans of image `left[p]`, ascending, as the query; a learned matcher has its own."""

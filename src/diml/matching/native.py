@@ -23,7 +23,7 @@ from diml.matching.partial import Share
 STORED = (torch.float32, torch.float16, torch.int16, torch.int8)
 
 #: Kinds of plan that the kernel makes.
-PlanKind = Literal["entropic", "exact", "maxsim", "maxsim_query"]
+PlanKind = Literal["entropic", "exact", "maxsim", "maxsim_query", "votes"]
 
 
 class KernelMissingWarning(UserWarning):
@@ -81,13 +81,14 @@ def suits(*tensors: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class SolverSettings:
-    """How the plan of a pair is made: settings of the solver as in `diml.matching.Matcher`."""
+    """How the plan of a pair is made: settings of the solver as in `diml.matching.Matcher`; the epsilon of votes is
+    their temperature."""
 
     epsilon: float
     tolerance: float
     max_iterations: int
     share: Share = 1.0
-    matching: Matching = "transport"
+    matching: Matching | Literal["votes"] = "transport"
 
     @property
     def plan(self) -> PlanKind:
@@ -139,6 +140,51 @@ class PairIndices:
 
 
 @dataclass(frozen=True, eq=False)
+class ScorerWeights:
+    """The weights of a learned scorer, float32; `diml.matching.readings.Folded` makes them.
+
+    Args:
+        upper: (E, D) triangular factor of the map, under which lengths and cosines are the same.
+        inward: (h, D) first layer of the network that reads dustbins, after the map.
+        inward_bias, outward: (h,) its bias, and the second layer.
+        outward_bias: of the second layer.
+        height, spread: a dustbin is height + spread * tanh(what was read).
+    """
+
+    upper: Tensor
+    inward: Tensor
+    inward_bias: Tensor
+    outward: Tensor
+    outward_bias: float
+    height: float
+    spread: float
+
+    def _to_kernel(self) -> Any:
+        assert _KERNEL is not None
+        return _KERNEL.ScorerWeights(**vars(self))
+
+
+@dataclass(frozen=True, eq=False)
+class VoteInputs:
+    """What votes need beside the two sides: the scorer, and what it reads off the gallery images.
+
+    Args:
+        weights: of the scorer.
+        over_length: (N, R + 1) 1 / length under the map of the regions, then of the pooled vector.
+        dustbin: (N, R) heights.
+    """
+
+    weights: ScorerWeights
+    over_length: Tensor
+    dustbin: Tensor
+
+    def _to_kernel(self) -> Any:
+        assert _KERNEL is not None
+        weights, over_length, dustbin = self.weights._to_kernel(), _floats(self.over_length), _floats(self.dustbin)
+        return _KERNEL.VoteInputs(weights=weights, over_length=over_length, dustbin=dustbin)
+
+
+@dataclass(frozen=True, eq=False)
 class PairScores:
     """Of each pair: structural and pooled similarity, marginal error, iterations, whether the error is small enough.
 
@@ -154,7 +200,14 @@ class PairScores:
 
 
 def score(
-    query: StoredRegions, gallery: StoredRegions, pairs: PairIndices, settings: SolverSettings, *, uniform: bool
+    query: StoredRegions,
+    gallery: StoredRegions,
+    pairs: PairIndices,
+    settings: SolverSettings,
+    *,
+    uniform: bool,
+    votes: VoteInputs | None = None,
+    plan: Tensor | None = None,
 ) -> PairScores:
     """Score pairs of a query and a gallery image; adjacent pairs of one query share its packing.
 
@@ -164,6 +217,8 @@ def score(
         pairs: B pairs of them.
         settings: of the solver.
         uniform: regions weigh 1 / R each, instead of by cross-correlation.
+        votes: for that plan.
+        plan: (B, Rq, Rg) float32 that the plans are written to, if it is given.
 
     Returns PairScores of (B,) float32, iterations int32.
     """
@@ -176,9 +231,23 @@ def score(
         uniform=uniform,
         settings=settings._to_kernel(),
         threads=torch.get_num_threads(),
-        results=_KERNEL.PairResults(**results),
+        results=_KERNEL.PairResults(**results, plan=plan),
+        **({} if votes is None else {"votes": votes._to_kernel()}),
     )
     return _scores_of(results, settings)
+
+
+def read(images: StoredRegions, rows: Tensor, weights: ScorerWeights, *, over_length: Tensor, dustbin: Tensor) -> None:
+    """Read off N images at `rows` (n,) int64 what `VoteInputs` has of a gallery, and write it there: float32."""
+    assert _KERNEL is not None
+    _KERNEL.read(
+        images=images._to_kernel(),
+        rows=rows.contiguous(),
+        weights=weights._to_kernel(),
+        threads=torch.get_num_threads(),
+        over_length=over_length,
+        dustbin=dustbin,
+    )
 
 
 def solve(

@@ -229,6 +229,11 @@ class Regions:
         vars(regions).update(codes=codes, scale=scale, pooled=self.pooled, grid=self.grid, **masses)
         return regions
 
+    @property
+    def stored(self) -> tuple[Tensor, Tensor | None]:
+        """The vectors of the regions as they are stored, and their scale, which floats do not have."""
+        return self.dense, None
+
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Regions (..., R, D) and pooled vectors (..., D) of images at `rows` (...), int64."""
         return self.dense[rows], self.pooled[rows]
@@ -299,6 +304,11 @@ class QuantizedRegions:
         rows = torch.arange(len(self), device=self.codes.device)[index].reshape(-1)
         masses = None if self.masses is None else self.masses[rows]
         return Regions._trusted(*self.gather(rows), self.grid, masses=masses, massless=self.massless)
+
+    @property
+    def stored(self) -> tuple[Tensor, Tensor | None]:
+        """The codes of the regions, and their scale."""
+        return self.codes, self.scale
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Regions (..., R, D) and pooled vectors (..., D) in float32 of images at `rows` (...), int64."""

@@ -25,20 +25,22 @@ from diml.data.transforms import Preprocess
 from diml.matching import Matcher, Regions
 from diml.matching.regions import NO_MASSES
 from diml.models.backbones import Backbone, Features, autocast_type, check_patches, inference, patch_side
-from diml.models.config import EmbedderConfig
+from diml.models.config import EmbedderConfig, PooledFrom
 from diml.models.decomposition import coarsest, found_no_mean, not_a_mean, pooled_shares
 from diml.models.folder import write_folder
 from diml.models.grids import resize_grid
 from diml.models.heads import Head, IdentityHead, WhitenHead
 from diml.models.inputs import Images, as_images, count_images, loader_batches
 from diml.models.modules import check_rebuilds, import_path, is_import_path, wrap_module
-from diml.models.rollout import features_with_masses
+from diml.models.rollout import features_with_masses, why_massless
 from diml.progress import ShowProgress, progress_bar
 
 OnBadImage = Literal["fail", "skip"]
 
 #: Number of images from which starting worker processes to decode them pays off next to an accelerator.
 _WORTH_WORKERS: Final = 512
+#: Regions that a head is fitted on are converted to float64 in parts of this many.
+_FITTED_TOGETHER: Final = 8192
 #: Settings that the same backbone and head can be used with.
 _FREE: Final = ("grid", "preprocess", "pooled", "precision", "matcher", "rollout_blocks")
 
@@ -78,8 +80,8 @@ class Embedder(nn.Module):
             module: 4 x 4 regions, ImageNet preprocessing at 224 pixels.
 
     Raises:
-        ValueError: the layout of the module's features cannot be determined, or the preprocessing gives another image
-            size than the backbone accepts.
+        ValueError: the layout of the module's features cannot be determined, the preprocessing gives another image
+            size than the backbone accepts, or the matcher needs masses of the regions that the backbone does not give.
 
     Source: Zhao et al., ICCV 2021, section 3.2; method.md, section 1.
 
@@ -115,6 +117,7 @@ class Embedder(nn.Module):
         self.head = IdentityHead(backbone.channels) if head is None else head
         self.config = dataclasses.replace(config, dim=self.head.dim)
         self._rebuilds_as: str | None = None
+        self.check_matcher(self.config.matcher)
         _use_channels_last(self)
 
     @property
@@ -276,10 +279,9 @@ class Embedder(nn.Module):
             raise ValueError(f"fit_head: only head 'whiten' is fitted, got {self.config.head!r}; 'linear' is trained")
         assert isinstance(self.head, WhitenHead)
         if isinstance(images, Regions):
-            self.head.fit([images.dense.flatten(0, 1)])
+            self.head.fit(images.dense.flatten(0, 1).split(_FITTED_TOGETHER))
         else:
-            raw_config = dataclasses.replace(self.config, head="identity", pooled="backbone")
-            raw = Embedder(self.backbone, IdentityHead(self.backbone.channels), raw_config)
+            raw = self.without_head(pooled="backbone")
             batches = raw.embed_batches(images, batch_size, workers, progress, on_bad_image)
             self.head.fit(regions.dense.flatten(0, 1) for regions, _ in batches if regions is not None)
         self.config = dataclasses.replace(self.config, dim=self.head.dim)
@@ -303,6 +305,30 @@ class Embedder(nn.Module):
         changed = Embedder(self.backbone, self.head, dataclasses.replace(self.config, **changes))
         changed.training = self.training
         return changed
+
+    def without_head(self, *, pooled: PooledFrom | None = None) -> Embedder:
+        """Return an embedder with head "identity" in place of its own, which shares the backbone.
+
+        Args:
+            pooled: what its pooled vector is, where it is not to be that of this embedder; see `EmbedderConfig`.
+        """
+        config = dataclasses.replace(self.config, head="identity", pooled=pooled or self.config.pooled)
+        bare = Embedder(self.backbone, IdentityHead(self.backbone.channels), config)
+        bare.training = self.training
+        return bare
+
+    @property
+    def massless(self) -> str:
+        """Why its regions have no masses, so that weights "rollout" are impossible; empty where they have."""
+        return why_massless(self.backbone, self.config.rollout_blocks)
+
+    def check_matcher(self, matcher: Matcher) -> None:
+        """Raise ValueError where its regions cannot be compared by a matcher, before any image is read."""
+        if matcher.weights == "rollout" and self.massless:
+            raise ValueError(
+                f"weights: 'rollout' needs the masses of the regions, and {self.config.backbone} gives none: "
+                f"{self.massless}; use 'cross_correlation' or 'uniform', or a plain vision transformer of timm"
+            )
 
     def fingerprint(self) -> str:
         """Identify the regions that this embedder gives by its settings and weights: 64 hexadecimal digits (sha256).

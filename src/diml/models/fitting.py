@@ -24,7 +24,6 @@ from diml.data.images import ImageLike
 from diml.matching import Regions
 from diml.models.cache import embed_cached
 from diml.models.embedder import Embedded, Embedder
-from diml.models.heads import IdentityHead
 from diml.models.inputs import Images, as_images
 from diml.progress import ShowProgress
 
@@ -73,7 +72,7 @@ def fit_and_embed(
     """
     listed, own = as_images(images), np.asarray(rows, dtype=np.int64)
     further = () if others is None else as_images(others)
-    raw = without_head(embedder)
+    raw = embedder.without_head()
     most = max(1, KEPT_BYTES // (4 * cells_of(raw) * raw.backbone.channels))
     own_drawn, further_drawn = _drawn(own, len(further), most)
     embed = _Embedding(cache, progress, loading)
@@ -122,12 +121,6 @@ class _Embedding:
         if self.cache is None:
             return embedder.embed_checked(images, progress=self.progress, **self.loading)
         return embed_cached(embedder, images, cache_dir=self.cache, progress=self.progress, **self.loading)
-
-
-def without_head(embedder: Embedder) -> Embedder:
-    """The embedder with head "identity" in place of its own; it shares the backbone."""
-    config = dataclasses.replace(embedder.config, head="identity")
-    return Embedder(embedder.backbone, IdentityHead(embedder.backbone.channels), config).eval()
 
 
 def cells_of(embedder: Embedder) -> int:

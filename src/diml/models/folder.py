@@ -17,13 +17,15 @@ from torch import Tensor
 
 from diml.checksums import check_file, file_sha256, sealed, unsealed
 from diml.documents import parse_json
-from diml.files import atomic_folder
+from diml.files import atomic_folder, require_writable
 from diml.matching.learned import LearnedMatcher, VoteScorer
 from diml.models.config import EmbedderConfig
 
 SETTINGS_FILE: Final = "embedder.json"
 WEIGHTS_FILE: Final = "model.safetensors"
 SCORER_FILE: Final = "scorer.safetensors"
+#: What is replaced when an embedder is saved again: its files, and the calibration of the one that was there.
+_REPLACED: Final = {SETTINGS_FILE, WEIGHTS_FILE, SCORER_FILE, "calibration.json"}
 _FORMAT: Final = 1
 _KEYS: Final = {"format", "config", "weights_sha256", "sha256"}
 _REMEDY: Final = "copy or save the folder again; `load_embedder` takes other settings as arguments"
@@ -35,9 +37,7 @@ def write_folder(folder: Path, config: EmbedderConfig, state: Mapping[str, Tenso
     Raises:
         FileExistsError: the folder exists and contains something else.
     """
-    saved_before = (folder / SETTINGS_FILE).is_file()
-    if folder.exists() and not (saved_before or (folder.is_dir() and not any(folder.iterdir()))):
-        raise FileExistsError(f"folder: {folder} exists and holds no embedder; name a new or empty folder")
+    check_folder(folder)
     with atomic_folder(folder) as scratch:
         save_file(_separate(state), scratch / WEIGHTS_FILE)
         if isinstance(config.matcher, LearnedMatcher):
@@ -49,6 +49,31 @@ def write_folder(folder: Path, config: EmbedderConfig, state: Mapping[str, Tenso
         }
         text = json.dumps(sealed(settings), indent=2)
         (scratch / SETTINGS_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def require_savable(folder: Path) -> None:
+    """Find out before a long task whether an embedder can be saved to a folder; creates the folder above it.
+
+    Raises:
+        OSError: as `write_folder`, or it cannot be written to.
+    """
+    check_folder(folder)
+    require_writable(folder.absolute().parent)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise FileExistsError where a folder has something that would be lost if an embedder were saved to it."""
+    if not folder.exists():
+        return
+    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not folder.is_dir() or (inside and SETTINGS_FILE not in inside):
+        raise FileExistsError(f"folder: {folder} exists and holds no embedder; name a new or empty folder")
+    lost = sorted(name for name in inside - _REPLACED if not name.startswith("."))
+    if lost:
+        raise FileExistsError(
+            f"folder: {folder} holds more than an embedder ({', '.join(lost[:3])}{', ...' * (len(lost) > 3)}), which "
+            "would be lost; name a new or empty folder"
+        )
 
 
 def read_settings(folder: Path) -> EmbedderConfig:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from diml.documents import read_json
+from diml.lean_imports import import_timm
 from diml.models.pretrained import WeightsError, download_address, no_weights, unreachable
 
 HUB: Final = "hf-hub:"
@@ -49,7 +50,7 @@ def source_model(name: str) -> SourceModel:
         WeightsError: it is neither cached nor reachable.
         ValueError: it is not the config of a timm model that is known here.
     """
-    import timm
+    timm = import_timm()
 
     name = name.replace("hf_hub:", HUB)
     file = source_file(name, ("config.json",))

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from diml.lean_imports import import_timm
+
 #: Sizes in names, the ones to try first at the front.
 _SIZES: Final = (
     "small", "base", "tiny", "medium", "little", "large", "pico", "nano", "huge", "giant", "so400m", "gigantic", "7b"
@@ -25,7 +27,7 @@ def names_meant(typed: str, others: Iterable[str] = (), *, most: int = 3) -> lis
     Those that contain every word of it come first (also in the tag of their weights): models with pretrained weights
     first, of the sizes most people start with. Otherwise, those spelled most alike.
     """
-    import timm
+    timm = import_timm()
 
     known = timm.list_models()
     found = [name for name in known if _contains(name, _words(typed))]

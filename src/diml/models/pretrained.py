@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from diml.assets import fetch_asset
+from diml.lean_imports import import_timm
 from diml.models.weights_file import network_from_file, other_kinds, read_state
 
 #: Backbones whose weights come as an asset, without any hub.
@@ -58,7 +59,7 @@ def timm_network(
         ValueError: the model cannot be built for `image_size` or with `options`, or the weights do not fit.
         WeightsError, AssetError: there are no weights, or they are neither cached nor reachable.
     """
-    import timm
+    timm = import_timm()
 
     check_options(name, options)
     wanted: dict[str, Any] = dict(options or {}) | {"num_classes": 0}
@@ -97,7 +98,7 @@ def check_options(name: str, options: Mapping[str, Any] | None) -> None:
 
 def takes_any_size(name: str) -> bool:
     """Whether timm can build this model such that it resamples its position embedding for the image at hand."""
-    import timm
+    timm = import_timm()
 
     return timm.models.model_entrypoint(name).__module__ in _ANY_SIZE
 
@@ -186,7 +187,7 @@ def _source(name: str) -> dict[str, str]:
 
     Without a network, the hub's client retries for about a minute, so the connection is tested first.
     """
-    import timm
+    timm = import_timm()
 
     config: Any = timm.get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url or config.file):
@@ -257,7 +258,7 @@ def no_weights(name: str, reason: str) -> WeightsError:
 
 def download_address(name: str) -> str:
     """Where the pretrained weights of a timm name can be downloaded by hand; empty where nobody knows."""
-    import timm
+    timm = import_timm()
 
     repository, file = "", ""
     if name.startswith("hf-hub:"):

@@ -43,6 +43,8 @@ DEFAULT_BLOCKS: Final = 4
 
 #: Why there are no masses, for a network of this name.
 NO_TRANSFORMER: Final = "{} is no plain vision transformer of timm, which attention rollout is for"
+#: Why there are none, whatever the network.
+NO_BLOCKS: Final = "rollout_blocks is 0"
 
 #: Attention of timm that is softmax(q k / scale + bias) and nothing else: where each class stands, in some version.
 _PLAIN: Final = (
@@ -70,11 +72,12 @@ def features_with_masses(backbone: Backbone, images: Tensor, blocks: int) -> tup
         none, or "".
     """
     if blocks and isinstance(backbone, TokenBackbone):
-        return _rolled_out(backbone, images, blocks)  # type: ignore[no-any-return]
-    return backbone(images), NO_TRANSFORMER.format(type(backbone.net).__name__) if blocks else "rollout_blocks is 0"
+        if torch.compiler.is_compiling():  # as a decorator it would import the compiler, 2 s, in every command
+            return torch.compiler.disable(_rolled_out)(backbone, images, blocks)  # type: ignore[no-any-return]
+        return _rolled_out(backbone, images, blocks)
+    return backbone(images), NO_TRANSFORMER.format(type(backbone.net).__name__) if blocks else NO_BLOCKS
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _rolled_out(backbone: TokenBackbone, images: Tensor, blocks: int) -> tuple[Features, str]:
     why = not_plain(backbone)
     if why:
@@ -86,6 +89,12 @@ def _rolled_out(backbone: TokenBackbone, images: Tensor, blocks: int) -> tuple[F
         return features, why
     grid = token_grid(backbone.net, images.shape[2], images.shape[3])
     return replace(features, masses=masses.view(len(images), *grid)), ""
+
+
+def why_massless(backbone: Backbone, blocks: int) -> str:
+    """Why the cells of a backbone have no masses when attention is rolled out over `blocks` blocks, known without any
+    image; empty where they have."""
+    return not_plain(backbone) if blocks else NO_BLOCKS
 
 
 def not_plain(backbone: Backbone) -> str:

@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from diml.lean_imports import import_timm
+
 #: Where files of training runs keep the weights, the averaged ones first.
 _INSIDE: Final = ("state_dict_ema", "model_ema", "state_dict", "model")
 #: What wrappers of networks put before the names of weights.
@@ -107,7 +109,7 @@ def network_from_file(name: str, options: Mapping[str, Any], path: Path) -> nn.M
     Raises:
         FileNotFoundError, ValueError: no such file, or it does not fit; random weights are never left.
     """
-    import timm
+    timm = import_timm()
 
     state = read_weights_file(path)
     config: Any = timm.get_pretrained_cfg(name)
@@ -146,7 +148,7 @@ def other_kinds(own: Mapping[str, Tensor], state: Mapping[str, Any]) -> list[str
 
 def _filled(name: str, options: dict[str, Any], state: dict[str, Any], changes: dict[str, Any]) -> nn.Module:
     """The network, filled by timm under its strict rule."""
-    import timm
+    timm = import_timm()
 
     overlay = {"state_dict": dict(state), "source": "", "custom_load": False} | changes
     net: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from torch import Tensor
 
 from diml.data.transforms import Preprocess
+from diml.lean_imports import import_timm
 from diml.models.backbones import (
     TOKEN_POOLINGS,
     Backbone,
@@ -101,7 +102,7 @@ def find_model(name: str) -> SourceModel:
 
 def is_backbone(name: str) -> bool:
     """Whether a backbone has this name; those of the hub are not looked up."""
-    import timm
+    timm = import_timm()
 
     return name in INCEPTIONS or is_source(name) or bool(timm.is_model(name))
 
@@ -165,7 +166,7 @@ def _timm_backbone(
 
 def _config(name: str) -> Any:
     """What timm knows about a model's weights and input; None for models from other packages."""
-    import timm
+    timm = import_timm()
 
     if name in INCEPTIONS:
         return None

@@ -5,32 +5,39 @@ Legend: N images.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from PIL import Image
 
 from diml.data.images import BadImage, BadImageError
 from diml.distributed import ProcessGroup
-from diml.matching.weights import masses_of
 from diml.models.zoo import is_backbone
 from diml.progress import progress_bar
 from diml.search.columns import FittedColumns, columns_of_index, columns_of_new_index
 from diml.search.filters import ColumnComparison, ColumnType
-from diml.search.index import content_of, create_store, open_store
+from diml.search.index import content_of, create_store, is_milvus, open_store
+from diml.search.index_model import HEAD_FILE, is_unfitted, kept_head, use_head
 from diml.search.removals import Removals, find_removals
 from diml.search.sources import SourceListing, list_source
 from diml.search.store import IndexConfig, IndexNotFoundError, Rows, Storage, Store, Value, encode_regions, printed
+from diml.search.tuned import index_matcher
+from diml.search.whitening import FittedWhitening, fit_whitening
 
 if TYPE_CHECKING:
     from diml.matching import Matcher, Regions
     from diml.models import Embedder
 
+#: How regions are stored unless something else is said; what is lost is measured in docs/search.md.
+DEFAULT_STORAGE: Final[Storage] = "int8"
+#: Bytes of a text that every back end keeps; a server of Milvus takes 1.5 MB with all that belongs to a collection.
+LARGEST_TEXT: Final = 1_000_000
 #: Rows that are embedded but not yet written are written at the latest after this time.
 _SECONDS_UNWRITTEN: Final = 20.0
 
@@ -71,7 +78,7 @@ def build_index(
     architecture: str | None = None,
     weights_file: str | os.PathLike[str] | None = None,
     matcher: Matcher | None = None,
-    storage: Storage = "float16",
+    storage: Storage | None = None,
     types: Mapping[str, ColumnType] | None = None,
     batch_size: int = 64,
     commit_every: int = 512,
@@ -88,11 +95,14 @@ def build_index(
     Args:
         images: a folder, a CSV file with a column `path`, or what `list_source` returns for one.
         uri: of the index; see `open_store`.
-        embedder: turns the images into vectors.
+        embedder: turns the images into vectors. A head "whiten" that is not fitted (see `with_whitening`) is fitted
+            here, in place and without labels, on at most 2,000 images of a new index, and kept with it; that of an
+            existing index is taken from it.
         model, architecture, weights_file: arguments of `load_embedder` that gave the embedder; the index records them.
         matcher: how images of the index are compared by default, saved when the index is created; that of the embedder
             when omitted.
-        storage: of the regions: "float16", "int8", or "none" for pooled vectors only.
+        storage: of the regions: "float16", "int8", or "none" for pooled vectors only; when omitted that of the existing
+            index, else "int8".
         types: of columns of a CSV file, in place of those that their cells have.
         batch_size, workers, progress: as in `Embedder.embed`.
         commit_every: number of images written together, at the latest after 20 seconds; at most this many are embedded
@@ -115,8 +125,20 @@ def build_index(
     if batch_size < 1 or commit_every < 1:
         raise ValueError(f"batch_size, commit_every: need at least 1, got {batch_size} and {commit_every}")
     processes = ProcessGroup() if processes is None else processes
+    existing = _config_of(uri)
+    if storage is None:
+        storage = DEFAULT_STORAGE if existing is None else existing.storage
+    if storage != "none":  # known before the source is listed
+        embedder.check_matcher(embedder.matcher if matcher is None else matcher)
     listing = images if isinstance(images, SourceListing) else list_source(images, types)
-    store, fitted = _store_of(listing, uri, embedder, model, architecture, weights_file, matcher, storage)
+    whitening = None
+    if is_unfitted(embedder):
+        loading = {"batch_size": batch_size, "workers": workers, "progress": progress}
+        whitening = _whitening(uri, existing, listing, embedder, processes, loading)
+    texts = {} if whitening is None else {HEAD_FILE: whitening.text}
+    store, fitted = _store_of(
+        listing, uri, existing, embedder, model, architecture, weights_file, matcher, storage, texts
+    )
     known = _known_rows(store, listing)
     plan = _plan(listing, known, fitted.columns, processes, progress)
     removals = _agreed_removals(plan, store, listing, known, processes)
@@ -132,13 +154,15 @@ def build_index(
     writer = _RowWriter(store, listing, fitted.columns, commit_every)
     _copy(plan, writer)
     copied = writer.count
+    if whitening is not None:
+        _project(plan, writer, embedder, whitening, batch_size)
     _embed(plan, writer, embedder, batch_size, workers, progress and processes.is_first)
     own = (writer.count - copied, copied, plan.unchanged, [vars(bad) for bad in plan.bad])
     parts = processes.gather_objects(own)
     if processes.is_first:
         removed = store.remove([*removals.moved, *removals.lost])
         if removed or rewritten or any(part[0] + part[1] for part in parts):
-            store.optimize()
+            store.optimize(new=existing is None)
     processes.wait()
     embedded, copies, unchanged = (sum(part[place] for part in parts) for place in range(3))
     bad = sorted((BadImage(**one) for part in parts for one in part[3]), key=lambda one: one.path)
@@ -150,7 +174,11 @@ def build_index(
         removed=len(removals.lost),
         bad=(*listing.bad, *bad),
         left_out=listing.left_out,
-        notices=(*fitted.notices, *(f"{source} is now {listing.source}" for source in removals.sources)),
+        notices=(
+            *_told(whitening),
+            *fitted.notices,
+            *(f"{source} is now {listing.source}" for source in removals.sources),
+        ),
         total=store.count(),
     )
 
@@ -158,22 +186,18 @@ def build_index(
 def _store_of(
     listing: SourceListing,
     uri: str | os.PathLike[str],
+    existing: IndexConfig | None,
     embedder: Embedder,
     model: str,
     architecture: str | None,
     weights_file: str | os.PathLike[str] | None,
     matcher: Matcher | None,
     storage: Storage,
+    texts: Mapping[str, str],
 ) -> tuple[Store, FittedColumns]:
     """Create the index of a build, or open the existing one; with the columns that it needs."""
-    try:
-        open_store(uri).close()
-        new = None
-    except IndexNotFoundError:
-        new = columns_of_new_index(listing)
+    new = columns_of_new_index(listing) if existing is None else None
     regions = embedder.embed(Image.new("RGB", (64, 64)))  # R of the backbone's own cells is known only afterwards
-    if storage != "none" and (embedder.matcher if matcher is None else matcher).weights == "rollout":
-        masses_of(f"what {model} gives", regions)
     config = IndexConfig(
         dim=regions.dim,
         num_regions=0 if storage == "none" else regions.num_regions,
@@ -191,7 +215,7 @@ def _store_of(
         },
         matcher=embedder.matcher if matcher is None else matcher,
     )
-    store = create_store(uri, config)
+    store = create_store(uri, config, texts)
     try:
         _require_matcher(store, matcher, uri)
         return store, columns_of_index(store, listing) if new is None else new
@@ -200,11 +224,58 @@ def _store_of(
         raise
 
 
+def _config_of(uri: str | os.PathLike[str]) -> IndexConfig | None:
+    """The settings of an existing index; None where there is none."""
+    try:
+        store = open_store(uri)
+    except IndexNotFoundError:
+        return None
+    config = store.config
+    store.close()
+    return config
+
+
+def _whitening(
+    uri: str | os.PathLike[str],
+    existing: IndexConfig | None,
+    listing: SourceListing,
+    embedder: Embedder,
+    processes: ProcessGroup,
+    loading: dict[str, Any],
+) -> FittedWhitening | None:
+    """Give the embedder its head: of a new index, fitted by the first process and returned; else the one kept."""
+    if existing is not None:
+        with contextlib.closing(open_store(uri)) as store:
+            use_head(embedder, kept_head(store))
+        return None
+    fitted: FittedWhitening | None = None
+    with processes.first_goes_ahead():
+        if processes.is_first:
+            fitted = fit_whitening(listing, embedder, **loading)
+            if is_milvus(os.fspath(uri)) and len(fitted.text) > LARGEST_TEXT:
+                raise ValueError(
+                    f"dim: a head of {embedder.dim} channels takes {len(fitted.text):,} bytes, and Milvus keeps "
+                    f"{LARGEST_TEXT:,} with a collection; use fewer channels, or a model that was saved with its head: "
+                    "diml evaluate folder --data IMAGES --head whiten --save MODEL"
+                )
+    text, images = processes.gather_objects(None if fitted is None else (fitted.text, fitted.images))[0]
+    if fitted is None:
+        use_head(embedder, text)
+        fitted = FittedWhitening(text, images, embedder.dim)
+    return fitted
+
+
+def _told(whitening: FittedWhitening | None) -> tuple[str, ...]:
+    if whitening is None:
+        return ()
+    return (f"head whiten, {whitening.dim} channels, fitted without labels on {whitening.images:,} of the images",)
+
+
 def _require_matcher(store: Store, matcher: Matcher | None, uri: str | os.PathLike[str]) -> None:
-    if matcher is not None and store.config.matcher != matcher:
+    own = index_matcher(store).matcher
+    if matcher is not None and own != matcher:
         raise ValueError(
-            f"matcher: {uri} was built with {store.config.matcher}, got {matcher}; omit it and set it when searching, "
-            "or build a new index"
+            f"matcher: {uri} has {own}, got {matcher}; omit it and set it when searching, or build a new index"
         )
 
 
@@ -361,6 +432,18 @@ def _copy(plan: _BuildPlan, writer: _RowWriter) -> None:
             at = list(held.values())
             contents = [plan.copy[row][1] for row in held]
             writer.take(held, contents, found.pooled[at], found.coded[at])
+    writer.flush()
+
+
+def _project(
+    plan: _BuildPlan, writer: _RowWriter, embedder: Embedder, whitening: FittedWhitening, batch_size: int
+) -> None:
+    """Write the images that the head was fitted on; they are not embedded again."""
+    rows = [row for row in plan.embed if row in whitening.place]
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        pooled, coded = _vectors(whitening.regions(part, embedder), writer.store)
+        writer.take(part, [plan.embed.pop(row) for row in part], pooled, coded)
     writer.flush()
 
 

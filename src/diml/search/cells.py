@@ -46,7 +46,7 @@ def read_types(given: Sequence[str]) -> dict[str, ColumnType]:
     """
     found: dict[str, ColumnType] = {}
     for word in given:
-        column, sign, name = word.partition("=")
+        column, sign, name = word.rpartition("=")
         if not sign or name.strip().lower() not in TYPE_NAMES:
             raise ValueError(f"types: need COLUMN=TYPE with one of {', '.join(TYPE_NAMES)}, got {word!r}")
         kind = TYPE_NAMES[name.strip().lower()]

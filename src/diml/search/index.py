@@ -65,8 +65,13 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
     return LanceStore(Path(place))
 
 
-def create_store(uri: str | os.PathLike[str], config: IndexConfig) -> Store:
+def create_store(uri: str | os.PathLike[str], config: IndexConfig, texts: Mapping[str, str] | None = None) -> Store:
     """Create an empty index, or open the existing one; see `open_store`.
+
+    Args:
+        uri: of the index.
+        config: its settings.
+        texts: what is kept with a new index from its beginning, name -> text; see `Store.write_text`.
 
     Raises:
         ValueError: the existing index has another embedder, or stores something else; the message says what differs.
@@ -76,12 +81,12 @@ def create_store(uri: str | os.PathLike[str], config: IndexConfig) -> Store:
     if is_milvus(place):
         from diml.search.backends.milvus import MilvusStore, read_place
 
-        store: Store = MilvusStore.create(place, config)
+        store: Store = MilvusStore.create(place, config, texts)
         shown = read_place(place).shown  # without a password
     else:
         from diml.search.backends.lance import LanceStore
 
-        store, shown = LanceStore.create(Path(place), config), place
+        store, shown = LanceStore.create(Path(place), config, texts), place
     try:
         _require_compatible(store.config, config, shown)
     except ValueError:

@@ -17,7 +17,14 @@ _PART = 512
 
 
 def labelled_images(
-    store: Store, label: str, *, name: str, where: str | None = None, most: int = 10_000, seed: int = 0
+    store: Store,
+    label: str,
+    *,
+    name: str,
+    where: str | None = None,
+    most: int = 10_000,
+    seed: int = 0,
+    copies: bool = True,
 ) -> tuple[ImageSet, Regions | QuantizedRegions]:
     """The images of an index that have a label, with their stored regions, leave-one-out.
 
@@ -28,6 +35,7 @@ def labelled_images(
         where: a condition on metadata; only images that satisfy it.
         most: number of images at most; where there are more, whole classes are drawn.
         seed: of the draw.
+        copies: also take images with the same content as another one, which are found whatever the settings.
 
     Returns:
         N images, which are names of the index, and their regions.
@@ -41,9 +49,13 @@ def labelled_images(
     condition = None if where is None else parse_where(where, columns)
     ids: list[str] = []
     labels: list[str] = []
-    for part in store.listing(condition, columns=[label]):
+    seen: set[object] = set()
+    wanted = [label] if copies or "content" not in columns else list(dict.fromkeys((label, "content")))
+    for part in store.listing(condition, columns=wanted):
         for key, entry in zip(part.ids, part.metadata, strict=True):
-            if entry[label] not in (None, ""):
+            content = key if copies else entry.get("content", key)
+            if entry[label] not in (None, "") and content not in seen:
+                seen.add(content)
                 ids.append(key)
                 labels.append(str(entry[label]))
     if not ids:

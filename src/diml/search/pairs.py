@@ -16,6 +16,7 @@ from diml.matching import Matcher
 from diml.search.filters import Where, parse_where
 from diml.search.sources import known_file
 from diml.search.store import decode_regions
+from diml.search.tuned import index_matcher
 
 if TYPE_CHECKING:
     from diml.search.store import Neighbours, Rows, Store, Value
@@ -94,7 +95,7 @@ def alike_pairs(
         raise ValueError(f"threshold: need a finite score, got {threshold}; with the default matcher in [-2, 2]")
     if neighbours < 1:
         raise ValueError(f"neighbours: need at least 1, got {neighbours}")
-    matcher = config.matcher if matcher is None else matcher
+    matcher = index_matcher(store).matcher if matcher is None else matcher
     if matcher.structural_weight and config.storage == "none":
         raise ValueError(
             "matcher: this index has pooled vectors only; compare those with structural_weight 0 "

@@ -24,15 +24,16 @@ from diml.calibration.calibrator import FILE, Calibrator, load_calibration
 from diml.calibration.finding import FoundCalibration, find_calibration
 from diml.calibration.hits import FALSE_ACCEPT_RATE, GalleryVerdict, JudgedHits, judge_hits
 from diml.data.images import BadImage, image_name, load_image
+from diml.data.query_box import QueryBox
 from diml.matching import LearnedMatcher, Ledger, Match, Matcher, Regions
-from diml.models import EmbedderConfig, load_embedder
 from diml.models.shares import with_shares
-from diml.models.zoo import is_backbone
 from diml.progress import ShowProgress, progress_bar
 from diml.search.filters import And, ColumnMembership, Where, parse_where
 from diml.search.index import content_of, open_store
+from diml.search.index_model import load_index_embedder, require_embedder
 from diml.search.sources import indexed_image, known_file
-from diml.search.store import IndexConfig, decode_regions
+from diml.search.store import decode_regions
+from diml.search.tuned import index_matcher
 
 if TYPE_CHECKING:
     from diml.data import ImageLike
@@ -197,7 +198,7 @@ class Searcher:
     Args:
         store: the index.
         embedder: that of the index; loaded as the index records it when omitted.
-        matcher: how images are compared; the index's own when omitted.
+        matcher: how images are compared; the index's own when omitted, as tuned if it was.
         calibration: folder or file of a calibration; when omitted that which is kept with the index, else with its
             model, if it fits.
         model: folder of the embedder, where it is not the one that the index records.
@@ -222,13 +223,16 @@ class Searcher:
         model: str | None = None,
     ) -> None:
         if embedder is not None:
-            _require_embedder(embedder, store.config)
+            require_embedder(embedder, store.config)
         self.store = store
         self._embedder = embedder
         self._named = calibration
         #: Name or path of the embedder.
         self.source = model or str(store.config.model.get("name_or_path", ""))
-        self.matcher = store.config.matcher if matcher is None else matcher
+        own = index_matcher(store)
+        self.matcher = own.matcher if matcher is None else matcher
+        #: K of searches that do not say otherwise.
+        self.rerank_at = own.rerank_at
         if isinstance(self.matcher, LearnedMatcher) and self.matcher.scorer is None:
             self.matcher = self._with_scorer(self.matcher)
         self._calibrations: dict[Matcher, FoundCalibration] = {}
@@ -269,14 +273,14 @@ class Searcher:
             ValueError, FileNotFoundError: the embedder is missing, or is another one; `calibration` does not fit.
         """
         store = open_store(uri)
-        embedder = _load_embedder(store.config, model).to(device)
+        embedder = load_index_embedder(store, model).to(device)
         return cls(store, embedder, matcher=matcher, calibration=calibration, model=model)
 
     @property
     def embedder(self) -> Embedder:
         """The embedder of queries."""
         if self._embedder is None:
-            self._embedder = _load_embedder(self.store.config)
+            self._embedder = load_index_embedder(self.store)
         return self._embedder
 
     @property
@@ -306,11 +310,12 @@ class Searcher:
         query: ImageLike | Regions,
         k: int = 10,
         *,
-        rerank_at: int = 100,
+        rerank_at: int | None = None,
         where: str | None = None,
         matcher: Matcher | None = None,
-        exclude: str | None = None,
+        exclude: str | Collection[str] | None = None,
         exclude_self: bool = False,
+        box: QueryBox | None = None,
         false_accept_rate: float = FALSE_ACCEPT_RATE,
     ) -> SearchResult:
         """Find the k images most similar to a query.
@@ -318,32 +323,38 @@ class Searcher:
         Args:
             query: a path, PIL image, tensor, array or the bytes of a file; or Regions of one image by `embedder`.
             k: number of hits, at least 1.
-            rerank_at: K: how many of the nearest by pooled cosine are re-ranked by regions, at least k; 0: none.
+            rerank_at: K: how many of the nearest by pooled cosine are re-ranked by regions, at least k; 0: none; when
+                omitted as tuned for the index, else 100.
             where: a condition on metadata, such as "label = 'milk'"; see `diml.search.filters.parse_where`.
             matcher: for this search, in place of `Searcher.matcher`.
-            exclude: id of an image that is left out, such as the query itself.
+            exclude: id of an image that is left out, such as the query itself; or several.
             exclude_self: leave out all images whose file has the same content as that of the query, a path or bytes.
+            box: the part of the query that is searched for; it alone is embedded.
             false_accept_rate: share of the queries whose class is missing from the index that may be taken to be
                 there, in (0, 1); for `SearchResult.in_gallery`.
 
         Raises:
             BadImageError, FileNotFoundError: the image cannot be read.
             ValueError: k, rerank_at or where is invalid, the query is not a single image, or `exclude_self` is asked
-                for of something else than a file, or of an index without contents.
+                for of something else than a file, or of an index without contents; or a box has no place in the image
+                (`BoxError`), or is given with Regions.
         """
-        condition = self._checked(k, rerank_at, where)
+        used = self.matcher if matcher is None else matcher
+        rerank_at = self.rerank_at if rerank_at is None else rerank_at
+        condition = self._checked(k, rerank_at, where, used)
         if isinstance(query, Regions):
+            if box is not None:
+                raise ValueError("box: need an image to cut it from, got Regions; embed the part of the image")
             name, image, regions = "query", None, query
         else:
             name = image_name(query) if isinstance(query, str | os.PathLike) else "query"
-            image = load_image(query)
+            image = load_image(query) if box is None else box.crop(load_image(query))
             regions = self.embedder.embed(image, shares=True).to("cpu")
         if len(regions) != 1:
             raise ValueError(f"query: need Regions of one image, got {len(regions)}; search for one at a time")
-        excluded = [set() if exclude is None else {exclude}]
+        excluded = [{exclude} if isinstance(exclude, str) else set(exclude or ())]
         if exclude_self:
             excluded[0] |= self._same_content([_content(query)], condition)[0]
-        used = self.matcher if matcher is None else matcher
         (found,) = self._found(regions, k, rerank_at, condition, used, excluded, false_accept_rate)
         return replace(found, query=name, image=image)
 
@@ -352,7 +363,7 @@ class Searcher:
         files: Sequence[str | os.PathLike[str]],
         k: int = 10,
         *,
-        rerank_at: int = 100,
+        rerank_at: int | None = None,
         where: str | None = None,
         matcher: Matcher | None = None,
         exclude_self: bool = False,
@@ -378,11 +389,12 @@ class Searcher:
         Raises:
             ValueError: k, rerank_at, where or batch_size is invalid, or the index has no contents to be compared.
         """
-        condition = self._checked(k, rerank_at, where)
+        used = self.matcher if matcher is None else matcher
+        rerank_at = self.rerank_at if rerank_at is None else rerank_at
+        condition = self._checked(k, rerank_at, where, used)
         if batch_size < 1:
             raise ValueError(f"batch_size: need at least 1, got {batch_size}")
         paths = [os.fspath(file) for file in files]
-        used = self.matcher if matcher is None else matcher
         with progress_bar(len(paths), show=progress, what="searching", unit="queries") as advance:
             for regions, batch in self.embedder.embed_batches(paths, batch_size, workers, False, "skip", shares):
                 if regions is not None:
@@ -397,7 +409,15 @@ class Searcher:
                 yield from batch.bad
                 advance(len(batch.bad))
 
-    def _checked(self, k: int, rerank_at: int, where: str | None) -> Where | None:
+    def check_matcher(self, matcher: Matcher) -> None:
+        """Raise ValueError where a matcher needs what the index does not keep, before a query is read."""
+        if matcher.weights == "rollout" and not self.store.config.masses:
+            raise ValueError(
+                "weights: 'rollout' needs the masses of the regions, which this index was built without; use "
+                "'cross_correlation' or 'uniform', or build an index with a plain vision transformer of timm"
+            )
+
+    def _checked(self, k: int, rerank_at: int, where: str | None, matcher: Matcher) -> Where | None:
         """The condition of a search whose settings are valid."""
         if k < 1 or rerank_at < 0:
             name, need, got = ("k", "at least 1", k) if k < 1 else ("rerank_at", "0 or more", rerank_at)
@@ -407,6 +427,8 @@ class Searcher:
             raise ValueError(
                 "rerank_at: this index has pooled vectors only; search with rerank_at=0, or build one with regions"
             )
+        if rerank_at:
+            self.check_matcher(matcher)
         return None if where is None else parse_where(where, config.columns)
 
     def _same_content(self, contents: Sequence[str], where: Where | None) -> list[set[str]]:
@@ -563,37 +585,3 @@ def _with_judgement(found: SearchResult, judged: JudgedHits) -> SearchResult:
     pairs = zip(found.hits, probabilities, strict=True)
     hits = tuple(replace(hit, probability=probability) for hit, probability in pairs)
     return replace(found, hits=hits, verdict=judged.gallery)
-
-
-#: Settings of an index's embedder that a model of any kind is loaded with again.
-_SHARED: Final = ("grid", "preprocess", "pooled", "precision", "rollout_blocks")
-
-
-def _load_embedder(config: IndexConfig, model: str | None = None) -> Embedder:
-    """Load the embedder of an index, from `model` where it has moved; errors where it is missing or another one."""
-    settings: dict[str, Any] = dict(config.model)
-    source = settings["name_or_path"] if model is None else model
-    wanted = EmbedderConfig.from_dict(settings["config"])
-    changes: dict[str, Any] = {name: getattr(wanted, name) for name in _SHARED}
-    if is_backbone(source):
-        changes |= {name: getattr(wanted, name) for name in ("head", "dim", "token_pooling", "factory_options")}
-        changes["weights_file"] = settings.get("weights_file") if model is None else None
-    try:
-        embedder = load_embedder(source, architecture=settings["architecture"], **changes)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"model: the index was built with {source}, which is missing ({error}); give its present path"
-        ) from error
-    _require_embedder(embedder, config)
-    return embedder
-
-
-def _require_embedder(embedder: Embedder, config: IndexConfig) -> None:
-    """Raise ValueError for another embedder than that of the index, whose vectors would not be comparable."""
-    found = embedder.fingerprint()
-    if found != config.embedder:
-        built = config.model.get("name_or_path")
-        raise ValueError(
-            f"model: the index was built with another embedder ({built}, fingerprint {config.embedder[:12]}..., got "
-            f"{found[:12]}...); its settings or weights differ; use that one, or build a new index"
-        )

@@ -16,7 +16,8 @@ from diml.data.images import BadImage, BadImageError, load_image, printable, rea
 from diml.data.listing import FileListing, find_images, left_out_line, nfc
 from diml.search.cells import cell_value, guessed_type
 from diml.search.filters import ColumnType
-from diml.search.store import COLUMN_NAME, RESERVED, Value
+from diml.search.names import name_fault
+from diml.search.store import Value
 from diml.spelling import did_you_mean, shown
 
 #: Columns of every image of an index, whatever its source: where it came from, and the sha256 of its file.
@@ -267,6 +268,7 @@ def _is_utf8(name: str) -> bool:
 
 def _list_csv(file: Path, types: Mapping[str, ColumnType], label_from: str | None) -> SourceListing:
     table = read_csv(file)
+    types = {nfc(name): kind for name, kind in types.items()}
     _check_columns(table, types)
     listing = FileListing()
     folder = folder_of_paths(file, [row.cells["path"] for row in table.rows], listing)
@@ -277,10 +279,11 @@ def _list_csv(file: Path, types: Mapping[str, ColumnType], label_from: str | Non
     table.require_sound(faults)
     if not table.rows:
         raise ValueError(f"{file}: need one line per image below the first, got none")
-    others = [name for name in table.columns if name != "path"]
-    cells = tuple({name: nfc(row.cells[name]) for name in others} for row in table.rows)
+    given = [name for name in table.columns if name != "path"]
+    others = [nfc(name) for name in given]
+    cells = tuple({nfc(name): nfc(row.cells[name]) for name in given} for row in table.rows)
     if label_from is not None:
-        cells = _with_labels(cells, paths, file, others, label_from)
+        cells = _with_labels(cells, paths, file, others, nfc(label_from))
         others = [*others, *({"label"} - set(others))]
     columns: dict[str, ColumnType] = {}
     for name in others:
@@ -331,14 +334,18 @@ def _without_dots(path: Path) -> str:
 
 
 def _check_columns(table: CsvTable, types: Mapping[str, ColumnType]) -> None:
-    names, file = table.columns, table.file
+    names, file = [nfc(name) for name in table.columns], table.file
     if "path" not in names:
         raise ValueError(f"{file}: need a first line with the column path, got {shown(','.join(names)) or 'nothing'}")
-    taken = (RESERVED | OWN_COLUMNS.keys()) - {"path"}
+    taken = OWN_COLUMNS.keys() - {"path"}
     for name in names:
-        if name in taken or not COLUMN_NAME.fullmatch(name):
-            need = f"columns of letters, digits and _, a letter first, none of {', '.join(sorted(taken))}"
-            raise ValueError(f"{file}: need {need}; got {shown(name)}; rename it")
+        own = f"need a name other than {', '.join(sorted(taken))}, got {shown(name)}" if name in taken else None
+        same = (
+            f"need distinct names, got {shown(name)} twice, in two forms of Unicode" if names.count(name) > 1 else None
+        )
+        fault = own or name_fault(name) or same
+        if fault is not None:
+            raise ValueError(f"{file}: columns: {fault}; rename it")
     for name in types:
         if name not in names or name == "path":
             raise ValueError(f"types: {file} has no column {name!r} to be typed; {did_you_mean(name, names)}")

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, get_args
@@ -23,15 +22,13 @@ from diml.documents import parse_json
 from diml.matching import Matcher, QuantizedRegions, Regions
 from diml.matching.weights import masses_of
 from diml.search.filters import LARGEST_INTEGER, ColumnType, Where
+from diml.search.names import name_fault
 from diml.spelling import shown
 
 Storage = Literal["float16", "int8", "none"]
 Value = str | int | float | bool | None
 
-RESERVED: Final = frozenset({"id", "pooled", "regions", "checksum"})
 _FORMAT: Final = 2
-#: A name that begins with _ may be one of the database's own, such as _distance and _rowid of LanceDB.
-COLUMN_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 #: How far the length of a stored pooled vector may be from 1; a vector of zeros is allowed too.
 UNIT_TOLERANCE: Final = 5e-3
 #: Above it not every whole number is a float64.
@@ -83,10 +80,9 @@ class IndexConfig:
             got = f"dim {self.dim}, num_regions {self.num_regions}, storage {self.storage}"
             raise ValueError(f"dim, num_regions: need 1 or more (num_regions 0 with storage 'none'), got {got}")
         for name, kind in self.columns.items():
-            if not COLUMN_NAME.fullmatch(name) or name in RESERVED:
-                raise ValueError(
-                    f"columns: need letters, digits, _, a letter first, none of {sorted(RESERVED)}, got {shown(name)}"
-                )
+            fault = name_fault(name)
+            if fault is not None:
+                raise ValueError(f"columns: {fault}")
             if kind not in get_args(ColumnType):
                 raise ValueError(f"columns: {name} needs one of {', '.join(get_args(ColumnType))}, got {shown(kind)}")
 
@@ -264,16 +260,29 @@ class Store(Protocol):
         """
         ...
 
+    def require_free(self) -> None:
+        """Raise InUseError where a write would have to wait for another process; a server never makes it wait."""
+        ...
+
     def faults(self) -> tuple[str, ...]:
         """Return defects of what belongs to the index beside its rows, one line each."""
         ...
 
-    def optimize(self) -> None:
-        """Build or extend the vector index over pooled vectors, merge small files, drop old versions."""
+    def optimize(self, *, new: bool = False) -> None:
+        """Build or extend the vector index over pooled vectors, merge small files, drop old versions.
+
+        Args:
+            new: the index was created a moment ago: the files that were merged are dropped at once, not when nobody can
+                be reading them any more, so that it does not take twice the space until the next call.
+        """
         ...
 
     def info(self) -> StoreInfo:
         """Return size and state."""
+        ...
+
+    def version(self) -> str:
+        """Return what is another text whenever rows or columns have changed, as far as the database tells."""
         ...
 
     def read_text(self, name: str) -> str | None:
@@ -282,6 +291,10 @@ class Store(Protocol):
 
     def write_text(self, name: str, text: str) -> None:
         """Keep a text of less than a megabyte with the index, replacing one of the same name."""
+        ...
+
+    def texts(self) -> tuple[str, ...]:
+        """Return the names of the texts that are kept with the index, sorted."""
         ...
 
     def close(self) -> None:
@@ -410,7 +423,7 @@ def _check_metadata(rows: Rows, config: IndexConfig) -> None:
 
 
 def _stored(value: Value, kind: ColumnType) -> Value:
-    return float(value) if kind == "number" and value is not None else value
+    return float(value) + 0.0 if kind == "number" and value is not None else value  # no negative zero
 
 
 def _is_finite(value: Value) -> bool:

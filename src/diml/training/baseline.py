@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from typing import Any, Final
 
@@ -10,7 +9,6 @@ from diml.data import ImageSet
 from diml.evaluation import Report
 from diml.evaluation.report import SHORT
 from diml.models import Embedder
-from diml.models.heads import IdentityHead
 from diml.models.zoo import is_backbone
 from diml.training.config import TrainConfig
 
@@ -34,8 +32,7 @@ def network_before_training(config: TrainConfig, begun: Embedder) -> Embedder:
     """
     if config.head != "linear" or not is_backbone(config.model):
         return begun
-    head = IdentityHead(begun.backbone.channels)
-    return Embedder(begun.backbone, head, dataclasses.replace(begun.config, head="identity"))
+    return begun.without_head()
 
 
 def reports_of_test(name: str, trained: Report, frozen: Report | None) -> dict[str, Report]:

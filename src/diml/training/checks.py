@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterable
@@ -12,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diml.checksums import check_file, file_sha256
 from diml.data import ImageSet
 from diml.evaluation.evaluate import counted_queries
-from diml.evaluation.split import QueryGallerySplit
+from diml.evaluation.split import QueryGallerySplit, draws_of
 from diml.training.config import TrainConfig
 from diml.training.optim import parameters_of
 from diml.training.split import TrainingSplit
@@ -37,6 +39,31 @@ def check_output(folder: Path) -> None:
         )
     if not os.access(place, os.W_OK | os.X_OK):
         raise PermissionError(f"output: {place} is not writable; use another --output, or change its permissions")
+
+
+def with_weights_recorded(config: TrainConfig, *, needed: bool = True) -> TrainConfig:
+    """The configuration with the sha256 of its file of initial weights.
+
+    Args:
+        config: of a run; unchanged where it has no such file.
+        needed: whether the file will be read; a resumed run has its weights in its checkpoint, so that the file may be
+            gone.
+
+    Raises:
+        FileNotFoundError: the file is missing, and it is needed.
+        DamagedError: it is not the one whose sha256 the configuration has.
+    """
+    if config.weights_file is None:
+        return config
+    path = config.weights_file.expanduser()
+    if not path.is_file():
+        if not needed and config.weights_sha256 is not None:
+            return config
+        raise FileNotFoundError(f"weights_file: {path} does not exist, or is a folder; give a .safetensors or .pth file")
+    if config.weights_sha256 is not None:
+        check_file(path, config.weights_sha256, "give the file that weights_sha256 is of, or start a new run without it")
+        return config
+    return dataclasses.replace(config, weights_sha256=file_sha256(path))
 
 
 def check_images(config: TrainConfig, split: TrainingSplit) -> None:
@@ -88,16 +115,8 @@ def check_space(folder: Path, network: nn.Module, optimizer: torch.optim.Optimiz
 
 def _has_queries(images: ImageSet) -> bool:
     """Whether every draw of queries and gallery has a query with something to find."""
-    for queries, gallery in images.draws or [(images.queries, images.gallery)]:
-        split = QueryGallerySplit.from_labels(
-            images.labels,
-            queries=queries,
-            gallery=gallery,
-            cameras=images.cameras,
-            judgements=images.judgements,
-            images=len(images),
-            device=torch.device("cpu"),
-        )
+    for sides in draws_of(images):
+        split = QueryGallerySplit.from_labels(images.labels, **sides)
         try:
             counted_queries(split, "exclude")
         except ValueError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +20,7 @@ from torch.optim import Optimizer
 
 from diml.data import ImageSet, Preprocess
 from diml.data.augment import Augment
+from diml.data.class_groups import fitting_batch
 from diml.data.samplers import BatchSampler, build_sampler, check_sampler_options, sampler_option_types
 from diml.distributed import ProcessGroup
 from diml.matching import Matcher
@@ -181,11 +183,12 @@ def configured_embedder(config: TrainConfig) -> Embedder:
         if config.size is not None:
             options["preprocess"] = resized(load_embedder(config.model).preprocess, config.size)
         return load_embedder(config.model, **options)
+    options |= {"pretrained": config.pretrained, "weights_file": config.weights_file}
     if config.size is not None:
         options["preprocess"] = resized(default_preprocess(config.model), config.size)
     if config.head != "whiten":
-        return load_embedder(config.model, head=config.head, dim=config.dim, pretrained=config.pretrained, **options)
-    bare = load_embedder(config.model, head="identity", pretrained=config.pretrained, **options)
+        return load_embedder(config.model, head=config.head, dim=config.dim, **options)
+    bare = load_embedder(config.model, head="identity", **options)
     channels = bare.backbone.channels
     head = build_head("whiten", channels, min(config.dim, channels))
     return Embedder(bare.backbone, head, dataclasses.replace(bare.config, head="whiten")).eval()
@@ -232,14 +235,30 @@ def configured_sampler(config: TrainConfig, labels: ArrayLike) -> BatchSampler:
     Raises:
         ValueError: an unknown name or option, an option of another type, or sizes that do not fit the images.
     """
-    sizes = {"batch_size": config.batch_size, "per_class": config.per_class, "seed": config.seed}
+    sizes = {"batch_size": config.batch_size, "per_class": config.per_class}
     try:
-        return build_sampler(config.sampler, labels, **sizes, **_sampler_options(config))
+        if config.frozen_backbone and config.sampler != "random":
+            sizes = _fitting_sizes(labels, **sizes)
+        return build_sampler(config.sampler, labels, **sizes, seed=config.seed, **_sampler_options(config))
     except ValueError as error:
         if config.select_on == "validation" and config.validation_fraction and "classes" in str(error):
             held_out = f"{config.validation_fraction:.0%} of the classes are held out for validation"
             raise ValueError(f"{error} ({held_out}: --validation-fraction)") from error
         raise
+
+
+def _fitting_sizes(labels: ArrayLike, *, batch_size: int, per_class: int) -> dict[str, int]:
+    """The sizes of a batch of a head in seconds, which is to train on the few classes that somebody begins with, too."""
+    if batch_size % per_class == 0:
+        batch, each = fitting_batch(labels, batch_size, per_class)
+        if (batch, each) != (batch_size, per_class):
+            warnings.warn(
+                f"batch_size: batches of {batch} images, {each} of each of {batch // each} classes, instead of "
+                f"{batch_size} with {per_class} of each: there are no more training images",
+                stacklevel=3,
+            )
+        batch_size, per_class = batch, each
+    return {"batch_size": batch_size, "per_class": per_class}
 
 
 def check_names(config: TrainConfig) -> None:
@@ -250,7 +269,12 @@ def check_names(config: TrainConfig) -> None:
     Raises:
         ValueError: as `configured_objective` and `configured_sampler`.
     """
-    own_head = config.head != "identity" and is_backbone(config.model)
+    named = is_backbone(config.model)
+    if config.weights_file is not None and not named:
+        raise ValueError(
+            f"weights_file: is for a network by name, and {config.model} has weights of its own; omit --weights-file"
+        )
+    own_head = config.head != "identity" and named
     configured_objective(config, num_classes=8, dim=config.dim if own_head else _ANY_DIM)
     check_sampler_options(config.sampler, _sampler_options(config))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class TrainConfig:
     """Settings of the sampler as NAME=VALUE, for instance batches_per_epoch=100."""
 
     batch_size: int = 112
-    """Images per batch, over all processes."""
+    """Images per batch, over all processes; with --frozen-backbone at most as many as the classes can fill."""
 
     per_class: int = 2
     """Images per class in a batch."""
@@ -81,6 +82,13 @@ class TrainConfig:
 
     pretrained: bool = True
     """Initialize the backbone with ImageNet weights."""
+
+    weights_file: Path | None = None
+    """For a timm name: file of its initial weights, .safetensors or .pth (in which nothing is executed), instead of the
+    pretrained ones, so that no hub is needed."""
+
+    weights_sha256: str | None = None
+    """The sha256 that --weights-file must have; by default that which it has, which is recorded with the run."""
 
     frozen_backbone: bool = False
     """Train the head alone, on backbone features that are computed once: seconds on a CPU. Other settings then have the
@@ -233,6 +241,11 @@ class TrainConfig:
             raise ValueError(f"metric: no {shown(self.metric)}; {did_you_mean(self.metric, METRICS)}")
         if self.schedule == "step" and not self.milestones:
             raise ValueError("milestones: schedule 'step' needs at least one epoch, got none; use --milestones 60 120")
+        if self.weights_sha256 is not None:
+            if self.weights_file is None:
+                raise ValueError("weights_sha256: is that of --weights-file, got none; give the file, or omit this")
+            if not re.fullmatch(r"[0-9a-f]{64}", self.weights_sha256):
+                raise ValueError(f"weights_sha256: need 64 hexadecimal digits, got {shown(self.weights_sha256)}")
         if not 0 <= self.region_dropout < 1:
             raise ValueError(f"region_dropout: need a fraction in [0, 1), got {self.region_dropout}")
         if self.frozen_backbone and self.head == "identity":

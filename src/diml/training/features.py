@@ -9,7 +9,6 @@ Legend: N images, N' readable ones, R regions, C channels of the backbone, b ima
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,6 @@ from diml.models import Embedder
 from diml.models.backbones import inference
 from diml.models.cache import cache_file, read_if_whole, read_tensors, write_tensors
 from diml.models.grids import resize_grid
-from diml.models.heads import IdentityHead
 from diml.models.inputs import as_images
 from diml.models.rollout import features_with_masses
 from diml.progress import ShowProgress, progress_bar
@@ -166,8 +164,7 @@ def cached_features(
     """
     if folder is None:
         return embed_features(embedder, images, crops, processes, on_bad_image=on_bad_image, **loading)
-    bare = dataclasses.replace(embedder.config, head="identity", pooled="backbone")
-    backbone = Embedder(embedder.backbone, IdentityHead(embedder.backbone.channels), bare).fingerprint()
+    backbone = embedder.without_head(pooled="backbone").fingerprint()
     what = f"{_FORMAT} {backbone} {embedder.autocast_type()} {list(crops)}"
     file = cache_file(folder, what, as_images(images))
     found = read_if_whole(file, lambda: _read(file))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
-import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from diml.documents import parse_json
+from diml.checksums import DamagedError, sealed_line, unsealed_line
 from diml.evaluation.metrics import METRICS
 from diml.files import write_text
 
@@ -25,11 +25,16 @@ _EVENTS: Final = "tensorboard"
 Record = dict[str, Any]
 
 
+class DamagedLogWarning(UserWarning):
+    """Lines of a log are not those that were written."""
+
+
 class MetricLog:
     """The records of a run: one JSON object per line of `metrics.jsonl`, of `kind` start, train, validation, test or
     frozen_test (the network before training).
 
-    `epoch` and `step` count from 1; epoch 0 is the validation before training. Metrics are fractions.
+    `epoch` and `step` count from 1; epoch 0 is the validation before training. Metrics are fractions. A line also has
+    its number, `line`, by which a missing one is noticed, and its checksum, `sha256`.
 
     Args:
         folder: of the run; None writes nothing (processes other than the first).
@@ -49,7 +54,8 @@ class MetricLog:
             again = record["kind"] == "validation" and steps == 0  # a run that begins anew validates its epoch 0 again
             if record[key] <= most and not again:
                 self.records.append(record)
-        write_text(folder / RECORDS, "".join(f"{json.dumps(record)}\n" for record in self.records))
+        lines = (_line(number, record) for number, record in enumerate(self.records, start=1))
+        write_text(folder / RECORDS, "".join(lines))
         self._events = _tensorboard(folder / _EVENTS, steps)
 
     def add(self, kind: str, **values: Any) -> None:
@@ -59,7 +65,7 @@ class MetricLog:
         record = {"kind": kind} | values
         self.records.append(record)
         with (self.folder / RECORDS).open("a", encoding="utf-8") as lines:
-            lines.write(f"{json.dumps(record)}\n")
+            lines.write(_line(len(self.records), record))
         if self._events is not None:
             prefix = f"{kind}/k{record['rerank_at']}" if "rerank_at" in record else kind
             for name, value in values.items():
@@ -109,20 +115,54 @@ class MetricLog:
 
 
 def read_records(path: str | Path) -> list[Record]:
-    """Read `metrics.jsonl`; an incomplete last line is ignored, and a missing file gives no records."""
+    """Read `metrics.jsonl`; an incomplete last line is ignored, and a missing file gives no records.
+
+    Warns:
+        DamagedLogWarning: Lines are damaged or missing; the others are given.
+    """
     path = Path(path)
     if not path.is_file():
         return []
-    records: list[Record] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = parse_json(line, path.name)
-            if not isinstance(record, dict):
-                break
-            records.append(record)
-        except ValueError:
-            break
+    records, faults = _read_lines(path)
+    if faults:
+        others = f" ({len(faults) - 1} more)" if len(faults) > 1 else ""
+        warnings.warn(
+            DamagedLogWarning(
+                f"{path}: {faults[0]}{others}; left out of metrics.csv and {path.parent}/curves.png when the run is "
+                "resumed. Weights and test results do not depend on it; copy it from a backup, if there is one"
+            ),
+            stacklevel=2,
+        )
     return records
+
+
+def _read_lines(path: Path) -> tuple[list[Record], list[str]]:
+    """The records of the lines that are whole, and what is wrong with others."""
+    whole, _, _ = path.read_bytes().rpartition(b"\n")  # a process that was killed may have left a part of a line
+    records: list[Record] = []
+    faults: list[str] = []
+    number = 0
+    for line in whole.split(b"\n") if whole else ():
+        number += 1
+        try:
+            record = unsealed_line(line, path.name)
+        except DamagedError:
+            faults.append(f"line {number} is damaged")
+            continue
+        found = record.pop("line")
+        if found < number:
+            faults.append(f"line {found} is doubled")
+            number -= 1
+            continue
+        if found > number:
+            faults.append(f"lines {number} to {found - 1} are missing")
+        number = found
+        records.append(record)
+    return records, faults
+
+
+def _line(number: int, record: Record) -> str:
+    return sealed_line({"line": number} | record) + "\n"
 
 
 class Display:

@@ -20,11 +20,12 @@ from diml.data import DataSet, ImageSet
 from diml.data.loading import TrainingLoader
 from diml.distributed import ProcessGroup, process_group
 from diml.evaluation import Report, evaluate_regions
+from diml.evaluation.split import draws_of
 from diml.evaluation.tables import write_reports
 from diml.models import Embedder, load_embedder
 from diml.training.baseline import FROZEN, gains, network_before_training, reports_of_test, warn_of_saturation
 from diml.training.checkpoints import BEST, LAST, load_optimizer, publish_model, write_checkpoint
-from diml.training.checks import check_images, check_output, check_space
+from diml.training.checks import check_images, check_output, check_space, with_weights_recorded
 from diml.training.components import Components, build_components, check_names
 from diml.training.config import TrainConfig
 from diml.training.embedding import SharedEmbedding, embed_shared, warn_of_bad
@@ -109,6 +110,7 @@ def train(
     with separate_random_streams(config.seed):
         check_names(config)  # a misspelt name is reported before images are listed and weights downloaded
     check_output(config.folder)
+    config = with_weights_recorded(config, needed=not (resume and (config.folder / LAST).exists()))
     with (
         process_group(config.device) as processes,
         separate_random_streams(config.seed),
@@ -328,17 +330,14 @@ class _TrainingRun:
             evaluate_regions(
                 found.regions,
                 found.images.labels,
-                queries=queries,
-                gallery=gallery,
-                cameras=found.images.cameras,
-                judgements=found.images.judgements,
                 rerank_at=rerank_at,
                 matcher=self.config.matcher,
                 seed=self.config.seed,
                 resamples=resamples,
                 processes=self.processes,
+                **sides,
             )
-            for queries, gallery in found.images.draws or [(found.images.queries, found.images.gallery)]
+            for sides in draws_of(found.images)
         ]
         return Report.concat(parts)
 

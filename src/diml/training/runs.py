@@ -13,7 +13,7 @@ from diml.data import DataSet
 from diml.files import only_user
 from diml.training.checkpoints import BEST, LAST, MODEL_FILES, publish_model, read_checkpoint, settle
 from diml.training.config import FIELDS, TrainConfig, read_config, write_config
-from diml.training.logs import RECORDS
+from diml.training.logs import RECORDS, read_records
 from diml.training.split import TrainingSplit, fingerprint, load_training_data
 
 CONFIG: Final = "config.yaml"
@@ -25,7 +25,7 @@ REPORT: Final = "evaluation.json"
 #: Settings that a resumed run may change, as the weights do not depend on them; `epochs` too, except under `cosine`.
 _MAY_CHANGE: Final = {
     *("output", "data", "workers", "device", "checkpoint_every", "rerank_at", "on_bad_image"),
-    *("patience", "frozen_baseline", "cache"),
+    *("patience", "frozen_baseline", "cache", "weights_file"),
 }
 
 
@@ -139,6 +139,9 @@ def read_run(folder: str | Path) -> Run:
         FileNotFoundError: there is no run, or it has no embedder yet.
         ValueError: its `config.yaml` is damaged.
 
+    Warns:
+        DamagedLogWarning: Its log is damaged.
+
     Example:
         >>> read_run("runs/orl-margin").config.dataset  # doctest: +SKIP
         'orl'
@@ -154,6 +157,7 @@ def read_run(folder: str | Path) -> Run:
             f"run: {folder} has no embedder yet; continue it with: diml train --resume --output {folder}"
         )
     config = TrainConfig.from_dict(read_config(folder / CONFIG))
+    read_records(folder / RECORDS)  # names damage
     return Run(folder=folder, config=config, finished=(folder / REPORT).is_file())
 
 

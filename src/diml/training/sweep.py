@@ -28,12 +28,16 @@ from diml.evaluation.tables import SHOWN, row_name
 from diml.files import InUseError, only_user, write_text
 from diml.spelling import did_you_mean, shown
 from diml.training.config import TrainConfig, checked_settings
+from diml.training.logs import RECORDS, read_records
 
 CAPTION: Final = "Percent, mean over seeds; second line: minimum..maximum."
 GAINS: Final = "Re-ranked minus plain, percentage points, paired by seed"
 
 _KEYS: Final = ("output", "base", "runs", "seeds", "baseline")
-_BASELINE_KEYS: Final = ("model", "head", "dim", "size", "grid", "pretrained", "matcher")
+_BASELINE_KEYS: Final = (
+    *("model", "head", "dim", "size", "grid", "pretrained", "matcher"),
+    *("weights_file", "weights_sha256"),
+)
 
 #: Settings that are common to all runs, as their results are in one table, and where they belong.
 _SHARED: Final = dict.fromkeys(("dataset", "data", "protocol"), "it is common to all runs: see `base`")
@@ -45,7 +49,7 @@ _OWN: Final = {
 }
 
 #: Settings that may differ between a finished run and the file, as the results do not depend on them.
-_FREE: Final = {"output", "data", "workers", "device", "checkpoint_every", "on_bad_image"}
+_FREE: Final = {"output", "data", "workers", "device", "checkpoint_every", "on_bad_image", "weights_file"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,7 @@ class Baseline:
     size: int | None
     grid: int
     pretrained: bool
+    weights_sha256: str | None
 
     def __post_init__(self) -> None:
         if self.head not in ("identity", "whiten"):
@@ -104,9 +109,12 @@ class Job:
         except (OSError, ValueError) as error:
             warnings.warn(f"{error}; {self.title} counts as unfinished", stacklevel=2)
             return None
-        settings, missing = document["config"], object()
-        same = all(settings.get(name, missing) == value for name, value in self.settings.items())
-        return document if same else None
+        # What a report of an earlier version does not name was not set.
+        same = all(document["config"].get(name) == value for name, value in self.settings.items())
+        if not same:
+            return None
+        read_records(path.with_name(RECORDS))  # names damage; the results do not depend on it
+        return document
 
 
 def _trained(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +153,8 @@ def read_sweep(path: str | Path) -> Sweep:
     Args:
         path: YAML with `base` (settings of all runs, including the data set), `runs` (name -> further settings, which
             override those of `base`, under `matcher` key by key), `seeds`, `output`, and optionally `baseline` (name ->
-            model, head, dim, size, grid, pretrained, matcher). Paths are relative to the working folder.
+            model, head, dim, size, grid, pretrained, weights_file, weights_sha256, matcher). Paths are relative to the
+            working folder.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -167,9 +176,10 @@ def read_sweep(path: str | Path) -> Sweep:
     seeds = _seeds(values.get("seeds", [0]), f"{path}: seeds")
     runs = _mapping(values.get("runs", {}), f"{path}: runs")
     baselines = _mapping(values.get("baseline", {}), f"{path}: baseline")
+    recorded = _Recorder()
     jobs = (
-        *_baseline_jobs(baselines, base, output, f"{path}: baseline"),
-        *_training_jobs(runs, base, output, seeds, f"{path}: runs"),
+        *_baseline_jobs(baselines, base, output, recorded, f"{path}: baseline"),
+        *_training_jobs(runs, base, output, seeds, recorded, f"{path}: runs"),
     )
     if not jobs:
         raise ValueError(f"{path}: need at least one run or baseline, for instance `runs: {{margin: {{}}}}`")
@@ -180,12 +190,23 @@ def read_sweep(path: str | Path) -> Sweep:
     return Sweep(output=output, jobs=jobs, seeds=seeds)
 
 
-def run_sweep(sweep: Sweep, *, say: Callable[[str], None], progress: bool = False) -> dict[str, str]:
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def run_sweep(
+    sweep: Sweep,
+    *,
+    say: Callable[[str], None],
+    describe: Callable[[Exception], str] = _words,
+    progress: bool = False,
+) -> dict[str, str]:
     """Do the unfinished jobs one after the other; runs that were begun continue from their last checkpoint.
 
     Args:
         sweep: the jobs.
         say: called with one line of text before each job.
+        describe: the words for an error of a job.
         progress: show the progress of each job.
 
     Returns:
@@ -199,10 +220,12 @@ def run_sweep(sweep: Sweep, *, say: Callable[[str], None], progress: bool = Fals
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("sweep: uses one process; for several, start each run with: torchrun ... -m diml train ...")
     with only_user(sweep.output, "output"):
-        return _run_jobs(sweep.jobs, say, progress)
+        return _run_jobs(sweep.jobs, say, describe, progress)
 
 
-def _run_jobs(jobs: Sequence[Job], say: Callable[[str], None], progress: bool) -> dict[str, str]:
+def _run_jobs(
+    jobs: Sequence[Job], say: Callable[[str], None], describe: Callable[[Exception], str], progress: bool
+) -> dict[str, str]:
     failed: dict[str, str] = {}
     for number, job in enumerate(jobs, 1):
         head = f"[{number}/{len(jobs)}] {job.title}"
@@ -216,7 +239,7 @@ def _run_jobs(jobs: Sequence[Job], say: Callable[[str], None], progress: bool) -
         except Exception as error:  # reported; the other runs do not depend on this one
             in_use = isinstance(error, InUseError)
             hint = f" (to start it again, remove {job.config.folder})" if begun and not in_use else ""
-            failed[job.title] = f"{type(error).__name__}: {error}{hint}"
+            failed[job.title] = f"{describe(error)}{hint}"
             say(f"{head}: FAILED: {failed[job.title]}")
     return failed
 
@@ -237,6 +260,7 @@ def _evaluate_baseline(job: Job, baseline: Baseline, progress: bool) -> None:
     from diml.evaluation.tables import write_reports
     from diml.models import load_embedder
     from diml.models.zoo import default_preprocess
+    from diml.training.checks import with_weights_recorded
     from diml.training.components import resized
     from diml.training.split import load_training_data
 
@@ -251,6 +275,7 @@ def _evaluate_baseline(job: Job, baseline: Baseline, progress: bool) -> None:
         head=baseline.head,
         dim=baseline.dim,
         pretrained=baseline.pretrained,
+        weights_file=with_weights_recorded(config).weights_file,
         preprocess=preprocess if baseline.size is None else resized(preprocess, baseline.size),
         matcher=config.matcher,
     )
@@ -264,13 +289,32 @@ def _evaluate_baseline(job: Job, baseline: Baseline, progress: bool) -> None:
     write_reports(config.folder, {job.name: found.report}, job.settings)
 
 
-def _baseline_jobs(baselines: Mapping[str, Any], base: dict[str, Any], output: Path, what: str) -> Iterator[Job]:
+class _Recorder:
+    """Adds the sha256 of its file of weights to a configuration, reading each file once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, str | None] = {}
+
+    def __call__(self, config: TrainConfig) -> TrainConfig:
+        from diml.training.checks import with_weights_recorded
+
+        path = config.weights_file
+        if path is None or config.weights_sha256 is not None:  # with its sha256, results can be tabulated without it
+            return with_weights_recorded(config, needed=False)
+        if path not in self._known:
+            self._known[path] = with_weights_recorded(config).weights_sha256
+        return dataclasses.replace(config, weights_sha256=self._known[path])
+
+
+def _baseline_jobs(
+    baselines: Mapping[str, Any], base: dict[str, Any], output: Path, recorded: _Recorder, what: str
+) -> Iterator[Job]:
     for name, given in baselines.items():
         values = _mapping(given or {}, f"{what}: {name}")
         _known(values, _BASELINE_KEYS, f"{what}: {name}")
         plain = {key: value for key, value in values.items() if key != "head"}
         try:
-            config = TrainConfig.from_dict(base, plain, {"output": output / _name(name)})
+            config = recorded(TrainConfig.from_dict(base, plain, {"output": output / _name(name)}))
             baseline = Baseline(
                 model=config.model,
                 head=values.get("head", "identity"),
@@ -278,23 +322,29 @@ def _baseline_jobs(baselines: Mapping[str, Any], base: dict[str, Any], output: P
                 size=config.size,
                 grid=config.grid,
                 pretrained=config.pretrained,
+                weights_sha256=config.weights_sha256,
             )
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             raise ValueError(f"{what}: {name}: {error}") from error
         yield Job(name=name, config=config, baseline=baseline)
 
 
 def _training_jobs(
-    runs: Mapping[str, Any], base: dict[str, Any], output: Path, seeds: tuple[int, ...], what: str
+    runs: Mapping[str, Any],
+    base: dict[str, Any],
+    output: Path,
+    seeds: tuple[int, ...],
+    recorded: _Recorder,
+    what: str,
 ) -> Iterator[Job]:
     for name, given in runs.items():
         own = _settings(given, f"{what}: {name}", disallowed=_OWN | _SHARED)
         for seed in seeds:
             try:
                 folder = output / f"{_name(name)}-{seed}"
-                config = TrainConfig.from_dict(base, own, {"seed": seed, "output": folder})
+                config = recorded(TrainConfig.from_dict(base, own, {"seed": seed, "output": folder}))
                 _check(config)
-            except ValueError as error:
+            except (ValueError, FileNotFoundError) as error:
                 raise ValueError(f"{what}: {name}: {error}") from error
             yield Job(name=name, config=config)
 

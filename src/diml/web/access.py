@@ -1,4 +1,4 @@
-"""Who may use the server, and under which address: names of hosts, prefix of the path, token."""
+"""Who may use the server, and under which address: names of hosts, prefix of the path, token, pages elsewhere."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ PROBES: Final = frozenset({"/healthz", "/readyz"})
 _SHORTEST_TOKEN: Final = 16
 _LONGEST_TOKEN: Final = 4096
 _HOST: Final = re.compile(r"[a-z0-9_.-]+|\[[0-9a-f:.]+\]")
+#: As browsers send it: in lower case, without the port that is usual for the scheme.
+_ORIGIN: Final = re.compile(r"https?://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_USUAL_PORTS: Final = {"http": ":80", "https": ":443"}
 _ROOT: Final = re.compile(r"(?:/[A-Za-z0-9_.~-]+)*")
 #: A browser asks for the token once, and sends it with every request afterwards. Chromium does not find it after
 #: another challenge in the same header; programs send Bearer without being asked.
@@ -36,6 +39,7 @@ class Access:
         hosts: names under which it is reached, besides those of this machine; without scheme and port.
         root_path: prefix of all addresses behind a proxy, such as "/images"; the proxy may remove it or not.
         token: what every request has to send, except for `/healthz` and `/readyz`; "" for none.
+        origins: of other pages whose scripts may use the API, such as "https://shop.example.com".
 
     Raises:
         ValueError: one of them is not of this form.
@@ -44,9 +48,11 @@ class Access:
     hosts: Collection[str] = ()
     root_path: str = ""
     token: str = field(default="", repr=False)
+    origins: Collection[str] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hosts", frozenset(_host(name) for name in self.hosts))
+        object.__setattr__(self, "origins", frozenset(_origin(name) for name in self.origins))
         if not _ROOT.fullmatch(self.root_path) or {".", ".."} & set(self.root_path.split("/")):
             raise ValueError(
                 f"root_path: need a path without a slash at its end, such as /images, got {shown(self.root_path)}"
@@ -120,6 +126,16 @@ def _host(name: str) -> str:
             f"allowed_hosts: need names without scheme, port and path, such as images.example.com, got {shown(name)}"
         )
     return lower
+
+
+def _origin(name: str) -> str:
+    lower = name.lower().removesuffix("/")
+    if not _ORIGIN.fullmatch(lower):
+        raise ValueError(
+            "allow_origins: need origins of pages, scheme and host and perhaps a port, such as "
+            f"https://shop.example.com, got {shown(name)}"
+        )
+    return lower.removesuffix(_USUAL_PORTS[lower.partition(":")[0]])
 
 
 def _sent_token(header: str) -> str:

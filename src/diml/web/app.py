@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from importlib import resources
@@ -11,25 +12,38 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from diml.data.images import BadImageError
+from diml.data.query_box import QueryBox
 from diml.explain.html import MODULES, page_asset
 from diml.web import schemas
 from diml.web.access import Access
+from diml.web.api_page import add_api_page, describe_token, group_routes
 from diml.web.engine import MOST_HITS, Engine, Kind
 from diml.web.errors import ApiError, answer_errors
-from diml.web.gallery import Gallery
-from diml.web.guard import Guard
+from diml.web.gallery import LONGEST_TEXT, MOST_WORDS, Gallery, GalleryItem
+from diml.web.guard import Guard, OtherPages
 from diml.web.limits import Limits, Worker
 from diml.web.metrics import Measured, Metrics
-from diml.web.parameters import require_known
+from diml.web.parameters import require_known, with_share
 from diml.web.uploads import Upload, UploadedFile, open_upload, read_files
+from diml.web.write_routes import add_write_routes
+from diml.web.writes import IndexWriter
 
 MOST_RERANKED: Final = 1000
+_IMAGE_SECONDS: Final = 600  # for which a browser keeps an image of the gallery
 _LONGEST_WHERE: Final = 4000  # characters; servers and proxies accept addresses of about 8,000
 _WHERE: Final = "condition on the metadata of an index that the hits satisfy, such as label = 'milk' and price < 3"
-_OWN_FILES: Final = ("app.js", "api.js", "tray.js", "gallery.js", "app.css")
+_BOX: Final = (
+    "x0,y0,x1,y1: the part of the query that is searched for, as fractions of its width and height; in pixels of the "
+    "upright image where one of them is above 1"
+)
+_SHARE: Final = "partial matching for this search: a share of each image in (0, 1] that is matched, or auto"
+_EXCLUDE_SELF: Final = "leave out images whose file is that of the query; `own` of the answer names them"
+_TEXT: Final = f"words, {MOST_WORDS} at most, that are in the path or the texts of the image, in any letter case"
+_OWN_FILES: Final = ("app.js", "api.js", "tray.js", "gallery.js", "filters.js", "box.js", "address.js", "app.css")
 _TYPES: Final = {"js": "text/javascript", "css": "text/css", "html": "text/html"}
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     "4XX": {"model": schemas.ErrorResponse},
@@ -42,7 +56,12 @@ _KNOWN: Final = [Depends(require_known)]
 
 
 def create_app(
-    engine: Engine, *, limits: Limits | None = None, keep: Path | None = None, access: Access | None = None
+    engine: Engine,
+    *,
+    limits: Limits | None = None,
+    keep: Path | None = None,
+    access: Access | None = None,
+    writer: IndexWriter | None = None,
 ) -> FastAPI:
     """Create the application, for any ASGI server; without a token one that listens on the local machine only.
 
@@ -51,11 +70,17 @@ def create_app(
         limits: of requests.
         keep: folder in which uploaded images are saved; None saves none.
         access: names of hosts, prefix of all addresses, token; by default this machine alone, without a token.
+        writer: puts images of clients into the index; None where clients may not write.
+
+    Raises:
+        ValueError: clients may write, and need no token for it.
 
     Example:
         >>> serve(create_app(Engine(load_embedder("mobilenetv2_100"))))  # doctest: +SKIP
     """
     limits, access = limits or Limits(), access or Access()
+    if writer is not None and not access.token:
+        raise ValueError("allow_writes: need a token that writing clients send, got none; add --token-file FILE")
     engine.root_path = access.root_path
     worker = Worker(limits)
     engine.limit_pixels(limits.pixels)
@@ -74,11 +99,19 @@ def create_app(
     answer_errors(app)
     app.state.access = access
     app.add_middleware(Guard, limits=limits, access=access)
+    if access.origins:
+        app.add_middleware(OtherPages, origins=access.origins)
+    if access.token:
+        describe_token(app)
     _add_monitoring(app, engine, worker, limits)
     _add_status(app, engine, worker, limits, keep is not None)
     _add_work(app, engine, worker, limits, keep)
-    _add_gallery(app, engine, worker)
+    _add_gallery(app, engine, worker, changes=writer is not None)
+    opened = partial(open_upload, limits=limits, prepare=engine.prepare, decoding=engine.decoding, keep=keep)
+    add_write_routes(app, worker, writer, opened=opened, errors=_ERRORS)
     _add_page(app)
+    add_api_page(app)
+    group_routes(app)
     return app
 
 
@@ -112,21 +145,26 @@ def _add_monitoring(app: FastAPI, engine: Engine, worker: Worker, limits: Limits
         waiting=lambda: max(0, worker.pending - limits.requests),
         images=images,
     )
+    worker.changed = metrics.refresh
     app.add_middleware(Measured, metrics=metrics)
 
-    @app.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
+    @app.head("/healthz", include_in_schema=False)
+    @app.get("/healthz")
+    async def health() -> schemas.ProbeResponse:
+        """Whether the server answers. Needs no token."""
+        return schemas.ProbeResponse(status="ok")
 
-    @app.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
-    async def readiness() -> dict[str, str]:
-        """Whether searches are answered; without a gallery, whether comparisons are."""
+    @app.head("/readyz", include_in_schema=False)
+    @app.get("/readyz", responses={503: {"model": schemas.ErrorResponse}})
+    async def readiness() -> schemas.ProbeResponse:
+        """Whether searches are answered; without a gallery, whether comparisons are. Needs no token."""
         if engine.gallery is not None:
             await worker.run_image(engine.require_ready)
-        return {"status": "ready"}
+        return schemas.ProbeResponse(status="ready")
 
-    @app.get("/metrics", include_in_schema=False)
+    @app.get("/metrics", response_class=PlainTextResponse, responses=_ERRORS)
     async def measured() -> Response:
+        """Metrics in the format of Prometheus."""
         return Response(await worker.run_image(metrics.text), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
@@ -147,8 +185,8 @@ def _gallery_status(gallery: Gallery) -> schemas.GalleryBody:
 
 
 def _add_work(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keep: Path | None) -> None:
-    def opened(file: UploadedFile) -> Upload:
-        return open_upload(file, limits, engine.prepare, decoding=engine.decoding, keep=keep)
+    def opened(file: UploadedFile, box: QueryBox | None = None) -> Upload:
+        return open_upload(file, limits, partial(engine.prepare, box=box), decoding=engine.decoding, keep=keep)
 
     @app.post(
         "/api/match",
@@ -183,6 +221,9 @@ def _add_work(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keep
         rerank_at: Annotated[int, Query(ge=0, le=MOST_RERANKED, description="K; 0: by pooled cosine alone")] = 100,
         key: Annotated[str | None, Query(alias="id", max_length=200, description="in place of an image")] = None,
         where: Annotated[str | None, Query(max_length=_LONGEST_WHERE, description=_WHERE)] = None,
+        box: Annotated[str | None, Query(max_length=200, description=_BOX)] = None,
+        share: Annotated[str | None, Query(max_length=20, description=_SHARE)] = None,
+        exclude_self: Annotated[bool, Query(description=_EXCLUDE_SELF)] = False,
     ) -> Response:
         """Search the gallery for one image: the form's `query`, or an image of the gallery by its id."""
         if engine.gallery is None:
@@ -196,27 +237,65 @@ def _add_work(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keep
                 "Send either a file named query, or the id of a gallery image as ?id=.",
             )  # fmt: skip
 
+        part = None if box is None else QueryBox.read(box)
+        matcher = engine.matcher if share is None else with_share(engine.matcher, share)
+
         def work() -> bytes:
-            query = key if key is not None else opened(files["query"])
-            return _as_json(engine.search(query, hits=min(hits, engine.most_hits()), rerank_at=rerank_at, where=where))
+            query = key if key is not None else opened(files["query"], part)
+            own = None if not exclude_self else engine.gallery_content(key) if key else files["query"].content
+            found = engine.search(
+                query,
+                hits=min(hits, engine.most_hits()),
+                rerank_at=rerank_at,
+                where=where,
+                box=part,
+                matcher=matcher,
+                without=own,
+            )
+            return _as_json(found)
 
         with nullcontext() if key is None else _known_image(key):
             return Response(await worker.run(work), media_type="application/json")
 
 
-def _add_gallery(app: FastAPI, engine: Engine, worker: Worker) -> None:
+def _add_gallery(app: FastAPI, engine: Engine, worker: Worker, *, changes: bool) -> None:
     @app.get("/api/gallery", dependencies=_KNOWN, responses=_ERRORS)
     async def items(
-        offset: Annotated[int, Query(ge=0)] = 0, count: Annotated[int, Query(ge=1, le=200)] = 24
+        offset: Annotated[int, Query(ge=0)] = 0,
+        count: Annotated[int, Query(ge=1, le=200)] = 24,
+        text: Annotated[str, Query(max_length=LONGEST_TEXT, description=_TEXT)] = "",
+        where: Annotated[str | None, Query(max_length=_LONGEST_WHERE, description=_WHERE)] = None,
+        path: Annotated[str | None, Query(max_length=4000, description="only the image of this path")] = None,
     ) -> schemas.ItemsResponse:
         """Some images of the gallery, in its order."""
+        gallery = engine.gallery
+        if gallery is None:
+            raise _no_gallery()
+
+        def look() -> tuple[Sequence[GalleryItem], int]:
+            if path is not None:
+                return [gallery.named(path)], 1
+            return gallery.items(offset, count, text=text, where=where), gallery.count(text=text, where=where)
+
+        with nullcontext() if path is None else _known_image(path, "path"):
+            found, total = await worker.run_image(look)
+        bodies = [schemas.ItemBody(**vars(item)) for item in found]
+        return schemas.ItemsResponse(items=bodies, offset=offset, total=total)
+
+    @app.get("/api/facets", dependencies=_KNOWN, responses=_ERRORS)
+    async def facets() -> schemas.FacetsResponse:
+        """The columns of the index, to be filtered by: their values with counts, or their ranges."""
         if engine.gallery is None:
             raise _no_gallery()
-        found = await worker.run_image(partial(engine.gallery.items, offset, count))
-        return schemas.ItemsResponse(items=[schemas.ItemBody(**vars(item)) for item in found], offset=offset)
+        found = await worker.run(engine.gallery.facets)
+        return schemas.FacetsResponse(columns=[schemas.FacetBody.of(facet) for facet in found])
 
-    @app.get("/api/gallery/image", dependencies=_KNOWN, responses=_ERRORS | {200: {"content": {"image/jpeg": {}}}})
+    @app.get(
+        "/api/gallery/image", dependencies=_KNOWN, response_class=Response,
+        responses=_ERRORS | {200: {"content": {"image/jpeg": {}}}, 304: {"description": "the browser has it"}},
+    )  # fmt: skip
     async def image(
+        request: Request,
         key: Annotated[str, Query(alias="id", max_length=200)],
         kind: Annotated[Kind, Query(description="as the model saw it, or the whole image")] = "view",
     ) -> Response:
@@ -225,7 +304,13 @@ def _add_gallery(app: FastAPI, engine: Engine, worker: Worker) -> None:
             raise _no_gallery()
         with _known_image(key):
             content = await worker.run_image(partial(engine.image, key, kind))
-        return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=600"})
+        # An image that clients may replace is asked for each time, and sent where it is another one.
+        age = "no-cache" if changes else f"max-age={_IMAGE_SECONDS}"
+        tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+        headers = {"Cache-Control": f"private, {age}", "ETag": tag}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type="image/jpeg", headers=headers)
 
 
 def _add_page(app: FastAPI) -> None:
@@ -255,13 +340,13 @@ def _own_file(name: str) -> str:
 
 
 @contextmanager
-def _known_image(key: str) -> Iterator[None]:
+def _known_image(key: str, what: str = "id") -> Iterator[None]:
     """Raise errors of a gallery image as errors of the API."""
     try:
         yield
     except KeyError as error:
         remedy = "GET /api/gallery lists the images."
-        raise ApiError(404, "no_such_image", f"No image has the id {key[:60]!r}.", remedy) from error
+        raise ApiError(404, "no_such_image", f"No image has the {what} {key[:60]!r}.", remedy) from error
     except (OSError, BadImageError) as error:
         remedy = "Restart diml serve to read the folder again."
         raise ApiError(410, "image_gone", f"The file can no longer be read: {error}", remedy) from error

@@ -6,13 +6,13 @@ Legend: H hits, Rq regions of the query.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
@@ -26,6 +26,7 @@ from diml.calibration.calibrator import Calibrator
 from diml.calibration.finding import FoundCalibration
 from diml.calibration.hits import FALSE_ACCEPT_RATE, JudgedHits, judge_hits
 from diml.data.images import BadImageError, load_image, opened_image
+from diml.data.query_box import QueryBox
 from diml.explain.explanation import Explanation
 from diml.explain.hits import lift_of
 from diml.explain.html import ImageShelf, hit_numbers, pair_numbers
@@ -47,6 +48,7 @@ _ENTRIES: Final = 600_000  # entries of the plans in one answer; browsers do not
 _SHARES_BYTES: Final = 64 * 2**20  # of the regions of images explained before, with their shares
 _LARGE: Final = 8_000_000  # pixels of an image whose memory is returned to the system
 _KEPT: Final = "the gallery keeps no shares of the pooled vectors"
+_OTHER_MATCHER: Final = "The calibration is of comparisons with other settings: hits have no probability."
 
 
 class Engine:
@@ -82,13 +84,15 @@ class Engine:
         self.embedder, self.gallery, self.false_accept_rate = embedder, gallery, false_accept_rate
         if matcher is None:
             matcher = embedder.matcher if gallery is None else gallery.matcher
+        embedder.check_matcher(matcher)
         self.matcher = matcher
         self.settings = {**(about or {}), **matcher.to_dict()}
         self.calibration = calibration or FoundCalibration()
         if self.calibration.calibrator is not None:
             self.calibration.calibrator.check(embedder.fingerprint(), matcher)
         self._shares = _ShareCache(_SHARES_BYTES)
-        self.image = lru_cache(_CACHED_IMAGES)(self._image)
+        self._drawn: OrderedDict[tuple[bytes, Kind], bytes] = OrderedDict()
+        self._drawing = threading.Lock()
         self._pixels = Amount(Limits().pixels)
         self.root_path = ""  # prefix of the addresses in answers
 
@@ -112,8 +116,9 @@ class Engine:
                 if pixels > _LARGE:  # each thread would keep as much for its next image (`diml.allocator`)
                     return_freed_memory()
 
-    def prepare(self, image: Image.Image) -> tuple[Tensor, Image.Image]:
-        """Return the network's input (3, H, W) of an RGB image, and what it sees of it, as it is shown."""
+    def prepare(self, image: Image.Image, box: QueryBox | None = None) -> tuple[Tensor, Image.Image]:
+        """Return the network's input (3, H, W) of an RGB image or of a part of it, and that as it is shown."""
+        image = image if box is None else box.crop(image)
         return self.embedder.preprocess(image), self._view(image)
 
     def match(self, query: Upload, other: Upload) -> dict[str, Any]:
@@ -127,14 +132,27 @@ class Engine:
         pair = numbers | {"images": {"query": places[0], "gallery": places[1]}}
         return self._answer(shelf.images, [pair], started)
 
-    def search(self, query: Upload | str, *, hits: int, rerank_at: int, where: str | None = None) -> dict[str, Any]:
+    def search(
+        self,
+        query: Upload | str,
+        *,
+        hits: int,
+        rerank_at: int,
+        where: str | None = None,
+        box: QueryBox | None = None,
+        matcher: Matcher | None = None,
+        without: bytes | None = None,
+    ) -> dict[str, Any]:
         """Search for an uploaded image, or for one of the gallery by its id (which is then excluded from the hits).
 
         Args:
-            query: image or id.
+            query: image, of which `prepare` has cut out the box; or id.
             hits: number of hits to explain.
             rerank_at: K.
             where: a condition on metadata that the hits satisfy; for an index.
+            box: part of the query that is searched for.
+            matcher: for this search; hits then have no probability, unless it is that of the engine.
+            without: file whose copies in the gallery are left out.
 
         Returns:
             An `ExplanationResponse` as plain values, hits best first.
@@ -143,25 +161,43 @@ class Engine:
             KeyError: there is no image of that id.
             GalleryNotReadyError: the gallery cannot be searched yet.
             WhereError: the condition cannot be applied.
+            BoxError: the box has no place in the image.
         """
         started = time.perf_counter()
         assert self.gallery is not None
+        matcher = matcher or self.matcher
+        own = [] if without is None else list(self.gallery.copies(without))
+        excluded = {item.id for item in own}
         if isinstance(query, str):
-            item, excluded = self.gallery.item(query), query
-            first, regions = self._address(query, item.name), self._divided([query])[0]
-        else:
-            shelf, excluded = ImageShelf(), ""
+            item, excluded = self.gallery.item(query), excluded | {query}
+            own = [one for one in own if one.id != query]
+            first, regions = self._address(query, item.name), self._divided([query])[0] if box is None else None
+            if box is not None:
+                query = self._part(query, item.name, box)
+        if not isinstance(query, str):
+            shelf = ImageShelf()
             regions = self._embedded(query)
             shelf.place(query.view, query.name)
             first = shelf.images[0]
+        assert regions is not None
         found = self.gallery.search(
-            regions, hits=hits, rerank_at=rerank_at, exclude=excluded, matcher=self.matcher, where=where
+            regions, hits=hits, rerank_at=rerank_at, exclude=excluded, matcher=matcher, where=where
         )
-        judged = self._judged(found, rerank_at)
-        pairs = self._pairs(regions, found.hits, first["name"], judged) if found.hits else []
+        judged = self._judged(found, rerank_at, matcher)
+        pairs = self._pairs(regions, found.hits, first["name"], judged, matcher) if found.hits else []
         images = [first, *(self._address(hit.item.id, hit.item.name) for hit in found.hits)]
         settings = {"rerank_at": rerank_at} | ({} if where is None else {"where": where})
-        return self._answer(images, pairs, started, judged, **settings)
+        settings |= matcher.to_dict() | ({} if box is None else {"box": str(box)})
+        return self._answer(images, pairs, started, judged, **settings) | {"own": [vars(item) for item in own]}
+
+    def _part(self, key: str, name: str, box: QueryBox) -> Upload:
+        """A part of a gallery image, from its file."""
+        assert self.gallery is not None
+        content = self.gallery.image(key)
+        with opened_image(content, name=name) as unread:
+            size = unread.size
+        with self.decoding(size):
+            return Upload(name, *self.prepare(load_image(content, name=name), box))
 
     def _answer(
         self, images: list[Any], pairs: list[Any], started: float, judged: JudgedHits | None = None, **settings: Any
@@ -177,10 +213,12 @@ class Engine:
             "seconds": round(time.perf_counter() - started, 4),
         }
 
-    def _judged(self, found: GalleryAnswer, rerank_at: int) -> JudgedHits:
+    def _judged(self, found: GalleryAnswer, rerank_at: int, matcher: Matcher) -> JudgedHits:
         """What the calibration says of the hits."""
         if self.calibrator is None or not found.hits:
             return JudgedHits()
+        if matcher != self.matcher:
+            return JudgedHits(notices=(_OTHER_MATCHER,))
         if not rerank_at:
             return JudgedHits(notices=(NOT_RERANKED,))
         return judge_hits(
@@ -204,17 +242,18 @@ class Engine:
         return max(1, min(MOST_HITS, _ENTRIES // regions**2))
 
     def _pairs(
-        self, query: Regions, found: Sequence[GalleryHit], name: str, judged: JudgedHits
+        self, query: Regions, found: Sequence[GalleryHit], name: str, judged: JudgedHits, matcher: Matcher
     ) -> list[dict[str, Any]]:
         """The hits in the form of the viewer."""
         gallery = self._divided([hit.item.id for hit in found])
-        matched = [self.matcher.match(query.to("cpu"), regions) for regions in gallery]
+        matched = [matcher.match(query.to("cpu"), regions) for regions in gallery]
+        calibrator = self.calibrator if matcher == self.matcher else None
         lift = lift_of([match.ledger(0) for match in matched])
         pairs = []
         for row, (hit, match) in enumerate(zip(found, matched, strict=True)):
             # those beyond the best K are not re-ranked, and have none
             chance = judged.probabilities[row] if row < len(judged.probabilities) else None
-            explained = Explanation.of(match, calibrator=self.calibrator)
+            explained = Explanation.of(match, calibrator=calibrator)
             explained = explained if chance is None else dataclasses.replace(explained, probability=chance)
             facts = {
                 "id": hit.item.id,
@@ -250,6 +289,11 @@ class Engine:
                 self._shares.put(keys[row], regions)
         return [known[key] for key in keys]
 
+    def gallery_content(self, key: str) -> bytes | None:
+        """The file of a gallery image; None where it cannot be read any more."""
+        found = self._gallery_file(key)
+        return found if isinstance(found, bytes) else None
+
     def _gallery_file(self, key: str) -> bytes | str:
         """The file of a gallery image, or why it is not available."""
         assert self.gallery is not None
@@ -274,10 +318,31 @@ class Engine:
     def _view(self, image: Image.Image) -> Image.Image:
         return self.embedder.preprocess.view(image, _SCALE)
 
-    def _image(self, key: str, kind: Kind) -> bytes:
-        """A gallery image re-encoded as JPEG, without the metadata (location, names) of its file."""
+    def image(self, key: str, kind: Kind) -> bytes:
+        """A gallery image re-encoded as JPEG, without the metadata (location, names) of its file.
+
+        The latest ones are kept by the content of their files, as the image of an id may be replaced.
+
+        Raises:
+            KeyError: there is no image of that id.
+            OSError, BadImageError: its file cannot be read any more.
+        """
         assert self.gallery is not None
-        content, name = self.gallery.image(key), self.gallery.item(key).name
+        content = self.gallery.image(key)
+        known = hashlib.sha256(content).digest(), kind
+        with self._drawing:
+            drawn = self._drawn.pop(known, None)
+            if drawn is not None:
+                self._drawn[known] = drawn
+                return drawn
+        drawn = self._image(content, self.gallery.item(key).name, kind)
+        with self._drawing:
+            self._drawn[known] = drawn
+            while len(self._drawn) > _CACHED_IMAGES:
+                self._drawn.popitem(last=False)
+        return drawn
+
+    def _image(self, content: bytes, name: str, kind: Kind) -> bytes:
         with opened_image(content, name=name) as unread:
             size = unread.size
         with self.decoding(size):

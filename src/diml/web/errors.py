@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from diml.data.query_box import BoxError
 from diml.web.gallery import GalleryNotReadyError, WhereError
 
 _CODES: Final = {404: "not_found", 405: "method_not_allowed"}
@@ -74,10 +75,22 @@ def answer_errors(app: FastAPI) -> None:
     async def waiting(_: Request, error: GalleryNotReadyError) -> JSONResponse:
         return not_ready(error).response()
 
+    @app.exception_handler(ConnectionError)
+    async def lost(_: Request, error: ConnectionError) -> JSONResponse:
+        logging.getLogger("diml.web").error("the index does not answer: %s", error)
+        remedy = "Try again in a moment; the terminal of diml serve has the details."
+        message = "The server that holds the index does not answer."
+        return ApiError(503, "index_unavailable", message, remedy, {"Retry-After": "5"}).response()
+
     @app.exception_handler(WhereError)
     async def condition(_: Request, error: WhereError) -> JSONResponse:
         remedy = "Correct the condition, such as where=label = 'milk' (URL-encoded); see docs/search.md."
         return ApiError(422, "bad_where", f"{error}.", remedy).response()
+
+    @app.exception_handler(BoxError)
+    async def no_box(_: Request, error: BoxError) -> JSONResponse:
+        message, remedy = str(error).rsplit("; ", 1)
+        return ApiError(422, "bad_box", f"{message}.", f"{remedy[:1].upper()}{remedy[1:]}.").response()
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -10,23 +10,25 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import torch
 
-from diml.data.images import BadImage, printable, read_file
+from diml.data.images import BadImage, BadImageError, printable, read_file
 from diml.data.listing import find_images
 from diml.matching import Matcher, Regions
 from diml.models import Embedder
 from diml.models.cache import embed_cached
 from diml.models.embedder import Embedded
+from diml.web.facets import Facet
 from diml.web.gallery import GalleryAnswer, GalleryHit, GalleryItem, GalleryNotReadyError, GalleryState, WhereError
 
 #: The error of a gallery that was stopped before it was ready.
 STOPPED: Final = "it was stopped"
+_NO_COLUMNS: Final = "where: need an index to filter by metadata, got a folder; diml index build makes one"
 
 
 class FolderGallery:
@@ -108,11 +110,43 @@ class FolderGallery:
             error=error,
         )
 
-    def items(self, offset: int, count: int) -> Sequence[GalleryItem]:
+    def items(self, offset: int, count: int, *, text: str = "", where: str | None = None) -> Sequence[GalleryItem]:
         """Return some of the readable images, in the order of their paths; of all images before they are embedded."""
-        if self._regions is None:
-            return self._items[offset : offset + count]
-        return [self._items[row] for row in self._order[offset : offset + count]]
+        return self._listed(text, where)[offset : offset + count]
+
+    def count(self, *, text: str = "", where: str | None = None) -> int:
+        """Return how many there are."""
+        return len(self._listed(text, where))
+
+    def _listed(self, text: str, where: str | None) -> Sequence[GalleryItem]:
+        """The readable images whose path contains each word."""
+        if where is not None:
+            raise WhereError(_NO_COLUMNS)
+        items = self._items if self._regions is None else [self._items[row] for row in self._order]
+        words = text.casefold().split()
+        return [item for item in items if all(word in item.name.casefold() for word in words)] if words else items
+
+    def facets(self) -> tuple[Facet, ...]:
+        """Nothing: a folder has no columns."""
+        return ()
+
+    def named(self, name: str) -> GalleryItem:
+        """Return the image of a path inside the folder."""
+        found = next((item for item in self._items if item.name == name), None)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def copies(self, content: bytes) -> Sequence[GalleryItem]:
+        """Return the readable images whose file has this content; only files of its size are read."""
+        same = [item for item in self._listed("", None) if item.metadata["bytes"] == len(content)]
+        return [item for item in same if self._content(item.id) == content]
+
+    def _content(self, key: str) -> bytes | None:
+        try:
+            return self.image(key)
+        except (OSError, BadImageError):
+            return None
 
     def item(self, key: str) -> GalleryItem:
         """Return the image of an id."""
@@ -124,19 +158,20 @@ class FolderGallery:
         *,
         hits: int,
         rerank_at: int,
-        exclude: str = "",
+        exclude: Collection[str] = (),
         matcher: Matcher | None = None,
         where: str | None = None,
     ) -> GalleryAnswer:
         """Return the most similar images: all of the gallery by pooled cosine, the best K of it by score."""
         if where is not None:
-            raise WhereError("where: need an index to filter by metadata, got a folder; diml index build makes one")
+            raise WhereError(_NO_COLUMNS)
         gallery = self._ready()
         query = query.to(gallery.dense.device)
         pooled = (gallery.pooled @ query.pooled[0]).float().cpu()
         order = torch.argsort(pooled, descending=True, stable=True)
-        if exclude in self._kept:
-            order = order[order != self._kept[exclude]]
+        left_out = [self._kept[key] for key in exclude if key in self._kept]
+        if left_out:
+            order = order[~torch.isin(order, torch.tensor(left_out))]
         rank_of = {int(row): rank for rank, row in enumerate(order.tolist(), 1)}
         scores, structural = pooled.clone(), torch.full_like(pooled, torch.nan)
         compared: tuple[float, ...] = ()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from diml.data.images import BadImage
 from diml.matching import Matcher, Regions
+from diml.web.facets import Facet
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,11 @@ class WhereError(ValueError):
     """A condition on metadata that this gallery cannot apply."""
 
 
+#: Characters and words of a text that images are looked up by.
+LONGEST_TEXT: Final = 100
+MOST_WORDS: Final = 8
+
+
 class Gallery(Protocol):
     """A collection of images, searched in two stages: by pooled vectors, then the best K re-ranked from regions.
 
@@ -116,8 +122,34 @@ class Gallery(Protocol):
         """Return its progress; fast, at any time."""
         ...
 
-    def items(self, offset: int, count: int) -> Sequence[GalleryItem]:
-        """Return some of its images, in its order; fewer where there are no more."""
+    def items(self, offset: int, count: int, *, text: str = "", where: str | None = None) -> Sequence[GalleryItem]:
+        """Return some of its images, in its order; fewer where there are no more.
+
+        Args:
+            offset: how many are passed over.
+            count: how many are returned at most.
+            text: only images whose name or texts contain each word of this, in any letter case.
+            where: only images whose metadata satisfy this condition.
+
+        Raises:
+            WhereError: the condition is invalid, or the gallery has no metadata.
+        """
+        ...
+
+    def count(self, *, text: str = "", where: str | None = None) -> int:
+        """Return the number of images that `items` goes through."""
+        ...
+
+    def facets(self) -> tuple[Facet, ...]:
+        """Return the values of the columns of its metadata; none for a folder."""
+        ...
+
+    def named(self, name: str) -> GalleryItem:
+        """Return the image of a name (path); KeyError where there is none."""
+        ...
+
+    def copies(self, content: bytes) -> Sequence[GalleryItem]:
+        """Return the images whose file has this content."""
         ...
 
     def item(self, key: str) -> GalleryItem:
@@ -130,7 +162,7 @@ class Gallery(Protocol):
         *,
         hits: int,
         rerank_at: int,
-        exclude: str = "",
+        exclude: Collection[str] = (),
         matcher: Matcher | None = None,
         where: str | None = None,
     ) -> GalleryAnswer:
@@ -140,7 +172,7 @@ class Gallery(Protocol):
             query: regions of one image, by the gallery's own embedder.
             hits: number of hits, at least 1; fewer where there are no more images.
             rerank_at: K, how many of the best by pooled cosine are re-ranked by score; 0 for none.
-            exclude: id of an image that is left out, such as the query itself.
+            exclude: ids of images that are left out, such as the query itself.
             matcher: in place of the gallery's own.
             where: a condition on metadata that the hits satisfy.
 

@@ -2,16 +2,17 @@
 
 A browser lets any web page send requests to 127.0.0.1. Therefore the requested host has to be a name of the local
 machine or one that was allowed (another name can be made to resolve to it: DNS rebinding), and a request made by a page
-has to come from the page of this server.
+has to come from the page of this server, or from one of the origins that were allowed (CORS).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,6 +33,33 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+#: How long a browser remembers what a page of another origin may send.
+_REMEMBERED: Final = 600
+
+
+class OtherPages:
+    """ASGI middleware that answers the pages of some other origins as CORS has it, and passes everything else on.
+
+    It is outermost, so that a page can read errors too, and its browser may ask beforehand without the token.
+
+    Args:
+        app: the application.
+        origins: of these pages, as browsers send them.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
+        self.app, self._origins = app, origins
+        self._allowed = CORSMiddleware(
+            app, allow_origins=origins, allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            allow_headers=("Authorization",), expose_headers=("Retry-After",), max_age=_REMEMBERED,
+        )  # fmt: skip
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer what a browser asks before it sends one."""
+        if scope["type"] == "http" and Headers(scope=scope).get("origin", "") in self._origins:
+            await self._allowed(scope, receive, send)
+        else:  # kept by a cache, the answer is not for those pages
+            await self.app(scope, receive, _varying(send))
 
 
 class Guard:
@@ -64,7 +92,7 @@ class Guard:
             scope["root_path"] = self._access.root_path
             if self._access.route_of(scope["path"]) not in PROBES:
                 self._access.check_host(headers)
-                check_origin(headers)
+                check_origin(headers, self._access.origins)
                 self._access.check_token(headers)
             self._check_length(headers)
             body = _Body(receive, self._limits, self._bodies)
@@ -140,16 +168,24 @@ class _Body:
         return ApiError(408, "upload_timeout", message, "Send smaller images.")
 
 
-def check_origin(headers: Mapping[str, str]) -> None:
-    """Reject requests of other pages; programs (curl, Python) send neither of the two headers."""
+def check_origin(headers: Mapping[str, str], allowed: Collection[str] = ()) -> None:
+    """Reject requests of other pages; programs (curl, Python) send neither of the two headers.
+
+    Args:
+        headers: of the request.
+        allowed: origins of other pages that may send requests.
+    """
     origin, host = headers.get("origin"), headers.get("host", "")
+    if origin is not None and origin in allowed:
+        return
     foreign = origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}")
     site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode", "")
     strange = site not in ("none", "same-origin") and mode != "navigate"
     if foreign or strange:
         raise ApiError(
-            403, "foreign_page", "The request comes from a page of another origin.", "Use the page of this server."
-        )
+            403, "foreign_page", "The request comes from a page of another origin.",
+            "Use the page of this server, or start diml serve with --allow-origins and the origin of that page.",
+        )  # fmt: skip
 
 
 def too_large(limits: Limits) -> ApiError:
@@ -169,6 +205,15 @@ def _with_headers(send: Send) -> Send:
                 headers[name] = value
             if "cache-control" not in headers:
                 headers["Cache-Control"] = "no-store"
+        await send(message)
+
+    return sending
+
+
+def _varying(send: Send) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).add_vary_header("Origin")
         await send(message)
 
     return sending

@@ -116,6 +116,7 @@ class Worker:
         self._images = ThreadPoolExecutor(2, thread_name_prefix="diml-images")
         self._pending = 0
         self._usual = 1.0  # seconds of a piece of work, a running mean
+        self.changed: Callable[[], None] = lambda: None  # called when there is more or less of it
 
     @property
     def pending(self) -> int:
@@ -131,6 +132,7 @@ class Worker:
         if self._pending >= self._limits.requests + self._limits.waiting:
             raise self.busy()
         self._pending += 1
+        self.changed()
         submitted = self._pool.submit(self._timed, function)
         asyncio.wrap_future(submitted).add_done_callback(self._ended)
         return await self._awaited(submitted)
@@ -162,6 +164,7 @@ class Worker:
 
     def _ended(self, work: asyncio.Future[Result]) -> None:
         self._pending -= 1
+        self.changed()
         if not work.cancelled():
             work.exception()  # it was reported where the work was awaited, if anybody still waits for it
 

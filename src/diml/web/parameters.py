@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import Request
 
+from diml.matching import Matcher
 from diml.spelling import did_you_mean, shown
 from diml.web.errors import ApiError
 
@@ -25,6 +26,17 @@ def require_known(request: Request) -> None:
         if name in seen:
             raise ApiError(422, "repeated_parameter", f"The parameter {name} is given twice.", "Give it once.")
         seen.add(name)
+
+
+def with_share(matcher: Matcher, text: str) -> Matcher:
+    """Return a matcher with another share of what is matched; ApiError (422 `bad_share`) where it can have none."""
+    try:
+        if matcher.learned:
+            raise ValueError("share: a learned matcher has its own")
+        return matcher.changed(share="auto" if text == "auto" else float(text))
+    except ValueError as error:
+        message = f"share: need a number above 0 and up to 1, or auto, and a matcher that can, got {shown(text)}."
+        raise ApiError(422, "bad_share", message, "Omit it, or give share=auto or share=0.8.") from error
 
 
 def names_of(request: Request) -> list[str]:

@@ -9,6 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from diml.web.facets import Facet
+
 Plain = str | int | float | bool | None
 Grid = tuple[int, int] | None
 
@@ -210,17 +212,6 @@ class ImageBody(BaseModel):
     height: int
 
 
-class ExplanationResponse(BaseModel):
-    """One pair, or the hits of a query, best first."""
-
-    images: list[ImageBody]
-    pairs: list[PairBody]
-    in_gallery: VerdictBody | None = Field(default=None, description="of a search with a calibration")
-    notices: list[str] = Field(default=[], description="what has to be said of the numbers, one line each")
-    settings: dict[str, Plain] = Field(description="what the numbers depend on: model, matcher, rerank_at")
-    seconds: float = Field(description="duration of the work")
-
-
 class ItemBody(BaseModel):
     """An image of the gallery."""
 
@@ -230,11 +221,57 @@ class ItemBody(BaseModel):
     metadata: dict[str, Plain]
 
 
+class ExplanationResponse(BaseModel):
+    """One pair, or the hits of a query, best first."""
+
+    images: list[ImageBody]
+    pairs: list[PairBody]
+    in_gallery: VerdictBody | None = Field(default=None, description="of a search with a calibration")
+    notices: list[str] = Field(default=[], description="what has to be said of the numbers, one line each")
+    own: list[ItemBody] = Field(default=[], description="images left out because their file is that of the query")
+    settings: dict[str, Plain] = Field(description="what the numbers depend on: model, matcher, rerank_at")
+    seconds: float = Field(description="duration of the work")
+
+
 class ItemsResponse(BaseModel):
     """Some images of the gallery."""
 
     items: list[ItemBody]
     offset: int
+    total: int = Field(description="images that the text and the condition leave")
+
+
+class FacetValueBody(BaseModel):
+    """A value of a column."""
+
+    value: str | bool
+    count: int
+
+
+class FacetBody(BaseModel):
+    """A column of the index, and what can be chosen of it."""
+
+    name: str
+    type: Literal["text", "integer", "number", "boolean"]
+    kind: Literal["values", "range", "text"] = Field(
+        description="few values, each with its count; numbers with their range; or too many texts to choose from"
+    )
+    values: list[FacetValueBody]
+    low: int | float | None
+    high: int | float | None
+    missing: int = Field(description="images without a value")
+
+    @classmethod
+    def of(cls, facet: Facet) -> FacetBody:
+        """The body of a counted column."""
+        values = [FacetValueBody(value=value, count=count) for value, count in facet.values]
+        return cls(**{**vars(facet), "values": values})
+
+
+class FacetsResponse(BaseModel):
+    """The columns of the index; none of a folder."""
+
+    columns: list[FacetBody]
 
 
 class BadImageBody(BaseModel):
@@ -282,6 +319,12 @@ class StatusResponse(BaseModel):
     gallery: GalleryBody | None
 
 
+class ProbeResponse(BaseModel):
+    """What a probe asks."""
+
+    status: Literal["ok", "ready"]
+
+
 class ErrorBody(BaseModel):
     """What is wrong, and how to correct it."""
 
@@ -294,3 +337,19 @@ class ErrorResponse(BaseModel):
     """Every unsuccessful response."""
 
     error: ErrorBody
+
+
+class WrittenResponse(BaseModel):
+    """An image that was put into the index."""
+
+    id: str
+    name: str = Field(description="its path")
+    metadata: dict[str, Plain]
+    created: bool = Field(description="whether there was no image of this path before")
+
+
+class RemovedResponse(BaseModel):
+    """An image that was taken out of the index."""
+
+    id: str
+    file_removed: bool = Field(description="whether its file was removed too; files from elsewhere are kept")

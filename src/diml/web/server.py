@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import math
 import socket
+from collections.abc import Callable
 from typing import Final
 
 import uvicorn
@@ -15,6 +17,8 @@ from diml.web.connections import bounded, log_rarely
 from diml.web.limits import Limits
 
 HOST: Final = "127.0.0.1"
+#: Seconds that requests in progress have to end when the server is stopped.
+STOP_SECONDS: Final = 30.0
 _QUEUE: Final = 128  # connections that the system keeps until they are accepted
 _ACCEPTED: Final = 8  # at a time: after each few those are closed that are too many
 
@@ -74,22 +78,54 @@ def check_exposure(listener: socket.socket, access: Access) -> None:
         )
 
 
-class _Server(uvicorn.Server):
-    """Accepts a few connections at a time, while the system keeps many."""
+class Server(uvicorn.Server):
+    """Accepts a few connections at a time, while the system keeps many.
+
+    Args:
+        app: what `create_app` returns.
+        limits: of connections; as given to `create_app`.
+        stop_seconds: that requests in progress have to end after the server was told to stop.
+        started: called once connections are accepted.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        limits: Limits,
+        stop_seconds: float = STOP_SECONDS,
+        started: Callable[[], None] = lambda: None,
+    ) -> None:
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False,
+            timeout_graceful_shutdown=math.ceil(stop_seconds), timeout_keep_alive=5, backlog=_ACCEPTED,
+            h11_max_incomplete_event_size=32 * 1024, ws="none", http=bounded(limits),
+        )  # fmt: skip
+        super().__init__(config)
+        self._started = started
+        log_rarely()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
         await super().startup(sockets)
         for opened in sockets or ():  # asyncio has set both to the same number
             opened.listen(_QUEUE)
+        self._started()
 
 
-def serve(app: FastAPI, port: int | socket.socket = 8765, *, limits: Limits | None = None) -> None:
-    """Serve an application until Ctrl-C or SIGTERM; requests in progress have five seconds to end.
+def serve(
+    app: FastAPI,
+    port: int | socket.socket = 8765,
+    *,
+    limits: Limits | None = None,
+    stop_seconds: float = STOP_SECONDS,
+) -> None:
+    """Serve an application until Ctrl-C or SIGTERM.
 
     Args:
         app: what `create_app` returns.
         port: a number for 127.0.0.1, 0 for a free port; or what `open_port` returns.
         limits: of connections; as given to `create_app`.
+        stop_seconds: that requests in progress have to end. New ones are not accepted any more.
 
     Raises:
         OSError, ValueError: as `open_port`; other machines reach the port, and the application needs no token.
@@ -99,10 +135,4 @@ def serve(app: FastAPI, port: int | socket.socket = 8765, *, limits: Limits | No
     """
     listener = open_port(port) if isinstance(port, int) else port
     check_exposure(listener, getattr(app.state, "access", Access()))
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5,
-        timeout_keep_alive=5, backlog=_ACCEPTED, h11_max_incomplete_event_size=32 * 1024, ws="none",
-        http=bounded(limits or Limits()),
-    )  # fmt: skip
-    log_rarely()
-    _Server(config).run(sockets=[listener])
+    Server(app, limits or Limits(), stop_seconds).run(sockets=[listener])

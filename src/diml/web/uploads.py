@@ -60,15 +60,29 @@ class _MemoryParser(MultiPartParser):
     spool_max_size = 2**62
 
 
+@dataclass(frozen=True)
+class Form:
+    """What a form has: its files and its texts, by field."""
+
+    files: dict[str, UploadedFile]
+    texts: dict[str, str]
+
+
 async def read_files(request: Request, fields: tuple[str, ...]) -> dict[str, UploadedFile]:
-    """Read the files of a form into memory.
+    """Read the files of a form into memory; as `read_form`."""
+    return (await read_form(request, fields)).files
+
+
+async def read_form(request: Request, fields: tuple[str, ...], texts: tuple[str, ...] = ()) -> Form:
+    """Read a form into memory.
 
     Args:
         request: with a body of type multipart/form-data, or without a body.
-        fields: names that the form may have.
+        fields: names of the files that the form may have.
+        texts: names of the texts that it may have.
 
     Returns:
-        The files by field; empty without a body.
+        The files and texts by field; empty without a body.
 
     Raises:
         ApiError: the body has another type, or other fields.
@@ -77,8 +91,9 @@ async def read_files(request: Request, fields: tuple[str, ...]) -> dict[str, Upl
     remedy = (
         f"Send multipart/form-data with files named {' and '.join(fields)}, as curl -F {fields[0]}=@image.jpg does."
     )
+    found = Form({}, {})
     if not kind:
-        return {}
+        return found
     if kind != "multipart/form-data":
         raise ApiError(415, "not_a_form", f"Need a form of type multipart/form-data, got {kind[:80]!r}.", remedy)
     try:
@@ -88,19 +103,24 @@ async def read_files(request: Request, fields: tuple[str, ...]) -> dict[str, Upl
         if isinstance(error.__cause__, ApiError | ClientDisconnect):
             raise error.__cause__ from None
         raise ApiError(400, "bad_form", f"The form cannot be read: {error.message}", remedy) from error
-    found = {}
     try:
         for field, value in form.multi_items():
             if field in names_of(request):
                 moved = f"Put it into the address: {request.url.path}?{field}=..."
                 raise ApiError(422, "bad_form", f"{field} is a parameter of the address, not of the form.", moved)
-            if field not in fields:
-                hint = did_you_mean(field, fields)
+            if field not in (*fields, *texts):
+                hint = did_you_mean(field, (*fields, *texts))
                 raise ApiError(422, "unknown_parameter", f"Unknown field {shown(field[:80])}: {hint}.", remedy)
-            if field in found or not isinstance(value, UploadFile):
-                reason = "twice" if field in found else "without a file"
+            is_file = isinstance(value, UploadFile)
+            if field in (found.files | found.texts) or is_file != (field in fields):
+                twice = field in (found.files | found.texts)
+                reason = "twice" if twice else "without a file" if field in fields else "as a file, not as a text"
                 raise ApiError(422, "bad_form", f"The form has the field {field} {reason}.", remedy)
-            found[field] = UploadedFile(field, clean_name(value.filename or field), await value.read())
+            if isinstance(value, UploadFile):
+                name = clean_name(value.filename or field)
+                found.files[field] = UploadedFile(field, name, await value.read())
+            else:
+                found.texts[field] = value
     finally:
         await form.close()
     return found

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from diml.explain import Explanation, drawn_pair, explanation_page
+from diml.explain import Explanation, explanation_page
 from diml.explain.description import describe_match
 from diml.explain.formatting import TIMES
 from diml.explain.shown_plan import shown_plan
 from diml.files import write_text
 from diml.matching import Matcher, Regions, match
+from drawn_pair import drawn_pair
 
 OpenPage = Callable[..., Any]
 NAMES = "ABCD"

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from diml.explain import Explanation, RankedHits, drawn_pair, explanation_page, rank_hits
+from diml.explain import Explanation, RankedHits, explanation_page, rank_hits
 from diml.explain.formatting import TIMES
 from diml.explain.html import MODULES, page_text
 from diml.explain.shown_plan import shown_plan
 from diml.files import write_text
 from diml.matching import Matcher, Regions, match
+from drawn_pair import drawn_pair
 from end_to_end.browser.conftest import text_faults
 
 OpenPage = Callable[..., Any]

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from diml.explain import Explanation, drawn_pair, explanation_page, rank_hits
+from diml.explain import Explanation, explanation_page, rank_hits
 from diml.files import write_text
 from diml.matching import Regions, match
+from drawn_pair import drawn_pair
 
 OpenPage = Callable[..., Any]
 RUN = "window.ran=1"

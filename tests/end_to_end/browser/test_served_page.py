@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from calibrated import made_up_calibrator
 from served import MATCHER, drawn, small_embedder, write_shop
 
 pytest.importorskip("fastapi", reason="fastapi is not installed; it is in the extra `web`")
-import uvicorn
-
 from diml.calibration.calibrator import FILE
 from diml.calibration.finding import FoundCalibration
 from diml.search import Searcher, build_index, open_store
@@ -26,31 +23,10 @@ from diml.web.access import Access
 from diml.web.folder import FolderGallery
 from diml.web.index import IndexGallery
 from diml.web.limits import Limits
-from diml.web.server import open_port
 from end_to_end.browser.conftest import PATIENCE, SIZES, text_faults
+from end_to_end.browser.shop_pages import Served
 
 Visit = Callable[..., Any]
-
-
-class Served:
-    """An application at work in a thread of its own."""
-
-    def __init__(self, app: Any) -> None:
-        self._socket = open_port(0)
-        self.address = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", timeout_graceful_shutdown=5))
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
-
-    def __enter__(self) -> Served:
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join(30)
-        self._socket.close()
 
 
 @pytest.fixture(scope="module")
@@ -194,12 +170,14 @@ def test_one_image_searches_and_a_contrast_says_why(visit: Visit, served: Served
     told = answered(page, "/api/search", lambda: drop(page, "main", files / "a.png"))
     assert page.locator(".hit").count() == len(told["pairs"]) == 8
     for button, pair in zip(page.locator(".hit").all(), told["pairs"], strict=True):
-        text, hit = button.inner_text(), pair["hit"]
+        text, hit = button.text_content(), pair["hit"]
         assert f"hit {hit['rank']}" in text
         assert hit["label"] in text
         assert f"score {pair['score']:.3f}".replace("-", "\N{MINUS SIGN}") in text
         same = hit["rank"] == hit["pooled_rank"]
-        assert ("= place kept" if same else f"from place {hit['pooled_rank']}") in text
+        moved = "= place kept" if same else f"from place {hit['pooled_rank']}"
+        assert moved in text
+        assert moved not in button.inner_text()  # for experts
         assert button.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
     assert_summary(page, told["pairs"][0]["summary"])
     page.locator("[data-which=above]").select_option("1")
@@ -216,13 +194,14 @@ def test_options_search_again_and_a_hit_can_be_searched_with(visit: Visit, serve
     page = visit(served.address)
     page.wait_for_selector(".sample")
     answered(page, "/api/search", lambda: drop(page, "main", files / "a.png"))
+    page.locator(".settings summary").click()
     told = answered(page, "hits=4&", lambda: page.locator("[data-option=hits]").select_option("4"))
     assert page.locator(".hit").count() == len(told["pairs"]) == 4
     plain = answered(page, "rerank_at=0", lambda: page.locator("[data-option=rerank_at]").select_option("0"))
     assert [pair["hit"]["pooled_rank"] for pair in plain["pairs"]] == [1, 2, 3, 4]
     page.locator(".hit").nth(2).click()
     chosen = plain["pairs"][2]
-    again = answered(page, "id=", lambda: page.get_by_role("button", name="Search with hit 3").click())
+    again = answered(page, "/api/search", lambda: page.get_by_role("button", name="Search with hit 3").click())
     assert {pair["names"]["query"] for pair in again["pairs"]} == {chosen["names"]["gallery"]}
     assert page.locator(".place[data-place=query] .name").inner_text() == chosen["names"]["gallery"]
     # an image of the gallery can be compared with a file too
@@ -399,7 +378,9 @@ def test_an_index_is_shown_as_it_is_and_says_how_sure_it_is(
             image.scroll_into_view_if_needed()
             assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
         told = answered(page, "/api/search", lambda: drop(page, "main", files / "a.png"))
-        assert told["in_gallery"]["sentence"] == page.locator(".verdict-line").inner_text()
+        assert page.locator(".verdict-line p").text_content() == told["in_gallery"]["sentence"]
+        verdict = told["in_gallery"]["sentence"].partition(":")[0]
+        assert page.locator(".verdict-line summary b").inner_text() == f"{verdict}."
         assert page.locator(".hit").count() == 8
         for button, pair in zip(page.locator(".hit").all(), told["pairs"], strict=True):
             chance = pair["hit"]["probability"]
@@ -407,6 +388,7 @@ def test_an_index_is_shown_as_it_is_and_says_how_sure_it_is(
         assert_summary(page, told["pairs"][0]["summary"])
         assert "the same product" in page.locator(".headline").inner_text()
         assert text_faults(page) == []
+        page.locator(".settings summary").click()
         plain = answered(page, "rerank_at=0", lambda: page.locator("[data-option=rerank_at]").select_option("0"))
         assert plain["notices"][0] in page.locator("#result").inner_text()
         assert page.locator(".verdict-line").count() == 0

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from diml.explain import Explanation, drawn_pair, explanation_page
+from diml.explain import Explanation, explanation_page
 from diml.explain.html import MODULES, page_text
 from diml.explain.shown_plan import shown_plan
 from diml.explain.summary import summarise
 from diml.files import write_text
 from diml.matching import Regions, match
+from drawn_pair import drawn_pair
 from end_to_end.browser.conftest import text_faults
 
 OpenPage = Callable[..., Any]

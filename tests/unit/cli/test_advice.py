@@ -53,24 +53,26 @@ def test_a_perfect_ranking_lacks_nothing():
 
 
 @pytest.mark.parametrize(
-    ("head", "paper", "trainable", "expected"),
+    ("head", "paper", "tunable", "training", "expected"),
     [
-        (HeadOptions(head="identity"), True, True, "evaluate {} --grid 7 --head whiten"),
-        (HeadOptions(head="whiten", dim=64), True, True, "tune {} --grid 7 --head whiten --dim 64"),
-        (HeadOptions(fit_on="gallery"), True, False, "compare {} --grid 7 --fit-on gallery"),
-        (HeadOptions(), False, True, "train {} --frozen-backbone"),
+        (HeadOptions(head="identity"), True, True, ["train"], "evaluate {} --grid 7 --head whiten"),
+        (HeadOptions(head="whiten", dim=64), True, True, ["train"], "tune {} --grid 7 --head whiten --dim 64"),
+        (HeadOptions(fit_on="gallery"), True, False, None, "compare {} --grid 7 --fit-on gallery"),
+        (HeadOptions(), False, True, None, "tune {} --grid 7"),
+        (HeadOptions(), False, True, ["train", "folder", "--frozen-backbone"], "train folder --frozen-backbone"),
     ],
 )
-def test_the_next_command_is_what_was_not_tried(head, paper, trainable, expected):
+def test_the_next_command_is_what_was_not_tried(head, paper, tunable, training, expected):
     data, opened = given_flags(DataOptions(data=Path("my photos"))), given_flags(EmbedderOptions(grid=7))
+    flags = [*data, "--model", "resnet50", *opened]
     bare = head.head == "identity"
     found = next_command(
-        "folder", data, opened, given_flags(head), "resnet50", bare=bare, paper=paper, trainable=trainable
+        "folder", flags, given_flags(head), bare=bare, paper=paper, tunable=tunable, training=training
     )
     assert found == "diml " + expected.format("folder --data 'my photos' --model resnet50")
 
 
-@pytest.mark.parametrize(("trainable", "command"), [(True, "diml tune runs/mine"), (False, "diml compare runs/mine")])
+@pytest.mark.parametrize(("tunable", "command"), [(True, "diml tune runs/mine"), (False, "diml compare runs/mine")])
 @pytest.mark.parametrize("paper", [True, False])
-def test_a_run_is_data_set_and_model(trainable, command, paper):
-    assert next_command("runs/mine", [], [], [], "", bare=False, paper=paper, trainable=trainable) == command
+def test_a_run_is_data_set_and_model(tunable, command, paper):
+    assert next_command("runs/mine", [], [], bare=False, paper=paper, tunable=tunable, training=None) == command

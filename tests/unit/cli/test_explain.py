@@ -15,13 +15,13 @@ import diml.models
 from diml.calibration import load_calibration
 from diml.calibration.calibrator import fit_calibrator
 from diml.cli.explain import ExplainCommand
-from diml.explain import drawn_pair
 from diml.explain.explanation import match_pair
 from diml.explain.formatting import TIMES
 from diml.explain.shown_plan import shown_plan
 from diml.explain.wording import likely
 from diml.matching import Matcher
 from diml.models import Embedder, load_embedder
+from drawn_pair import drawn_pair
 from unit.calibration.conftest import made_up_images
 
 

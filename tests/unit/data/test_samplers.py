@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from diml.data.class_groups import SmallClassesWarning
+from diml.data.class_groups import SmallClassesWarning, fitting_batch, usable_classes
 from diml.data.samplers import build_sampler, sampler_names
 
 BY_CLASS = [name for name in sampler_names() if name != "random"]
@@ -174,3 +174,32 @@ def test_wrong_arguments_are_named(arguments, message) -> None:
         build_sampler(given_.pop("name"), given_.pop("labels"), **given_)
     with pytest.raises(ValueError, match="epoch"):
         build_sampler("random", [0, 1], batch_size=1).batches(-1)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 8), st.sampled_from([1, 2, 4]))
+def test_a_fitting_batch_can_be_filled_and_is_no_larger(sizes, classes, per_class):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    asked = classes * per_class
+    if sum(size > 1 for size in sizes) < 2:
+        with pytest.raises(ValueError, match="need two classes with two images each"):
+            fitting_batch(labels, asked, per_class)
+        return
+    batch, each = fitting_batch(labels, asked, per_class)
+    assert 1 <= each <= per_class
+    assert each <= batch <= asked
+    assert batch % each == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SmallClassesWarning)
+        assert len(usable_classes(labels, batch, each)) >= batch // each  # and it raises nothing
+    paired = [size for size in sizes if size > 1]
+    assert sum(size >= each for size in paired) * 2 >= len(paired)  # most classes are used
+    if min(sizes) >= per_class and len(sizes) >= classes:
+        assert (batch, each) == (asked, per_class)
+    if classes > 1:
+        assert batch // each > 1
+
+
+def test_a_fitting_batch_of_few_classes():
+    assert fitting_batch([0] * 9 + [1] * 5, 64, 4) == (8, 4)
+    assert fitting_batch([0] * 9 + [1] * 2, 64, 4) == (4, 2)
+    assert fitting_batch(np.repeat(np.arange(20), 3), 64, 4) == (60, 3)

@@ -33,6 +33,9 @@ class ColourEmbedder:
         assert device == "cpu"
         return self
 
+    def check_matcher(self, matcher: Matcher) -> None:
+        assert matcher.weights != "rollout"
+
     def embed(self, images: Sequence[Image.Image], *, shares: bool = False) -> Regions:
         self.seen += images
         side, dense = 56 // self.grid, []

@@ -15,12 +15,13 @@ from matplotlib.text import Text
 from PIL import Image
 
 import diml
-from diml.explain import Explanation, drawn_pair
+from diml.explain import Explanation
 from diml.explain.description import describe_match
 from diml.explain.explanation import match_pair, match_query
 from diml.explain.formatting import TIMES
 from diml.explain.shown_plan import shown_plan
 from diml.matching import Match, Matcher, Regions, match
+from drawn_pair import drawn_pair
 
 MakeMatch = Callable[..., Match]
 

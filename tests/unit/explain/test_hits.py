@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from diml.calibration.calibrator import fit_calibrator
-from diml.explain import Explanation, drawn_pair, rank_hits
+from diml.explain import Explanation, rank_hits
 from diml.explain.explanation import match_pair, match_query
 from diml.explain.hits import describe_hits
 from diml.matching import Match, Matcher
+from drawn_pair import drawn_pair
 from unit.calibration.conftest import made_up_images
 
 MakeMatch = Callable[..., Match]

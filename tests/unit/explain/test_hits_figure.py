@@ -10,10 +10,11 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from diml.explain import Explanation, drawn_pair
+from diml.explain import Explanation
 from diml.explain.formatting import TIMES
 from diml.explain.hits_figure import DrawnHit, hits_figure
 from diml.matching import Match
+from drawn_pair import drawn_pair
 
 MakeMatch = Callable[..., Match]
 Overlapping = Callable[[Figure], list[tuple[str, str]]]

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diml.explain import Explanation, drawn_pair, explanation_page
+from diml.explain import Explanation, explanation_page
 from diml.explain.description import describe_match
 from diml.explain.html import REPORT_MODULES, ImageShelf, check_page_name, page_asset
 from diml.explain.shown_plan import shown_plan
 from diml.matching import Match
+from drawn_pair import drawn_pair
 
 MakeMatch = Callable[..., Match]
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diml.explain.canvas import Canvas
-from diml.explain.drawings import drawn_pair
 from diml.explain.panels import HEAT, HEAT_SCALE, Panel, Side, section_of
+from drawn_pair import drawn_pair
 
 
 def side_of(grid: tuple[int, int], image: Image.Image | None = None, weights: np.ndarray | None = None) -> Side:

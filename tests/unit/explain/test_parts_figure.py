@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from diml.explain import Explanation, drawn_pair
+from diml.explain import Explanation
 from diml.explain.canvas import PARTS_PALETTE, UNMATCHED
 from diml.explain.panels import Side
 from diml.explain.parts_figure import draw_parts
+from drawn_pair import drawn_pair
 
 Overlapping = Callable[[Figure], list[tuple[str, str]]]
 Grid = tuple[int, int]

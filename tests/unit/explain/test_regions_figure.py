@@ -18,11 +18,12 @@ from matplotlib.text import Text
 from PIL import Image
 
 from calibrated import made_up_calibrator
-from diml.explain import Explanation, draw_match, drawn_pair
+from diml.explain import Explanation, draw_match
 from diml.explain.canvas import save_figure
 from diml.explain.flows import colour_of
 from diml.explain.formatting import TIMES
 from diml.matching import Match, Matcher, Regions, match
+from drawn_pair import drawn_pair
 
 MakeMatch = Callable[..., Match]
 Overlapping = Callable[[Figure], list[tuple[str, str]]]

@@ -14,9 +14,10 @@ import pytest
 from calibrated import made_up_calibrator
 from diml.data import ImageSet
 from diml.evaluation import DatasetEvaluation, evaluate_regions
-from diml.explain import drawn_pair, evaluation_page
+from diml.explain import evaluation_page
 from diml.explain.report import choose_queries
 from diml.matching import Matcher
+from drawn_pair import drawn_pair
 
 
 @pytest.fixture

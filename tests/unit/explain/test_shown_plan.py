@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from diml.explain import Explanation, drawn_pair
+from diml.explain import Explanation
 from diml.explain.explanation import match_pair
 from diml.explain.shown_plan import shown_plan
+from drawn_pair import drawn_pair
 from unit.explain.random_matches import make_match
 
 

@@ -1,6 +1,8 @@
-"""A tiny embedder, saved, as indices remember theirs by name; and a folder of small images."""
+"""A tiny embedder, saved, as indices remember theirs by name; a folder of small images; a Milvus server."""
 
 from __future__ import annotations
+
+import uuid
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from PIL import Image
 
 from diml.models import load_embedder
 from tiny_model import save_tiny_model
+from unit.search.milvus_server import running_server
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +39,23 @@ def photos(tmp_path):
         label.mkdir(parents=True, exist_ok=True)
         draw(number).save(label / f"{number}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """Address of a Milvus server, started where a test asks for it, and stopped at the end."""
+    with running_server(tmp_path_factory.mktemp("server")) as address:
+        yield address
+
+
+@pytest.fixture
+def collection(server):
+    """Place of a collection that does not exist yet, and is dropped afterwards."""
+    from diml.search.backends.milvus import Connection, read_place
+
+    uri = f"{server}/test_{uuid.uuid4().hex}"
+    yield uri
+    place = read_place(uri)
+    connection = Connection(place)
+    connection.call("drop_collection", place.collection)
+    connection.close()

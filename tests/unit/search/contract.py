@@ -17,7 +17,7 @@ import torch
 
 from diml.matching import Matcher, QuantizedRegions, Regions
 from diml.search import open_store
-from diml.search.filters import parse_where
+from diml.search.filters import parse_where, quoted_column
 from diml.search.index import create_store
 from diml.search.store import IndexConfig, IndexNotFoundError, Rows, decode_regions, encode_regions
 
@@ -93,6 +93,19 @@ class StoreContract:
         with pytest.raises(ValueError, match=told):
             create_store(uri, dataclasses.replace(CONFIG, **change))
         assert open_store(uri).count() == 3
+
+    def test_the_version_is_another_one_after_every_change(self, store):
+        versions = [store.version()]
+        for change in (
+            lambda: store.add(make_rows(3)),
+            lambda: store.add(make_rows(2, seed=5)),  # in place of others: as many rows as before
+            lambda: store.remove([make_rows(3).ids[2]]),
+            lambda: store.set_columns({**CONFIG.columns, "size": "integer"}, ()),
+        ):
+            change()
+            assert store.version() == store.version()
+            versions.append(store.version())
+        assert len(set(versions)) == len(versions)
 
     def test_making_an_index_that_is_there_opens_it(self, store, uri):
         store.add(make_rows(3))
@@ -177,6 +190,9 @@ class StoreContract:
             ("not (label = 'l0' or fresh = true)", lambda e: e["label"] != "l0" and not e["fresh"]),
             ("fresh = false", lambda e: not e["fresh"]),
             ("price > -1e3", lambda e: True),
+            ("label like '_1' and fresh", lambda e: e["label"] == "l1" and e["fresh"]),
+            ("price not between 0.5 and 1.5", lambda e: not 0.5 <= e["price"] <= 1.5),
+            ("label is not null", lambda e: True),
             ("label = 'nothing'", lambda e: False),
         ],
     )
@@ -195,7 +211,16 @@ class StoreContract:
         rows = make_rows(3)
         entries = ({"label": "a", "price": 1.0}, {"label": "b", "price": None}, {"price": 3.0})
         store.add(dataclasses.replace(rows, metadata=entries))
-        for text, count in (("price < 5", 2), ("price != 1", 1), ("not price = 1", 1), ("label != 'a'", 1)):
+        for text, count in (
+            ("price < 5", 2),
+            ("price != 1", 1),
+            ("not price = 1", 1),
+            ("label != 'a'", 1),
+            ("label not like '%b'", 1),
+            ("label is null", 1),
+            ("price is not null", 2),
+            ("fresh is null", 3),
+        ):
             assert store.count(parse_where(text, COLUMNS)) == count, text
         assert store.regions([rows.ids[1]]).metadata[0].get("price") is None
 
@@ -271,6 +296,39 @@ class StoreContract:
         assert new.ids[0] in store.nearest(new.pooled, 2)[0].ids
         assert store.count(parse_where("size = 3", wide)) == 1
         assert reader.regions([rows.ids[0]]).ids == (rows.ids[0],)
+
+    def test_columns_of_any_name(self, uri):
+        """Also of names that the database has for itself, that differ in letter case, and of a keyword."""
+        names = [
+            "unit price",
+            "_distance",
+            "_rowid",
+            "A.b",
+            "a.B",
+            'in "stock"`',
+            "größe",
+            "select",
+            "10%",
+            "value_a",
+            "價",
+        ]
+        store = create_store(uri, dataclasses.replace(CONFIG, columns=dict.fromkeys(names, "integer")))
+        rows = make_rows(4)
+        entries = tuple({name: row * 20 + at for at, name in enumerate(names)} for row in range(4))
+        rows = dataclasses.replace(rows, metadata=entries)
+        store.add(rows)
+        wide = {**dict.fromkeys(names, "number"), "a new one": "text"}
+        for columns in (store.config.columns, wide):
+            store.set_columns(columns, ())
+            assert_equal_rows(
+                store.regions(rows.ids),
+                dataclasses.replace(rows, metadata=tuple({**dict.fromkeys(columns), **e} for e in entries)),
+            )
+            for at, name in enumerate(names):
+                where = parse_where(f"{quoted_column(name)} = {20 + at}", columns)
+                assert [part.ids for part in store.listing(where)] == [rows.ids[1:2]]
+                assert store.nearest(rows.pooled[:1], 4, where=where)[0].ids == rows.ids[1:2]
+        store.close()
 
     def test_another_reader_sees_what_was_written(self, store, uri):
         reader = open_store(uri)

@@ -43,7 +43,7 @@ def by_path(store):
 
 
 def test_rows_are_what_the_embedder_makes_of_the_files(build, store, photos, embedder):
-    assert counts(build()) == (12, 0, 0, 0, 12)
+    assert counts(build(storage="float16")) == (12, 0, 0, 0, 12)
     rows = by_path(store())
     for path, (name, metadata) in rows.items():
         found = store().regions([name])
@@ -159,8 +159,8 @@ def test_another_embedder_or_storage_is_refused_and_nothing_is_changed(build, st
     other = type(embedder)(embedder.backbone, embedder.head, dataclasses.replace(embedder.config, grid=2))
     with pytest.raises(ValueError, match="another embedder"):
         build_index(list_source(photos), store().info().uri, other, model=str(model))
-    with pytest.raises(ValueError, match="storage float16, got int8"):
-        build(storage="int8")
+    with pytest.raises(ValueError, match="storage int8, got float16"):
+        build(storage="float16")
     assert store().count() == 12
 
 

@@ -109,12 +109,12 @@ def test_labelled_images_keep_their_masses(photos, tmp_path):
 def test_an_index_of_another_network_keeps_none_and_says_so(photos, tmp_path):
     embedder = load_embedder("test_resnet", pretrained=False, preprocess=SMALL)
     embedder.save(tmp_path / "saved")
-    with pytest.raises(ValueError, match=r"'rollout' needs the masses.*saved gives has none: .*no plain vision"):
+    with pytest.raises(ValueError, match=r"'rollout' needs the masses.*test_resnet gives none: .*no plain vision"):
         build_index(
             photos, tmp_path / "index", embedder, model=str(tmp_path / "saved"), matcher=Matcher(weights="rollout")
         )
     build_index(photos, tmp_path / "index", embedder, model=str(tmp_path / "saved"))
     with Searcher.open(tmp_path / "index") as searcher:
         assert not searcher.store.config.masses
-        with pytest.raises(ValueError, match="'rollout' needs the masses of the regions, and query has none"):
+        with pytest.raises(ValueError, match="'rollout' needs the masses of the regions, which this index was built without"):
             searcher.search(next(photos.rglob("*.png")), matcher=Matcher(weights="rollout"))

@@ -17,27 +17,9 @@ from diml.search.index import create_store
 from diml.search.store import IndexConfig, Rows
 from unit.search.conftest import draw
 from unit.search.contract import CONFIG, StoreContract, assert_equal_rows, make_rows, some
-from unit.search.milvus_server import running_server
 
 pymilvus = pytest.importorskip("pymilvus")
 pytest.importorskip("milvus_lite")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with running_server(tmp_path_factory.mktemp("server")) as address:
-        yield address
-
-
-@pytest.fixture
-def collection(server):
-    """Place of a collection that does not exist yet, and is dropped afterwards."""
-    uri = f"{server}/test_{uuid.uuid4().hex}"
-    yield uri
-    place = read_place(uri)
-    connection = Connection(place)
-    connection.call("drop_collection", place.collection)
-    connection.close()
 
 
 class TestMilvusLite(StoreContract):

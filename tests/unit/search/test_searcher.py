@@ -191,7 +191,7 @@ def test_the_matcher_of_an_index_is_chosen_when_it_is_built(photos, tmp_path, em
     again = build_index(photos, place, embedder, model=str(model))
     assert again.unchanged == 12
     assert open_store(place).config.matcher == OTHER
-    with pytest.raises(ValueError, match=r"matcher: .* was built with Matcher.*omit it and set it when searching"):
+    with pytest.raises(ValueError, match=r"matcher: .* has Matcher.*omit it and set it when searching"):
         build_index(photos, place, embedder, model=str(model), matcher=SHARP)
 
 

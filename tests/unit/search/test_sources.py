@@ -63,12 +63,13 @@ def test_names_that_are_not_utf8_are_left_out_and_named(photos):
     [
         ("file,label\na.png,x\n", "the column path"),
         ("path,content\na.png,x\n", "got 'content'; rename it"),
-        ("path,is query\na.png,x\n", "got 'is query'; rename it"),
+        ("path,a\xa0b\na.png,x\n".encode().decode("latin-1"), r"got 'a\\xa0b'; rename it"),
+        ("path,u\u0308,\xfc\na.png,x,y\n".encode().decode("latin-1"), "twice, in two forms of Unicode; rename it"),
         ("path,a,a\na.png,x,y\n", "distinct columns"),
         ("path\n", "one line per image"),
         ("path,label\na.png\n", "line 2: has 1 cells"),
         ("path,label\na.png,x,y\n", "line 2: has 3 cells"),
-        ("path,_distance\na.png,1\n", "got '_distance'; rename it"),
+        ("path,\na.png,1\n", "got ''; rename it"),
         ("path,checksum\na.png,1\n", "got 'checksum'; rename it"),
         ("path,label\n ,x\n", "line 2: path is empty"),
         ("path,label\na.png,x\nb.png,x\na.png,y\n", r"line 4: a\.png is already in line 2"),
@@ -96,6 +97,21 @@ def test_where_a_stored_image_lies():
     assert str(image_file({"source": "/data/shop", "path": "a/b.png"})) == "/data/shop/a/b.png"
     assert str(image_file({"source": "/data/shop.csv/", "path": "a/b.png"})) == "/data/shop.csv/a/b.png"
     assert str(image_file({"source": "/data/shop.csv", "path": "/other/b.png"})) == "/other/b.png"
+
+
+def test_columns_of_a_csv_file_have_any_name(photos):
+    file = photos / "shop.csv"
+    file.write_text('path,unit price,"in ""stock"", now?",gro\u0308\u00dfe,a=b\nclass 0/0.png,1.5,true,7,x\n')
+    listing = list_source(file, {"gr\u00f6\u00dfe": "text", "a=b": "text"})
+    assert listing.columns == {
+        "unit price": "number",
+        'in "stock", now?': "boolean",
+        "gr\u00f6\u00dfe": "text",
+        "a=b": "text",
+    }
+    values = {"unit price": 1.5, 'in "stock", now?': True, "gr\u00f6\u00dfe": "7", "a=b": "x"}
+    assert listing.metadata(0, listing.columns) == values
+    assert labels_of(file, "unit price") == {"class 0/0.png": "1.5"}
 
 
 def labels_of(place, label_from):

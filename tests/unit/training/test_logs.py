@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 import types
 
 import pytest
 
 from diml.evaluation.metrics import METRICS
-from diml.training.logs import Display, MetricLog, read_records
+from diml.training.logs import DamagedLogWarning, Display, MetricLog, read_records
 
 
 def fill(log: MetricLog) -> None:
@@ -27,7 +28,10 @@ def test_one_line_per_record(tmp_path):
     log = MetricLog(tmp_path)
     fill(log)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == log.records == read_records(tmp_path / "metrics.jsonl")
+    found = [json.loads(line) for line in lines]
+    assert [line.pop("line") for line in found] == list(range(1, 11))
+    assert all(re.fullmatch("[0-9a-f]{64}", line.pop("sha256")) for line in found)
+    assert found == log.records == read_records(tmp_path / "metrics.jsonl")
     assert len(lines) == 10
 
 
@@ -57,6 +61,48 @@ def test_an_unsaved_validation_is_repeated(tmp_path):
     fill(MetricLog(tmp_path))
     log = MetricLog(tmp_path, epochs=1, steps=4)
     assert [record["step"] for record in log.records if record["kind"] == "validation"] == [2, 2]
+
+
+def _changed(lines: list[bytes], change: str) -> list[bytes]:
+    """Ten lines of which the fourth, or more, is damaged."""
+    fourth = lines[3]
+    assert b'"recall@1": 0.1' in fourth
+    return {
+        "another number": [*lines[:3], fourth.replace(b'"recall@1": 0.1', b'"recall@1": 0.2'), *lines[4:]],
+        "cut": [*lines[:3], fourth[:20], *lines[4:]],
+        "no checksum": [*lines[:3], b'{"kind": "train", "step": 2}', *lines[4:]],
+        "not UTF-8": [*lines[:3], b"\xff" * 20, *lines[4:]],
+        "zeros": [*lines[:3], bytes(40) + lines[5], *lines[6:]],
+        "missing": [*lines[:3], *lines[4:]],
+        "doubled": [*lines[:4], fourth, *lines[4:]],
+    }[change]
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "kept"),
+    [
+        ("another number", "line 4 is damaged; ", 9),
+        ("cut", "line 4 is damaged; ", 9),
+        ("no checksum", "line 4 is damaged; ", 9),
+        ("not UTF-8", "line 4 is damaged; ", 9),
+        ("zeros", r"line 4 is damaged \(1 more\)", 7),
+        ("missing", "lines 4 to 4 are missing", 9),
+        ("doubled", "line 4 is doubled", 10),
+    ],
+)
+def test_damage_is_named_and_the_other_lines_are_kept(change, said, kept, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricLog(tmp_path)
+    fill(log)
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"".join(line + b"\n" for line in _changed(lines, change)))
+    with pytest.warns(DamagedLogWarning, match=f"metrics.jsonl: {said}"):
+        records = read_records(path)
+    assert len(records) == kept
+    assert all(record in log.records for record in records)
+    with pytest.warns(DamagedLogWarning, match=said):
+        resumed = MetricLog(tmp_path, epochs=2, steps=4)
+    assert read_records(path) == resumed.records  # whole again
 
 
 def test_other_processes_write_nothing(tmp_path, monkeypatch):

@@ -123,12 +123,12 @@ def test_numbers_out_of_range_are_refused(client: Client, words: str) -> None:
 
 def test_the_gallery_is_read_outside_the_event_loop(client: Client, gallery: FolderGallery, monkeypatch: Any) -> None:
     threads = set()
-    for name in ("items", "state"):
+    for name in ("items", "count", "state"):
         real = getattr(gallery, name)
 
-        def noted(*words: Any, real: Any = real) -> Any:
+        def noted(*words: Any, real: Any = real, **named: Any) -> Any:
             threads.add(threading.current_thread().name)
-            return real(*words)
+            return real(*words, **named)
 
         monkeypatch.setattr(gallery, name, noted)
     assert client().get("/api/gallery").status_code == client().get("/api/status").status_code == 200
@@ -268,7 +268,7 @@ def test_the_page_loads_nothing_from_elsewhere_and_all_of_its_modules_are_there(
 def test_openapi_tells_the_forms_and_the_errors(client: Client) -> None:
     told = client().get("/api/openapi.json").json()
     assert set(told["paths"]) == {
-        "/api/status", "/api/match", "/api/search", "/api/gallery", "/api/gallery/image",
+        "/api/status", "/api/match", "/api/search", "/api/gallery", "/api/gallery/image", "/api/facets",
     }  # fmt: skip
     form = told["paths"]["/api/match"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert form["required"] == ["query", "gallery"]

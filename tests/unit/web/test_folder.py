@@ -63,7 +63,7 @@ def test_an_image_of_the_gallery_is_no_hit_of_itself(gallery: FolderGallery) -> 
     item = gallery.items(4, 1)[0]
     query = gallery.regions([item.id])
     assert gallery.search(query, hits=3, rerank_at=5).hits[0].item == item
-    answer = gallery.search(query, hits=50, rerank_at=5, exclude=item.id)
+    answer = gallery.search(query, hits=50, rerank_at=5, exclude=[item.id])
     found = answer.hits
     assert answer.searched == 9
     assert len(found) == 9

@@ -55,7 +55,7 @@ def test_an_image_of_the_index_is_no_hit_of_itself(index_gallery: IndexGallery) 
     item = index_gallery.items(4, 1)[0]
     query = index_gallery.regions([item.id])
     assert index_gallery.search(query, hits=3, rerank_at=5).hits[0].item == item
-    found = index_gallery.search(query, hits=50, rerank_at=50, exclude=item.id).hits
+    found = index_gallery.search(query, hits=50, rerank_at=50, exclude=[item.id]).hits
     assert item.id not in [hit.item.id for hit in found]
     assert sorted(hit.pooled_rank for hit in found) == list(range(1, index_gallery.state().total))
 

@@ -15,14 +15,15 @@ const SHOWN = 0.0005; // smaller values are written as zero
  * @param {import("./numbers.js").Explanation} data
  * @param {number} [first]  row of the pair that is displayed at first
  * @param {(row: number) => void} [onChoose]  called with the row of a hit whenever it is displayed
+ * @param {(hit: import("./numbers.js").HitFacts) => HTMLElement | string} [factsOf]  what else is known of a hit
  * @returns {{stop: () => void}}
  */
-export function mountExplanation(root, data, first = 0, onChoose = () => {}) {
+export function mountExplanation(root, data, first = 0, onChoose = () => {}, factsOf = () => "") {
   if (data.pairs.length === 1 && !data.pairs[0].hit) return mountViewer(root, data);
   const viewerRoot = element("div");
   const title = element("h2");
   const contrast = data.pairs.length > 1 ? makeContrast(data) : null;
-  const buttons = data.pairs.map((pair, index) => hitButton(data, pair, () => choose(index)));
+  const buttons = data.pairs.map((pair, index) => hitButton(data, pair, () => choose(index), factsOf(pair.hit)));
   let viewer = null;
   function choose(index) {
     viewer?.stop();
@@ -38,14 +39,14 @@ export function mountExplanation(root, data, first = 0, onChoose = () => {}) {
   return { stop: () => viewer.stop() };
 }
 
-function hitButton(data, pair, onClick) {
+function hitButton(data, pair, onClick, facts) {
   const { hit } = pair;
   const { src, width, height } = data.images[pair.images.gallery];
   const image = element("img", { src, width, height, alt: "" });
   const words = element("span", { class: "hit-words" }, element("span", {}, element("b", {}, hitName(hit)), " ", verdictOf(hit)), likelihoodOf(pair), movedOf(hit));
   const name = element("span", { class: "name", title: pair.names.gallery }, hit.note || shortName(pair.names.gallery, 1));
   const parts = element("span", { class: "mini-parts" }, ...pair.summary.parts.slice(0, MINI_PARTS).map((part) => miniPart(data, pair, part)));
-  const button = element("button", { type: "button", class: "hit card", "aria-pressed": "false" }, image, words, name, parts);
+  const button = element("button", { type: "button", class: "hit card", "aria-pressed": "false" }, image, words, name, facts, parts);
   button.addEventListener("click", onClick);
   return button;
 }

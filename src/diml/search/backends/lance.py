@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diml.extras import require
-from diml.files import exclusive_lock, write_text
+from diml.files import exclusive_lock, require_unlocked, write_text
+from diml.lean_imports import import_lancedb
 from diml.search.cells import widened_value
 from diml.search.filters import ColumnType, Where, sql_value, to_sql
+from diml.search.names import field_name
 from diml.search.store import (
     UNIT_TOLERANCE,
     DamagedIndexError,
@@ -48,6 +51,8 @@ LEAST_PROBED: Final = 20
 _HINTS: Final = 100_000
 #: How long old versions are kept, which readers may still be using.
 _KEPT_VERSIONS: Final = datetime.timedelta(seconds=30)
+#: The same of an index that was created a moment ago, which few can be reading, and nobody for long.
+_READING: Final = datetime.timedelta(seconds=1)
 _PART: Final = 4096
 _REMADE: Final = "is missing or damaged; `diml index optimize` makes it again"
 
@@ -80,13 +85,16 @@ class LanceStore:
         self._hints: dict[str, int] = {}
 
     @classmethod
-    def create(cls, folder: Path, config: IndexConfig) -> LanceStore:
+    def create(cls, folder: Path, config: IndexConfig, texts: Mapping[str, str] | None = None) -> LanceStore:
         """Create an empty index, or open the existing one; FileExistsError where the folder holds something else."""
-        _check_folder(folder)
+        texts = texts or {}
+        _check_folder(folder, ("writer.lock", *texts))
         with exclusive_lock(folder / "writer.lock"):
             try:
                 return cls(folder)
             except IndexNotFoundError:
+                for name, text in texts.items():  # before the table: an index is never without them
+                    write_text(folder / name, text)
                 _connect(folder).create_table(_TABLE, schema=_schema(config))
                 return cls(folder)
 
@@ -173,21 +181,24 @@ class LanceStore:
     def listing(self, where: Where | None = None, *, columns: Sequence[str] | None = None) -> Iterator[ListedRows]:
         """Yield all rows of one state without their vectors, in parts, in the order of ids."""
         names = list(self._config.columns if columns is None else columns)
-        search = self._table.search().select(["id", *names])
+        fields = [field_name(name) for name in names]
+        search = self._table.search().select(["id", *fields])
         if where is not None:
             search = search.where(to_sql(where))
         whole = search.to_arrow().sort_by("id")
         for start in range(0, whole.num_rows, _PART):
             part = whole.slice(start, _PART)
-            yield ListedRows(tuple(part["id"].to_pylist()), tuple(part.select(names).to_pylist()))
+            yield ListedRows(tuple(part["id"].to_pylist()), tuple(_entries(part, names)))
 
     def listed(self, ids: Sequence[str]) -> ListedRows:
         """Return the rows of these ids without their vectors, in this order; unknown ids are left out."""
         wanted, names = list(dict.fromkeys(ids)), list(self._config.columns)
         if not wanted:
             return ListedRows((), ())
-        search = self._table.search().where(_among(wanted)).select(["id", *names]).limit(len(wanted))
-        rows = {row.pop("id"): row for row in search.to_arrow().to_pylist()}
+        fields = [field_name(name) for name in names]
+        search = self._table.search().where(_among(wanted)).select(["id", *fields]).limit(len(wanted))
+        found = search.to_arrow()
+        rows = dict(zip(found["id"].to_pylist(), _entries(found, names), strict=True))
         there = tuple(key for key in wanted if key in rows)
         return ListedRows(there, tuple(rows[key] for key in there))
 
@@ -213,6 +224,10 @@ class LanceStore:
         if about is not None and about != self._about:
             self._about, self._config = about, IndexConfig.from_json(about)
             self._columns = list(_schema(self._config).names)
+
+    def require_free(self) -> None:
+        """Raise InUseError while another process is writing."""
+        require_unlocked(self.folder / "writer.lock", "index")
 
     def faults(self) -> tuple[str, ...]:
         """The indexes over columns whose files are missing or damaged; `optimize` makes them again."""
@@ -249,7 +264,7 @@ class LanceStore:
                 raise
             raise DamagedIndexError(f"index: {self.folder}: {faults[0]}") from error
 
-    def optimize(self) -> None:
+    def optimize(self, *, new: bool = False) -> None:
         """Merge small files, build or extend the indexes, drop versions that no reader can still be using."""
         from lancedb.index import BTree, IvfFlat
 
@@ -262,7 +277,11 @@ class LanceStore:
                 self._table.create_index("id", config=BTree())
             if rows >= INDEX_FROM and "pooled" not in there:
                 self._table.create_index("pooled", config=IvfFlat(distance_type="dot", num_partitions=_cells(rows)))
+            merged = self._table.stats()["fragment_stats"]["num_fragments"] > 1
             self._table.optimize(cleanup_older_than=_KEPT_VERSIONS)
+            if new and merged:
+                time.sleep(_READING.total_seconds())
+                self._table.optimize(cleanup_older_than=_READING)
         self._hints.clear()
 
     def info(self) -> StoreInfo:
@@ -279,6 +298,10 @@ class LanceStore:
             disk_bytes=sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()),
         )
 
+    def version(self) -> str:
+        """Return the number of the last commit."""
+        return str(self._table.version)
+
     def read_text(self, name: str) -> str | None:
         """Return a text that is kept with the index, a file of its folder, or None."""
         file = self.folder / name
@@ -287,6 +310,10 @@ class LanceStore:
     def write_text(self, name: str, text: str) -> None:
         """Keep a text with the index, as a file of its folder."""
         write_text(self.folder / name, text)
+
+    def texts(self) -> tuple[str, ...]:
+        """Return the names of the texts that are kept with the index, the JSON files of its folder."""
+        return tuple(sorted(file.name for file in self.folder.glob("*.json") if file.is_file()))
 
     def close(self) -> None:
         """Forget the hints; LanceDB needs no closing."""
@@ -303,18 +330,17 @@ class LanceStore:
 
 def _connect(folder: Path) -> Any:
     require("search", "an index in a folder")
-    import lancedb
-
+    lancedb = import_lancedb()
     # Without an interval a table would keep showing the state in which it was opened.
     return lancedb.connect(folder, read_consistency_interval=datetime.timedelta(0))
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, allowed: Sequence[str]) -> None:
     """Raise FileExistsError for a folder that holds something else than an index."""
     if folder.is_file():
         raise FileExistsError(f"index: {folder} is a file; choose a new folder")
     if folder.is_dir() and not (folder / f"{_TABLE}.lance").exists():
-        inside = sorted(entry.name for entry in folder.iterdir() if entry.name != "writer.lock")
+        inside = sorted(entry.name for entry in folder.iterdir() if entry.name not in allowed)
         if inside:
             raise FileExistsError(f"index: {folder} contains {', '.join(inside[:3])} and no index; choose a new folder")
 
@@ -344,7 +370,7 @@ def _schema(config: IndexConfig) -> pa.Schema:
     if config.row_bytes:
         fields.append(pa.field("regions", pa.binary(config.row_bytes), nullable=False))
     fields.append(pa.field("checksum", pa.int64(), nullable=False))
-    fields += [pa.field(name, types[kind]) for name, kind in config.columns.items()]
+    fields += [pa.field(field_name(name), types[kind]) for name, kind in config.columns.items()]
     return pa.schema(fields, metadata={_KEY: config.to_json().encode()})
 
 
@@ -359,7 +385,8 @@ def _to_arrow(rows: Rows, config: IndexConfig) -> pa.Table:
         columns.append(pa.FixedSizeBinaryArray.from_buffers(pa.binary(config.row_bytes), len(rows), [None, data]))
     columns.append(pa.array(rows.checksums, pa.int64()))
     columns += [
-        pa.array([entry.get(name) for entry in rows.metadata], schema.field(name).type) for name in config.columns
+        pa.array([entry.get(name) for entry in rows.metadata], schema.field(field_name(name)).type)
+        for name in config.columns
     ]
     return pa.table(columns, schema=schema)
 
@@ -391,17 +418,24 @@ def _from_arrow(places: Sequence[tuple[Any, int]], config: IndexConfig) -> Rows:
             flat = np.frombuffer(buffer, np.uint8, len(rows) * config.row_bytes, start)
             coded[to] = flat.reshape(len(rows), config.row_bytes)
         checksums[to] = chosen["checksum"].to_numpy(zero_copy_only=False)
-        names, entries = chosen["id"].to_pylist(), chosen.select(list(config.columns)).to_pylist()
+        names, entries = chosen["id"].to_pylist(), _entries(chosen, list(config.columns))
         for at, name, entry in zip(to, names, entries, strict=True):
             ids[at], metadata[at] = name, entry
     return Rows(tuple(ids), pooled, coded, tuple(metadata), checksums)
+
+
+def _entries(found: Any, columns: Sequence[str]) -> list[dict[str, Value]]:
+    """Metadata of the rows of a table or record batch, one mapping for each."""
+    fields = found.select([field_name(name) for name in columns])
+    entries: list[dict[str, Value]] = fields.rename_columns(list(columns)).to_pylist()
+    return entries
 
 
 def _with_columns(batch: pa.RecordBatch, schema: pa.Schema, config: IndexConfig) -> pa.RecordBatch:
     """Rows with added and wider columns."""
     import pyarrow as pa
 
-    columns = []
+    columns, kinds = [], {field_name(name): kind for name, kind in config.columns.items()}
     for entry in schema:
         there = batch.schema.get_field_index(entry.name)
         if there < 0:
@@ -409,7 +443,7 @@ def _with_columns(batch: pa.RecordBatch, schema: pa.Schema, config: IndexConfig)
         elif batch.schema.field(there).type == entry.type:
             columns.append(batch.column(there))
         else:
-            kind = config.columns[entry.name]
+            kind = kinds[entry.name]
             values = [widened_value(value, kind) for value in batch.column(there).to_pylist()]
             columns.append(pa.array(values, entry.type))
     return pa.RecordBatch.from_arrays(columns, schema=schema)

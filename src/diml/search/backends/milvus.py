@@ -31,8 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diml.extras import require
+from diml.search.backends.milvus_conditions import column_fields, prefix_of, quoted, to_expression
 from diml.search.cells import widened_rows
-from diml.search.filters import And, ColumnComparison, ColumnMembership, ColumnType, Constant, Operator, Or, Where
+from diml.search.filters import And, ColumnMembership, ColumnPattern, ColumnType, Or, Where, like_regex, quoted_column
 from diml.search.store import (
     IndexConfig,
     IndexNotFoundError,
@@ -45,6 +46,7 @@ from diml.search.store import (
     checked_rows,
     require_sound,
 )
+from diml.spelling import shown
 
 Consistency = Literal["Strong", "Bounded", "Session", "Eventually"]
 Index = Literal["FLAT", "IVF_FLAT"]
@@ -72,7 +74,6 @@ LONGEST_TEXT: Final = 65_535
 _PIECE: Final = LONGEST_TEXT // 4 * 4
 _LARGEST: Final = 2**63 - 1
 _ABSENT: Final[Mapping[ColumnType, Value]] = {"text": "", "integer": 0, "number": 0.0, "boolean": False}
-_ESCAPES: Final = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,6 +285,7 @@ class MilvusStore:
         if place.folder is not None and not is_lite_folder(place.folder):
             raise IndexNotFoundError(place.shown)
         self.place = place
+        self._changes = 0
         self._connection = Connection(place)
         try:
             self._config = self._read_config()
@@ -298,7 +300,7 @@ class MilvusStore:
         return cls(read_place(uri))
 
     @classmethod
-    def create(cls, uri: str, config: IndexConfig) -> MilvusStore:
+    def create(cls, uri: str, config: IndexConfig, texts: Mapping[str, str] | None = None) -> MilvusStore:
         """Create an empty index, or open the existing one."""
         place = dataclasses.replace(read_place(uri), consistency="Strong")  # as the writes depend on what is there
         _check_folder(place)
@@ -306,7 +308,8 @@ class MilvusStore:
         try:
             names = (place.collection, _spare(place, "new"))
             if not any(connection.call("has_collection", name) for name in names):
-                _create_collection(connection, config)
+                kept = {_property_of(name): text for name, text in (texts or {}).items()}
+                _create_collection(connection, config, texts=kept)
             return cls(place)
         finally:
             connection.close()
@@ -324,6 +327,7 @@ class MilvusStore:
         with self._connection.writing():
             for start in range(0, len(records), size):
                 self._call("upsert", records[start : start + size])
+        self._changes += 1
 
     def nearest(
         self, pooled: NDArray[np.float32], k: int, *, where: Where | None = None, exact: bool = False
@@ -379,6 +383,7 @@ class MilvusStore:
                 if there:
                     self._call("delete", filter=among(there))  # given ids, pymilvus quotes them wrongly
                 count += len(there)
+        self._changes += 1
         return count
 
     def count(self, where: Where | None = None) -> int:
@@ -390,9 +395,7 @@ class MilvusStore:
         names = list(self._config.columns if columns is None else columns)
         condition = self._expression(where)
         for page in self._pages(condition, ["id", *column_fields(names)]):
-            yield ListedRows(
-                tuple(str(record["id"]) for record in page), tuple(metadata_of(record, names) for record in page)
-            )
+            yield ListedRows(tuple(str(record["id"]) for record in page), tuple(entries_of(page, names)))
 
     def listed(self, ids: Sequence[str]) -> ListedRows:
         """Return the rows of these ids without their vectors, in this order; unknown ids are left out."""
@@ -401,7 +404,7 @@ class MilvusStore:
         for part in in_parts(ids, _IDS):
             rows.update((str(one["id"]), one) for one in self._query(among(part), ["id", *column_fields(names)]))
         there = tuple(key for key in dict.fromkeys(ids) if key in rows)
-        return ListedRows(there, tuple(metadata_of(rows[key], names) for key in there))
+        return ListedRows(there, tuple(entries_of([rows[key] for key in there], names)))
 
     def _pages(self, condition: str, fields: list[str]) -> Iterator[list[Any]]:
         """Records in the order of ids: of Milvus Lite in one query, of one state; of a server page by page."""
@@ -434,12 +437,7 @@ class MilvusStore:
         index: Index = "FLAT" if self._index == "FLAT" else "IVF_FLAT"
         new = dataclasses.replace(self.place, collection=_spare(self.place, "new"), index=index)
         self._drop(new.collection)
-        texts = {
-            name: text
-            for name, text in (self._call("describe_collection").get("properties") or {}).items()
-            if name.startswith(_property_of(""))
-        }
-        _create_collection(self._connection, config, new, texts)
+        _create_collection(self._connection, config, new, self._kept_texts())
         for part in self.listing(columns=[]):
             rows = widened_rows(self.regions(part.ids, check=False), config)
             records, size = to_records(rows, config), _rows_a_message(config)
@@ -452,16 +450,20 @@ class MilvusStore:
         self._connection.call("rename_collection", new.collection, self.place.collection)
         self._drop(old)
         self._config, self._index = config, self._make_ready()
+        self._changes += 1
 
     def _drop(self, collection: str) -> None:
         if self._connection.call("has_collection", collection):
             self._connection.call("drop_collection", collection)
 
+    def require_free(self) -> None:
+        """Do nothing: the server orders writes itself, and Milvus Lite belongs to one process."""
+
     def faults(self) -> tuple[str, ...]:
         """Nothing: Milvus keeps its own files."""
         return ()
 
-    def optimize(self) -> None:
+    def optimize(self, *, new: bool = False) -> None:
         """Flush and index what is in memory and merge small segments; a server does so in the background."""
         with self._connection.writing():
             self._call("flush", timeout=WORK_SECONDS)
@@ -482,6 +484,10 @@ class MilvusStore:
             disk_bytes=None if folder is None else sum(file.stat().st_size for file in files),
         )
 
+    def version(self) -> str:
+        """Return the number of rows and of changes by this object; Milvus tells of no others."""
+        return f"{self.count()}/{self._changes}"
+
     def read_text(self, name: str) -> str | None:
         """Return a text that is kept with the index, a property of its collection, or None."""
         found = (self._call("describe_collection").get("properties") or {}).get(_property_of(name))
@@ -491,6 +497,15 @@ class MilvusStore:
         """Keep a text with the index, as a property of its collection."""
         with self._connection.writing():
             self._call("alter_collection_properties", {_property_of(name): text})
+
+    def texts(self) -> tuple[str, ...]:
+        """Return the names of the texts that are kept with the index, sorted."""
+        return tuple(sorted(name.removeprefix(_property_of("")) for name in self._kept_texts()))
+
+    def _kept_texts(self) -> dict[str, str]:
+        """The properties of the collection that are texts kept with the index."""
+        found = self._call("describe_collection").get("properties") or {}
+        return {name: str(text) for name, text in found.items() if name.startswith(_property_of(""))}
 
     def close(self) -> None:
         """Close the connection; Milvus Lite stops with the last one of this process."""
@@ -523,7 +538,75 @@ class MilvusStore:
         return list(self._call("query", filter=condition, output_fields=fields, **settings))
 
     def _expression(self, where: Where | None) -> str:
-        return "" if where is None else to_expression(where, self._config.columns)
+        return "" if where is None else to_expression(self._resolved(where))
+
+    def _resolved(self, where: Where) -> Where:
+        """The condition without `like`: versions of Milvus differ in what they can match, so texts are found here."""
+        match where:
+            case ColumnPattern(column, pattern, negated, any_case):
+                return self._like(column, pattern, negated, any_case)
+            case And(left, right):
+                return And(self._resolved(left), self._resolved(right))
+            case Or(left, right):
+                return Or(self._resolved(left), self._resolved(right))
+        return where
+
+    def _like(self, column: str, pattern: str, negated: bool, any_case: bool) -> Where:
+        """What a pattern comes to: a comparison, a range where it is text and a `%`, else the texts that match it."""
+        start, known = prefix_of(column, "%" if any_case else pattern)
+        if any_case:
+            known = None
+        if known is not None:
+            return known.negative if negated else known.positive
+        condition = to_expression(start.positive)
+        value, _ = column_fields([column])
+        texts = {str(record[value]) for page in self._pages(condition, ["id", value]) for record in page}
+        matches = like_regex(pattern.lower() if any_case else pattern).fullmatch
+        chosen = sorted(text for text in texts if matches(text.lower() if any_case else text))
+        size = sum(len(text.encode()) + 4 for text in chosen)
+        if size > _MESSAGE_BYTES:
+            raise ValueError(
+                f"where: {shown(pattern)} matches {len(chosen):,} different texts of {quoted_column(column)}, too many "
+                "for a request to Milvus; begin the pattern with more text, or keep the index in LanceDB"
+            )
+        return ColumnMembership(column, tuple(chosen), negated)
+
+
+@contextmanager
+def new_collection(uri: str, config: IndexConfig) -> Iterator[MilvusStore]:
+    """Yield an empty index on a server that takes its name when the block succeeds, and is dropped otherwise.
+
+    Until then it has another name, under which the next call for the same place finds and drops what a process that was
+    killed has left.
+
+    Raises:
+        FileExistsError: the collection exists.
+    """
+    place = dataclasses.replace(read_place(uri), consistency="Strong")
+    spare = dataclasses.replace(place, collection=_spare(place, "copy"))
+    connection = Connection(place)
+
+    def drop() -> None:
+        if connection.call("has_collection", spare.collection):
+            connection.call("drop_collection", spare.collection)
+
+    try:
+        if any(connection.call("has_collection", name) for name in (place.collection, _spare(place, "new"))):
+            raise FileExistsError(f"destination: {place.shown} exists; copy to a new place, or drop it before")
+        drop()
+        _create_collection(connection, config, spare)
+        try:
+            store = MilvusStore(spare)
+            try:
+                yield store
+            finally:
+                store.close()
+            connection.call("rename_collection", spare.collection, place.collection)
+        except BaseException:
+            drop()
+            raise
+    finally:
+        connection.close()
 
 
 def _neighbours(hits: list[tuple[float, str]]) -> Neighbours:
@@ -605,8 +688,9 @@ def make_schema(config: IndexConfig) -> Any:
         schema.add_field(name, DataType.VARCHAR, max_length=LONGEST_TEXT)
     for name, kind in config.columns.items():
         length = {"max_length": LONGEST_TEXT} if kind == "text" else {}
-        schema.add_field(f"value_{name}", types[kind], **length)
-        schema.add_field(f"has_{name}", DataType.BOOL)
+        value, has = column_fields([name])
+        schema.add_field(value, types[kind], **length)
+        schema.add_field(has, DataType.BOOL)
     return schema
 
 
@@ -618,11 +702,6 @@ def region_fields(config: IndexConfig) -> list[str]:
 def coded_bytes(config: IndexConfig) -> int:
     """Return the number of bytes of the regions of one image in base64."""
     return 4 * math.ceil(config.row_bytes / 3)
-
-
-def column_fields(columns: Sequence[str]) -> list[str]:
-    """Return the names of the fields of columns."""
-    return [field for name in columns for field in (f"value_{name}", f"has_{name}")]
 
 
 def to_records(rows: Rows, config: IndexConfig) -> list[dict[str, Any]]:
@@ -641,9 +720,10 @@ def to_records(rows: Rows, config: IndexConfig) -> list[dict[str, Any]]:
             record[field] = text[part * _PIECE : (part + 1) * _PIECE]
         for column, kind in config.columns.items():
             value = entry.get(column)
-            record[f"has_{column}"] = value is not None
+            of_value, has = column_fields([column])
+            record[has] = value is not None
             stored = _ABSENT[kind] if value is None else _storable(column, value)
-            record[f"value_{column}"] = float(stored) if kind == "number" and stored is not None else stored
+            record[of_value] = float(stored) if kind == "number" and stored is not None else stored
         records.append(record)
     return records
 
@@ -661,18 +741,16 @@ def from_records(records: Sequence[Mapping[str, Any]], config: IndexConfig) -> R
         pooled[row] = record["pooled"]
         coded[row] = np.frombuffer(base64.b64decode("".join(record[field] for field in fields)), np.uint8)
     ids = tuple(str(record["id"]) for record in records)
-    metadata = tuple(metadata_of(record, tuple(config.columns)) for record in records)
+    metadata = tuple(entries_of(records, tuple(config.columns)))
     return Rows(ids, pooled, coded, metadata, checksums)
 
 
-def metadata_of(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Value]:
-    """Return some columns of a record."""
-    return {name: record[f"value_{name}"] if record[f"has_{name}"] else None for name in columns}
-
-
-def quoted(text: str) -> str:
-    """Return a text as a constant of Milvus."""
-    return f'"{text.translate(_ESCAPES)}"'
+def entries_of(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[dict[str, Value]]:
+    """Return some columns of records."""
+    fields = {name: column_fields([name]) for name in columns}
+    return [
+        {name: record[value] if record[has] else None for name, (value, has) in fields.items()} for record in records
+    ]
 
 
 def among(ids: Sequence[str]) -> str:
@@ -684,64 +762,6 @@ def in_parts(ids: Sequence[str], size: int) -> Iterator[list[str]]:
     """Yield the distinct ids in parts of at most `size`."""
     distinct = list(dict.fromkeys(ids))
     yield from (distinct[start : start + size] for start in range(0, len(distinct), size))
-
-
-def to_expression(where: Where, columns: Mapping[str, ColumnType]) -> str:
-    """Translate a condition to an expression of Milvus, with the meaning of `to_sql`.
-
-    Raises:
-        ValueError: a number is out of the range of that column in Milvus.
-    """
-    match where:
-        case ColumnComparison(column, operator, value):
-            return _with_value(column, _compared(column, columns[column], operator, value))
-        case ColumnMembership(column, values, negated):
-            kind = columns[column]
-            fit = [_constant(column, kind, value) for value in values if kind != "integer" or _is_whole(value)]
-            if not fit:
-                return _with_value(column, "" if negated else "never")
-            return _with_value(column, f"value_{column} {'not in' if negated else 'in'} [{', '.join(fit)}]")
-        case And(left, right):
-            return f"({to_expression(left, columns)} and {to_expression(right, columns)})"
-        case Or(left, right):
-            return f"({to_expression(left, columns)} or {to_expression(right, columns)})"
-
-
-def _with_value(column: str, term: str) -> str:
-    """The column has a value, and the term holds."""
-    if term == "never":
-        return f"(has_{column} == true and has_{column} == false)"
-    return f"(has_{column} == true and {term})" if term else f"has_{column} == true"
-
-
-def _compared(column: str, kind: ColumnType, operator: Operator, value: Constant) -> str:
-    if kind == "integer" and not _is_whole(value):  # Milvus compares integers with integers only
-        assert isinstance(value, float)
-        if operator in ("=", "!="):
-            return "never" if operator == "=" else ""
-        down = operator in ("<", "<=")
-        operator, value = ("<=", math.floor(value)) if down else (">=", math.ceil(value))
-    sign = "==" if operator == "=" else operator
-    return f"value_{column} {sign} {_constant(column, kind, value)}"
-
-
-def _is_whole(value: Constant) -> bool:
-    return not isinstance(value, float) or math.isinf(value) or value.is_integer()
-
-
-def _constant(column: str, kind: ColumnType, value: Constant) -> str:
-    if isinstance(value, str):
-        return quoted(value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    try:
-        number = int(value) if kind == "integer" else float(value)
-    except OverflowError:
-        number = math.inf
-    if math.isinf(number) or (kind == "integer" and abs(number) > _LARGEST):
-        need = "a whole number of 64 bits" if kind == "integer" else "a number up to 1.8e308"
-        raise ValueError(f"where: {column} needs {need} in Milvus, got {value}")
-    return repr(number)
 
 
 def _storable(column: str, value: Value) -> Value:

@@ -23,8 +23,8 @@
  * @property {{body_bytes: number, pixels: number, requests: number, hits: number, rerank_at: number}} limits
  * @property {GalleryStatus | null} gallery
  *
- * @typedef {{id: string, name: string, label: string}} Item
- * @typedef {{hits: number, rerank_at: number}} SearchOptions
+ * @typedef {{id: string, name: string, label: string, metadata: Object<string, string | number | boolean | null>}} Item
+ * @typedef {{hits: number, rerank_at: number, where: string, box: string, share: string, exclude_self: boolean}} SearchOptions
  */
 
 /** A request rejected by the server, with the remedy. */
@@ -41,9 +41,23 @@ export function getStatus() {
   return ask("api/status");
 }
 
-/** Some images of the gallery. @param {number} offset @param {number} count @returns {Promise<{items: Item[]}>} */
-export function getItems(offset, count) {
-  return ask(`api/gallery?offset=${offset}&count=${count}`);
+/**
+ * Some images of the gallery, and how many there are.
+ * @param {{offset: number, count: number, text?: string, where?: string}} asked
+ * @returns {Promise<{items: Item[], total: number}>}
+ */
+export function getItems(asked) {
+  return ask(`api/gallery?${parametersOf(asked)}`);
+}
+
+/** The image of a path. @param {string} path @returns {Promise<{items: Item[]}>} */
+export function getNamed(path) {
+  return ask(`api/gallery?${parametersOf({ path })}`);
+}
+
+/** The columns of the index. @returns {Promise<{columns: import("./filters.js").Facet[]}>} */
+export function getFacets() {
+  return ask("api/facets");
 }
 
 /** @param {string} id @param {"view" | "whole"} kind */
@@ -62,14 +76,18 @@ export function postMatch(query, gallery, signal) {
 
 /**
  * Search for an image file, or for a gallery image by its id.
- * @param {File | string} query @param {SearchOptions} options @param {AbortSignal} signal
+ * @param {File | string} query @param {SearchOptions} options  empty ones are left out @param {AbortSignal} signal
  * @returns {Promise<import("./numbers.js").Explanation>}
  */
 export function postSearch(query, options, signal) {
-  const parameters = new URLSearchParams({ hits: String(options.hits), rerank_at: String(options.rerank_at) });
-  if (typeof query === "string") parameters.set("id", query);
-  const body = typeof query === "string" ? undefined : formOf({ query });
-  return ask(`api/search?${parameters}`, { method: "POST", body, signal });
+  const named = typeof query === "string";
+  const parameters = parametersOf({ ...options, id: named ? query : "" });
+  return ask(`api/search?${parameters}`, { method: "POST", body: named ? undefined : formOf({ query }), signal });
+}
+
+function parametersOf(values) {
+  const given = Object.entries(values).filter(([, value]) => value !== undefined && value !== "");
+  return new URLSearchParams(given.map(([name, value]) => [name, String(value)]));
 }
 
 /** @param {Object<string, File>} files */

@@ -1,10 +1,11 @@
 /** The gallery: its progress, and some of its images to start with. */
 
-import { getItems, imageAddress } from "./api.js";
-import { element } from "./dom.js";
+import { imageAddress } from "./api.js";
+import { element, freshId } from "./dom.js";
 import { shortName } from "./numbers.js";
 
-const SAMPLES = 12;
+/** Images on a page of the gallery. */
+export const PAGE = 24;
 
 /**
  * The state of the gallery in a line, with a bar while it is embedded.
@@ -66,18 +67,42 @@ function leftOut({ bad, bad_count: many }) {
 }
 
 /**
- * Some images of the gallery to search with, evenly spaced.
- * @param {number} total @param {(item: import("./api.js").Item) => void} onChoose
+ * The gallery page by page, looked up by a text; each image begins a search.
+ * @param {{text: string, page: number}} view
+ * @param {{items: import("./api.js").Item[], total: number}} found
+ * @param {{choose: (item: import("./api.js").Item) => void, turn: (page: number) => void, look: (text: string) => void}} on
+ * @param {(item: import("./api.js").Item) => HTMLElement | string} factsOf  what is known of an image
  */
-export async function makeSamples(total, onChoose) {
-  const wanted = Math.min(SAMPLES, total);
-  const offsets = Array.from({ length: wanted }, (_, index) => Math.floor((index * total) / wanted));
-  const found = (await Promise.all(offsets.map((offset) => getItems(offset, 1)))).flatMap(({ items }) => items);
-  const buttons = found.map((item) => {
+export function makeBrowser({ text, page }, { items, total }, on, factsOf) {
+  const buttons = items.map((item) => {
     const image = element("img", { src: imageAddress(item.id), alt: "", loading: "lazy", width: 224, height: 224 });
-    const button = element("button", { type: "button", class: "sample", title: item.name, "aria-label": `Search with ${shortName(item.name)}` }, image);
-    button.addEventListener("click", () => onChoose(item));
+    const name = element("span", { class: "name" }, item.label ? item.label.split("/").at(-1) : shortName(item.name, 1));
+    const button = element("button", { type: "button", class: "sample", title: item.name, "aria-label": `Search with ${shortName(item.name)}` }, image, name, factsOf(item));
+    button.addEventListener("click", () => on.choose(item));
     return button;
   });
-  return element("section", { class: "samples" }, element("h2", {}, "Or start with one of these"), element("div", {}, ...buttons));
+  const input = element("input", { type: "search", id: freshId("text"), maxlength: 100, placeholder: "name, brand, \u2026" });
+  input.value = text;
+  const form = element("form", { role: "search", class: "look" }, element("label", { for: input.id, class: "unseen" }, "Look up images by words"), input, element("button", { type: "submit" }, "Look up"));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    on.look(input.value.trim());
+  });
+  const title = element("h2", {}, "Or start with one of these");
+  const head = element("div", { class: "browse-head" }, title, form);
+  const none = items.length ? [] : [element("p", { class: "none" }, text ? `No image has \u201c${text}\u201d in its name or texts, with these filters.` : "No image satisfies these filters.")];
+  return element("section", { class: "samples" }, head, ...none, element("div", { class: "sample-grid" }, ...buttons), pagerOf(page, total, on.turn));
+}
+
+/** Where in the gallery the page is, and the ways on. */
+function pagerOf(page, total, turn) {
+  const pages = Math.max(1, Math.ceil(total / PAGE));
+  const step = (words, to, name) => {
+    const button = element("button", { type: "button", "aria-label": name, disabled: to < 1 || to > pages || to === page }, words);
+    button.addEventListener("click", () => turn(to));
+    return button;
+  };
+  const first = (page - 1) * PAGE + 1;
+  const range = total && first <= total ? `${count(first)}\u2013${count(Math.min(total, page * PAGE))} of ${count(total)}` : `0 of ${count(total)}`;
+  return element("nav", { class: "pager", "aria-label": "Pages of the gallery" }, step("\u00ab", 1, "First page"), step("\u2039 back", page - 1, "Page before"), element("span", {}, range), step("next \u203a", page + 1, "Next page"), step("\u00bb", pages, "Last page"));
 }

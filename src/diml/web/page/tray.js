@@ -1,6 +1,7 @@
 /** The input: two places for images, filled by dropping, pasting or choosing files. */
 
 import { element, freshId } from "./dom.js";
+import { shortName } from "./numbers.js";
 
 /**
  * @typedef {{file: File, name: string, src: string} | {id: string, name: string, src: string}} Chosen
@@ -34,6 +35,19 @@ export function makeTray(onChange) {
     paint();
     onChange({ ...chosen });
   }
+  /** Fill both places, without telling of it; files get a new address. @param {Object<Place, Chosen | null>} wanted */
+  function show(wanted) {
+    for (const place of ["query", "gallery"]) {
+      const one = wanted[place];
+      chosen[place] = one?.file ? Object.assign(one, { src: URL.createObjectURL(one.file) }) : one;
+    }
+    paint();
+  }
+  /** Name the query, of which only the id was known. @param {string} text */
+  function name(text) {
+    chosen.query.name = text;
+    paint();
+  }
   /** One file goes to a place; two fill both. @param {File[]} files @param {Place} [place] */
   function put(files, place) {
     const made = files.slice(0, 2).map((file) => ({ file, name: file.name || "pasted image", src: URL.createObjectURL(file) }));
@@ -48,7 +62,7 @@ export function makeTray(onChange) {
   }
   paint();
   listen(root, put);
-  return { root, set, put };
+  return { root, set, show, name };
 }
 
 /** One place: empty with a button to choose a file, or with its image. */
@@ -78,12 +92,14 @@ function makePlace(place, onFiles, onClear) {
       image.hidden = true;
       broken.hidden = false;
     });
+    const uploaded = chosen.file ? [element("span", { class: "uploaded" }, "uploaded, so a link to this page does not contain it")] : [];
+    const about = element("span", { class: "words" }, element("span", { class: "name", title: chosen.name }, shortName(chosen.name)), ...uploaded);
     const clear = element("button", { type: "button", class: "clear", "aria-label": `Remove ${chosen.name}`, title: "Remove" }, "\u00d7");
     clear.addEventListener("click", () => {
       onClear();
       input.focus();
     });
-    body.replaceChildren(image, broken, element("span", { class: "name", title: chosen.name }, chosen.name), label, clear);
+    body.replaceChildren(image, broken, about, label, clear);
   }
   return { root, paint };
 }

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from diml.assets import asset_status
-from diml.explain import drawn_pair
-from diml.explain.drawings import PLACES
 from diml.explain.explanation import match_pair
+from drawn_pair import PLACES, drawn_pair
 
 
 def test_the_images_are_the_same_at_each_call() -> None:
