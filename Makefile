@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 KERNEL := CMakeLists.txt $(wildcard csrc/*.cpp csrc/*.hpp)
 
-.PHONY: demo test test-milvus test-lowest check bench sanitize docs venv clean
+.PHONY: demo test test-milvus test-lowest check bench sanitize docs figures venv clean
 
 demo: .venv/.installed   ## tables and figures on 400 photos, into runs/demo/
 	$(BIN)/diml demo
@@ -56,7 +56,10 @@ sanitize: .venv/.complete   ## the tests of the kernel under AddressSanitizer an
 		import diml, pytest; assert 'sanitized' in diml.__file__, diml.__file__; \
 		sys.exit(pytest.main(['-n', '0', '-p', 'no:randomly', 'tests/unit/matching/test_native.py', 'tests/unit/matching/test_exact.py', 'tests/unit/matching/test_share.py', 'tests/unit/matching/test_maxsim.py', 'tests/unit/objectives/test_planned.py']))"
 
-docs: .venv/.complete    ## draw the figures of the README and docs/explain.md again
+docs: .venv/.complete    ## the documentation as a site, into site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+figures: .venv/.complete   ## draw the figures of the README and docs/explain.md again
 	$(BIN)/python docs/draw_figures.py
 
 venv: .venv/.complete    ## .venv with all extras

@@ -39,3 +39,12 @@ def grocery_root() -> Path:
     if not path.is_dir():
         pytest.skip(f"the grocery photos are not here: {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory):
+    """Address of a Milvus server, started where the first test asks for it; two at once would want the same ports."""
+    from unit.search.milvus_server import running_server
+
+    with running_server(tmp_path_factory.mktemp("server")) as address:
+        yield address

@@ -351,6 +351,20 @@ def test_the_own_image_of_a_query_is_left_out_by_its_content(index, shop, tmp_pa
     assert (len(files[1]), str(shop / "class1" / "1.png") in files[1]) == (9, False)
 
 
+def test_a_box_searches_for_a_part_of_the_query(index, shop, tmp_path, capsys):
+    sheet = Image.new("RGB", (160, 160), "grey")
+    with Image.open(shop / "class1" / "4.png") as part:
+        sheet.paste(part, (80, 0))
+    sheet.save(tmp_path / "sheet.png")
+    found = []
+    for box in ("0.5,0,1,0.5", "80,0,160,80"):
+        assert main(["search", index, "sheet.png", "--box", box, "-k", "1", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["box"] == [float(edge) for edge in box.split(",")]
+        found.append((told["hits"][0]["file"], told["hits"][0]["score"]))
+    assert found[0] == found[1] == (str(shop / "class1" / "4.png"), pytest.approx(2.0, abs=0.01))
+
+
 def test_all_pairs_finds_the_copy_and_that_it_is_labelled_otherwise(index, shop, capsys):
     words = ["search", index, "--all-pairs", "--json", "--differ", "label"]
     assert main([*words, "--threshold", "1"]) == 0

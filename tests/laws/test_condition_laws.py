@@ -27,7 +27,6 @@ from diml.search.filters import (
 )
 from diml.search.index import create_store
 from unit.search.contract import CONFIG, make_rows
-from unit.search.milvus_server import running_server
 
 EDGE = 2**63 - 1
 COLUMNS = {
@@ -175,8 +174,7 @@ def store(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     config = dataclasses.replace(CONFIG, columns=COLUMNS)
     if request.param == "server":
-        with running_server(folder) as address:
-            yield filled(f"{address}/conditions", config)
+        yield filled(f"{request.getfixturevalue('milvus_server')}/conditions", config)
         return
     yield filled(folder / ("index.db" if request.param == "lite" else "index"), config)
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import difflib
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from diml.data.csv_table import CsvRow, LineFault, folder_of_paths, read_csv
 from diml.data.image_sets import DataSet, ImageSet
-from diml.data.listing import FileListing, nfc
+from diml.data.listing import FileListing, joined, nfc
 from diml.data.registry import DataSetInfo
 from diml.spelling import did_you_mean
 
@@ -32,10 +31,10 @@ _NO: Final = frozenset({"0", "0.0", "false", "no", "f", "n"})
 _UNSET: Final = frozenset({"", "nan", "none", "null"})
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     line: int
-    path: Path
+    path: str
+    identity: str
     label: str
     split: str
     is_query: bool | None
@@ -110,13 +109,14 @@ def _read_lines(table: Sequence[CsvRow], folder: Path, listing: FileListing) -> 
     rows: list[_Row] = []
     faults: list[LineFault] = []
     seen: dict[str, int] = {}
+    start = os.path.join(folder, "")  # noqa: PTH118
     for cells in table:
         try:
-            row = _read_row(cells, folder, listing)
+            row = _read_row(cells, start, listing)
         except ValueError as error:
             faults.append(LineFault(cells.line, str(error)))
             continue
-        first = seen.setdefault(listing.identity(row.path), row.line)
+        first = seen.setdefault(row.identity, row.line)
         if first != row.line:
             faults.append(LineFault(row.line, f"the image {row.path} is already in line {first}"))
         else:
@@ -144,16 +144,16 @@ def _check_columns(file: Path, columns: Sequence[str]) -> None:
         warnings.warn(UnusedColumnsWarning(f"{file}: not used: {', '.join(unused)}; read are {read}"), stacklevel=5)
 
 
-def _read_row(row: CsvRow, folder: Path, listing: FileListing) -> _Row:
+def _read_row(row: CsvRow, folder: str, listing: FileListing) -> _Row:
     cells = row.cells
-    path, label, split = (cells[name] for name in _REQUIRED)
+    path, label, split = cells["path"], cells["label"], cells["split"]
     if not path:
         raise ValueError("path is empty")
     if not label:
         raise ValueError("label is empty")
     if split.lower() not in _SPLITS:
         raise ValueError(f"split {split!r}: {did_you_mean(split, _SPLITS)}")
-    is_query, is_gallery = (_read_flag(name, cells.get(name)) for name in _FLAGS)
+    is_query, is_gallery = _read_flag(cells, "is_query"), _read_flag(cells, "is_gallery")
     split = _SPLITS[split.lower()]
     if split == "train" and label == _JUNK:
         raise ValueError(f"label {_JUNK} means junk, which cannot be trained on; give the image a label, or omit it")
@@ -161,18 +161,21 @@ def _read_row(row: CsvRow, folder: Path, listing: FileListing) -> _Row:
         raise ValueError("a training image cannot be query or gallery")
     if split != "train" and not (is_query or is_gallery) and (is_query is not None or is_gallery is not None):
         raise ValueError("is neither query nor gallery; set one flag, or leave both empty to use it as both")
-    file = os.path.join(folder, path)  # noqa: PTH118 - a Path for each of a hundred thousand lines takes seconds
-    found = listing.find(file)
+    file = joined(folder, path)  # a Path for each of a hundred thousand lines takes seconds
+    found = listing.look_up(file)
     if found is None:
         raise ValueError(f"no such image: {file}{listing.why_not(file)}")
-    camera = next((cells[name] for name in _CAMERA if name in cells), None)
+    camera = cells.get("camera", cells.get("sequence"))
     if camera == "":
         raise ValueError("the camera is empty; fill it in every line, or omit the column")
-    return _Row(row.line, found, nfc(label), split, is_query, is_gallery, camera)
+    return _Row(row.line, *found, nfc(label), split, is_query, is_gallery, camera)
 
 
-def _read_flag(name: str, cell: str | None) -> bool | None:
-    word = (cell or "").strip().lower()
+def _read_flag(cells: Mapping[str, str], name: str) -> bool | None:
+    cell = cells.get(name)
+    if not cell:
+        return None
+    word = cell.lower()
     if word in _UNSET:
         return None
     if word not in _YES | _NO:

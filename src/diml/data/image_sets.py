@@ -460,7 +460,7 @@ def _listed(images: Sequence[ImageLike] | NDArray[Any] | Tensor, name: str) -> S
 
 
 def _as_path(image: Any) -> Any:
-    return Path(image) if isinstance(image, str | os.PathLike) else image
+    return Path(image) if isinstance(image, str | os.PathLike) and not isinstance(image, Path) else image
 
 
 def _numbered_labels(

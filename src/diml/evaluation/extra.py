@@ -78,7 +78,7 @@ def extra_metrics(
 
         - nmi, f1: how well k-means with k = C finds the classes, see `clustering_metrics`;
         - map@c, map@1000, map@lim, map: mean average precision in the first R, 1000, 1023 and all places; map@c is the
-          map@r of `evaluate_regions`. ..._self_counted divides as the base code does, see `average_precisions`;
+        map@r of `evaluate_regions`. ..._self_counted divides as the base code does, see `average_precisions`;
         - intra_distance, inter_distance, intra_over_inter: cosine distances, see `class_distances`;
         - rho@1, rho@2, rho@10, rho@-1: spectral decay, see `spectral_decay`; rho@1 is the paper's.
 

@@ -269,13 +269,12 @@ class StructuralSimilarity(_Structural):
     w the value is (w * structural + pooled) / (w + 1). With `matcher.share` below 1, only what is transported counts.
     With `matcher.matching` "maxsim_query" rows are the queries, and the matrix of a batch is not symmetric.
 
+    Called with flat (Q, X) and (G, X) float tensors, it gives (Q, G) in [-1, 1]; higher is more similar.
+
     Args:
         regions: R of the packed regions; may be omitted in what is given to `build_objective`, which sets it.
         matcher: settings of the plans and of the weight of the structural part.
         power: exponent of the whole matrix.
-
-    Returns:
-        When called with flat (Q, X) and (G, X) float tensors: (Q, G) in [-1, 1], higher is more similar.
 
     Raises:
         ValueError: shapes that do not fit, or vectors that are not of unit length.

@@ -314,5 +314,5 @@ def _image(gallery: Gallery, row: int) -> DuplicateImage:
 
 
 def _preference(image: DuplicateImage) -> tuple[float, float, float, str]:
-    """Most pixels first, then most bytes, then the earliest, then by name."""
-    return (-image.width * image.height, -image.bytes, image.modified, image.name)
+    """Most pixels first, then the earliest, to a second, then most bytes, then by name."""
+    return (-image.width * image.height, int(image.modified), -image.bytes, image.name)

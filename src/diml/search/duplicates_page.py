@@ -41,7 +41,7 @@ def duplicates_page(found: Duplicates, *, title: str, groups: int = 500) -> str:
     notes = [
         *found.threshold.lines(),
         "Exact copies have the same bytes. Agreement is that of the pixels that both images show, once one is laid "
-        "over the other. In each group the image with most pixels is suggested to be kept, then the largest and earliest "
+        "over the other. In each group the image with most pixels is suggested to be kept, of several the earliest "
         "file. Nothing is removed: the CSV file says what was chosen.",
     ]
     if found.bad:

@@ -290,10 +290,9 @@ def _in_use() -> ApiError:
 
 
 def _cannot_write(error: OSError) -> ApiError:
-    return ApiError(
-        507, "cannot_write", f"The image cannot be kept: {error.strerror or type(error).__name__}. Nothing was changed.",
-        "Free space on the disk of the server, or choose another path.",
-    )  # fmt: skip
+    message = f"The image cannot be kept: {error.strerror or type(error).__name__}. Nothing was changed."
+    remedy = "Free space on the disk of the server, or choose another path."
+    return ApiError(507, "cannot_write", message, remedy)
 
 
 def _retried(call: Callable[[], object], deadline: float) -> None:

@@ -1,4 +1,4 @@
-"""A tiny embedder, saved, as indices remember theirs by name; a folder of small images; a Milvus server."""
+"""A tiny embedder, saved, as indices remember theirs by name; a folder of small images; a collection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from PIL import Image
 
 from diml.models import load_embedder
 from tiny_model import save_tiny_model
-from unit.search.milvus_server import running_server
 
 
 @pytest.fixture(scope="session")
@@ -41,19 +40,12 @@ def photos(tmp_path):
     return folder
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    """Address of a Milvus server, started where a test asks for it, and stopped at the end."""
-    with running_server(tmp_path_factory.mktemp("server")) as address:
-        yield address
-
-
 @pytest.fixture
-def collection(server):
+def collection(milvus_server):
     """Place of a collection that does not exist yet, and is dropped afterwards."""
     from diml.search.backends.milvus import Connection, read_place
 
-    uri = f"{server}/test_{uuid.uuid4().hex}"
+    uri = f"{milvus_server}/test_{uuid.uuid4().hex}"
     yield uri
     place = read_place(uri)
     connection = Connection(place)

@@ -169,8 +169,8 @@ def test_a_foreign_collection_is_named_as_such(milvus):
 
 
 @pytest.mark.milvus
-def test_several_indices_on_one_server(server, collection):
-    other = f"{server}/second_{uuid.uuid4().hex}"
+def test_several_indices_on_one_server(milvus_server, collection):
+    other = f"{milvus_server}/second_{uuid.uuid4().hex}"
     for uri, count in ((collection, 3), (other, 5)):
         create_store(uri, CONFIG).add(make_rows(count))
     assert (open_store(collection).count(), open_store(other).count()) == (3, 5)
