@@ -6,12 +6,17 @@
     python benchmarks/search.py --embeddings grocery-whitened --data ../shared/datasets
     python benchmarks/search.py --embeddings hard --store lite
     python benchmarks/search.py --embeddings hard --store 'http://127.0.0.1:19530?consistency=Bounded'
+    python benchmarks/search.py --photos shop.index photos --queries 100 --threads 1
 
 Queries are images of the same kind that are not in the index; they run one after the other, after a warm-up. Stage 1:
 the 100 nearest by pooled vectors; fetch: these 100 with their regions, by id; search: both, re-ranking of the 100, and
 the ten best hits, without embedding; ledgers: those of the ten hits, which are computed on access. Recall: of stage 1,
 against the 100 nearest by a matrix product. Opening is measured in a process of its own, with libraries loaded before.
 Milliseconds: median, below it the smallest and largest median of a run and the 95th percentile of all queries.
+
+With --photos the queries are image files of a folder or CSV file, searched in an index that was built with `diml index
+build`, embedding included and without explanations: the whole, and its steps one by one, also as CPU time, which depends
+less on what else the machine does.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -34,11 +40,13 @@ import torch
 
 import measure
 import regimes
+from diml.data.images import load_image
 from diml.matching import Regions
 from diml.search import Searcher, open_store
 from diml.search.backends import lance, milvus
 from diml.search.index import create_store, is_milvus
-from diml.search.store import IndexConfig, Rows, encode_regions
+from diml.search.sources import list_queries
+from diml.search.store import IndexConfig, Rows, decode_regions, encode_regions
 
 K = 100
 BLOCK = 50_000
@@ -64,7 +72,11 @@ def main() -> None:
     )
     made.add_argument("--folder", type=Path, help="where to create the indexes; default: a temporary folder")
     made.add_argument("--first-query", nargs=2, metavar=("INDEX", "QUERY"), help=argparse.SUPPRESS)
+    made.add_argument("--photos", nargs=2, metavar=("INDEX", "FOLDER_OR_CSV"), help="queries that are image files")
     options = measure.read(made)
+    if options.photos:
+        photos(*options.photos, options)
+        return
     if options.first_query:
         print(json.dumps(first_query(*options.first_query)))
         return
@@ -135,6 +147,59 @@ def one(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     if options.store.startswith("http"):
         drop(place)
     return found
+
+
+def photos(index: str, queries: str, options: argparse.Namespace) -> None:
+    """Time the search for image files, and its steps."""
+    listing = list_queries(Path(queries))
+    chosen = np.random.default_rng(options.seed).permutation(len(listing))[: options.queries]
+    files = [listing.file(int(row)) for row in chosen]
+    with Searcher.open(index) as searcher:
+        steps = photo_steps(searcher, files)
+        for file in files[:3]:
+            searcher.search(file)
+        wall: dict[str, list[list[float]]] = {name: [] for name in steps}
+        cpu: dict[str, list[float]] = {name: [] for name in steps}
+        for _ in range(options.warmup + options.runs):
+            for name, work in steps.items():
+                run = []
+                for at in range(len(files)):
+                    started, used = time.perf_counter(), time.process_time()
+                    work(at)
+                    run.append(1000 * (time.perf_counter() - started))
+                    cpu[name].append(1000 * (time.process_time() - used))
+                wall[name].append(run)
+        count, info = len(files), searcher.store.info()
+    results = [
+        {
+            "step": name,
+            "wall": summary(wall[name][options.warmup :]),
+            "cpu": measure.spread(cpu[name][options.warmup * count :]),
+        }
+        for name in steps
+    ]
+    rows = [[one["step"], shown(one["wall"]), measure.number(one["cpu"]["median"])] for one in results]
+    title = f"{count} queries, {info.rows:,} images: milliseconds"
+    measure.finish("search photos", options, results, measure.table(title, ("", "wall clock", "CPU, median"), rows))
+
+
+def photo_steps(searcher: Searcher, files: list[Path]) -> dict[str, Callable[[int], object]]:
+    """What the search for an image file consists of, each step with what it needs at hand."""
+    store, embedder = searcher.store, searcher.embedder
+    images = [load_image(file) for file in files]
+    queries = [embedder.embed(image, shares=True).to("cpu") for image in images]
+    near = [store.nearest(query.pooled.numpy(), K)[0].ids for query in queries]
+    stored = [decode_regions(store.regions(ids), store.config) for ids in near]
+    alone = replace(searcher.matcher, structural_weight=float("inf"))
+    return {
+        "decode": lambda at: load_image(files[at]),
+        "embed: resize, network, head, shares": lambda at: embedder.embed(images[at], shares=True),
+        "stage 1: 100 nearest": lambda at: store.nearest(queries[at].pooled.numpy(), K),
+        "read 100 regions, check, decode": lambda at: decode_regions(store.regions(near[at]), store.config),
+        "re-rank": lambda at: alone.score(queries[at], stored[at], torch.arange(len(near[at])).unsqueeze(0)),
+        "search without embedding": lambda at: searcher.search(queries[at]),
+        "search for a file": lambda at: searcher.search(files[at]),
+    }
 
 
 def settle(store: Any) -> None:

@@ -7,7 +7,8 @@
 
 Each client sends its next request when it has the answer to the last one, and waits as long as Retry-After says after a
 503. Times are those of successful requests; refused: the share of all requests that got such a 503. Any other error, a
-503 without Retry-After included, ends the benchmark.
+503 without Retry-After included, ends the benchmark. Processor: time of the server's processes for each successful
+request, which other work on the machine changes little; load average: at the end, that of the clients included.
 
 With --rows the index is copied to that many rows: regions of its images with noise of a tenth of their length and their
 files, in the same storage. Resident memory is that of the server process (VmRSS): when it is ready, after 50 searches
@@ -45,7 +46,7 @@ from diml.search import open_store
 from diml.search.index import create_store
 from diml.search.store import Rows, decode_regions, encode_regions
 
-ROUTES: Final = ("search", "gallery")
+ROUTES: Final = ("search", "hits", "gallery")
 PAGE: Final = 24  # images of a page of the gallery
 BATCH: Final = 20_000
 PART: Final = 10_000
@@ -107,10 +108,26 @@ def loaded(index: Path, processes: int, options: argparse.Namespace) -> list[dic
             requests = requests_of(route, server.port, options)
             for _ in range(2 * processes):  # what is imported or read at the first request
                 answer_of(server.port, next(requests))
+            before = processor_seconds(server.process.pid)
             with measure.progress.status(f"{route}, {processes} processes"):
                 answers, seconds = pressed(server.port, requests, options.clients, options.seconds)
-            found.append({"route": route, "processes": processes, **told(answers, seconds), **facts(server.port)})
+            used = processor_seconds(server.process.pid) - before
+            found.append({
+                "route": route, "processes": processes, "clients": options.clients,
+                "processor_ms": 1000 * used / sum(answer.status == 200 for answer in answers),
+                "load_average": os.getloadavg()[0], **told(answers, seconds), **facts(server.port),
+            })  # fmt: skip
     return found
+
+
+def processor_seconds(process: int) -> float:
+    """Processor time of a server and its processes so far."""
+    inner = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    spent = 0.0
+    for one in (str(process), *inner):
+        words = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+        spent += sum(map(int, words[11:13])) / os.sysconf("SC_CLK_TCK")
+    return spent
 
 
 def told(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
@@ -163,11 +180,11 @@ def requests_of(route: str, port: int, options: argparse.Namespace) -> Iterator[
     if options.queries is None:
         keys = ids(port, [draw.randrange(total) for _ in range(ASKED)])
         for key in itertools.cycle(keys):
-            yield ("POST", f"/api/search?id={key}", None, {})
+            yield ("POST", f"/api/{route}?id={key}", None, {})
     for file in itertools.cycle(draw.sample(files := sorted(find_images(options.queries).paths), len(files))):
         head = b'--limit\r\ncontent-disposition: form-data; name="query"; filename="query"\r\n\r\n'
         body = head + file.read_bytes() + b"\r\n--limit--\r\n"
-        yield ("POST", "/api/search", body, {"content-type": "multipart/form-data; boundary=limit"})
+        yield ("POST", f"/api/{route}", body, {"content-type": "multipart/form-data; boundary=limit"})
 
 
 def ids(port: int, places: Sequence[int]) -> list[str]:
@@ -206,11 +223,15 @@ def facts(port: int) -> dict[str, Any]:
 
 
 def load_table(results: Sequence[dict[str, Any]]) -> Any:
-    names = ("route", "images", "processes", "p50, ms", "p95, ms", "requests/s", "refused, %")
+    names = (
+        "route", "images", "clients", "processes", "p50, ms", "p95, ms", "requests/s", "refused, %",
+        "processor, ms", "load average",
+    )  # fmt: skip
     rows = [
         [
-            result["route"], f"{result['images']:,}", str(result["processes"]), f"{result['p50_ms']:,.0f}",
-            f"{result['p95_ms']:,.0f}", f"{result['per_second']:,.1f}", f"{100 * result['refused']:.1f}",
+            result["route"], f"{result['images']:,}", str(result["clients"]), str(result["processes"]),
+            f"{result['p50_ms']:,.0f}", f"{result['p95_ms']:,.0f}", f"{result['per_second']:,.1f}",
+            f"{100 * result['refused']:.1f}", f"{result['processor_ms']:,.0f}", f"{result['load_average']:.0f}",
         ]
         for result in results
     ]  # fmt: skip

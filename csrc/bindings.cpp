@@ -156,11 +156,13 @@ void in_pieces(int64_t count, int64_t piece, int threads, int64_t bytes, Interru
   if (interruption.found) throw nb::python_error();
 }
 
-// Pieces of whole groups of lanes, small enough that threads share the work evenly and Ctrl-C is noticed soon.
-int64_t piece_of(int64_t count, int threads, int64_t work_of_one) {
+// Pieces of whole groups of lanes, small enough that threads share the work evenly and Ctrl-C is noticed soon; `each` of
+// them for a thread, which is 1 where the work is even and every piece costs something.
+int64_t piece_of(int64_t count, int threads, int64_t work_of_one, int64_t each = 4) {
   constexpr int64_t kGroup = 16, kMostWork = 100'000'000;  // about 30 ms of multiplications
-  const int64_t even = count / (4 * std::max(1, threads)), most = kMostWork / std::max<int64_t>(1, work_of_one);
-  return std::max<int64_t>(1, std::min(even, most) / kGroup) * kGroup;
+  const int64_t pieces = each * std::max(1, threads), most = kMostWork / std::max<int64_t>(1, work_of_one);
+  const int64_t even = (count + pieces - 1) / pieces;
+  return std::max<int64_t>(1, std::min((even + kGroup - 1) / kGroup, most / kGroup)) * kGroup;
 }
 
 Storage storage_of(const Stored& values) {
@@ -264,7 +266,8 @@ void run_score(ScoreTask& task, size_t queries, size_t images, const IndexArrays
   task.solver = interruption.cancelling(settings);
   const Kernels& kernels = kernels_in_use();
   const int64_t work = task.query.regions * task.gallery.regions * (task.dim + 32);
-  in_pieces(count, piece_of(count, threads, work), threads, kernels.score_bytes(task), interruption,
+  const int64_t each = settings.plan == PlanKind::votes ? 1 : 4;  // a piece maps its first query anew
+  in_pieces(count, piece_of(count, threads, work, each), threads, kernels.score_bytes(task), interruption,
             [&](int64_t first, int64_t last, void* memory) { kernels.score(task, first, last, memory); });
 }
 

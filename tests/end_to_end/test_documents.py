@@ -18,7 +18,14 @@ from diml.models import load_embedder
 from drawn_pair import drawn_pair
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "docs/quickstart.md", "docs/explain.md", "docs/search.md", "docs/scale.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/commands.md",
+    "docs/quickstart.md",
+    "docs/explain.md",
+    "docs/search.md",
+    "docs/scale.md",
+)
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -50,6 +57,17 @@ def test_python_blocks_run(document: str, folder: Path, capsys: pytest.CaptureFi
         with Image.open(folder / "why.png") as image:
             assert image.width >= 1200
     assert capsys.readouterr().out.strip()
+
+
+def test_the_output_in_the_readme_is_what_its_block_prints(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert found
+    block, shown = found.groups()
+    exec(compile(block, "README.md", "exec"), {"__name__": "document"})
+    printed, number = capsys.readouterr().out, r"\d+(?:\.\d+)?"
+    assert re.sub(number, "#", printed) == re.sub(number, "#", shown)
+    for now, then in zip(re.findall(number, printed), re.findall(number, shown), strict=True):
+        assert float(now) == pytest.approx(float(then), abs=0.002 if "." in then else 1)
 
 
 @pytest.fixture(scope="module")

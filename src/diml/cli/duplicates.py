@@ -87,16 +87,19 @@ class DuplicatesCommand:
     def run(self) -> int:
         """Find, print, write."""
         from diml.explain.html import check_page_name
-        from diml.files import write_text
+        from diml.files import require_writable_file, write_text
         from diml.search import Searcher, open_store
-        from diml.search.duplicates import find_duplicates
+        from diml.search.duplicates import check_options, find_duplicates
 
         if self.html is not None:
             check_page_name(self.html)
         if self.page_groups < 1:
             raise ValueError(f"page_groups: need at least 1, got {self.page_groups}")
-        store = open_store(self.index)
-        embedder = None
+        for file in (self.csv, self.html):
+            if file is not None:
+                require_writable_file(file)  # known before the work, not after
+        store, embedder = open_store(self.index), None
+        check_options(store, self.threshold, self.precision, self.sample, self.neighbours, self.where, self.differ)
         if self.sample > 0:
             embedder = Searcher.open(self.index, model=self.model, device=self.device).embedder
         found = find_duplicates(

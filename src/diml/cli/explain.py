@@ -6,7 +6,7 @@ import json as json_format
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import tyro
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from diml.models import Embedder
 
 _STDOUT = Path("-")
+#: Inches; a wider figure would fill the memory.
+_WIDEST: Final = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +148,8 @@ class ExplainCommand:
             raise ValueError("overlay: need --overlay or --no-overlay, got both")
         if self.top < 0:
             raise ValueError(f"top: need 0 or more, got {self.top}")
+        if self.width is not None and not 0 < self.width <= _WIDEST:
+            raise ValueError(f"width: need inches, above 0 and at most {_WIDEST}, got {self.width}")
         if self.output is not None:
             from diml.explain.canvas import check_format
             from diml.explain.flows import check_lines

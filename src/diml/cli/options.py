@@ -279,6 +279,8 @@ class LoadingOptions:
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `evaluate_dataset`."""
+        if self.batch_size < 1:  # also where the cache has everything
+            raise ValueError(f"batch_size: need at least 1, got {self.batch_size}")
         plain = {name: getattr(self, name) for name in ("on_bad_image", "batch_size", "workers")}
         return plain | {"cache": embedding_cache() if self.cache else None}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,9 +37,7 @@ class SearchCommand:
 
     diml search photos.index --queries returned.csv --exclude-self --csv hits.csv
 
-    diml search photos.index --all-pairs --threshold 1.9
-
-    diml search photos.index --all-pairs --threshold 1.9 --differ label
+    diml search photos.index --all-pairs --threshold 1.5 --differ label
     """
 
     index: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="INDEX")]
@@ -102,10 +101,11 @@ class SearchCommand:
     """Write the hits as an interactive page in one file, with their regions, lines and ledgers."""
 
     all_pairs: bool = False
-    """Instead of a query: print all pairs of the index whose score reaches the threshold, as they are found."""
+    """Instead of a query: print all pairs of the index whose score reaches --threshold, as they are found. Copies of
+    one photograph are found by `diml duplicates`."""
 
-    threshold: float = 1.9
-    """With --all-pairs: minimum score; with --rerank-at 0 minimum pooled cosine."""
+    threshold: float | None = None
+    """With --all-pairs, and needed there: minimum score; with --rerank-at 0 minimum pooled cosine."""
 
     neighbours: int = 10
     """With --all-pairs: number of nearest neighbours that each image is compared with."""
@@ -121,6 +121,7 @@ class SearchCommand:
 
     def run(self) -> int:
         """Search, print, write."""
+        self._check_numbers()
         if (self.image is not None) + (self.queries is not None) + self.all_pairs != 1:
             raise ValueError("image: need an IMAGE, or --all-pairs or --queries instead; see --help")
         if self.csv is not None and self.queries is None:
@@ -167,6 +168,14 @@ class SearchCommand:
         if written is not None:
             print(f"Written: {written}")
         return 0
+
+    def _check_numbers(self) -> None:
+        """Raise for numbers that are wrong, also where they are of no use."""
+        for name, low in (("top", 0), ("neighbours", 1), ("batch_size", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name}: need at least {low}, got {getattr(self, name)}")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ValueError(f"threshold: need a finite score, got {self.threshold}")
 
     def _explained(self, searcher: Searcher, result: SearchResult) -> list[Explanation]:
         """The hits explained, where that is asked for and possible."""
@@ -249,6 +258,11 @@ class SearchCommand:
             raise ValueError("exclude_self: --all-pairs never compares an image with itself; omit --exclude-self")
         if self.html is not None:
             raise ValueError("html: a page shows the hits of one query; omit --html or --all-pairs")
+        if self.threshold is None:
+            raise ValueError(
+                "threshold: --all-pairs needs a minimum score, such as 1.5; for copies of one photograph use "
+                "`diml duplicates`, which finds its threshold by itself"
+            )
         store, count = open_store(self.index), 0
         matcher = self._matcher(index_matcher(store).matcher)
         if matcher.learned and self.rerank_at != 0:  # the scorer is saved with the model, not with the index

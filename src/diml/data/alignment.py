@@ -179,24 +179,27 @@ def _windows() -> Tensor:
 
 
 @cache
-def _resampling() -> tuple[Tensor, Tensor]:
-    """Two (W, 16, 64) matrices that average the pixels of each window, along x and along y."""
+def _resampling() -> list[Tensor]:
+    """For each side of windows a (k * 16, 64) matrix that averages the pixels of its k windows along an axis."""
     edges = torch.arange(_COARSE + 1) / _COARSE
     pixel = torch.arange(SMALL)
     parts = []
-    for axis in (0, 1):
-        ends = (_windows()[:, axis, None] + _windows()[:, 2, None] * edges) * SMALL
-        low, high = ends[:, :-1, None], ends[:, 1:, None]
+    for side, steps in _WINDOWS.items():
+        ends = (torch.linspace(0, 1 - side, steps)[:, None] + side * edges) * SMALL
+        low, high = ends[:, :-1].reshape(-1, 1), ends[:, 1:].reshape(-1, 1)
         share = (torch.minimum(high, pixel + 1.0) - torch.maximum(low, pixel * 1.0)).clamp_min(0)
-        parts.append(share / share.sum(dim=2, keepdim=True))
-    return parts[0], parts[1]
+        parts.append(share / share.sum(dim=1, keepdim=True))
+    return parts
 
 
 def _crops(grey: Tensor) -> Tensor:
-    """(P, W, 256) windows of (P, 64, 64) images with mean 0 and length 1."""
-    along_x, along_y = _resampling()
-    tall = torch.einsum("wys,pst->pwyt", along_y, grey)
-    values = torch.einsum("wxt,pwyt->pwyx", along_x, tall).flatten(2)
+    """(P, W, 256) windows of (P, 64, 64) images with mean 0 and length 1, in the order of `_windows`."""
+    parts = []
+    for matrix in _resampling():
+        steps = len(matrix) // _COARSE
+        cells = (matrix @ grey @ matrix.T).reshape(-1, steps, _COARSE, steps, _COARSE)
+        parts.append(cells.transpose(2, 3).reshape(-1, steps**2, _COARSE**2))
+    values = torch.cat(parts, dim=1)
     values = values - values.mean(dim=2, keepdim=True)
     length: Tensor = values.norm(dim=2, keepdim=True).clamp_min(1.0)
     return values / length

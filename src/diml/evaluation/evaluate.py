@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from diml.distributed import ProcessGroup
+from diml.evaluation.intervals import check_resamples
 from diml.evaluation.metrics import METRICS, check_metrics, depth_needed
 from diml.evaluation.report import HITS_KEPT, Report
 from diml.evaluation.split import QueryGallerySplit, Sides, draws_of
@@ -96,8 +97,7 @@ def evaluate_regions(
         >>> report.row(100)["map@r"] - report.row(0)["map@r"]
     """
     matcher, ks, metrics = matcher or Matcher(), _checked_ks(rerank_at), check_metrics(metrics)
-    if resamples < 1:
-        raise ValueError(f"resamples: need at least 1, got {resamples}")
+    check_resamples(resamples)
     split = QueryGallerySplit.of_regions(
         regions, labels, Sides(queries=queries, gallery=gallery, cameras=cameras, judgements=judgements)
     )

@@ -18,6 +18,8 @@ Floats = NDArray[np.float64]
 LEVELS = (2.5, 97.5)
 #: Resamples that are drawn together: fewer calls, and their counts stay in the cache.
 RESAMPLES_AT_ONCE = 8
+#: More would take hours and gigabytes, for intervals that change in the fourth digit.
+MOST_RESAMPLES = 1_000_000
 
 
 class Interval(NamedTuple):
@@ -92,8 +94,7 @@ def bootstrap_means(values: Floats, resamples: int, seed: int, groups: NDArray[n
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile interval).
     """
-    if resamples < 1:
-        raise ValueError(f"resamples: need at least 1, got {resamples}")
+    check_resamples(resamples)
     generator = np.random.default_rng(seed)
     sizes = None if groups is None else np.bincount(groups).astype(np.float64)
     if groups is not None and sizes is not None:
@@ -109,6 +110,12 @@ def bootstrap_means(values: Floats, resamples: int, seed: int, groups: NDArray[n
         weight = counts.astype(np.float64)
         means[first : first + rows] = weight @ values / (queries if sizes is None else (weight @ sizes)[:, None])
     return means
+
+
+def check_resamples(resamples: int) -> None:
+    """Raise ValueError for a number of resamples that is too small, or so large that it must be a mistake."""
+    if not 1 <= resamples <= MOST_RESAMPLES:
+        raise ValueError(f"resamples: need 1 to {MOST_RESAMPLES:,}, got {resamples}")
 
 
 def interval(means: Floats) -> tuple[float, float]:

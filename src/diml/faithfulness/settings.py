@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from diml.explain.explanation import Plan
 from diml.faithfulness.gradcam import check_grad_cam
@@ -13,6 +13,9 @@ from diml.faithfulness.warps import WARPS
 
 #: How regions of the gallery image are removed.
 Removal = Literal["shuffle", "blur"]
+
+#: Steps of deletion and insertion; more than the regions of an image are a mistake.
+MOST_STEPS: Final = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,8 @@ class Measures:
         for name in ("steps", "top"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: need at least 1, got {getattr(self, name)}")
+        if self.steps > MOST_STEPS:
+            raise ValueError(f"steps: need at most {MOST_STEPS}, got {self.steps}; an image has fewer regions than that")
         for name, known in (("warps", WARPS), ("ledgers", LEDGERS), ("occlusions", OCCLUSIONS)):
             unknown = sorted(set(getattr(self, name)) - set(known))
             if unknown:

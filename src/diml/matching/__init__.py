@@ -1,8 +1,8 @@
 """The method: images as regions, compared by optimal transport. Needs torch only.
 
-Read in this order: `regions`, `weights`, `transport` (and `exact`), `maxsim`, `matcher`, `learned`, `retrieval`,
-`ledger`; `pairs` lists unordered pairs, `planned` is the differentiable form for training, `native` binds the compiled
-kernel.
+Read in this order: `regions`, `weights`, `transport` (and `exact`), `maxsim`, `matcher`, `learned` (and `readings`),
+`retrieval`, `ledger`; `pairs` lists unordered pairs, `planned` is the differentiable form for training, `native` binds
+the compiled kernel.
 """
 
 from diml.matching.learned import LearnedMatcher

@@ -18,6 +18,7 @@ from PIL import Image
 
 from diml.data.images import BadImage, BadImageError
 from diml.distributed import ProcessGroup
+from diml.matching import LearnedMatcher
 from diml.models.zoo import is_backbone
 from diml.progress import progress_bar
 from diml.search.columns import FittedColumns, columns_of_index, columns_of_new_index
@@ -197,6 +198,7 @@ def _store_of(
 ) -> tuple[Store, FittedColumns]:
     """Create the index of a build, or open the existing one; with the columns that it needs."""
     new = columns_of_new_index(listing) if existing is None else None
+    used = embedder.matcher if matcher is None else matcher
     regions = embedder.embed(Image.new("RGB", (64, 64)))  # R of the backbone's own cells is known only afterwards
     config = IndexConfig(
         dim=regions.dim,
@@ -213,7 +215,8 @@ def _store_of(
             "weights_file": None if weights_file is None else str(Path(weights_file).expanduser().resolve()),
             "config": embedder.config.to_dict(),
         },
-        matcher=embedder.matcher if matcher is None else matcher,
+        matcher=used,
+        scorer=used.scorer_id if isinstance(used, LearnedMatcher) and storage != "none" else "",
     )
     store = create_store(uri, config, texts)
     try:
@@ -442,7 +445,7 @@ def _project(
     rows = [row for row in plan.embed if row in whitening.place]
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
-        pooled, coded = _vectors(whitening.regions(part, embedder), writer.store)
+        pooled, coded = _vectors(whitening.regions(part, embedder), writer.store, embedder)
         writer.take(part, [plan.embed.pop(row) for row in part], pooled, coded)
     writer.flush()
 
@@ -459,11 +462,11 @@ def _embed(
         plan.bad += batch.bad
         if regions is not None:
             taken = [rows[index] for index in batch.indices.tolist()]
-            pooled, coded = _vectors(regions, writer.store)
+            pooled, coded = _vectors(regions, writer.store, embedder)
             writer.take(taken, [plan.embed[row] for row in taken], pooled, coded)
     writer.flush()
 
 
-def _vectors(regions: Regions, store: Store) -> tuple[np.ndarray, np.ndarray]:
+def _vectors(regions: Regions, store: Store, embedder: Embedder) -> tuple[np.ndarray, np.ndarray]:
     pooled = np.ascontiguousarray(regions.pooled.cpu().float().numpy())
-    return pooled, encode_regions(regions, store.config)
+    return pooled, encode_regions(regions, store.config, embedder.matcher)

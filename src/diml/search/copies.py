@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from diml.data.alignment import SMALL, Agreement, agreement, align, small_image
 from diml.data.images import BadImage, BadImageError, load_image
+from diml.matching.retrieval import NOTHING, nearest
 from diml.progress import ShowProgress, progress_bar
 from diml.search.filters import Where
 from diml.search.sources import known_file
@@ -31,8 +33,10 @@ if TYPE_CHECKING:
 
 #: Rows whose neighbours are looked up, and pairs of small versions that are laid over each other, at a time.
 _ROWS, _PAIRS = 256, 256
-#: Neighbours of an image at most, however many exact copies it has.
+#: Neighbours of an image at most that the index is asked for, however many exact copies it has.
 _MOST: Final = 200
+#: Images up to which all are compared with all.
+_EXHAUSTIVE: Final = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,8 +189,8 @@ def neighbour_pairs(
 ) -> NDArray[np.int64]:
     """(P, 2) rows of a gallery that are near each other, each pair once, a < b.
 
-    Of exact copies one stands for all. An image has as many more neighbours as there are exact copies that could take
-    their places.
+    Of exact copies the first stands for all. Up to 100,000 images all are compared with all, exactly; beyond, the
+    index's own search finds the neighbours.
 
     Args:
         store: the index.
@@ -196,26 +200,67 @@ def neighbour_pairs(
         where: the condition of the gallery.
         progress: as of `progress_bar`.
     """
-    place = {name: row for row, name in enumerate(gallery.ids)}
     first = np.arange(len(gallery))
     for rows in gallery.exact():
         first[rows] = rows[0]
-    alone = np.flatnonzero(first == np.arange(len(gallery))).tolist()
-    largest = max((len(rows) for rows in gallery.exact()), default=1)
-    wanted = min(neighbours + largest, _MOST)
+    alone = np.flatnonzero(first == np.arange(len(gallery)))
     found = [np.zeros((0, 2), dtype=np.int64)]
-    with progress_bar(len(alone), show=progress, what="neighbours", unit="images") as advance:
-        for start in range(0, len(alone), _ROWS):
-            part = store.regions([gallery.ids[row] for row in alone[start : start + _ROWS]])
-            near = store.nearest(part.pooled, wanted, where=where) if len(part) else []
-            for name, hits in zip(part.ids, near, strict=True):
-                own = place[name]
-                others = [
-                    first[place[other]]
-                    for other, cosine in zip(hits.ids, hits.cosine.tolist(), strict=True)
-                    if cosine >= least and other in place
-                ]
-                kept = np.array([other for other in dict.fromkeys(others) if other != own][:neighbours], dtype=np.int64)
-                found.append(np.stack([np.minimum(own, kept), np.maximum(own, kept)], axis=1))
-            advance(len(alone[start : start + _ROWS]))
+    look_up = _exact if len(alone) <= _EXHAUSTIVE else _by_index
+    with progress_bar(2 * len(alone), show=progress, what="neighbours", unit="steps") as advance:
+        for own, others, cosine in look_up(store, gallery, alone, first, neighbours, where, advance):
+            kept = others[(cosine >= least) & (others != own)][:neighbours]
+            found.append(np.stack([np.minimum(own, kept), np.maximum(own, kept)], axis=1))
     return np.unique(np.concatenate(found), axis=0)
+
+
+_Found = Iterator[tuple[int, NDArray[np.int64], NDArray[np.float32]]]
+
+
+def _exact(
+    store: Store,
+    gallery: Gallery,
+    alone: NDArray[np.int64],
+    first: NDArray[np.int64],
+    neighbours: int,
+    where: Where | None,
+    advance: Callable[[float], None],
+) -> _Found:
+    """The neighbours of each image by comparing all with all."""
+    pooled = np.zeros((len(alone), store.config.dim), dtype=np.float32)
+    place = {gallery.ids[row]: at for at, row in enumerate(alone.tolist())}
+    for start in range(0, len(alone), _ROWS):
+        rows = store.regions([gallery.ids[row] for row in alone[start : start + _ROWS]])
+        pooled[[place[name] for name in rows.ids]] = rows.pooled
+        advance(len(alone[start : start + _ROWS]))
+    vectors = torch.from_numpy(pooled)
+    for start in range(0, len(alone), _ROWS):
+        part = torch.arange(start, min(start + _ROWS, len(alone)))
+        order = nearest(vectors[part], vectors, neighbours, exclude=part).order
+        for row, near in zip(part.tolist(), order, strict=True):
+            near = near[near != NOTHING]
+            cosine = (vectors[near] @ vectors[row]).numpy()
+            yield int(alone[row]), alone[near.numpy()], cosine
+        advance(len(part))
+
+
+def _by_index(
+    store: Store,
+    gallery: Gallery,
+    alone: NDArray[np.int64],
+    first: NDArray[np.int64],
+    neighbours: int,
+    where: Where | None,
+    advance: Callable[[float], None],
+) -> _Found:
+    """The neighbours of each image by the search of the index, with places for exact copies, which are many hits."""
+    place = {name: row for row, name in enumerate(gallery.ids)}
+    largest = max((len(rows) for rows in gallery.exact()), default=1)
+    for start in range(0, len(alone), _ROWS):
+        rows = store.regions([gallery.ids[row] for row in alone[start : start + _ROWS]])
+        found = store.nearest(rows.pooled, min(neighbours + largest, _MOST), where=where) if len(rows) else []
+        for name, hits in zip(rows.ids, found, strict=True):
+            known = [(first[place[other]], at) for at, other in enumerate(hits.ids) if other in place]
+            best = dict(reversed(known))  # of exact copies the nearest counts
+            others = np.array(sorted(best, key=best.__getitem__), dtype=np.int64)
+            yield place[name], others, hits.cosine[[best[other] for other in others]]
+        advance(2 * len(alone[start : start + _ROWS]))

@@ -26,7 +26,7 @@ from diml.data.images import BadImage, opened_image
 from diml.progress import ShowProgress
 from diml.search.copies import Comparison, Gallery, neighbour_pairs
 from diml.search.copy_threshold import CopyThreshold, choose_threshold, copy_trials, given_threshold
-from diml.search.filters import parse_where
+from diml.search.filters import Where, parse_where
 
 if TYPE_CHECKING:
     from diml.models import Embedder
@@ -176,11 +176,7 @@ def find_duplicates(
     Raises:
         ValueError: an argument is out of range, or no such column.
     """
-    config = store.config
-    _check(threshold, precision, sample, neighbours)
-    if differ is not None and differ not in config.columns:
-        raise ValueError(f"differ: no column {differ!r}; there are {', '.join(config.columns)}")
-    condition = None if where is None else parse_where(where, config.columns)
+    condition = check_options(store, threshold, precision, sample, neighbours, where, differ)
     gallery = Gallery.of(store, condition)
     with Comparison(gallery) as compared:
         trials = None
@@ -212,7 +208,16 @@ def find_duplicates(
     return Duplicates(len(gallery), tuple(groups), chosen, len(pairs), bad)
 
 
-def _check(threshold: float | None, precision: float, sample: int, neighbours: int) -> None:
+def check_options(
+    store: Store,
+    threshold: float | None,
+    precision: float,
+    sample: int,
+    neighbours: int,
+    where: str | None,
+    differ: str | None,
+) -> Where | None:
+    """Validate the arguments of `find_duplicates`; returns the condition."""
     if threshold is not None and not 0 < threshold <= 1:
         raise ValueError(f"threshold: need an agreement in (0, 1], got {threshold}; copies have about 0.99")
     if not 0 < precision < 1:
@@ -221,6 +226,10 @@ def _check(threshold: float | None, precision: float, sample: int, neighbours: i
         raise ValueError(f"sample: need a number of images, at least 0, got {sample}")
     if neighbours < 1:
         raise ValueError(f"neighbours: need at least 1, got {neighbours}")
+    columns = store.config.columns
+    if differ is not None and differ not in columns:
+        raise ValueError(f"differ: no column {differ!r}; there are {', '.join(columns)}")
+    return None if where is None else parse_where(where, columns)
 
 
 def _groups(

@@ -23,7 +23,7 @@ from torch import Tensor
 from diml.calibration.calibrator import FILE, Calibrator, load_calibration
 from diml.calibration.finding import FoundCalibration, find_calibration
 from diml.calibration.hits import FALSE_ACCEPT_RATE, GalleryVerdict, JudgedHits, judge_hits
-from diml.data.images import BadImage, image_name, load_image
+from diml.data.images import BadImage, BadImageError, image_name, load_image
 from diml.data.query_box import QueryBox
 from diml.matching import LearnedMatcher, Ledger, Match, Matcher, Regions
 from diml.models.shares import with_shares
@@ -31,7 +31,7 @@ from diml.progress import ShowProgress, progress_bar
 from diml.search.filters import And, ColumnMembership, Where, parse_where
 from diml.search.index import content_of, open_store
 from diml.search.index_model import load_index_embedder, require_embedder
-from diml.search.sources import indexed_image, known_file
+from diml.search.sources import indexed_content, known_file
 from diml.search.store import decode_regions
 from diml.search.tuned import index_matcher
 
@@ -486,17 +486,17 @@ class Searcher:
         if stored is None or not shown:
             result.match  # noqa: B018 - raises, with the reason
             raise ValueError(f"n: need at least 1, got {n}")
-        images = [indexed_image(hit.metadata) for hit in shown]
+        files = [indexed_content(hit.metadata) for hit in shown]  # decoded one by one: images are large
         chosen = stored[list(range(len(shown)))]
         if result.regions.shares is None:  # those of the hits alone would not help
             gallery = [chosen[[row]] for row in range(len(shown))]
         else:
-            gallery = with_shares(chosen, images, self.embedder, kept=_KEPT)
-        view = self.embedder.preprocess.view
-        query = None if result.image is None else view(result.image, _VIEW_SCALE)
+            gallery = with_shares(chosen, files, self.embedder, kept=_KEPT)
+        query = None if result.image is None else self.embedder.preprocess.view(result.image, _VIEW_SCALE)
         explained = []
-        for hit, image, regions in zip(shown, images, gallery, strict=True):
-            seen = None if query is None or isinstance(image, str) else (query, view(image, _VIEW_SCALE))
+        for hit, file, regions in zip(shown, files, gallery, strict=True):
+            view = None if query is None or isinstance(file, str) else self._view(file)
+            seen = None if query is None or view is None else (query, view)
             explained.append(
                 Explanation(
                     **vars(result.matcher.match(result.regions, regions)),
@@ -507,6 +507,16 @@ class Searcher:
                 )
             )
         return explained
+
+    def _view(self, file: bytes) -> Image.Image | None:
+        """What the network sees of an image, larger; JPEG files are decoded at a fraction of their size. None: it cannot
+        be decoded."""
+        preprocess = self.embedder.preprocess
+        side = _VIEW_SCALE * max(preprocess.size, preprocess.resize or 0)
+        try:
+            return preprocess.view(load_image(file, at_least=side), _VIEW_SCALE)
+        except BadImageError:
+            return None
 
     def _ranked(self, query: Regions, ids: list[str], k: int, depth: int, matcher: Matcher) -> SearchResult:
         """The best k of the images of these ids, which are the nearest by the pooled cosine, in its order."""

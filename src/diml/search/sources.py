@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from PIL import Image
 
 from diml.data.csv_table import CsvTable, LineFault, folder_of_paths, read_csv
-from diml.data.images import BadImage, BadImageError, load_image, printable, read_file
+from diml.data.images import BadImage, BadImageError, printable, read_file
 from diml.data.listing import FileListing, find_images, joined, left_out_line, nfc
 from diml.search.cells import cell_value, guessed_type
 from diml.search.filters import ColumnType
@@ -98,8 +97,8 @@ def known_file(metadata: Mapping[str, Value]) -> Path | None:
     return image_file(metadata) if {"source", "path"} <= metadata.keys() else None
 
 
-def indexed_image(metadata: Mapping[str, Value]) -> Image.Image | str:
-    """The image of a hit from its file; or why not: the file is unknown, unreadable or another one now."""
+def indexed_content(metadata: Mapping[str, Value]) -> bytes | str:
+    """The bytes of the file of a hit; or why not: the file is unknown, unreadable or another one now."""
     file = known_file(metadata)
     if file is None:
         return "the index does not record where its images are"
@@ -108,7 +107,7 @@ def indexed_image(metadata: Mapping[str, Value]) -> Image.Image | str:
         recorded = metadata.get("content")
         if recorded is not None and hashlib.sha256(content).hexdigest() != recorded:
             return f"the file {file} has changed since it was indexed"
-        return load_image(content, name=str(file))
+        return content
     except (OSError, BadImageError) as error:
         missing = isinstance(error, FileNotFoundError)
         return f"the file {file} is missing" if missing else f"the file {file} cannot be read ({error})"

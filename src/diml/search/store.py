@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from diml.checksums import DamagedError, sealed, unsealed
 from diml.documents import parse_json
-from diml.matching import Matcher, QuantizedRegions, Regions
+from diml.matching import LearnedMatcher, Matcher, QuantizedRegions, Regions
+from diml.matching.readings import Readings, keep_readings
 from diml.matching.weights import masses_of
 from diml.search.filters import LARGEST_INTEGER, ColumnType, Where
 from diml.search.names import name_fault
@@ -56,6 +57,8 @@ class IndexConfig:
         embedder: `Embedder.fingerprint()` of the embedder of the vectors; others are rejected.
         model: how to load that embedder again, as plain values for JSON.
         matcher: how images of the index are compared unless a search says otherwise.
+        scorer: identity of the learned scorer whose readings of every image are kept (`LearnedMatcher.readings`), so
+            that a search maps the query only; empty for none.
 
     Raises:
         ValueError: a value is out of range, or a column name or type is invalid.
@@ -71,6 +74,7 @@ class IndexConfig:
     embedder: str = ""
     model: Mapping[str, Any] = field(default_factory=dict)
     matcher: Matcher = field(default_factory=Matcher)
+    scorer: str = ""
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -94,7 +98,8 @@ class IndexConfig:
         cells = None if self.grid is None or self.storage == "none" else math.prod(self.grid)
         if cells not in (None, self.num_regions) or (self.grid is not None and len(self.grid) != 2):
             raise ValueError(f"grid: need (rows, columns) of {self.num_regions} regions, got {shown(self.grid)}")
-        for name, kind in (("columns", Mapping), ("model", Mapping), ("embedder", str), ("matcher", Matcher)):
+        kinds = {"columns": Mapping, "model": Mapping, "embedder": str, "matcher": Matcher, "scorer": str}
+        for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"{name}: need a {kind.__name__}, got {shown(getattr(self, name))}")  # noqa: TRY004
 
@@ -102,7 +107,12 @@ class IndexConfig:
     def row_bytes(self) -> int:
         """B, bytes of the encoded regions of an image; see `encode_regions`."""
         each = {"float16": 2 * self.dim, "int8": self.dim + 4, "none": 0}[self.storage] + 4 * self.masses
-        return self.num_regions * each
+        return self.num_regions * each + self.reading_bytes
+
+    @property
+    def reading_bytes(self) -> int:
+        """Of them, those of the readings of a learned scorer."""
+        return 4 * (2 * self.num_regions + 1) if self.scorer and self.storage != "none" else 0
 
     def to_json(self) -> str:
         """Return the settings as JSON text with their sha256, which the store keeps."""
@@ -443,11 +453,12 @@ def check_queries(pooled: NDArray[np.float32], k: int, config: IndexConfig) -> N
         raise ValueError(f"k: need at least 1, got {k}")
 
 
-def encode_regions(regions: Regions, config: IndexConfig) -> NDArray[np.uint8]:
+def encode_regions(regions: Regions, config: IndexConfig, matcher: Matcher | None = None) -> NDArray[np.uint8]:
     """Encode the regions of N images as (N, B) bytes, little-endian.
 
     float16: R * D values, region by region. int8: R * D codes, then R scales in float32. Then, where the index keeps
-    them, R masses in float32.
+    them, R masses in float32; and R + 1 lengths and R dustbins in float32, which the scorer of `matcher` reads off the
+    regions as they are stored. They are NaN with another matcher, and are then read at every search.
 
     Raises:
         ValueError: the regions differ in R or D from those of the index, or lack the masses that it keeps.
@@ -460,12 +471,27 @@ def encode_regions(regions: Regions, config: IndexConfig) -> NDArray[np.uint8]:
     if config.storage == "float16":
         halves = np.ascontiguousarray(regions.dense.detach().cpu().to(torch.float16).numpy().astype("<f2"))
         parts = [halves.view(np.uint8).reshape(len(regions), 2 * config.num_regions * config.dim)]
-        return np.concatenate(parts + _coded_masses(regions, config), axis=1)
+        coded = np.concatenate(parts + _coded_masses(regions, config), axis=1)
+        return _with_readings(coded, regions, config, matcher)
     packed = regions.quantized()
     codes = packed.codes.cpu().numpy().view(np.uint8).reshape(len(regions), config.num_regions * config.dim)
     scales = np.ascontiguousarray(packed.scale.cpu().numpy().astype("<f4")).view(np.uint8)
     parts = [codes, scales.reshape(len(regions), config.num_regions * 4), *_coded_masses(regions, config)]
-    return np.concatenate(parts, axis=1)
+    return _with_readings(np.concatenate(parts, axis=1), regions, config, matcher)
+
+
+def _with_readings(
+    coded: NDArray[np.uint8], regions: Regions, config: IndexConfig, matcher: Matcher | None
+) -> NDArray[np.uint8]:
+    """Encoded regions (N, B) with the readings of the scorer, where the index keeps them."""
+    if not config.reading_bytes:
+        return coded
+    numbers = np.full((len(coded), 2 * config.num_regions + 1), np.nan, "<f4")
+    if isinstance(matcher, LearnedMatcher) and matcher.scorer is not None and matcher.scorer_id == config.scorer:
+        pooled = regions.pooled.detach().cpu().float().numpy()
+        found = matcher.readings(_decoded(coded, pooled, dataclasses.replace(config, scorer="")))
+        numbers[:] = torch.cat(found, dim=1).numpy()
+    return np.concatenate([coded, numbers.view(np.uint8)], axis=1)
 
 
 def _coded_masses(regions: Regions, config: IndexConfig) -> list[NDArray[np.uint8]]:
@@ -487,8 +513,20 @@ def decode_regions(rows: Rows, config: IndexConfig) -> Regions | QuantizedRegion
     """
     if config.storage == "none":
         raise ValueError("storage: need regions, but this index has pooled vectors only; search it with rerank_at=0")
-    shape = (len(rows), config.num_regions, config.dim)
-    coded, pooled = np.ascontiguousarray(rows.coded), torch.from_numpy(np.array(rows.pooled))
+    size = config.row_bytes - config.reading_bytes
+    regions = _decoded(rows.coded[:, :size], rows.pooled, config)
+    if config.reading_bytes:
+        last = np.ascontiguousarray(rows.coded[:, size:]).view("<f4").astype(np.float32)
+        numbers = torch.from_numpy(last)
+        readings = Readings(numbers[:, : config.num_regions + 1], numbers[:, config.num_regions + 1 :])
+        keep_readings(regions, config.scorer, readings)
+    return regions
+
+
+def _decoded(coded: NDArray[np.uint8], vectors: NDArray[np.float32], config: IndexConfig) -> Regions | QuantizedRegions:
+    """Regions of (N, B) bytes, without those of readings, and of pooled vectors (N, D)."""
+    shape = (len(coded), config.num_regions, config.dim)
+    coded, pooled = np.ascontiguousarray(coded), torch.from_numpy(np.array(vectors))
     kept: dict[str, Any] = {"masses": None, "massless": "the index was built without masses"}
     if config.masses:
         coded, last = coded[:, : -4 * config.num_regions], coded[:, -4 * config.num_regions :]

@@ -21,6 +21,7 @@ _OWN: Final = {"start.js": "text/javascript"}
 _GROUPS: Final = {
     "/api/match": "Comparison and search",
     "/api/search": "Comparison and search",
+    "/api/hits": "Comparison and search",
     "/api/gallery": "Gallery",
     "/api/facets": "Gallery",
     "/api/images": "Changes of the index",

@@ -130,7 +130,7 @@ class Engine:
         explained = Explanation.of(found, calibrator=self.calibrator)
         numbers = pair_numbers(explained, (query.name, other.name))
         pair = numbers | {"images": {"query": places[0], "gallery": places[1]}}
-        return self._answer(shelf.images, [pair], started)
+        return self._answer({"images": shelf.images, "pairs": [pair]}, started)
 
     def search(
         self,
@@ -142,6 +142,7 @@ class Engine:
         box: QueryBox | None = None,
         matcher: Matcher | None = None,
         without: bytes | None = None,
+        explained: bool = True,
     ) -> dict[str, Any]:
         """Search for an uploaded image, or for one of the gallery by its id (which is then excluded from the hits).
 
@@ -153,9 +154,10 @@ class Engine:
             box: part of the query that is searched for.
             matcher: for this search; hits then have no probability, unless it is that of the engine.
             without: file whose copies in the gallery are left out.
+            explained: False for ids, scores and metadata alone, in a fraction of the time.
 
         Returns:
-            An `ExplanationResponse` as plain values, hits best first.
+            An `ExplanationResponse` as plain values, hits best first; not explained a `HitsResponse`.
 
         Raises:
             KeyError: there is no image of that id.
@@ -171,24 +173,32 @@ class Engine:
         if isinstance(query, str):
             item, excluded = self.gallery.item(query), excluded | {query}
             own = [one for one in own if one.id != query]
-            first, regions = self._address(query, item.name), self._divided([query])[0] if box is None else None
+            first, regions = self._address(query, item.name), None
             if box is not None:
                 query = self._part(query, item.name, box)
+            else:
+                regions = self._divided([query])[0] if explained else self.gallery.regions([query])
         if not isinstance(query, str):
-            shelf = ImageShelf()
             regions = self._embedded(query)
-            shelf.place(query.view, query.name)
-            first = shelf.images[0]
+            first = {"name": query.name}
+            if explained:
+                shelf = ImageShelf()
+                shelf.place(query.view, query.name)
+                first = shelf.images[0]
         assert regions is not None
         found = self.gallery.search(
             regions, hits=hits, rerank_at=rerank_at, exclude=excluded, matcher=matcher, where=where
         )
         judged = self._judged(found, rerank_at, matcher)
-        pairs = self._pairs(regions, found.hits, first["name"], judged, matcher) if found.hits else []
-        images = [first, *(self._address(hit.item.id, hit.item.name) for hit in found.hits)]
         settings = {"rerank_at": rerank_at} | ({} if where is None else {"where": where})
         settings |= matcher.to_dict() | ({} if box is None else {"box": str(box)})
-        return self._answer(images, pairs, started, judged, **settings) | {"own": [vars(item) for item in own]}
+        told = {"own": [vars(item) for item in own]}
+        if not explained:
+            facts = [_facts(hit, row, judged) for row, hit in enumerate(found.hits)]
+            return self._answer({"hits": facts}, started, judged, **settings) | told
+        pairs = self._pairs(regions, found.hits, first["name"], judged, matcher) if found.hits else []
+        images = [first, *(self._address(hit.item.id, hit.item.name) for hit in found.hits)]
+        return self._answer({"images": images, "pairs": pairs}, started, judged, **settings) | told
 
     def _part(self, key: str, name: str, box: QueryBox) -> Upload:
         """A part of a gallery image, from its file."""
@@ -200,13 +210,12 @@ class Engine:
             return Upload(name, *self.prepare(load_image(content, name=name), box))
 
     def _answer(
-        self, images: list[Any], pairs: list[Any], started: float, judged: JudgedHits | None = None, **settings: Any
+        self, found: Mapping[str, Any], started: float, judged: JudgedHits | None = None, **settings: Any
     ) -> dict[str, Any]:
         judged = JudgedHits() if judged is None else judged
         notices = [self.calibration.notice, *judged.notices]
         return {
-            "images": images,
-            "pairs": pairs,
+            **found,
             "in_gallery": None if judged.gallery is None else judged.gallery.to_dict(),
             "notices": [notice for notice in notices if notice],
             "settings": {**self.settings, **settings},
@@ -251,18 +260,10 @@ class Engine:
         lift = lift_of([match.ledger(0) for match in matched])
         pairs = []
         for row, (hit, match) in enumerate(zip(found, matched, strict=True)):
-            # those beyond the best K are not re-ranked, and have none
-            chance = judged.probabilities[row] if row < len(judged.probabilities) else None
+            chance = _chance(row, judged)
             explained = Explanation.of(match, calibrator=calibrator)
             explained = explained if chance is None else dataclasses.replace(explained, probability=chance)
-            facts = {
-                "id": hit.item.id,
-                "label": hit.item.label,
-                "metadata": dict(hit.item.metadata),
-                "rank": hit.rank,
-                "pooled_rank": hit.pooled_rank,
-                "reranked": hit.structural is not None,
-                "probability": chance,
+            facts = _facts(hit, row, judged) | {
                 "lift": lift[row].tolist(),
                 "correct": None,
                 "note": hit.item.label.rpartition("/")[2],
@@ -354,6 +355,28 @@ class Engine:
         stream = io.BytesIO()
         image.save(stream, "JPEG", quality=88)
         return stream.getvalue()
+
+
+def _chance(row: int, judged: JudgedHits) -> float | None:
+    """Probability of a hit; those beyond the best K are not re-ranked, and have none."""
+    return judged.probabilities[row] if row < len(judged.probabilities) else None
+
+
+def _facts(hit: GalleryHit, row: int, judged: JudgedHits) -> dict[str, Any]:
+    """What is known of a hit without its explanation."""
+    return {
+        "id": hit.item.id,
+        "name": hit.item.name,
+        "label": hit.item.label,
+        "metadata": dict(hit.item.metadata),
+        "rank": hit.rank,
+        "pooled_rank": hit.pooled_rank,
+        "reranked": hit.structural is not None,
+        "score": hit.score,
+        "pooled": hit.pooled,
+        "structural": hit.structural,
+        "probability": _chance(row, judged),
+    }
 
 
 class _ShareCache:

@@ -28,11 +28,10 @@ from diml.search.store import decode_regions
 from diml.web.facets import PLACES, Facet, facets_of
 from diml.web.gallery import MOST_WORDS, GalleryAnswer, GalleryHit, GalleryItem, GalleryState, WhereError
 
-#: How long a list of ids for pages of the gallery is used, and how many of them; images added appear after it.
-_LISTED_SECONDS = 30.0
-_LISTINGS = 8
-#: How long counted values are used at most, for changes by others that a Milvus server does not tell of.
-_COUNTED_SECONDS = 600.0
+#: Lists of ids for pages of the gallery that are kept, and their bytes together.
+_LISTINGS, _LISTED_BYTES = 8, 64 * 2**20
+#: How long such a list and counted values are used at most, for changes by others that Milvus does not tell of.
+_LISTED_SECONDS, _COUNTED_SECONDS = 30.0, 600.0
 
 if TYPE_CHECKING:
     from diml.search import Searcher
@@ -59,7 +58,7 @@ class IndexGallery:
             raise ValueError(f"index {name}: need at least one image in it, got none; add some with diml index build")
         self._searcher, self._name = searcher, name
         self._lock = threading.Lock()
-        self._listed: dict[tuple[str, str | None], tuple[NDArray[np.bytes_], float]] = {}  # ids, and until when
+        self._listed: dict[tuple[str, str | None, str], tuple[NDArray[np.bytes_], float]] = {}  # ids, and until when
         self._counting = threading.Lock()
         self._facets: tuple[Facet, ...] = ()
         self._counted_at: tuple[str, float] = ("", -math.inf)  # version of the index, and until when
@@ -163,14 +162,17 @@ class IndexGallery:
         """Do nothing: there is no background work."""
 
     def _ids(self, text: str, where: str | None) -> NDArray[np.bytes_]:
-        """Ids in the order of the store; read again after some seconds, not for every page of a large index."""
-        asked, condition = (text, where), self._looked_up(text, self._condition(where))
+        """Ids in the order of the store; read again when it has changed, not for every page of a large index."""
+        asked = (text, where, self._searcher.store.version())
+        condition = self._looked_up(text, self._condition(where))
         with self._lock:
             found = self._listed.pop(asked, None)
             if found is None or time.monotonic() > found[1]:
                 ids = np.array(self._listed_ids(condition), dtype=np.bytes_)
                 found = ids, time.monotonic() + _LISTED_SECONDS
             self._listed[asked] = found
+            while len(self._listed) > 1 and sum(ids.nbytes for ids, _ in self._listed.values()) > _LISTED_BYTES:
+                self._listed.pop(next(iter(self._listed)))
             while len(self._listed) > _LISTINGS:
                 self._listed.pop(next(iter(self._listed)))
             return found[0]
@@ -179,7 +181,7 @@ class IndexGallery:
         listing = self._searcher.store.listing(condition, columns=())
         try:
             return [key.encode() for part in listing for key in part.ids]
-        except ValueError as error:  # Milvus: more texts match than a request has room for
+        except ValueError as error:  # Milvus: more texts match than fit into a request
             raise WhereError(str(error)) from error
 
     def _looked_up(self, text: str, where: Where | None) -> Where | None:

@@ -127,13 +127,15 @@ class Worker:
         """Run a comparison or search when it is its turn.
 
         Raises:
-            ApiError: 503 where too many wait, or its turn does not come in time; 504 where it takes too long.
+            ApiError: 503 where too many wait, or its turn would come or has come too late; 504 where it takes too long.
         """
-        if self._pending >= self._limits.requests + self._limits.waiting:
+        limits = self._limits
+        late = self._pending >= limits.requests and self._expected() > limits.work_seconds
+        if late or self._pending >= limits.requests + limits.waiting:
             raise self.busy()
         self._pending += 1
         self.changed()
-        submitted = self._pool.submit(self._timed, function)
+        submitted = self._pool.submit(self._timed, function, time.monotonic())
         asyncio.wrap_future(submitted).add_done_callback(self._ended)
         return await self._awaited(submitted)
 
@@ -155,8 +157,15 @@ class Worker:
         for pool in (self._pool, self._images):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _timed(self, function: Callable[[], Result]) -> Result:
+    def _expected(self) -> float:
+        """Seconds until one more piece of work would be done."""
+        return self._usual * (1 + self._pending / self._limits.requests)
+
+    def _timed(self, function: Callable[[], Result], submitted: float) -> Result:
         began = time.monotonic()
+        waited, most = began - submitted, self._limits.work_seconds
+        if waited > most / 2 and waited + self._usual > most:  # it would be done when nobody waits any more
+            raise self.busy()
         try:
             return function()
         finally:

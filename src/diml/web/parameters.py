@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import Request
 
 from diml.matching import Matcher
@@ -30,9 +32,9 @@ def require_known(request: Request) -> None:
 
 def with_share(matcher: Matcher, text: str) -> Matcher:
     """Return a matcher with another share of what is matched; ApiError (422 `bad_share`) where it can have none."""
+    if matcher.learned:
+        raise ApiError(422, "bad_share", "share: a learned matcher has its own.", "Omit it.")
     try:
-        if matcher.learned:
-            raise ValueError("share: a learned matcher has its own")
         return matcher.changed(share="auto" if text == "auto" else float(text))
     except ValueError as error:
         message = f"share: need a number above 0 and up to 1, or auto, and a matcher that can, got {shown(text)}."
@@ -42,4 +44,9 @@ def with_share(matcher: Matcher, text: str) -> Matcher:
 def names_of(request: Request) -> list[str]:
     """Names of the query parameters of the route that answers a request."""
     dependant = getattr(request.scope.get("route"), "dependant", None)
-    return [] if dependant is None else [field.alias for field in dependant.query_params]
+    return [] if dependant is None else [field.alias for field in _fields(dependant)]
+
+
+def _fields(dependant: Any) -> list[Any]:
+    """The query parameters of a route and of what it depends on."""
+    return [*dependant.query_params, *(field for inner in dependant.dependencies for field in _fields(inner))]

@@ -353,3 +353,30 @@ class RemovedResponse(BaseModel):
 
     id: str
     file_removed: bool = Field(description="whether its file was removed too; files from elsewhere are kept")
+
+
+class FoundHit(BaseModel):
+    """A hit without its explanation."""
+
+    id: str
+    name: str
+    label: str = Field(description="its class, or empty")
+    metadata: dict[str, Plain]
+    rank: int = Field(description="from 1, after re-ranking")
+    pooled_rank: int = Field(description="from 1 in the whole gallery, by the pooled cosine alone")
+    reranked: bool = Field(description="whether it is among the best K, which are ranked by score")
+    score: float = Field(description="what it is ranked by; the pooled cosine where it is not re-ranked")
+    pooled: float
+    structural: float | None
+    probability: float | None = Field(description="that it is of the query's class; null without a calibration")
+
+
+class HitsResponse(BaseModel):
+    """The hits of a query, best first, without explanations."""
+
+    hits: list[FoundHit]
+    in_gallery: VerdictBody | None
+    notices: list[str]
+    own: list[ItemBody] = Field(description="images left out because their file is that of the query")
+    settings: dict[str, Plain]
+    seconds: float = Field(description="duration of the work")

@@ -134,7 +134,8 @@ class IndexWriter:
         regions = searcher.embedder.embed(DataLoader([upload.input], batch_size=1))  # type: ignore[arg-type]
         pooled = np.ascontiguousarray(regions.pooled.cpu().float().numpy())
         own = {"source": self._source, "path": path, "content": hashlib.sha256(content).hexdigest()}
-        row = Rows((key,), pooled, encode_regions(regions, store.config), ({**metadata, **own},))
+        coded = encode_regions(regions, store.config, searcher.embedder.matcher)
+        row = Rows((key,), pooled, coded, ({**metadata, **own},))
         with self._writing():
             is_new = not store.listed([key]).ids
             try:

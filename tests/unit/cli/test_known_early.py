@@ -71,6 +71,8 @@ def words_of(name: str, place: Path, output: Path) -> list[str | Path]:
         "index build": ["index", "build", place / "images.csv", "--index", output, *data[3:], "--workers", "0"],
         "search": ["search", place / "index", pair[0], "--html", output / "hits.html"],
         "search --csv": ["search", place / "index", "--queries", place / "class1", "--csv", output / "hits.csv"],
+        "duplicates": ["duplicates", place / "index", "--html", output / "copies.html"],
+        "duplicates --csv": ["duplicates", place / "index", "--csv", output / "copies.csv"],
         "serve": ["serve", "--folder", place / "class0", "--model", place / "model", "--port", "0"],
         "serve --index": ["serve", "--index", place / "index", "--port", "0"],
         "train": ["train", "--config", place / "train.yaml", "--output", output],
@@ -128,6 +130,7 @@ def test_no_embedder_has_a_matcher_that_it_cannot_be_compared_by(place: Path) ->
 OUTPUTS = (
     *("evaluate", "evaluate --save", "compare", "tune", "report", "calibrate", "faithfulness", "faithfulness --json"),
     *("audit", "explain", "explain --html", "explain --json", "index build", "search", "search --csv"),
+    *("duplicates", "duplicates --csv"),
     *("train", "train --frozen-backbone", "train-matcher"),
 )
 
@@ -143,7 +146,7 @@ def test_an_output_that_cannot_be_written(
     assert opened == []
 
 
-@pytest.mark.parametrize("name", ["report", "faithfulness --json", "explain", "explain --html", "search"])
+@pytest.mark.parametrize("name", ["report", "faithfulness --json", "explain", "explain --html", "search", "duplicates"])
 def test_a_folder_in_the_place_of_a_file(
     name: str, place: Path, tmp_path: Path, opened: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

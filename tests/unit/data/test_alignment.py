@@ -18,11 +18,12 @@ COPY, OTHER = 0.985, 0.95
 def photo(seed: int, size: tuple[int, int] = (200, 160)) -> Image.Image:
     """Coloured spots of several sizes, none of them black or white."""
     generator = np.random.default_rng(seed)
-    layers = []
-    for cells in (4, 10, 30):
-        cell = Image.fromarray(generator.integers(30, 220, (cells, cells, 3)).astype(np.uint8))
-        layers.append(np.asarray(cell.resize(size, Image.Resampling.BICUBIC), dtype=float))
-    return Image.fromarray(np.clip(sum(layers) / 3, 10, 240).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1))
+    total = np.full((size[1], size[0], 3), 128.0)
+    for cells, colours, strength in ((4, 3, 1.0), (10, 3, 0.5), (30, 1, 0.7)):
+        cell = np.repeat(generator.integers(0, 256, (cells, cells, colours)), 3 // colours, axis=2).astype(np.uint8)
+        layer = Image.fromarray(cell).resize(size, Image.Resampling.BICUBIC)
+        total += strength * (np.asarray(layer, dtype=float) - 128) * 0.6
+    return Image.fromarray(np.clip(total, 10, 240).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1))
 
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:

@@ -15,7 +15,19 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from diml.matching import Matcher, Regions, exact, match, matcher, native, partial, regions, sinkhorn, transport
+from diml.matching import (
+    Matcher,
+    Regions,
+    exact,
+    learned,
+    match,
+    matcher,
+    native,
+    partial,
+    regions,
+    sinkhorn,
+    transport,
+)
 
 pytestmark = pytest.mark.skipif(not native.info()["available"], reason=native.info()["reason"])
 
@@ -277,6 +289,7 @@ def test_constants_are_those_of_the_torch_path():
     for name in ("TIE_BREAK", "NO_MASS"):  # float64 on both sides
         assert kernel.pop(name) == getattr(exact, name)
     assert kernel.pop("CLOSED_LEVEL") == partial.CLOSED_LEVEL
+    assert kernel.pop("LEAST_WEIGHT") == pytest.approx(learned.LEAST_WEIGHT)
     of_regions = ("SHORTS_PER_UNIT", "LONGEST_CODE")
     twins = {name: getattr(regions if name in of_regions else transport, name) for name in kernel}
     twins["PLAIN_RANGE"] = twins["PLAIN_RANGE"][torch.float32]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+
+import numpy as np
 import pytest
 import torch
 
+from diml.data import images
 from diml.matching import Matcher, Regions
 from diml.models import load_embedder
 from diml.search import Searcher, build_index, open_store
@@ -205,3 +209,35 @@ def test_results_have_short_reprs_and_a_table(searcher):
     found = searcher.search(draw(3), k=12)
     assert len(repr(found)) < 200
     assert found._repr_html_().count("<tr>") == 13
+
+
+def test_explaining_holds_one_large_image_at_a_time(tmp_path, embedder, model, monkeypatch):
+    """Hits are decoded one after the other, and what is kept of them has the size of a figure."""
+    (tmp_path / "large").mkdir()
+    for number in range(5):
+        draw(number).resize((1200, 900)).save(tmp_path / "large" / f"{number}.jpg", quality=95)
+    build_index(tmp_path / "large", tmp_path / "index", embedder, model=str(model), workers=0)
+    made_so_far, most, finish = [], 0, images._finish
+
+    def counted(*arguments):
+        nonlocal most
+        made = finish(*arguments)
+        if made.width > 600:
+            made_so_far.append(weakref.ref(made))
+            most = max(most, sum(image() is not None for image in made_so_far))
+        return made
+
+    monkeypatch.setattr(images, "_finish", counted)
+    with Searcher.open(tmp_path / "index") as searcher:
+        found = searcher.search(tmp_path / "large" / "0.jpg", k=5)
+        explained = searcher.explain(found)
+    assert most == 2  # the query, which the result keeps, and a hit
+    side = 2 * embedder.preprocess.size
+    for hit, explanation in zip(found.hits, explained, strict=True):
+        assert explanation.images is not None
+        view = explanation.images[1]
+        assert view.size == (side, side)
+        whole = embedder.preprocess.view(images.load_image(hit.file), 2)
+        difference = np.asarray(view, dtype=float) - np.asarray(whole, dtype=float)
+        assert np.abs(difference).mean() < 4  # of 255: decoded at a fraction of its size
+        assert explanation.undivided == ""

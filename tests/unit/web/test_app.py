@@ -108,6 +108,30 @@ def test_search_answers_with_the_gallery_and_the_numbers_of_the_library(
         assert told["images"][pair["images"]["query"]]["name"] == "q.png"
 
 
+@pytest.mark.parametrize("rerank_at", [0, 3, 100])
+@pytest.mark.parametrize("by_id", [False, True])
+def test_hits_without_explanations_are_those_of_a_search(client: Client, rerank_at: int, by_id: bool) -> None:
+    one = client()
+    words = {"params": {"rerank_at": rerank_at, "hits": 5}} if not by_id else {}
+    if by_id:
+        key = one.get("/api/gallery").json()["items"][2]["id"]
+        words = {"params": {"rerank_at": rerank_at, "hits": 5, "id": key}}
+    files = None if by_id else {"query": ("q.png", B)}
+    told, explained = (one.post(f"/api/{name}", files=files, **words).json() for name in ("hits", "search"))
+    assert len(told["hits"]) == len(explained["pairs"]) == 5
+    for hit, pair in zip(told["hits"], explained["pairs"], strict=True):
+        for name in ("id", "label", "metadata", "rank", "pooled_rank", "reranked", "probability"):
+            assert hit[name] == pair["hit"][name]
+        assert hit["name"] == pair["names"]["gallery"]
+        assert hit["pooled"] == pytest.approx(pair["pooled"], abs=2e-5)
+        assert (hit["structural"] is None) == (not hit["reranked"])
+        assert hit["score"] == pytest.approx(pair["ranked_by"] if hit["reranked"] else hit["pooled"], abs=2e-5)
+    assert told["settings"] == explained["settings"]
+    assert len(one.post("/api/hits?hits=1000", files={"query": B}).json()["hits"]) == 10
+    refused(one.post("/api/hits?hits=1001", files={"query": B}), 422, "bad_request")
+    refused(one.post("/api/hits?hist=1", files={"query": B}), 422, "unknown_parameter")
+
+
 @pytest.mark.parametrize("offset", [10, 11, 2**31, 2**63 - 1, 2**63, 10**30])
 def test_beyond_the_last_image_there_is_an_empty_page(client: Client, offset: int) -> None:
     answer = client().get(f"/api/gallery?offset={offset}&count=200")
@@ -268,7 +292,7 @@ def test_the_page_loads_nothing_from_elsewhere_and_all_of_its_modules_are_there(
 def test_openapi_tells_the_forms_and_the_errors(client: Client) -> None:
     told = client().get("/api/openapi.json").json()
     assert set(told["paths"]) == {
-        "/api/status", "/api/match", "/api/search", "/api/gallery", "/api/gallery/image", "/api/facets",
+        "/api/status", "/api/match", "/api/search", "/api/hits", "/api/gallery", "/api/gallery/image", "/api/facets",
         "/healthz", "/readyz", "/metrics",
     }  # fmt: skip
     form = told["paths"]["/api/match"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]

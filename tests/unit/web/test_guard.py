@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from diml.web import Engine, create_app
+from diml.web.errors import ApiError
 from diml.web.guard import HEADERS
-from diml.web.limits import Limits
+from diml.web.limits import Limits, Worker
 from served import content_of, drawn
 
 Client = Callable[..., Any]
@@ -314,5 +316,35 @@ def test_work_that_takes_too_long_is_given_up_and_keeps_its_thread_until_done(
             if status != 503:
                 break
         assert status in (200, 504)  # let in again, and on a busy machine too slow again
+
+    asyncio.run(run())
+
+
+def test_work_that_would_come_too_late_is_refused_at_once_and_not_computed_in_vain() -> None:
+    done = []
+
+    def work() -> None:
+        time.sleep(0.2)
+        done.append(1)
+
+    async def asked(worker: Worker) -> str:
+        try:
+            await worker.run(work)
+        except ApiError as error:
+            return f"{error.code} {'Retry-After' in error.headers}"
+        return "done"
+
+    async def run() -> None:
+        worker = Worker(Limits(requests=1, waiting=1000, work_seconds=2.0))
+        for _ in range(8):
+            await worker.run(lambda: None)  # it learns how long work usually takes
+        done.clear()
+        told = [asyncio.ensure_future(asked(worker)) for _ in range(60)]
+        await asyncio.sleep(0.1)
+        assert sum(one.done() and one.result() == "busy True" for one in told) >= 40
+        answers = [await one for one in told]
+        assert set(answers) == {"done", "busy True"}  # nobody has waited for nothing (504)
+        assert 2 <= answers.count("done") == len(done) <= 12
+        worker.stop()
 
     asyncio.run(run())

@@ -88,6 +88,8 @@ def requests(key: str) -> list[tuple[str, str, dict[str, Any], int]]:
         ("POST", "/api/search", {"files": {"query": A}, "params": {"hits": 2}}, 200),
         ("POST", "/api/search", {"params": {"id": key}}, 200),
         ("POST", "/api/search", {"params": {"id": key, "hits": 0}}, 422),
+        ("POST", "/api/hits", {"files": {"query": A}}, 200),
+        ("POST", "/api/hits", {"params": {"id": "none"}}, 404),
         ("GET", "/api/gallery", {}, 200),
         ("GET", "/api/gallery", {"params": {"offset": -1}}, 422),
         ("GET", "/api/facets", {}, 200),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -75,6 +76,15 @@ def test_facets_are_counted_again_only_when_the_index_has_changed(searcher: Sear
     assert len(counted) == 2
 
 
+def test_facets_are_counted_outside_the_event_loop(api: Any, monkeypatch: Any) -> None:
+    threads, real = [], IndexGallery.facets
+    monkeypatch.setattr(
+        IndexGallery, "facets", lambda own: (threads.append(threading.current_thread().name), real(own))[1]
+    )
+    assert api.get("/api/facets").status_code == 200
+    assert [name.rpartition("_")[0] for name in threads] == ["diml-work"]
+
+
 def test_many_texts_are_not_listed_and_memory_is_bounded() -> None:
     parts = (ListedRows((str(row),), ({"code": f"x{row}", "n": row},)) for row in range(MOST_VALUES + 1))
     code, number = facets_of(parts, {"code": "text", "n": "integer"})
@@ -85,7 +95,14 @@ def test_many_texts_are_not_listed_and_memory_is_bounded() -> None:
 
 @pytest.mark.parametrize(
     ("text", "numbers"),
-    [("ARLA", {0, 3, 6, 9}), ("arla c1", {3, 9}), ("100%", {2, 5, 8, 11}), ("1_", set()), ("åsa C0", {2, 8}), (" ", range(12))],
+    [
+        ("ARLA", {0, 3, 6, 9}),
+        ("arla c1", {3, 9}),
+        ("100%", {2, 5, 8, 11}),
+        ("1_", set()),
+        ("åsa C0", {2, 8}),
+        (" ", range(12)),
+    ],
 )
 def test_images_are_looked_up_by_words(api: Any, text: str, numbers: Any) -> None:
     expected = sorted(f"{number:02}.png" for number in numbers)

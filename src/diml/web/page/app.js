@@ -89,10 +89,9 @@ async function ofGallery({ id, path }) {
 }
 
 async function watch() {
+  let failed = null;
   try {
     state.status = await getStatus();
-    const { gallery } = state.status;
-    if (gallery?.phase === "ready" && gallery.kind === "index") await makeSide();
   } catch (error) {
     tell(error);
     return;
@@ -100,10 +99,12 @@ async function watch() {
   const { gallery } = state.status;
   paintGallery(parts.gallery, gallery);
   paintModel(parts.model, state.status);
+  if (gallery?.phase === "ready" && gallery.kind === "index") await makeSide().catch((error) => (failed = error)); // without filters it searches
   if (gallery?.phase === "embedding") setTimeout(watch, POLL);
   if (state.chosen.query && (state.viewer || state.request || gallery?.phase === "embedding")) return;
-  if (state.chosen.query) run();
+  if (state.chosen.query) await run();
   else await restore();
+  if (failed) tell(failed);
 }
 
 /** The filters of an index. */

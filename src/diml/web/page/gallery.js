@@ -88,7 +88,7 @@ export function makeBrowser({ text, page }, { items, total }, on, factsOf) {
     event.preventDefault();
     on.look(input.value.trim());
   });
-  const title = element("h2", {}, "Or start with one of these");
+  const title = element("h2", {}, `Or start with one of these ${count(total)} images`);
   const head = element("div", { class: "browse-head" }, title, form);
   const none = items.length ? [] : [element("p", { class: "none" }, text ? `No image has \u201c${text}\u201d in its name or texts, with these filters.` : "No image satisfies these filters.")];
   return element("section", { class: "samples" }, head, ...none, element("div", { class: "sample-grid" }, ...buttons), pagerOf(page, total, on.turn));
