@@ -6,6 +6,7 @@ Legend: Q queries, G gallery images, M depth of a ranking, K re-ranked candidate
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,7 +93,7 @@ def nearest(
     gallery: Regions | QuantizedRegions | Tensor,
     depth: int,
     *,
-    exclude: Tensor | None = None,
+    exclude: Any = None,
 ) -> Ranking:
     """Stage 1: the `depth` gallery images with the largest pooled cosine of each query, exactly.
 
@@ -102,13 +103,13 @@ def nearest(
     Args:
         query, gallery: Q and G images as regions, or their pooled unit vectors (Q, D) and (G, D).
         depth: ranks wanted, M; at most G are given.
-        exclude: (Q,) int64 gallery row that is the query itself, or -1.
+        exclude: (Q,) gallery row that is the query itself, or -1; tensor, array or list of whole numbers.
 
     Returns:
         Ranking of min(depth, G) ranks, `NOTHING` at the end where the gallery is used up.
 
     Raises:
-        ValueError: other shapes, or a negative depth.
+        ValueError: other shapes, a negative depth, or a row to exclude that the gallery does not have.
 
     Example:
         >>> ranking = nearest(query, gallery, depth=100)
@@ -121,18 +122,17 @@ def nearest(
     if depth < 0:
         raise ValueError(f"depth: need 0 or more, got {depth}")
     size = len(pooled_g)
-    if exclude is None:
-        exclude = torch.full((len(pooled_q),), NOTHING, dtype=torch.int64, device=pooled_q.device)
+    excluded = _excluded(exclude, len(pooled_q), size, pooled_q.device)
     compiled = native.suits(pooled_q, pooled_g)
     block = QUERIES_AT_ONCE[compiled] if compiled else max(1, min(QUERIES_AT_ONCE[False], SCORE_BYTES // (4 * size)))
     orders = []
-    for some, own in zip(torch.split(pooled_q, block), torch.split(exclude, block), strict=True):
+    for some, own in zip(torch.split(pooled_q, block), torch.split(excluded, block), strict=True):
         if compiled:
             orders.append(native.nearest(some, pooled_g, own, depth))
         else:
             orders.append(rank(_cosines(some, pooled_g), depth, own).order)
     if not orders:
-        return Ranking(exclude.new_empty(0, min(depth, size)), size)
+        return Ranking(excluded.new_empty(0, min(depth, size)), size)
     return Ranking._trusted(torch.cat(orders), size)
 
 
@@ -142,6 +142,20 @@ def _cosines(query: Tensor, gallery: Tensor) -> Tensor:
     In float32 the dot product of the same two vectors can differ in the last bit with their place in the matrix.
     """
     return (query.double() @ gallery.double().T).to(torch.promote_types(query.dtype, torch.float32))
+
+
+def _excluded(rows: Any, queries: int, size: int, device: torch.device) -> Tensor:
+    """The gallery row of each query itself, (Q,) int64, or `NOTHING`."""
+    if rows is None:
+        return torch.full((queries,), NOTHING, dtype=torch.int64, device=device)
+    rows = torch.as_tensor(rows, device=device)
+    if rows.shape != (queries,) or rows.is_floating_point() or rows.dtype == torch.bool:
+        raise ValueError(f"exclude: need {queries} whole numbers, one a query, got {tuple(rows.shape)} of {rows.dtype}")
+    if queries and not bool(((rows >= NOTHING) & (rows < size)).all()):
+        raise ValueError(
+            f"exclude: need gallery rows 0 to {size - 1}, or -1, got {int(rows.min())} to {int(rows.max())}"
+        )
+    return rows.to(torch.int64)
 
 
 def rank(scores: Tensor, depth: int, excluded: Tensor) -> Ranking:

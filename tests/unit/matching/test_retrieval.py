@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -150,3 +151,32 @@ def test_nearest_takes_regions_and_gives_all_there_are():
 def test_nearest_refuses_what_does_not_fit(query, gallery, depth, need):
     with pytest.raises(ValueError, match=need):
         nearest(query, gallery, depth)
+
+
+class TestExclude:
+    vectors = torch.eye(4)
+
+    @pytest.mark.parametrize(
+        "given", [[0, 1, -1, 3], np.array([0, 1, -1, 3]), torch.tensor([0, 1, -1, 3], dtype=torch.int32)]
+    )
+    def test_lists_arrays_and_tensors_mean_the_same(self, given):
+        found = nearest(self.vectors, self.vectors, 4, exclude=given)
+        assert (
+            found.order.tolist()
+            == nearest(self.vectors, self.vectors, 4, exclude=torch.tensor([0, 1, -1, 3])).order.tolist()
+        )
+        assert found.order[2].tolist()[0] == 2
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ([0, 1], r"need 4 whole numbers, one a query, got \(2,\)"),
+            ([0.0] * 4, "whole numbers"),
+            ([True] * 4, "whole numbers"),
+            ([0, 1, 2, 4], "need gallery rows 0 to 3, or -1, got 0 to 4"),
+            ([-2, 1, 2, 3], "got -2 to 3"),
+        ],
+    )
+    def test_what_is_no_row_is_refused(self, given, message):
+        with pytest.raises(ValueError, match=message):
+            nearest(self.vectors, self.vectors, 4, exclude=given)
