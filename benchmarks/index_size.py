@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def through_cache(embed_batches: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    """`Embedder.embed_batches` by way of the cache, for files."""
+    """`Embedder.embed_batches` through the cache, for files."""
     inside: list[Embedder] = []
 
     def batches(self: Embedder, images: Any, batch_size: int, *options: Any) -> Iterator[Any]:

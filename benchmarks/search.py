@@ -15,8 +15,8 @@ against the 100 nearest by a matrix product. Opening is measured in a process of
 Milliseconds: median, below it the smallest and largest median of a run and the 95th percentile of all queries.
 
 With --photos the queries are image files of a folder or CSV file, searched in an index that was built with `diml index
-build`, embedding included and without explanations: the whole, and its steps one by one, also as CPU time, which depends
-less on what else the machine does.
+build`, embedding included and without explanations: the whole, and its steps one by one, also as CPU time, which
+depends less on what else the machine does.
 """
 
 from __future__ import annotations

@@ -49,6 +49,7 @@ from diml.search.store import Rows, decode_regions, encode_regions
 ROUTES: Final = ("search", "hits", "gallery")
 PAGE: Final = 24  # images of a page of the gallery
 BATCH: Final = 20_000
+TEXTS: Final = ("head.json", "calibration.json")  # kept with an index
 PART: Final = 10_000
 NOISE: Final = 0.1
 ASKED: Final = 50
@@ -315,6 +316,10 @@ def copied(source: Path, rows: int, folder: Path) -> Path:
     names = [key for part in store.listing(columns=[]) for key in part.ids]
     noise = torch.Generator().manual_seed(0)
     new = create_store(target, store.config)
+    for kept in TEXTS:
+        text = store.read_text(kept)
+        if text is not None:
+            new.write_text(kept, text)
     for start in range(0, rows, BATCH):
         with measure.progress.status(f"{target.name}: {start:,} of {rows:,} rows"):
             count = min(BATCH, rows - start)

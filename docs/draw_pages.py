@@ -41,8 +41,6 @@ HERE = Path(__file__).parent
 CHROMIUM = Path("/usr/bin/chromium")
 SIZE = {"width": 1400, "height": 900}
 PHONE = {"width": 390, "height": 844}
-#: Pixels of a screenshot for one of the page: sharp enough for the small screen.
-PHONE_SCALE = 2
 #: A product of the training classes of the protocol `class_disjoint`, and two photos of it.
 PRODUCT, QUERY, GALLERY = "Tropicana-Apple-Juice", 5, 13
 #: Photos of each product in the shop: in all more than the hundred candidates that a search ranks.
@@ -91,7 +89,7 @@ def draw_pages(grocery: Path | None = None, calibration: Path | None = None) -> 
             save(searched(browser, address, shown.query), "serve-page.png")
             save(browsed(browser, address), "serve-browse.png")
             save(boxed(browser, address, shown.boxed), "serve-box.png")
-            save(searched(browser, address, shown.query, PHONE, PHONE_SCALE), "serve-phone.png")
+            save(searched(browser, address, shown.query, PHONE), "serve-phone.png")
         browser.close()
 
 
@@ -187,9 +185,9 @@ def served(shown: Shown) -> Iterator[str]:
         thread.join()
 
 
-def searched(browser: Any, address: str, query: Path, size: dict[str, int] = SIZE, scale: int = 1) -> io.BytesIO:
+def searched(browser: Any, address: str, query: Path, size: dict[str, int] = SIZE) -> io.BytesIO:
     """The page with the hits of an image, as it is seen without scrolling."""
-    page = browser.new_page(viewport=size, device_scale_factor=scale)
+    page = browser.new_page(viewport=size)
     page.goto(address)
     page.wait_for_selector(".sample")
     page.locator("[data-place=query] input").set_input_files(query)

@@ -27,6 +27,7 @@ COMMANDS = {
     "startup": ["--runs", "1", "--warmup", "0"],
     "limit": [*RUNS, "--size", "64"],
     "storage": [*TINY, "--embeddings", "hard", "--rerank-at", "5"],
+    "index_copy": [*RUNS, "--images", "60", "--regions", "4", "--dim", "8"],
     "search": [
         *TINY,
         *RUNS,
@@ -76,7 +77,9 @@ def document(tmp_path_factory):
     return measured
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "loss" else n for n in COMMANDS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("loss", "index_copy") else n for n in COMMANDS]
+)
 def test_a_benchmark_writes_what_it_measured(name, document):
     found = document(name)
     assert found["benchmark"] == name

@@ -138,12 +138,12 @@ def test_images_are_removed_by_any_name(index, shop, capsys):
 def test_info_tells_what_it_is_of(index, model, capsys):
     assert main(["index", "info", index, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["rows"], told["regions"], told["storage"], told["kind"]) == (10, 16, "float16", "LanceDB")
+    assert (told["rows"], told["regions"], told["storage"], told["kind"]) == (10, 16, "int8", "LanceDB")
     assert told["model"] == str(model)
     assert told["embedder"] == load_embedder(model).fingerprint()
     assert told["calibration"] is None
     assert main(["index", "info", index]) == 0
-    assert "float16" in capsys.readouterr().out
+    assert "int8" in capsys.readouterr().out
 
 
 def test_search_prints_hits_with_their_parts(index, shop, capsys):
@@ -292,7 +292,7 @@ def test_the_matcher_is_that_of_the_index_unless_told_otherwise(shop, model, cap
                 assert pair["score"] == pytest.approx(scores[epsilon][b if a == itself else a], abs=2e-3)
     assert scores[0.02] != scores[0.5]
     assert main([*words[:-1], "0.05"]) == 2
-    assert "was built with Matcher" in capsys.readouterr().err
+    assert "has Matcher" in capsys.readouterr().err
     assert main(words) == 0
 
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 
+from diml.assets import cache_folder
 from end_to_end.small_runs import SMALL
 from end_to_end.stopping import MarkedCommand, make_slow_images
 from tiny_model import save_tiny_model
@@ -27,6 +28,11 @@ def place(tmp_path_factory):
     save_tiny_model(folder / "model")
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in SMALL.items()}
     base = plain | {"data": str(folder / "images" / "images.csv"), "workers": 2, "validation_fraction": 0.5}
+    base["batch_size"] = 4
+    (folder / "cache").mkdir()  # the assets, without the embeddings of earlier runs, which would leave nothing to do
+    for asset in cache_folder().iterdir():
+        if asset.name != "embeddings":
+            (folder / "cache" / asset.name).symlink_to(asset)
     (folder / "train.yaml").write_text(yaml.safe_dump(base))
     sweep = {"base": base, "runs": {"margin": {}}, "output": str(folder / "sweep")}
     (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep))
@@ -44,7 +50,16 @@ def words(name, place):
         "report": ("report", model, *data, "--html", place / "report.html"),
         "calibrate": ("calibrate", *dataset),
         "train-matcher": ("train-matcher", *dataset, "--output", place / "scored"),
-        "audit": ("audit", *dataset, "--boxes", csv.parent / "boxes.csv", "--output", place / "audit"),
+        "audit": (
+            "audit",
+            *data[:-1],
+            "--model",
+            model,
+            "--boxes",
+            csv.parent / "boxes.csv",
+            "--output",
+            place / "audit",
+        ),
         "demo": ("demo", "--no-train", "--workers", "2", "--output", place / "demo"),
         "index build": ("index", "build", csv, "--index", place / "index", "--model", model, *LOADING),
         "train": ("train", "csv", "--config", place / "train.yaml", "--output", place / "run"),
@@ -54,7 +69,7 @@ def words(name, place):
 
 def stop(place, name, end):
     """Start a command, end it while its workers decode, and wait until all of its processes are gone."""
-    with MarkedCommand(*words(name, place)) as command:
+    with MarkedCommand(*words(name, place), DIML_CACHE=str(place / "cache")) as command:
         command.wait_for_workers(2)
         command.process.send_signal(ENDS[end])
         code, _, error = command.end()

@@ -220,15 +220,25 @@ HOSTILE = (
 def test_conditions(count):
     """A condition is parsed or refused in one line; what passes has balanced quotes and only known columns."""
 
-    from diml.search.filters import parse_where, to_sql
+    from diml.search.backends.milvus_conditions import column_fields, to_expression
+    from diml.search.filters import And, ColumnMembership, ColumnPattern, Or, parse_where, to_sql
     from diml.search.names import field_name
+
+    def without_patterns(where):
+        """As the store of Milvus resolves them; the pattern is one of the texts found."""
+        if isinstance(where, And | Or):
+            return type(where)(without_patterns(where.left), without_patterns(where.right))
+        if isinstance(where, ColumnPattern):
+            return ColumnMembership(where.column, (where.pattern,), where.negated)
+        return where
 
     text = st.one_of(st.text(), st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join), st.sampled_from(HOSTILE))
 
     @fuzz(count, text)
     def check(condition):
         try:
-            sql = to_sql(parse_where(condition, COLUMNS | ODD_COLUMNS))
+            where = parse_where(condition, COLUMNS | ODD_COLUMNS)
+            sql = to_sql(where)
         except ValueError as error:
             assert str(error).startswith("where: ")  # noqa: PT017
             assert len(str(error)) < 1000  # noqa: PT017
@@ -237,6 +247,10 @@ def test_conditions(count):
             outside = "".join(sql.split("'")[::2])
             assert not set(outside) - set(" `()<>=!,+-._") - set("abcdefghijklmnopqrstuvwxyz0123456789ANDORTUEFLSICBYK")
             assert set(re.findall("`(.*?)`", outside)) <= {field_name(name) for name in COLUMNS | ODD_COLUMNS}
+            told = to_expression(without_patterns(where))  # the same for Milvus, whose texts are in double quotes
+            words = re.findall(r"(?<![\w.])[A-Za-z_]\w*", re.sub(r'"(?:[^"\\]|\\.)*"', " ", told))
+            fields = column_fields([*COLUMNS, *ODD_COLUMNS])
+            assert set(words) <= {*fields, "and", "or", "not", "in", "true", "false"}, told
 
     check()
 

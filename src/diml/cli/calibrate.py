@@ -46,6 +46,7 @@ class _Source:
     dataset: str
     protocol: str
     model: str
+    rerank_at: int = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +107,8 @@ class CalibrateCommand:
     kind: str = "class"
     """What images of one class have in common, one noun for sentences: `product` gives "likely the same product"."""
 
-    rerank_at: int = 100
-    """K: the number of candidates of each query."""
+    rerank_at: int | None = None
+    """K: the number of candidates of each query; by default that of searches in the index, else 100."""
 
     matcher: MatcherFlags = MatcherOptions()
 
@@ -128,6 +129,7 @@ class CalibrateCommand:
         from diml.extras import require
 
         require("train", "diml calibrate")
+        self.loading.check()
         _require_place(self.output)
         source = self._labelled()
         notice = self.matcher.notice(source.matcher)
@@ -142,7 +144,7 @@ class CalibrateCommand:
             pairs=self.pairs,
             method=self.method,
             prior=self.prior,
-            depth=self.rerank_at,
+            depth=source.rerank_at if self.rerank_at is None else self.rerank_at,
             fit_on=self.fit_on,
             seeds=self.seeds,
             kind=self.kind,
@@ -192,8 +194,8 @@ class CalibrateCommand:
                 most=self.most_images,
                 seed=self.seeds[0] if self.seeds else 0,
             )
-            embedder, matcher = searcher.embedder, searcher.matcher
-            return _Source(images, regions, embedder, matcher, name, "leave-one-out", searcher.source)
+            embedder, matcher, depth = searcher.embedder, searcher.matcher, searcher.rerank_at
+            return _Source(images, regions, embedder, matcher, name, "leave-one-out", searcher.source, depth)
 
     def _embed(self, embedder: Any, dataset: DataSet) -> tuple[Any, Any]:
         """The images that can be read, and their regions."""
@@ -214,8 +216,9 @@ class CalibrateCommand:
         """How the numbers were obtained."""
         from importlib.metadata import version
 
+        depth = source.rerank_at if self.rerank_at is None else self.rerank_at
         config = {"dataset": source.dataset, "protocol": source.protocol, "data": str(self.data.data or "data")}
-        config |= self.model.settings() | {"model": source.model, "rerank_at": self.rerank_at, "prior": self.prior}
+        config |= self.model.settings() | {"model": source.model, "rerank_at": depth, "prior": self.prior}
         return {
             "config": config,
             "versions": {package: version(package) for package in ("diml", "torch", "numpy", "scikit-learn")},

@@ -36,7 +36,7 @@ class DuplicatesCommand:
 
     diml duplicates shop.index --where "stock > 0" --differ label --json
 
-    diml duplicates photos.index --threshold 0.992
+    diml duplicates photos.index --threshold 0.995
     """
 
     index: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="INDEX")]
@@ -58,7 +58,7 @@ class DuplicatesCommand:
     """Agreement from which two images are copies, in (0, 1], instead of the one of the calibration."""
 
     sample: int = 50
-    """Images of which copies are made for the calibration; 0 for none, and the threshold 0.992."""
+    """Images of which copies are made for the calibration; 0 for none, and the threshold 0.99."""
 
     neighbours: int = 10
     """Number of nearest neighbours that each image is compared with."""

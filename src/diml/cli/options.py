@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_type_hints
 import tyro
 
 from diml.matching import Matcher
+from diml.workers import check_workers
 
 if TYPE_CHECKING:
     from diml.audit import Foregrounds
@@ -277,10 +278,15 @@ class LoadingOptions:
     workers: int | None = None
     """Loader processes; chosen by the number of cores when omitted."""
 
+    def check(self) -> None:
+        """Raise ValueError for numbers out of range."""
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size: need at least 1, got {self.batch_size}")
+        check_workers(self.workers or 0)
+
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `evaluate_dataset`."""
-        if self.batch_size < 1:  # also where the cache has everything
-            raise ValueError(f"batch_size: need at least 1, got {self.batch_size}")
+        self.check()  # also where the cache has everything
         plain = {name: getattr(self, name) for name in ("on_bad_image", "batch_size", "workers")}
         return plain | {"cache": embedding_cache() if self.cache else None}
 

@@ -55,7 +55,8 @@ class SearchCommand:
     """Number of hits."""
 
     where: str | None = None
-    """Only images that satisfy a condition on metadata, such as "label = 'milk' and price < 3"."""
+    """Only images that satisfy a condition on metadata, such as "label = 'milk' and price < 3". There are also in,
+    between, like (% and _), ilike and is null; other names than plain words are in double quotes: docs/search.md."""
 
     box: Annotated[str | None, tyro.conf.arg(metavar="X0,Y0,X1,Y1")] = None
     """Search for a part of the query image alone: left, upper, right and lower edge, as fractions of width and height,
@@ -171,9 +172,14 @@ class SearchCommand:
 
     def _check_numbers(self) -> None:
         """Raise for numbers that are wrong, also where they are of no use."""
-        for name, low in (("top", 0), ("neighbours", 1), ("batch_size", 1)):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name}: need at least {low}, got {getattr(self, name)}")
+        lowest = {"k": 1, "rerank_at": 0, "top": 0, "neighbours": 1, "batch_size": 1, "workers": 0}
+        for name, low in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ValueError(f"{name}: need at least {low}, got {value}")
+        if not 0 < self.false_accept_rate < 1:
+            rate = self.false_accept_rate
+            raise ValueError(f"false_accept_rate: need a fraction in (0, 1), got {rate}; 0.01 is 1 %")
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise ValueError(f"threshold: need a finite score, got {self.threshold}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import webbrowser
 from collections.abc import Sequence
@@ -248,8 +249,11 @@ class ServeCommand:
 
         sizes = ("max_megabytes", "max_megapixels", "max_requests", "max_waiting", "max_connections")
         for name in (*sizes, "timeout", "stop_seconds"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: need more than 0, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name}: need {'a finite number' if value > 0 else 'more than 0'}, got {value}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size: need at least 1, got {self.batch_size}")
         return Limits(
             body_bytes=int(self.max_megabytes * 2**20),
             pixels=int(self.max_megapixels * 1e6),

@@ -94,6 +94,8 @@ class TrainMatcherCommand:
         """Embed, train, save, compare, print."""
         from diml.models.folder import require_savable
 
+        if not 0 < self.learning_rate <= 1e6:  # NaN is neither
+            raise ValueError(f"learning_rate: need a number above 0, at most 1e6, got {self.learning_rate}")
         require_savable(self.output)  # known before the work, not after
         dataset, model = dataset_or_run(self.dataset, self.data, self.model, "train-matcher")
         if dataset.train is None:

@@ -324,7 +324,7 @@ def _predicted(source: Tensor, target: Tensor, inside: Tensor, blocks: bool) -> 
     found = (left * right).sum((1, 2, 3)) / power
     if blocks:
         found = torch.minimum(found, 1 - _worst_block(left, right, used) / _BLOCK_SCALE)
-    enough = count.flatten() >= source[0].numel() / 50  # a few pixels can agree by chance
+    enough = count.flatten() >= source[0].numel() / 50  # a few pixels can agree without being alike
     return torch.where(enough, found, 0.0)
 
 

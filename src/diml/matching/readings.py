@@ -133,12 +133,6 @@ class KnownReadings:
         over_length, dustbin = torch.empty(count, regions + 1, **made), torch.empty(count, regions, **made)
         return cls(scorer_id, over_length, dustbin, torch.zeros(count, dtype=torch.bool, device=made["device"]))
 
-    def write(self, rows: Tensor | slice, found: Readings) -> None:
-        """Keep the readings of some rows; those that are not finite stay unknown."""
-        self.over_length[rows] = 1 / found.length.to(self.over_length).clamp_min(SHORTEST)
-        self.dustbin[rows] = found.dustbin.to(self.dustbin)
-        self.known[rows] = torch.isfinite(found.length).all(dim=1).to(self.known.device)
-
     def complete(self, images: Images, rows: Tensor, folded: Folded) -> None:
         """Read the images at `rows` (n,) that are not known."""
         missing = rows[~self.known[rows]]
@@ -149,10 +143,12 @@ class KnownReadings:
         if values.dtype in native.STORED and native.suits(values, images.pooled, self.dustbin, folded.upper):
             stored = native.StoredRegions(values, images.pooled, scale)
             native.read(stored, missing, folded.weights, over_length=self.over_length, dustbin=self.dustbin)
-            self.known[missing] = True
-            return
-        for some in torch.split(missing, max(1, READ_AT_ONCE // images.num_regions)):
-            self.write(some, folded.read(folded.packed(images, some)))
+        else:
+            for some in torch.split(missing, max(1, READ_AT_ONCE // images.num_regions)):
+                found = folded.read(folded.packed(images, some))
+                self.over_length[some] = (1 / found.length.clamp_min(SHORTEST)).to(self.over_length)
+                self.dustbin[some] = found.dustbin.to(self.dustbin)
+        self.known[missing] = True
 
 
 #: Readings of images that are still in use, so that a gallery is read once for many queries.
@@ -169,7 +165,9 @@ def kept_readings(images: Images, scorer_id: str) -> KnownReadings:
 
 def keep_readings(images: Images, scorer_id: str, found: Readings) -> None:
     """Have readings at hand for these images, as an index stores them; NaN where they were not computed."""
-    kept_readings(images, scorer_id).write(slice(None), found)
+    length, dustbin = (part.to(images.pooled.device, exact_type(images)).contiguous() for part in found)
+    known = torch.isfinite(length[:, -1])
+    _KEPT[images] = KnownReadings(scorer_id, 1 / length.clamp_min(SHORTEST), dustbin, known)
 
 
 def exact_type(images: Images) -> torch.dtype:

@@ -279,7 +279,7 @@ class Embedder(nn.Module):
             raise ValueError(f"fit_head: only head 'whiten' is fitted, got {self.config.head!r}; 'linear' is trained")
         assert isinstance(self.head, WhitenHead)
         if isinstance(images, Regions):
-            self.head.fit(images.dense.flatten(0, 1).split(_FITTED_TOGETHER))
+            self.head.fit(torch.split(images.dense.flatten(0, 1), _FITTED_TOGETHER))
         else:
             raw = self.without_head(pooled="backbone")
             batches = raw.embed_batches(images, batch_size, workers, progress, on_bad_image)

@@ -73,7 +73,8 @@ def features_with_masses(backbone: Backbone, images: Tensor, blocks: int) -> tup
     """
     if blocks and isinstance(backbone, TokenBackbone):
         if torch.compiler.is_compiling():  # as a decorator it would import the compiler, 2 s, in every command
-            return torch.compiler.disable(_rolled_out)(backbone, images, blocks)  # type: ignore[no-any-return]
+            eager: Any = torch.compiler.disable(_rolled_out)  # type: ignore[no-untyped-call]
+            return eager(backbone, images, blocks)  # type: ignore[no-any-return]
         return _rolled_out(backbone, images, blocks)
     return backbone(images), NO_TRANSFORMER.format(type(backbone.net).__name__) if blocks else NO_BLOCKS
 

@@ -1,7 +1,7 @@
 """Search: an index of images on disk or in a database, searched in two stages, with an explanation of every hit.
 
-Read in this order: `filters`, `store`, `backends`, `cells`, `sources`, `columns`, `index`, `removals`, `build`,
-`searcher`, `labelled`, `pairs`.
+Read in this order: `names`, `filters`, `store`, `backends`, `cells`, `sources`, `columns`, `index`, `index_model`,
+`whitening`, `tuned`, `removals`, `build`, `copying`, `searcher`, `labelled`, `pairs`.
 """
 
 from diml.search.build import build_index

@@ -4,7 +4,7 @@ Copies of some images are made (compressed again, brighter or darker, half the s
 looked for in the index and compared like all others: how many are found is the recall. How many pairs of the gallery
 reach a threshold without being copies is extrapolated from the pairs just below it, such as two shots of one scene:
 with u = -log(1 - agreement) their number falls off exponentially, and the rate is that of the truncated exponential
-distribution of those between 0.9 and the agreement of copies. That number over the number of pairs found is what is
+distribution of those between 0.9 and 0.985. That number over the number of pairs found is what is
 missing from a precision of 1.
 
 Sources: the empirical null of Efron, JASA 2004, here for a tail; Wilson, JASA 1927, for the intervals of the recall.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -31,16 +31,18 @@ if TYPE_CHECKING:
     from diml.search.filters import Where
     from diml.search.store import Store
 
-#: Threshold without a calibration: docs/duplicates.md has what it finds.
-DEFAULT_THRESHOLD: Final = 0.992
+#: Threshold without a calibration, and where the precision is unknown (docs/duplicates.md).
+DEFAULT_THRESHOLD: Final = 0.99
+#: No threshold of a calibration is smaller.
+_SMALLEST: Final = 0.985
 #: Kinds of copies that are made.
 KINDS: Final = ("jpeg", "brightness", "half", "mirror", "crop")
-#: Agreement from which pairs of the gallery tell how many reach a threshold by chance.
+#: Agreement from which pairs of the gallery tell how many false pairs a threshold has.
 _FROM: Final = 0.9
 #: Fewer such pairs tell nothing.
 _ENOUGH: Final = 15
-#: Quantiles of the agreements of the copies between which the threshold lies.
-_LOW, _HIGH = 0.01, 0.2
+#: Quantile of the agreements of the copies that were made above which the threshold is never.
+_KEPT: Final = 0.2
 _RESAMPLES: Final = 1000
 #: How far below the smallest cosine of the copies that were made that of another copy may be.
 _MARGIN: Final = 0.05
@@ -102,7 +104,7 @@ class CopyThreshold:
         recall: share of the copies made that are found, by kind and "all"; empty without copies.
         images: M.
         precision: share of the pairs found, exact copies left out, that are of one photograph; None where unknown.
-        by_chance: pairs that reach the threshold without being copies; None where unknown.
+        expected_false: pairs that reach the threshold without being copies; None where unknown.
         similar: pairs of the gallery that this was learnt from.
     """
 
@@ -111,7 +113,7 @@ class CopyThreshold:
     recall: dict[str, Estimate]
     images: int = 0
     precision: Estimate | None = None
-    by_chance: Estimate | None = None
+    expected_false: Estimate | None = None
     similar: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,7 +124,7 @@ class CopyThreshold:
             "recall": {kind: share.to_dict() for kind, share in self.recall.items()},
             "images": self.images,
             "precision": None if self.precision is None else self.precision.to_dict(),
-            "by_chance": None if self.by_chance is None else self.by_chance.to_dict(),
+            "expected_false_pairs": None if self.expected_false is None else self.expected_false.to_dict(),
             "similar_pairs": self.similar,
         }
 
@@ -133,16 +135,16 @@ class CopyThreshold:
             kinds = ", ".join(f"{kind} {_percent(share.value)}" for kind, share in self.recall.items() if kind != "all")
             made = f"copies made of {self.images} images of this index"
             lines.append(f"Recall: {_interval(self.recall['all'])} of {made} ({kinds}).")
-        if self.by_chance is None:
+        if self.expected_false is None:
             lines.append(
                 f"Precision: unknown, as only {self.similar} pairs of this index are similar without being copies."
             )
         elif self.precision is None:
-            lines.append(f"By chance about {self.by_chance.value:.1f} pairs would reach it; none does.")
+            lines.append(f"About {self.expected_false.value:.1f} false pairs are expected; no pair reaches it.")
         else:
             lines.append(
                 f"Precision: {_interval(self.precision)} of the pairs that are no exact copies; about "
-                f"{self.by_chance.value:.1f} would reach the threshold by chance."
+                f"{self.expected_false.value:.1f} false pairs are expected."
             )
         return lines
 
@@ -231,10 +233,10 @@ def made_copy(image: Image.Image, kind: str, generator: np.random.Generator) -> 
 
 
 def choose_threshold(trials: Trials, agreements: NDArray[np.float64], precision: float) -> CopyThreshold:
-    """The smallest threshold between agreements of copies whose estimated precision is at least the one wanted.
+    """The smallest threshold, from 0.985 on, whose estimated precision is at least the one wanted.
 
-    Where none has it, or it is unknown, the largest that still finds four fifths of the copies, or the smallest, which
-    finds 99 %, respectively.
+    It finds 80 % or more of the copies that were made: where none of these thresholds has that precision, it is the
+    largest of them. Where the precision is unknown, it is the default.
 
     Args:
         trials: copies that were made.
@@ -244,10 +246,12 @@ def choose_threshold(trials: Trials, agreements: NDArray[np.float64], precision:
     known = trials.agreement[trials.reached & (trials.agreement > _FROM)]
     if not len(known):
         return CopyThreshold(DEFAULT_THRESHOLD, "default", {}, trials.images)
-    low, high = (float(np.quantile(known, level, method="lower")) for level in (_LOW, _HIGH))
+    low, high = _SMALLEST, max(_SMALLEST, float(np.quantile(known, _KEPT, method="lower")))
     tried = np.unique(np.r_[low, known[(known >= low) & (known <= high)], high])
     told = [_described(trials, agreements, float(threshold), low) for threshold in tried]
-    if told[0].by_chance is None or not (agreements >= low).any():
+    if told[0].expected_false is None:
+        return _described(trials, agreements, DEFAULT_THRESHOLD, low)
+    if not (agreements >= low).any():
         return told[0]
     sound = [one for one in told if one.precision is not None and one.precision.value >= precision]
     return sound[0] if sound else told[-1]
@@ -259,25 +263,24 @@ def given_threshold(trials: Trials | None, agreements: NDArray[np.float64], valu
     if trials is None or not len(trials.agreement):
         similar = int(((agreements >= _FROM) & (agreements < threshold)).sum())
         return CopyThreshold(threshold, source, {}, similar=similar)
-    found = _described(trials, agreements, threshold, threshold)
-    return CopyThreshold(threshold, source, found.recall, found.images, found.precision, found.by_chance, found.similar)
+    return replace(_described(trials, agreements, threshold, min(threshold, _SMALLEST)), source=source)
 
 
 def _described(trials: Trials, agreements: NDArray[np.float64], threshold: float, low: float) -> CopyThreshold:
     """What is known of a threshold; pairs below `low` are taken to be no copies."""
     similar = agreements[(agreements >= _FROM) & (agreements < low)]
-    chance = by_chance(similar, low, threshold)
+    expected = expected_false_pairs(similar, low, threshold)
     found = int((agreements >= threshold).sum())
     precision = None
-    if chance is not None and found:
-        shares = [max(0.0, 1 - number / found) for number in (chance.value, chance.high, chance.low)]
+    if expected is not None and found:
+        shares = [max(0.0, 1 - number / found) for number in (expected.value, expected.high, expected.low)]
         precision = Estimate(*shares)
     return CopyThreshold(
-        threshold, "calibration", trials.recall(threshold), trials.images, precision, chance, len(similar)
+        threshold, "calibration", trials.recall(threshold), trials.images, precision, expected, len(similar)
     )
 
 
-def by_chance(similar: NDArray[np.float64], low: float, threshold: float, seed: int = 0) -> Estimate | None:
+def expected_false_pairs(similar: NDArray[np.float64], low: float, threshold: float, seed: int = 0) -> Estimate | None:
     """How many pairs that are no copies reach a threshold, from those below it.
 
     Args:

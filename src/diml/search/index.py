@@ -153,7 +153,7 @@ def verify_index(store: Store, *, images: bool = True, progress: bool = False) -
     """
     listed = [name for part in store.listing(columns=[]) for name in part.ids]
     faults = [f"{name}: stored {count} times" for name, count in Counter(listed).items() if count > 1]
-    faults += store.faults()
+    faults += [*store.faults(), *_text_faults(store)]
     stale: list[str] = []
     names = list(dict.fromkeys(listed))
     with progress_bar(len(names), show=progress, what="verifying") as advance:
@@ -165,6 +165,19 @@ def verify_index(store: Store, *, images: bool = True, progress: bool = False) -
                 stale += [line for entry in rows.metadata if (line := _stale(entry)) is not None]
             advance(len(asked))
     return IndexCheck(len(names), tuple(faults), tuple(stale))
+
+
+def _text_faults(store: Store) -> list[str]:
+    """What is wrong with the head and the matcher that are kept with an index."""
+    from diml.search.index_model import head_faults
+    from diml.search.tuned import index_matcher
+
+    faults = head_faults(store)
+    try:
+        index_matcher(store)
+    except ValueError as error:
+        faults.append(str(error))
+    return faults
 
 
 def _faults_of(rows: Rows, asked: list[str], config: IndexConfig) -> list[str]:

@@ -168,6 +168,20 @@ def require_embedder(embedder: Embedder, config: IndexConfig) -> None:
         )
 
 
+def head_faults(store: Store) -> list[str]:
+    """What is wrong with the head that is kept with an index, one line; empty for an index without one of its own."""
+    model = store.config.model
+    text = store.read_text(HEAD_FILE)
+    own = (model.get("config") or {}).get("head") == "whiten" and is_backbone(str(model.get("name_or_path")))
+    if text is None and not own:
+        return []
+    try:
+        _read(kept_head(store))
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
 def head_facts(store: Store) -> Mapping[str, Any]:
     """Plain values: name and channels of the head of an index, and on how many images it was fitted for it, or None."""
     config = store.config.model.get("config") or {}

@@ -526,14 +526,15 @@ def decode_regions(rows: Rows, config: IndexConfig) -> Regions | QuantizedRegion
 def _decoded(coded: NDArray[np.uint8], vectors: NDArray[np.float32], config: IndexConfig) -> Regions | QuantizedRegions:
     """Regions of (N, B) bytes, without those of readings, and of pooled vectors (N, D)."""
     shape = (len(coded), config.num_regions, config.dim)
-    coded, pooled = np.ascontiguousarray(coded), torch.from_numpy(np.array(vectors))
+    pooled = torch.from_numpy(np.array(vectors))
     kept: dict[str, Any] = {"masses": None, "massless": "the index was built without masses"}
     if config.masses:
         coded, last = coded[:, : -4 * config.num_regions], coded[:, -4 * config.num_regions :]
-        coded, masses = np.ascontiguousarray(coded), np.ascontiguousarray(last).view("<f4").astype(np.float32)
+        masses = np.ascontiguousarray(last).view("<f4").astype(np.float32)
         kept["masses"] = torch.from_numpy(masses.reshape(shape[:2]))
     if config.storage == "float16":
-        dense = torch.from_numpy(coded.view("<f2").astype(np.float16).reshape(shape))
+        halves = np.array(coded).view("<f2").astype(np.float16, copy=False)  # of memory that is their own
+        dense = torch.from_numpy(halves.reshape(shape))
         return Regions(dense, pooled.to(torch.float16), config.grid, **kept)
     split = config.num_regions * config.dim
     codes = torch.from_numpy(np.array(coded[:, :split]).view(np.int8).reshape(shape))

@@ -47,9 +47,8 @@ def facets_of(parts: Iterable[ListedRows], columns: Mapping[str, ColumnType]) ->
     """
     found = [_Column(name, kind) for name, kind in columns.items()]
     for part in parts:
-        for metadata in part.metadata:
-            for column in found:
-                column.add(metadata.get(column.name))
+        for column in found:
+            column.add([metadata.get(column.name) for metadata in part.metadata])
     return tuple(column.facet() for column in found)
 
 
@@ -58,21 +57,22 @@ class _Column:
 
     def __init__(self, name: str, kind: ColumnType) -> None:
         self.name, self._type = name, kind
-        self._counts: Counter[str | bool] = Counter()
-        self._range: tuple[int | float, int | float] | None = None
+        self._counts: Counter[Value] = Counter()
+        self._range: list[int | float] = []
         self._missing, self._many = 0, False
 
-    def add(self, value: Value) -> None:
-        """Count a value."""
-        if value is None:
-            self._missing += 1
-        elif self._type in ("integer", "number"):
-            assert isinstance(value, int | float)
-            low, high = self._range or (value, value)
-            self._range = min(low, value), max(high, value)
-        elif not self._many:
-            assert isinstance(value, str | bool)
-            self._counts[value] += 1
+    def add(self, values: list[Value]) -> None:
+        """Count the values of some images."""
+        if self._type in ("integer", "number"):
+            numbers = [value for value in values if isinstance(value, int | float)]
+            self._missing += len(values) - len(numbers)
+            ends = [*self._range, *numbers]
+            self._range = [min(ends), max(ends)] if ends else []
+        elif self._many:
+            self._missing += values.count(None)
+        else:
+            self._counts.update(values)
+            self._missing += self._counts.pop(None, 0)
             if len(self._counts) > MOST_VALUES:
                 self._many = True
                 self._counts.clear()
@@ -82,6 +82,7 @@ class _Column:
         if self._type in ("integer", "number"):
             low, high = self._range or (None, None)
             return Facet(name=self.name, type=self._type, kind="range", low=low, high=high, missing=self._missing)
-        values = tuple(sorted(self._counts.items(), key=lambda entry: (-entry[1], str(entry[0]))))
+        counts = [(value, count) for value, count in self._counts.items() if isinstance(value, str | bool)]
+        values = tuple(sorted(counts, key=lambda entry: (-entry[1], str(entry[0]))))
         kind: Literal["values", "text"] = "text" if self._many else "values"
         return Facet(name=self.name, type=self._type, kind=kind, values=values, missing=self._missing)

@@ -94,6 +94,7 @@ def test_the_index_is_shown_as_it_is(visit: Visit, shop: Shop, size: str) -> Non
         assert ("on sale" in text) == (cells["on sale"] == "true")
     if size == "390":
         page.locator(".filters > summary").click()
+    page.locator("fieldset[data-column='stock']").wait_for()
     for column in ("brand", "label", "on sale"):
         values: dict[str, int] = {}
         for cells in shop.rows.values():

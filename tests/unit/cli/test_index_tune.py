@@ -10,7 +10,7 @@ import torch
 from diml.cli import main
 from diml.matching import Matcher, Regions
 from diml.search import Searcher, alike_pairs, open_store
-from diml.search.index import create_store
+from diml.search.index import create_store, verify_index
 from diml.search.store import IndexConfig, Rows, encode_regions
 from diml.search.tuned import MATCHER_FILE, IndexMatcher, index_matcher, keep_matcher
 
@@ -85,7 +85,7 @@ def test_copies_of_an_image_do_not_count(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["images"] == 72
 
 
-def test_a_column_that_is_not_there_is_named(tmp_path, capsys):
+def test_an_unknown_column_is_named(tmp_path, capsys):
     filled(tmp_path / "index", told_by_regions=True)
     assert main(["index", "tune", str(tmp_path / "index"), "--label", "brand"]) == 2
     assert "label: need a column of the index, got 'brand'; it has label, content" in capsys.readouterr().err
@@ -100,6 +100,7 @@ def test_damaged_settings_are_an_error(tmp_path, text):
     store.write_text(MATCHER_FILE, text)
     with pytest.raises(ValueError, match=r"matcher\.json"):
         Searcher(store)
+    assert "matcher.json" in "".join(verify_index(store, images=False).faults)
 
 
 def test_the_text_holds_the_settings_and_its_checksum(tmp_path):

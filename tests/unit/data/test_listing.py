@@ -7,12 +7,16 @@ import os
 import socket
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
+from diml.data import listing as listing_module
 from diml.data import load_dataset
 from diml.data.datasets import check_dataset
 from diml.data.image_files import IMAGE_ENDINGS
@@ -321,3 +325,40 @@ def test_an_image_named_by_the_user_is_found_by_the_same_rules(shop, monkeypatch
     assert named_file(f"{NFC}/a.jpg") == Path(NFD, "A.JPG")
     assert named_file(shop / "class 0" / "0.png") == shop / "class 0" / "0.png"
     assert named_file("nowhere.png") == Path("nowhere.png")
+
+
+def test_a_long_list_reads_each_folder_once(tmp_path, monkeypatch):
+    """What is asked of the file system grows with the folders, not with the files; look_up is find and identity."""
+    files = [tmp_path / f"class{number}" / f"{shot}.png" for number in range(3) for shot in range(50)]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    (tmp_path / "class0" / "link.png").symlink_to(files[0])
+    (tmp_path / "class0" / "hard.png").hardlink_to(files[1])
+    asked: Counter[str] = Counter()
+    for module, name in ((os, "scandir"), (os, "stat"), (os, "lstat"), (os.path, "realpath"), (os.path, "samefile")):
+
+        def counted(*arguments, call=getattr(module, name), name=name, **options):
+            asked[name] += 1
+            return call(*arguments, **options)
+
+        monkeypatch.setattr(module, name, counted)
+    listing, again = FileListing(), FileListing()
+    found = [listing.look_up(str(file)) for file in files]
+    assert asked["scandir"] == 3
+    assert sum(asked.values()) <= 3 * 20
+    monkeypatch.undo()
+    wanted = [*map(str, files), str(tmp_path / "class0" / "link.png"), str(tmp_path / "class0" / "hard.png")]
+    wanted += [str(tmp_path / "class1" / "0.PNG"), str(tmp_path / "class1" / ".." / "class2" / "0.png")]
+    for path in [*wanted, str(tmp_path / "class1"), str(tmp_path / "nowhere.png"), ""]:
+        one, other = again.look_up(path), again.find(path)
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            assert (Path(one.path), one.identity) == (other, again.identity(other))
+    assert [one.path for one in found if one is not None] == list(map(str, files))
+
+
+@given(st.text("ab/.", max_size=12), st.text("ab/.", max_size=6))
+def test_paths_are_split_and_joined_as_by_the_standard_library(path, name):
+    assert listing_module._split(path) == os.path.split(path)
+    assert listing_module.joined(f"{path}/", name) == os.path.join(f"{path}/", name)

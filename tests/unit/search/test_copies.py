@@ -24,8 +24,8 @@ from diml.search.copy_threshold import (
     KINDS,
     Trials,
     _rate,
-    by_chance,
     choose_threshold,
+    expected_false_pairs,
     given_threshold,
     made_copy,
     wilson,
@@ -109,16 +109,16 @@ def test_rate_of_a_truncated_exponential(rate, length):
     assert _rate(np.array([expected]), length)[0] == pytest.approx(rate, rel=1e-3)
 
 
-def test_pairs_by_chance_are_extrapolated_and_copies_do_not_count():
+def test_false_pairs_are_extrapolated_and_copies_do_not_count():
     """The number above the threshold is foretold from those below."""
     generator = np.random.default_rng(0)
     agreement = 1 - 0.1 * np.exp(-generator.exponential(0.5, 4000))
     true = (agreement >= 0.995).sum()
     below = agreement[agreement < 0.99]
-    found = by_chance(below, 0.99, 0.995)
+    found = expected_false_pairs(below, 0.99, 0.995)
     assert found.low <= 4000 * 0.05**2 <= found.high
     assert found.value == pytest.approx(true, abs=3 * true**0.5)
-    assert by_chance(below[:5], 0.99, 0.995) is None
+    assert expected_false_pairs(below[:5], 0.99, 0.995) is None
 
 
 def trials(agreement, reached=True):
@@ -130,19 +130,19 @@ def trials(agreement, reached=True):
 
 def test_the_threshold_is_the_smallest_of_the_precision_wanted():
     generator = np.random.default_rng(1)
-    copies = trials(1 - 0.02 * generator.random(200))
+    copies = trials(1 - 0.012 * generator.random(200))
     similar = 1 - 0.1 * np.exp(-generator.exponential(0.6, 100))
     similar = similar[similar < 0.998]
     gallery = np.r_[similar, np.full(10, 0.9995), np.zeros(50)]
-    strict, loose = (choose_threshold(copies, gallery, wanted) for wanted in (0.7, 0.1))
+    strict, loose = (choose_threshold(copies, gallery, wanted) for wanted in (0.85, 0.1))
     assert strict.value > loose.value
-    assert strict.precision.value >= 0.7
+    assert strict.precision.value >= 0.85
     assert strict.source == "calibration"
     assert strict.recall["all"].value <= loose.recall["all"].value
     assert loose.value <= np.quantile(copies.agreement, 0.2)
     shown = "\n".join(strict.lines())
     assert "Precision: " in shown
-    assert "by chance" in shown
+    assert "false pairs" in shown
     json.dumps(strict.to_dict(), allow_nan=False)
 
 
@@ -150,7 +150,7 @@ def test_without_similar_pairs_the_threshold_finds_nearly_all_copies():
     agreement = np.linspace(0.99, 1, 100)
     found = choose_threshold(trials(agreement), np.zeros(20), 0.95)
     assert found.recall["all"].value >= 0.99
-    assert (found.precision, found.by_chance) == (None, None)
+    assert (found.precision, found.expected_false) == (None, None)
     assert "unknown" in found.lines()[-1]
 
 

@@ -45,7 +45,7 @@ def filled(place, count=40):
     entries = tuple(odd.get(row, entry) for row, entry in enumerate(rows.metadata))
     store.add(dataclasses.replace(rows, metadata=entries))
     store.write_text("calibration.json", '{"what": "ü"}')
-    store.write_text("head.json", "{}")
+    store.write_text("notes.json", "{}")
     store.close()
     return place
 
@@ -53,7 +53,7 @@ def filled(place, count=40):
 def assert_same(one, other):
     first, second = open_store(one), open_store(other)
     assert first.config == second.config
-    assert first.texts() == second.texts() == ("calibration.json", "head.json")
+    assert first.texts() == second.texts() == ("calibration.json", "notes.json")
     assert [first.read_text(name) for name in first.texts()] == [second.read_text(name) for name in first.texts()]
     ids = [name for part in first.listing() for name in part.ids]
     assert_equal_rows(second.regions(ids), first.regions(ids))
@@ -71,7 +71,7 @@ def test_a_copy_is_the_original_in_every_database(original, places, monkeypatch)
     monkeypatch.setattr(module, "_PART_BYTES", 1000)  # ten rows
     steps = []
     report = copy_index(original, places["lite"], progress=steps.append)
-    assert (report.rows, report.texts, report.queries) == (40, ("calibration.json", "head.json"), 32)
+    assert (report.rows, report.texts, report.queries) == (40, ("calibration.json", "notes.json"), 32)
     assert report.difference <= 1e-6
     assert sum(steps) == 80
     assert len(steps) >= 8
@@ -98,7 +98,7 @@ def test_a_copy_is_the_original_between_a_server_and_every_database(original, pl
 @pytest.mark.milvus
 @pytest.mark.parametrize("places", ["server"], indirect=True)
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, None])
-def test_what_was_stopped_on_a_server_is_not_there_and_done_again(original, places, monkeypatch, stop):
+def test_what_was_stopped_on_a_server_is_missing_and_done_again(original, places, monkeypatch, stop):
     """An error removes what was written; where a process was killed (here: it cannot remove), the next copy does."""
     from diml.search.backends.milvus import Connection, MilvusStore
 
@@ -150,7 +150,7 @@ def test_what_is_there_is_left_alone(original, places, kind):
 @pytest.mark.parametrize(
     ("kind", "at"), [("lance", "add"), ("lance", "nearest"), ("lite", "write_text"), ("lite", "optimize")]
 )
-def test_an_interrupted_copy_is_not_there_and_its_original_untouched(original, places, monkeypatch, kind, at):
+def test_an_interrupted_copy_is_missing_and_its_original_untouched(original, places, monkeypatch, kind, at):
     from diml.search.backends.milvus import MilvusStore
 
     cls = {"lance": LanceStore, "lite": MilvusStore}[kind]

@@ -1,8 +1,9 @@
-"""An index can have a head of its own: fitted without labels when it is created, kept with it, used by all that open it."""
+"""A head of its own: fitted without labels when an index is created, kept with it, used by all that open it."""
 
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from diml.models import load_embedder
 from diml.search import Searcher, build_index, open_store
-from diml.search.index import create_store
+from diml.search.index import create_store, verify_index
 from diml.search.index_model import HEAD_FILE, head_facts, head_text, load_index_embedder, use_head, with_whitening
 from diml.search.sources import list_source
 from diml.search.store import decode_regions
@@ -128,6 +129,8 @@ def test_a_head_that_is_missing_or_damaged_is_an_error(build, tmp_path, damage, 
         file.write_text(damaged)
     with pytest.raises(ValueError, match=match):
         Searcher.open(tmp_path / "index")
+    (fault,) = verify_index(open_store(tmp_path / "index")).faults
+    assert re.search(match, fault)
 
 
 def test_another_network_than_that_of_the_head_is_refused(network):

@@ -208,7 +208,11 @@ def test_cells_are_only_an_approximation_unless_asked_for(collection, monkeypatc
     connection.close()
     store = open_store(collection)
     best = [tuple(rows.ids[row] for row in np.argsort(-cosine)[:10]) for cosine in queries @ rows.pooled.T]
-    assert [found.ids for found in store.nearest(queries, 10, exact=True)] == best
+    exact = [found.ids for found in store.nearest(queries, 10, exact=True)]
+    while exact != best and time.monotonic() < deadline:  # what it has not gone over to yet, it estimates
+        time.sleep(0.5)
+        exact = [found.ids for found in store.nearest(queries, 10, exact=True)]
+    assert exact == best
     monkeypatch.setattr(backend, "PROBED", 16)
     found = store.nearest(queries, 10)
     shared = [len(set(one.ids) & set(expected)) for one, expected in zip(found, best, strict=True)]

@@ -99,7 +99,11 @@ async function watch() {
   const { gallery } = state.status;
   paintGallery(parts.gallery, gallery);
   paintModel(parts.model, state.status);
-  if (gallery?.phase === "ready" && gallery.kind === "index") await makeSide().catch((error) => (failed = error)); // without filters it searches
+  if (gallery?.phase === "ready" && gallery.kind === "index") {
+    const side = makeSide().catch((error) => (failed = error)); // a large index takes seconds to count
+    if (Object.keys(state.view.filters).length) await side;
+    else side.then(() => failed && tell(failed));
+  }
   if (gallery?.phase === "embedding") setTimeout(watch, POLL);
   if (state.chosen.query && (state.viewer || state.request || gallery?.phase === "embedding")) return;
   if (state.chosen.query) await run();
@@ -113,6 +117,17 @@ async function makeSide() {
   filters = makeFilters(state.facets, (chosen) => go({ filters: chosen, hit: 1, page: 1 }));
   if (window.matchMedia("(min-width: 1001px)").matches) filters.root.open = true;
   parts.side.replaceChildren(box.root, ...(filters.empty ? [] : [filters.root]));
+  paintSide();
+}
+
+/** The query with its box, and the filters. */
+function paintSide() {
+  const { query, gallery } = state.chosen;
+  filters.paint(state.view.filters);
+  const ready = state.status?.gallery?.phase === "ready";
+  const whole = query && !gallery && ready ? (query.file ? query.src : imageAddress(query.id, "whole")) : null;
+  box.paint(whole, query?.name ?? "", state.view.box);
+  document.body.toggleAttribute("data-side", whole !== null || (!filters.empty && !gallery));
 }
 
 /** Compare two chosen images, search for one, or show the gallery. */
@@ -121,11 +136,8 @@ async function run() {
   state.request?.abort();
   state.request = null;
   clear();
-  filters.paint(state.view.filters);
+  paintSide();
   const ready = state.status?.gallery?.phase === "ready";
-  const whole = query && !gallery && ready ? (query.file ? query.src : imageAddress(query.id, "whole")) : null;
-  box.paint(whole, query?.name ?? "", state.view.box);
-  document.body.toggleAttribute("data-side", whole !== null || (!filters.empty && !gallery));
   if (!query) {
     welcome();
     return;
