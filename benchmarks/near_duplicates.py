@@ -37,7 +37,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from diml.matching import Regions
 from diml.search import Searcher, build_index, open_store
-from diml.search.copies import Comparison, Gallery, neighbour_pairs
+from diml.search.copies import CopyComparison, GalleryFiles, neighbour_pairs
 from diml.search.copy_threshold import DEFAULT_THRESHOLD, Trials, choose_threshold, copy_trials
 from diml.search.index import create_store
 from diml.search.sources import image_file, list_source
@@ -77,8 +77,8 @@ def planted(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     originals = [plant(options.index, copies / str(seed), options.kinds, seed) for seed in options.seeds]
     build_index(list_source(copies), index, embedder, model=model)
     store, begun = open_store(index), time.perf_counter()
-    gallery = Gallery.of(store, None)
-    with Comparison(gallery) as compared:
+    gallery = GalleryFiles.of(store, None)
+    with CopyComparison(gallery) as compared:
         trials = copy_trials(store, embedder, compared, images=options.sample, neighbours=10, progress=True)
         pairs = neighbour_pairs(store, gallery, neighbours=10, least=trials.least_cosine(), progress=True)
         agreements = np.array([one.value for one in compared.of(pairs, progress=True)])
@@ -130,7 +130,7 @@ def copied(image: Image.Image, kind: str, generator: np.random.Generator) -> Ima
 
 
 def counted(
-    gallery: Gallery,
+    gallery: GalleryFiles,
     pairs: NDArray[np.int64],
     agreements: NDArray[np.float64],
     trials: Trials,
@@ -175,11 +175,11 @@ def timed(index: Path, count: int, folder: Path) -> list[dict[str, Any]]:
         begun = time.perf_counter()
 
     stage("before", count, "images")
-    gallery = Gallery.of(store, None)
+    gallery = GalleryFiles.of(store, None)
     stage("list", len(gallery), "images")
     pairs = neighbour_pairs(store, gallery, neighbours=10, progress=True)
     stage("neighbours", len(gallery), "images")
-    with Comparison(gallery) as compared:
+    with CopyComparison(gallery) as compared:
         compared.read(np.unique(pairs).tolist(), progress=True)
         stage("read", len(gallery), "images")
         found = compared.of(pairs, progress=True)

@@ -20,12 +20,12 @@ from drawn_pair import drawn_pair
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (
     "README.md",
-    "docs/commands.md",
     "docs/quickstart.md",
     "docs/explain.md",
     "docs/search.md",
     "docs/scale.md",
 )
+WITH_COMMANDS = (*DOCUMENTS, "docs/commands.md")
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -77,7 +77,7 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.Co
     for name, image in zip("abc", (*drawn_pair(), drawn_pair()[1].rotate(90)), strict=True):
         image.save(folder / f"{name}.png")
     done = {}
-    for line in dict.fromkeys(line for document in DOCUMENTS for line in console_lines(document)):
+    for line in dict.fromkeys(line for document in WITH_COMMANDS for line in console_lines(document)):
         words = [sys.executable, "-m", *shlex.split(line)]
         done[line] = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600, cwd=folder)
     return done | {"folder": subprocess.CompletedProcess([], 0, stdout=str(folder))}
@@ -87,7 +87,7 @@ def console_lines(document: str) -> list[str]:
     return [line for block in blocks(document, "console") for line in block.splitlines() if line.strip()]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", WITH_COMMANDS)
 def test_console_blocks_run(document: str, console: dict[str, subprocess.CompletedProcess[str]]) -> None:
     lines = console_lines(document)
     assert lines

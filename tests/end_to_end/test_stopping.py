@@ -39,7 +39,7 @@ def place(tmp_path_factory):
     return folder
 
 
-def words(name, place):
+def words(name, place, end):
     csv, model = place / "images" / "images.csv", place / "model"
     data = ("csv", "--data", csv, *LOADING, "--no-cache")
     dataset = (*data, "--model", model)
@@ -62,14 +62,14 @@ def words(name, place):
         ),
         "demo": ("demo", "--no-train", "--workers", "2", "--output", place / "demo"),
         "index build": ("index", "build", csv, "--index", place / "index", "--model", model, *LOADING),
-        "train": ("train", "csv", "--config", place / "train.yaml", "--output", place / "run"),
+        "train": ("train", "csv", "--config", place / "train.yaml", "--output", place / f"run {end}"),
         "sweep": ("sweep", place / "sweep.yaml"),
     }[name]
 
 
 def stop(place, name, end):
     """Start a command, end it while its workers decode, and wait until all of its processes are gone."""
-    with MarkedCommand(*words(name, place), DIML_CACHE=str(place / "cache")) as command:
+    with MarkedCommand(*words(name, place, end), DIML_CACHE=str(place / "cache")) as command:
         command.wait_for_workers(2)
         command.process.send_signal(ENDS[end])
         code, _, error = command.end()

@@ -127,7 +127,7 @@ def test_impossible_numbers_are_refused(count, commands, place, monkeypatch):
         signal.signal(signal.SIGALRM, signal.default_int_handler)
         signal.setitimer(signal.ITIMER_REAL, PATIENCE)
         try:
-            code, told = ran([*command.split()[:2], *commands[command], f"{flag}={value}"])
+            code, _ = ran([*command.split()[:2], *commands[command], f"{flag}={value}"])
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         if code != 2:

@@ -106,7 +106,9 @@ def training_words(
         value = settings.get(name)
         if name != "dataset" and name in settings and (value != getattr(usual, name) or name == "model"):
             flag = name.replace("_", "-")
-            flags += [f"--{flag}"] if value is True else [f"--no-{flag}"] if value is False else [f"--{flag}", str(value)]
+            flags += (
+                [f"--{flag}"] if value is True else [f"--no-{flag}"] if value is False else [f"--{flag}", str(value)]
+            )
     return ["train", dataset, *flags]
 
 

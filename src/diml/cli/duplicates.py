@@ -52,7 +52,7 @@ class DuplicatesCommand:
 
     precision: float = 0.95
     """Share of the pairs found, exact copies left out, that should be of one photograph, as a fraction: the threshold
-    is the smallest that is estimated to reach it."""
+    is the smallest that is estimated to have it."""
 
     threshold: float | None = None
     """Agreement from which two images are copies, in (0, 1], instead of the one of the calibration."""

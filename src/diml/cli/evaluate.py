@@ -284,9 +284,7 @@ class EvaluateCommand:
     def _evaluate(self, name: str, model: str | Path, dataset: DataSet) -> DatasetEvaluation:
         from diml.evaluation import evaluate_dataset
 
-        opened = self.head_options.embed(
-            model, dataset, self.embedder, self.loading, check=self.matcher.for_model
-        )
+        opened = self.head_options.embed(model, dataset, self.embedder, self.loading, check=self.matcher.for_model)
         own = opened.embedder.matcher
         for line in (opened.notice, self.matcher.notice(own)):
             if line is not None:

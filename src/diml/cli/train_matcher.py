@@ -64,7 +64,7 @@ class TrainMatcherCommand:
     head_options: HeadFlags = HeadOptions()
 
     channels: int | None = None
-    """Channels of the learned map, at most those of the regions; fewer are faster and rank a little worse. By default
+    """Channels of the learned map, at most those of the regions; fewer train faster and rank a little worse. By default
     all, or 128 where there are more than 400."""
 
     max_steps: int = 150

@@ -6,7 +6,7 @@ case, where that is clear. Only regular files are images.
 """
 
 # A `Path` for each of a hundred thousand names takes longer than reading their folder.
-# ruff: noqa: PTH110, PTH112, PTH113, PTH114, PTH115, PTH116, PTH118, PTH121
+# ruff: noqa: PTH110, PTH112, PTH114, PTH115, PTH116, PTH118, PTH121
 
 from __future__ import annotations
 

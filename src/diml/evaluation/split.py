@@ -26,8 +26,8 @@ JUNK = -1
 
 
 class Sides(TypedDict):
-    """Arguments of `QueryGallerySplit.from_labels`, `evaluate_regions`, `compare_matchers` and others: which of N images
-    query, which are searched, and what a query ignores."""
+    """Which of N images query, which are searched, and what a query ignores: arguments of `evaluate_regions`,
+    `compare_matchers`, `tune_matcher` and `QueryGallerySplit.from_labels`."""
 
     queries: ArrayLike | Tensor | None
     gallery: ArrayLike | Tensor | None

@@ -59,7 +59,9 @@ class Measures:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: need at least 1, got {getattr(self, name)}")
         if self.steps > MOST_STEPS:
-            raise ValueError(f"steps: need at most {MOST_STEPS}, got {self.steps}; an image has fewer regions than that")
+            raise ValueError(
+                f"steps: need at most {MOST_STEPS}, got {self.steps}; an image has fewer regions than that"
+            )
         for name, known in (("warps", WARPS), ("ledgers", LEDGERS), ("occlusions", OCCLUSIONS)):
             unknown = sorted(set(getattr(self, name)) - set(known))
             if unknown:

@@ -298,6 +298,7 @@ class LearnedMatcher(Matcher):
             grid_g=grid_g,
         )
 
+    @torch.no_grad()
     def readings(self, images: Images) -> Readings:
         """What the scorer reads off N images once, for an index to keep: lengths (N, R + 1) and dustbins (N, R)."""
         kept = kept_readings(images, self.scorer_id)

@@ -130,8 +130,9 @@ class KnownReadings:
         """Nothing is known of these images."""
         count, regions = len(images), images.num_regions
         made: dict[str, Any] = {"dtype": exact_type(images), "device": images.pooled.device}
-        over_length, dustbin = torch.empty(count, regions + 1, **made), torch.empty(count, regions, **made)
-        return cls(scorer_id, over_length, dustbin, torch.zeros(count, dtype=torch.bool, device=made["device"]))
+        with torch.inference_mode(False):  # they may be written to in another mode than they are made in
+            over_length, dustbin = torch.empty(count, regions + 1, **made), torch.empty(count, regions, **made)
+            return cls(scorer_id, over_length, dustbin, torch.zeros(count, dtype=torch.bool, device=made["device"]))
 
     def complete(self, images: Images, rows: Tensor, folded: Folded) -> None:
         """Read the images at `rows` (n,) that are not known."""
@@ -165,9 +166,10 @@ def kept_readings(images: Images, scorer_id: str) -> KnownReadings:
 
 def keep_readings(images: Images, scorer_id: str, found: Readings) -> None:
     """Have readings at hand for these images, as an index stores them; NaN where they were not computed."""
-    length, dustbin = (part.to(images.pooled.device, exact_type(images)).contiguous() for part in found)
-    known = torch.isfinite(length[:, -1])
-    _KEPT[images] = KnownReadings(scorer_id, 1 / length.clamp_min(SHORTEST), dustbin, known)
+    with torch.inference_mode(False):
+        length, dustbin = (part.to(images.pooled.device, exact_type(images)) for part in found)
+        over_length, dustbin = 1 / length.clamp_min(SHORTEST), dustbin.clone(memory_format=torch.contiguous_format)
+        _KEPT[images] = KnownReadings(scorer_id, over_length, dustbin, torch.isfinite(length[:, -1]))
 
 
 def exact_type(images: Images) -> torch.dtype:

@@ -155,7 +155,8 @@ def _excluded(rows: Any, queries: int, size: int, device: torch.device) -> Tenso
         raise ValueError(
             f"exclude: need gallery rows 0 to {size - 1}, or -1, got {int(rows.min())} to {int(rows.max())}"
         )
-    return rows.to(torch.int64)
+    found: Tensor = rows.to(torch.int64)
+    return found
 
 
 def rank(scores: Tensor, depth: int, excluded: Tensor) -> Ranking:

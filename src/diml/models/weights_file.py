@@ -121,10 +121,10 @@ def network_from_file(name: str, options: Mapping[str, Any], path: Path) -> nn.M
         with contextlib.suppress(Exception):
             # Names of others: the file must then be whole, with the classifier for which timm has a name.
             whole = _filled(name, {key: value for key, value in options.items() if key != "num_classes"}, state, {})
-            net: nn.Module = timm.create_model(name, **options)
+            bare: nn.Module = timm.create_model(name, **options)
             own = whole.state_dict()
-            net.load_state_dict({key: own[key] for key in net.state_dict()})
-            return net
+            bare.load_state_dict({key: own[key] for key in bare.state_dict()})
+            return bare
         what = " ".join(str(error).split())
         what = what.partition("Error(s) in loading state_dict for ")[2] or what
         raise ValueError(

@@ -40,7 +40,7 @@ _EXHAUSTIVE: Final = 100_000
 
 
 @dataclass(frozen=True, eq=False)
-class Gallery:
+class GalleryFiles:
     """The images of an index among which copies are looked for.
 
     Args:
@@ -52,7 +52,7 @@ class Gallery:
     metadata: tuple[Mapping[str, Value], ...]
 
     @classmethod
-    def of(cls, store: Store, where: Where | None) -> Gallery:
+    def of(cls, store: Store, where: Where | None) -> GalleryFiles:
         """The images of an index that satisfy a condition."""
         parts = list(store.listing(where))
         return cls(
@@ -89,7 +89,7 @@ class Gallery:
         return dict(found)
 
 
-class Comparison:
+class CopyComparison:
     """Compares images of a gallery, each read as often as needed; those that cannot be read are copies of none.
 
     Small versions are kept in a temporary file (4 kB an image), so that memory does not grow with the index.
@@ -98,7 +98,7 @@ class Comparison:
         gallery: the images.
     """
 
-    def __init__(self, gallery: Gallery) -> None:
+    def __init__(self, gallery: GalleryFiles) -> None:
         self.gallery = gallery
         self.bad: dict[int, BadImage] = {}
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the comparison
@@ -171,7 +171,7 @@ class Comparison:
         del self._small
         self._file.close()
 
-    def __enter__(self) -> Comparison:
+    def __enter__(self) -> CopyComparison:
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -180,7 +180,7 @@ class Comparison:
 
 def neighbour_pairs(
     store: Store,
-    gallery: Gallery,
+    gallery: GalleryFiles,
     *,
     neighbours: int,
     least: float = -1.0,
@@ -218,7 +218,7 @@ _Found = Iterator[tuple[int, NDArray[np.int64], NDArray[np.float32]]]
 
 def _exact(
     store: Store,
-    gallery: Gallery,
+    gallery: GalleryFiles,
     alone: NDArray[np.int64],
     first: NDArray[np.int64],
     neighbours: int,
@@ -245,7 +245,7 @@ def _exact(
 
 def _by_index(
     store: Store,
-    gallery: Gallery,
+    gallery: GalleryFiles,
     alone: NDArray[np.int64],
     first: NDArray[np.int64],
     neighbours: int,

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
 from diml.progress import ShowProgress, progress_bar
-from diml.search.copies import Comparison
+from diml.search.copies import CopyComparison
 
 if TYPE_CHECKING:
     from diml.models import Embedder
@@ -49,7 +49,7 @@ _MARGIN: Final = 0.05
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CopyEstimate:
     """A number with its 95 % interval."""
 
     value: float
@@ -87,7 +87,7 @@ class Trials:
         """Which copies are found from a threshold on."""
         return self.reached & (self.agreement >= threshold) & (self.cosine >= least)
 
-    def recall(self, threshold: float) -> dict[str, Estimate]:
+    def recall(self, threshold: float) -> dict[str, CopyEstimate]:
         """Share that is found, of each kind and of "all"; the interval of all counts each image once."""
         found, kinds = self.found(threshold, self.least_cosine()), np.array(self.kinds)
         shares = {kind: wilson(float(found[kinds == kind].mean()), self.images) for kind in dict.fromkeys(self.kinds)}
@@ -110,10 +110,10 @@ class CopyThreshold:
 
     value: float
     source: str
-    recall: dict[str, Estimate]
+    recall: dict[str, CopyEstimate]
     images: int = 0
-    precision: Estimate | None = None
-    expected_false: Estimate | None = None
+    precision: CopyEstimate | None = None
+    expected_false: CopyEstimate | None = None
     similar: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class CopyThreshold:
 def copy_trials(
     store: Store,
     embedder: Embedder,
-    compared: Comparison,
+    compared: CopyComparison,
     *,
     images: int,
     neighbours: int,
@@ -250,7 +250,7 @@ def choose_threshold(trials: Trials, agreements: NDArray[np.float64], precision:
     tried = np.unique(np.r_[low, known[(known >= low) & (known <= high)], high])
     told = [_described(trials, agreements, float(threshold), low) for threshold in tried]
     if told[0].expected_false is None:
-        return _described(trials, agreements, DEFAULT_THRESHOLD, low)
+        return replace(_described(trials, agreements, DEFAULT_THRESHOLD, low), source="default")
     if not (agreements >= low).any():
         return told[0]
     sound = [one for one in told if one.precision is not None and one.precision.value >= precision]
@@ -274,13 +274,15 @@ def _described(trials: Trials, agreements: NDArray[np.float64], threshold: float
     precision = None
     if expected is not None and found:
         shares = [max(0.0, 1 - number / found) for number in (expected.value, expected.high, expected.low)]
-        precision = Estimate(*shares)
+        precision = CopyEstimate(*shares)
     return CopyThreshold(
         threshold, "calibration", trials.recall(threshold), trials.images, precision, expected, len(similar)
     )
 
 
-def expected_false_pairs(similar: NDArray[np.float64], low: float, threshold: float, seed: int = 0) -> Estimate | None:
+def expected_false_pairs(
+    similar: NDArray[np.float64], low: float, threshold: float, seed: int = 0
+) -> CopyEstimate | None:
     """How many pairs that are no copies reach a threshold, from those below it.
 
     Args:
@@ -304,7 +306,7 @@ def expected_false_pairs(similar: NDArray[np.float64], low: float, threshold: fl
     # in a truncated exponential distribution, those above the end are to those below as exp(-rate) to 1 - exp(-rate)
     expected = counts * np.exp(-rates * (wanted - start)) / -np.expm1(-rates * (end - start))
     low_end, high_end = np.percentile(expected[1:], (2.5, 97.5))
-    return Estimate(float(expected[0]), float(low_end), float(high_end))
+    return CopyEstimate(float(expected[0]), float(low_end), float(high_end))
 
 
 def _rate(mean: NDArray[np.float64], length: float) -> NDArray[np.float64]:
@@ -318,19 +320,19 @@ def _rate(mean: NDArray[np.float64], length: float) -> NDArray[np.float64]:
     return rates
 
 
-def wilson(share: float, count: int) -> Estimate:
+def wilson(share: float, count: int) -> CopyEstimate:
     """A share of `count` independent cases with the 95 % interval of Wilson."""
     if not count:
-        return Estimate(share, 0.0, 1.0)
+        return CopyEstimate(share, 0.0, 1.0)
     z = 1.959964
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half))
+    return CopyEstimate(share, max(0.0, middle - half), min(1.0, middle + half))
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _interval(found: Estimate) -> str:
+def _interval(found: CopyEstimate) -> str:
     return f"{100 * found.value:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"

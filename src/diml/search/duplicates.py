@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from diml.data.alignment import Agreement
 from diml.data.images import BadImage, opened_image
 from diml.progress import ShowProgress
-from diml.search.copies import Comparison, Gallery, neighbour_pairs
+from diml.search.copies import CopyComparison, GalleryFiles, neighbour_pairs
 from diml.search.copy_threshold import CopyThreshold, choose_threshold, copy_trials, given_threshold
 from diml.search.filters import Where, parse_where
 
@@ -177,8 +177,8 @@ def find_duplicates(
         ValueError: an argument is out of range, or no such column.
     """
     condition = check_options(store, threshold, precision, sample, neighbours, where, differ)
-    gallery = Gallery.of(store, condition)
-    with Comparison(gallery) as compared:
+    gallery = GalleryFiles.of(store, condition)
+    with CopyComparison(gallery) as compared:
         trials = None
         if embedder is not None and sample and len(gallery):
             trials = copy_trials(
@@ -233,7 +233,7 @@ def check_options(
 
 
 def _groups(
-    gallery: Gallery,
+    gallery: GalleryFiles,
     links: Sequence[tuple[int, int]],
     known: Mapping[tuple[int, int], Agreement],
     measure: _Measure,
@@ -284,7 +284,7 @@ def _linked(links: Sequence[tuple[int, int]]) -> list[list[int]]:
 
 
 def _relations(
-    gallery: Gallery,
+    gallery: GalleryFiles,
     kept: int,
     others: Sequence[int],
     known: Mapping[tuple[int, int], Agreement],
@@ -308,7 +308,7 @@ def _related(image: DuplicateImage, relation: Relation, agreement: float) -> Dup
     return replace(image, relation=relation, agreement=agreement)
 
 
-def _image(gallery: Gallery, row: int) -> DuplicateImage:
+def _image(gallery: GalleryFiles, row: int) -> DuplicateImage:
     """An image with the size and date of its file, as the one that is kept."""
     file, width, height, size, modified = gallery.file(row), 0, 0, 0, 0.0
     if file is not None:

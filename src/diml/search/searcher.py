@@ -509,8 +509,7 @@ class Searcher:
         return explained
 
     def _view(self, file: bytes) -> Image.Image | None:
-        """What the network sees of an image, larger; JPEG files are decoded at a fraction of their size. None: it cannot
-        be decoded."""
+        """What the network sees of an image, larger; None where it cannot be decoded."""
         preprocess = self.embedder.preprocess
         side = _VIEW_SCALE * max(preprocess.size, preprocess.resize or 0)
         try:

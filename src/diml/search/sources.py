@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-
 from diml.data.csv_table import CsvTable, LineFault, folder_of_paths, read_csv
 from diml.data.images import BadImage, BadImageError, printable, read_file
 from diml.data.listing import FileListing, find_images, joined, left_out_line, nfc
@@ -104,13 +103,12 @@ def indexed_content(metadata: Mapping[str, Value]) -> bytes | str:
         return "the index does not record where its images are"
     try:
         content = read_file(file)
-        recorded = metadata.get("content")
-        if recorded is not None and hashlib.sha256(content).hexdigest() != recorded:
-            return f"the file {file} has changed since it was indexed"
-        return content
     except (OSError, BadImageError) as error:
         missing = isinstance(error, FileNotFoundError)
         return f"the file {file} is missing" if missing else f"the file {file} cannot be read ({error})"
+    recorded = metadata.get("content")
+    same = recorded is None or hashlib.sha256(content).hexdigest() == recorded
+    return content if same else f"the file {file} has changed since it was indexed"
 
 
 def list_source(

@@ -59,9 +59,13 @@ def with_weights_recorded(config: TrainConfig, *, needed: bool = True) -> TrainC
     if not path.is_file():
         if not needed and config.weights_sha256 is not None:
             return config
-        raise FileNotFoundError(f"weights_file: {path} does not exist, or is a folder; give a .safetensors or .pth file")
+        raise FileNotFoundError(
+            f"weights_file: {path} does not exist, or is a folder; give a .safetensors or .pth file"
+        )
     if config.weights_sha256 is not None:
-        check_file(path, config.weights_sha256, "give the file that weights_sha256 is of, or start a new run without it")
+        check_file(
+            path, config.weights_sha256, "give the file that weights_sha256 is of, or start a new run without it"
+        )
         return config
     return dataclasses.replace(config, weights_sha256=file_sha256(path))
 

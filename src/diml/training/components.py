@@ -248,7 +248,7 @@ def configured_sampler(config: TrainConfig, labels: ArrayLike) -> BatchSampler:
 
 
 def _fitting_sizes(labels: ArrayLike, *, batch_size: int, per_class: int) -> dict[str, int]:
-    """The sizes of a batch of a head in seconds, which is to train on the few classes that somebody begins with, too."""
+    """The sizes of a batch of a head in seconds, which also trains on the few classes that somebody begins with."""
     if batch_size % per_class == 0:
         batch, each = fitting_batch(labels, batch_size, per_class)
         if (batch, each) != (batch_size, per_class):

@@ -112,7 +112,7 @@ def train_scorer(
     Args:
         regions: N images, of a frozen embedder.
         labels: (N,) class of each.
-        channels: of the map, at most D; fewer are faster and rank a little worse. When omitted D, or 128 for D above
+        channels: of the map, at most D; fewer train faster and rank a little worse. When omitted D, or 128 for D above
             400.
         max_steps: most steps of a training.
         validation_fraction: fraction of the classes held out, in (0, 1).

@@ -2,8 +2,9 @@
 
 Read in this order: `gallery` (what can be searched), `folder` (a folder in memory), `index` (an index on disk),
 `engine` (embed, match, search), `schemas` (the JSON), `app` (the routes); `access`, `parameters`, `uploads`,
-`errors`, `limits` and `guard` handle untrusted and excessive requests, `metrics` counts them. `server` opens the
-port. The page is in `page/` and uses the viewer of `diml.explain`.
+`errors`, `limits` and `guard` handle untrusted and excessive requests, `metrics` counts them. `writes` and
+`write_routes` let clients change an index. `server` opens the port, `processes` has several servers behind it. The page
+is in `page/` and uses the viewer of `diml.explain`; that of the API is `api_page`, in `documentation/`.
 """
 
 from diml.web.app import create_app

@@ -8,6 +8,7 @@ has to come from the page of this server, or from one of the origins that were a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Collection, Mapping
 from typing import Final
 
@@ -101,6 +102,8 @@ class Guard:
             finally:
                 self._bodies.give_back(body.received)
         except ApiError as error:
+            if error.status == 413:
+                await _discard(receive, self._limits)
             await error.response()(scope, receive, answer)
         except ClientDisconnect:  # there is no one to answer
             return
@@ -166,6 +169,21 @@ class _Body:
             else f"Nothing arrived for {limits.stall_seconds:g} seconds."
         )
         return ApiError(408, "upload_timeout", message, "Send smaller images.")
+
+
+async def _discard(receive: Receive, limits: Limits) -> None:
+    """Read on in a body that is too large, up to twice the limit, without keeping it.
+
+    A proxy that is still sending when the connection is closed tells its client 502 in place of our answer.
+    """
+    left = 2 * limits.body_bytes
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limits.stall_seconds):
+            more = True
+            while more and left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                more = message["type"] == "http.request" and message.get("more_body", False)
 
 
 def check_origin(headers: Mapping[str, str], allowed: Collection[str] = ()) -> None:

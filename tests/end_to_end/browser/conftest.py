@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from debian import require_program
 
 CHROMIUM = Path("/usr/bin/chromium")
 #: Chromium of itself asks its maker for updates and much else; as root it needs to be told to run without a sandbox.
@@ -35,23 +33,7 @@ OpenPage = Callable[..., Any]
 def chromium() -> Path:
     """The browser; installed where this is root's Debian, else the tests skip."""
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it is in the extra `dev`")
-    if CHROMIUM.exists():
-        return CHROMIUM
-    debian = Path("/etc/debian_version").exists() and shutil.which("apt-get") is not None
-    if not debian or sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip(f"no {CHROMIUM}, and it is installed by the tests only as root on Debian: apt-get install chromium")
-    trouble = ""
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "chromium"]):
-        command = ["apt-get", "-o", "DPkg::Lock::Timeout=600", *words]  # another process may be installing it
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=900)
-            trouble = done.stderr.strip()[-300:]
-        except subprocess.TimeoutExpired:
-            trouble = "it took more than 15 minutes"
-    if not CHROMIUM.exists():
-        pytest.skip(f"apt-get could not install chromium: {trouble}")
-    return CHROMIUM
+    return require_program(CHROMIUM, "chromium")
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 
 from diml.files import write_text
-from diml.search.copy_threshold import CopyThreshold, Estimate
+from diml.search.copy_threshold import CopyEstimate, CopyThreshold
 from diml.search.duplicates import DuplicateGroup, DuplicateImage, Duplicates
 from diml.search.duplicates_page import duplicates_page
 from end_to_end.browser.conftest import text_faults
 from end_to_end.browser.test_payloads import PAYLOADS
 
 OpenPage = Callable[..., Any]
-THRESHOLD = CopyThreshold(0.99, "calibration", {"all": Estimate(1.0, 0.9, 1.0)}, 10, None, None, 3)
+THRESHOLD = CopyThreshold(0.99, "calibration", {"all": CopyEstimate(1.0, 0.9, 1.0)}, 10, None, None, 3)
 
 
 def image(name: str, relation: Any, file: Path, label: str = "milk") -> DuplicateImage:

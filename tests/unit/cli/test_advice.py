@@ -66,9 +66,7 @@ def test_the_next_command_is_what_was_not_tried(head, paper, tunable, training, 
     data, opened = given_flags(DataOptions(data=Path("my photos"))), given_flags(EmbedderOptions(grid=7))
     flags = [*data, "--model", "resnet50", *opened]
     bare = head.head == "identity"
-    found = next_command(
-        "folder", flags, given_flags(head), bare=bare, paper=paper, tunable=tunable, training=training
-    )
+    found = next_command("folder", flags, given_flags(head), bare=bare, paper=paper, tunable=tunable, training=training)
     assert found == "diml " + expected.format("folder --data 'my photos' --model resnet50")
 
 

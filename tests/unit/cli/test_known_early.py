@@ -46,7 +46,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tiny_model(folder / "model")
     build_index(folder / "class0", folder / "index", load_embedder(folder / "model"), model=str(folder / "model"))
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in SMALL.items()}
-    (folder / "train.yaml").write_text(yaml.safe_dump(plain | {"data": str(folder / "images.csv"), "epochs": 1, "batch_size": 4}))
+    plain |= {"data": str(folder / "images.csv"), "epochs": 1, "batch_size": 4}
+    (folder / "train.yaml").write_text(yaml.safe_dump(plain))
     return folder
 
 

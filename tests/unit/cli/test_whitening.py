@@ -112,7 +112,9 @@ def test_fit_on_needs_something_that_is_fitted_and_images(paths):
 def test_images_can_be_others_than_those_of_the_test(paths):
     dataset = data_of(ImageSet(paths[:4], [0, 1] * 2), ImageSet(paths[4:], [2, 3] * 4))
     options = HeadOptions(dim=16)
-    found = embedded_set(options, NAME, dataset, EmbedderOptions(grid=2, size=64), LOADING, dataset.train, lambda _: None)
+    found = embedded_set(
+        options, NAME, dataset, EmbedderOptions(grid=2, size=64), LOADING, dataset.train, lambda _: None
+    )
     assert (len(found.embedded.regions), found.head["images"]) == (8, 8)
 
 

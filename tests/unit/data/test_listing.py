@@ -336,13 +336,16 @@ def test_a_long_list_reads_each_folder_once(tmp_path, monkeypatch):
     (tmp_path / "class0" / "link.png").symlink_to(files[0])
     (tmp_path / "class0" / "hard.png").hardlink_to(files[1])
     asked: Counter[str] = Counter()
-    for module, name in ((os, "scandir"), (os, "stat"), (os, "lstat"), (os.path, "realpath"), (os.path, "samefile")):
 
-        def counted(*arguments, call=getattr(module, name), name=name, **options):
-            asked[name] += 1
+    def counted(call):
+        def counting(*arguments, **options):
+            asked[call.__name__] += 1
             return call(*arguments, **options)
 
-        monkeypatch.setattr(module, name, counted)
+        return counting
+
+    for module, name in ((os, "scandir"), (os, "stat"), (os, "lstat"), (os.path, "realpath"), (os.path, "samefile")):
+        monkeypatch.setattr(module, name, counted(getattr(module, name)))
     listing, again = FileListing(), FileListing()
     found = [listing.look_up(str(file)) for file in files]
     assert asked["scandir"] == 3
@@ -361,4 +364,4 @@ def test_a_long_list_reads_each_folder_once(tmp_path, monkeypatch):
 @given(st.text("ab/.", max_size=12), st.text("ab/.", max_size=6))
 def test_paths_are_split_and_joined_as_by_the_standard_library(path, name):
     assert listing_module._split(path) == os.path.split(path)
-    assert listing_module.joined(f"{path}/", name) == os.path.join(f"{path}/", name)
+    assert listing_module.joined(f"{path}/", name) == os.path.join(f"{path}/", name)  # noqa: PTH118

@@ -178,6 +178,16 @@ def test_readings_are_kept_with_their_images():
     assert kept_readings(other, another.scorer_id).scorer_id == another.scorer_id
 
 
+@pytest.mark.parametrize("call", [lambda work: work(), by_twin])
+def test_readings_survive_a_change_of_the_mode(call):
+    matcher, query, gallery = some_matcher(), images(1), images(6, seed=1)
+    rows = all_rows(query, gallery)
+    with torch.inference_mode():
+        call(lambda: matcher.score(query, gallery, rows[:, :3]))
+    found = call(lambda: matcher.score(query, gallery, rows))
+    close(found[0], matcher.match(query, gallery).score)
+
+
 def test_float64_and_other_types_are_computed_in_torch():
     matcher, query, gallery = some_matcher(), images(2), images(5, seed=1)
     rows = all_rows(query, gallery)

@@ -18,7 +18,7 @@ from diml.data.alignment import Agreement
 from diml.models import load_embedder
 from diml.search import build_index, copies, open_store
 from diml.search import duplicates as grouping
-from diml.search.copies import Comparison, Gallery, neighbour_pairs
+from diml.search.copies import CopyComparison, GalleryFiles, neighbour_pairs
 from diml.search.copy_threshold import (
     DEFAULT_THRESHOLD,
     KINDS,
@@ -52,7 +52,7 @@ def stored(tmp_path, contents):
     for row, content in enumerate(contents):
         pooled[row] = pooled[contents.index(content)]
     made.add(Rows(ids, pooled, encode_regions(regions, CONFIG), tuple({"content": value} for value in contents)))
-    return made, Gallery.of(made, None), pooled
+    return made, GalleryFiles.of(made, None), pooled
 
 
 @pytest.fixture(params=["exact", "by index"])
@@ -178,7 +178,7 @@ def test_kinds_of_copies():
 
 def gallery_of(contents):
     ids = tuple(f"i{row}" for row in range(len(contents)))
-    return Gallery(ids, tuple({"content": content} for content in contents))
+    return GalleryFiles(ids, tuple({"content": content} for content in contents))
 
 
 def grouped(contents, links, more=()):
@@ -350,7 +350,7 @@ def test_wrong_arguments(shop, options, told):
 
 def test_a_comparison_leaves_no_file(shop):
     _, index, _ = shop
-    with Comparison(Gallery.of(open_store(index), None)) as compared:
+    with CopyComparison(GalleryFiles.of(open_store(index), None)) as compared:
         assert compared.of(np.zeros((0, 2), dtype=np.int64)) == []
         file = compared._file
     assert file.closed

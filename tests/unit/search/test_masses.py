@@ -116,5 +116,7 @@ def test_an_index_of_another_network_keeps_none_and_says_so(photos, tmp_path):
     build_index(photos, tmp_path / "index", embedder, model=str(tmp_path / "saved"))
     with Searcher.open(tmp_path / "index") as searcher:
         assert not searcher.store.config.masses
-        with pytest.raises(ValueError, match="'rollout' needs the masses of the regions, which this index was built without"):
+        with pytest.raises(
+            ValueError, match="'rollout' needs the masses of the regions, which this index was built without"
+        ):
             searcher.search(next(photos.rglob("*.png")), matcher=Matcher(weights="rollout"))
