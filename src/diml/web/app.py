@@ -41,6 +41,7 @@ _BOX: Final = (
     "x0,y0,x1,y1: the part of the query that is searched for, as fractions of its width and height; in pixels of the "
     "upright image where one of them is above 1"
 )
+_RERANK_AT: Final = "K; 0: by pooled cosine alone; when omitted 100, or what `diml index tune` chose"
 _SHARE: Final = "partial matching for this search: a share of each image in (0, 1] that is matched, or auto"
 _EXCLUDE_SELF: Final = "leave out images whose file is that of the query; `own` of the answer names them"
 _TEXT: Final = f"words, {MOST_WORDS} at most, that are in the path or the texts of the image, in any letter case"
@@ -190,7 +191,7 @@ class _Asked:
 
     def __init__(
         self,
-        rerank_at: Annotated[int, Query(ge=0, le=MOST_RERANKED, description="K; 0: by pooled cosine alone")] = 100,
+        rerank_at: Annotated[int | None, Query(ge=0, le=MOST_RERANKED, description=_RERANK_AT)] = None,
         key: Annotated[str | None, Query(alias="id", max_length=200, description="in place of an image")] = None,
         where: Annotated[str | None, Query(max_length=_LONGEST_WHERE, description=_WHERE)] = None,
         box: Annotated[str | None, Query(max_length=200, description=_BOX)] = None,

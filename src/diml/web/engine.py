@@ -137,7 +137,7 @@ class Engine:
         query: Upload | str,
         *,
         hits: int,
-        rerank_at: int,
+        rerank_at: int | None = None,
         where: str | None = None,
         box: QueryBox | None = None,
         matcher: Matcher | None = None,
@@ -149,7 +149,7 @@ class Engine:
         Args:
             query: image, of which `prepare` has cut out the box; or id.
             hits: number of hits to explain.
-            rerank_at: K.
+            rerank_at: K; when omitted that of the gallery.
             where: a condition on metadata that the hits satisfy; for an index.
             box: part of the query that is searched for.
             matcher: for this search; hits then have no probability, unless it is that of the engine.
@@ -168,6 +168,7 @@ class Engine:
         started = time.perf_counter()
         assert self.gallery is not None
         matcher = matcher or self.matcher
+        rerank_at = self.gallery.rerank_at if rerank_at is None else rerank_at
         own = [] if without is None else list(self.gallery.copies(without))
         excluded = {item.id for item in own}
         if isinstance(query, str):

@@ -60,6 +60,7 @@ class FolderGallery:
         batch_size: int = 32,
     ) -> None:
         self.matcher = embedder.matcher if matcher is None else matcher
+        self.rerank_at = 100  # as in the evaluations of the paper
         self._folder = checked_folder(folder)
         self._embedder, self._cache, self._batch_size = embedder, cache, batch_size
         found = find_images(self._folder)

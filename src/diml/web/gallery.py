@@ -118,6 +118,11 @@ class Gallery(Protocol):
         """How a query is compared with its images unless a search says otherwise."""
         ...
 
+    @property
+    def rerank_at(self) -> int:
+        """K, how many of the best by pooled cosine are re-ranked unless a search says otherwise."""
+        ...
+
     def state(self) -> GalleryState:
         """Return its progress; fast, at any time."""
         ...

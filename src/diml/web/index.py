@@ -62,7 +62,7 @@ class IndexGallery:
         self._counting = threading.Lock()
         self._facets: tuple[Facet, ...] = ()
         self._counted_at: tuple[str, float] = ("", -math.inf)  # version of the index, and until when
-        self.matcher = searcher.matcher
+        self.matcher, self.rerank_at = searcher.matcher, searcher.rerank_at
 
     def state(self) -> GalleryState:
         """Return the number of images; an index is always ready."""

@@ -196,3 +196,14 @@ def test_a_folder_is_looked_up_by_path_and_has_no_facets(
     assert Counter(item.name for item in gallery.copies(content)) == {"left/03.png": 1}
     found = one.post("/api/search?hits=12&exclude_self=true", files={"query": content}).json()
     assert len(found["pairs"]) == 9
+
+
+@pytest.mark.parametrize(("asked", "used"), [("", 3), ("&rerank_at=0", 0), ("&rerank_at=5", 5)])
+def test_a_search_re_ranks_as_deep_as_the_index_is_tuned_unless_told(
+    client: Callable[..., Any], searcher: Searcher, monkeypatch: Any, asked: str, used: int
+) -> None:
+    monkeypatch.setattr(searcher, "rerank_at", 3)
+    api = client(gallery=IndexGallery(searcher, "shop.index"))
+    found = api.post(f"/api/hits?hits=2{asked}", files={"query": ("q.png", content_of(drawn(0)))}).json()
+    assert found["settings"]["rerank_at"] == used
+    assert [hit["reranked"] for hit in found["hits"]] == [used > 0] * 2

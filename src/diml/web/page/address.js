@@ -14,13 +14,13 @@
  * @property {number} page  of the gallery, from 1
  * @property {number} hit  that is explained, from 1
  * @property {number} hits
- * @property {number} rerank_at
+ * @property {string} rerank_at  K; "" for the gallery's own
  * @property {string} share  of what is matched: "" for the matcher's own
  * @property {boolean} copies  whether images whose file is that of the query are shown
  */
 
-const NUMBERS = { page: 1, hit: 1, hits: 8, rerank_at: 100 };
-const TEXTS = ["id", "path", "box", "text", "share"];
+const NUMBERS = { page: 1, hit: 1, hits: 8 };
+const TEXTS = ["id", "path", "box", "text", "share", "rerank_at"];
 const KINDS = { is: "values", none: "none", from: "from", to: "to", like: "like" };
 
 /** @returns {Choice} */

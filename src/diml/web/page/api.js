@@ -24,7 +24,7 @@
  * @property {GalleryStatus | null} gallery
  *
  * @typedef {{id: string, name: string, label: string, metadata: Object<string, string | number | boolean | null>}} Item
- * @typedef {{hits: number, rerank_at: number, where: string, box: string, share: string, exclude_self: boolean}} SearchOptions
+ * @typedef {{hits: number, rerank_at: string, where: string, box: string, share: string, exclude_self: boolean}} SearchOptions
  */
 
 /** A request rejected by the server, with the remedy. */

@@ -274,13 +274,13 @@ function settingsOf() {
   };
   const with_ = (values, own) => (values.includes(own) ? values : [...values, own]);
   const counts = with_([4, 8, 16, 24].filter((value) => value <= limits.hits), state.view.hits);
-  const depths = with_([0, 20, 100, 500], state.view.rerank_at);
+  const depths = with_(["", "0", "20", "100", "500"], state.view.rerank_at);
   const shares = with_(["", "auto", "0.8", "0.5"], state.view.share);
   const copies = element("input", { type: "checkbox", id: freshId("copies"), checked: state.view.copies, "data-option": "copies" });
   copies.addEventListener("change", () => go({ copies: copies.checked, hit: 1 }));
   const choices = [
     choice("Hits", "hits", counts, String),
-    choice("Re-rank", "rerank_at", depths, (value) => (value ? `the best ${value}` : "none: pooled cosine alone")),
+    choice("Re-rank", "rerank_at", depths, (value) => (value === "" ? "as the index is set" : value === "0" ? "none: pooled cosine alone" : `the best ${value}`)),
     choice("Match", "share", shares, (value) => (value === "" ? "as the index is set" : value === "auto" ? "similar regions only (partial)" : `${Math.round(100 * value)} % of each image (partial)`)),
     element("span", {}, copies, " ", element("label", { for: copies.id }, "show copies of the query's own file")),
   ];
