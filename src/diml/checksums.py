@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from diml.documents import parse_json
+
 _KEY: Final = "sha256"
 #: What stands before the checksum of a line.
 _END: Final = f', "{_KEY}": "'
@@ -86,7 +88,7 @@ def unsealed_line(line: bytes, what: str) -> dict[str, Any]:
     text, _, end = line.rpartition(_END.encode())
     if f'{hashlib.sha256(text + b"}").hexdigest()}"}}'.encode() != end:
         raise DamagedError(f"{what}: damaged or changed")
-    document: dict[str, Any] = json.loads(text + b"}")
+    document: dict[str, Any] = parse_json(text + b"}", what)
     return document
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,7 +93,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def site(shop: Path) -> Iterator[Site]:
+def site(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with running(shutil.copytree(shop, tmp_path_factory.mktemp("site") / "shop")) as one:
+        yield one
+
+
+@contextmanager
+def running(shop: Path) -> Iterator[Site]:
+    """A server of this folder, and nginx before it."""
     nginx = require_program(NGINX, "nginx-light")
     options = ["--index", "shop.index", "--token-file", "token", "--max-megabytes", "1"]
     port, unbuffered = free_port(), free_port()
@@ -169,7 +178,12 @@ def test_a_server_that_hangs_is_a_time_out_of_nginx_and_recovers(site: Site) -> 
     until(lambda: site.ask("/images/readyz")[0] == 200)
 
 
-def test_requests_in_progress_end_and_new_ones_are_refused_at_the_end(site: Site) -> None:
+def test_requests_in_progress_end_and_new_ones_are_refused_at_the_end(shop: Path, tmp_path: Path) -> None:
+    with running(shutil.copytree(shop, tmp_path / "shop")) as site:  # of its own, as it ends the server
+        end_with_a_request_in_progress(site)
+
+
+def end_with_a_request_in_progress(site: Site) -> None:
     body, kind = form(query=content_of(drawn(4)))
     lines = [
         "POST /images/api/search?hits=1 HTTP/1.1", f"Host: {NAME}", f"Content-Length: {len(body)}",

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
+from diml.data.image_files import opened_image
 from diml.progress import ShowProgress, progress_bar
 from diml.search.copies import CopyComparison
 
@@ -229,7 +230,8 @@ def made_copy(image: Image.Image, kind: str, generator: np.random.Generator) -> 
         raise ValueError(f"kind: need one of {', '.join(KINDS)}, got {kind!r}")
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=quality)
-    return Image.open(stream).convert("RGB")
+    with opened_image(stream.getvalue()) as opened:
+        return opened.convert("RGB")
 
 
 def choose_threshold(trials: Trials, agreements: NDArray[np.float64], precision: float) -> CopyThreshold:

@@ -102,7 +102,8 @@ def served(command: dict[str, Any]) -> Iterator[Any]:
     engines = []
 
     def make(**options: Any) -> TestClient:
-        engine = ServeCommand(**command, **options)._engine()
+        engine, _, lines = ServeCommand(**command, **options)._engine()
+        print(*lines, sep="\n")
         engines.append(engine)
         if command.keys() & {"folder"}:
             engine.gallery.wait(60)
