@@ -78,6 +78,8 @@ class EmbedderConfig:
     rollout_blocks: int = DEFAULT_BLOCKS
 
     def __post_init__(self) -> None:
+        if not isinstance(self.backbone, str) or not self.backbone:
+            raise ValueError(f"backbone: need the name of a network, got {shown(self.backbone)}")
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
