@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from diml.evaluation.tune import CANDIDATES, EPSILONS, MATCHINGS, STRUCTURAL_WEIGHTS
-from diml.matching.maxsim import Matching
+from diml.cli.tune import TriedFlags, TriedOptions, print_tuning
 
 if TYPE_CHECKING:
     from diml.data import ImageSet
@@ -43,23 +42,7 @@ class TuneIndexCommand:
     dry_run: bool = False
     """Print the settings and the gain to expect, and keep nothing."""
 
-    matchings: tuple[Matching, ...] = MATCHINGS
-    """How regions are matched: the kinds to try."""
-
-    epsilons: tuple[float, ...] = EPSILONS
-    """Values of epsilon to try with transport; 0 is the exact plan."""
-
-    structural_weights: tuple[float, ...] = STRUCTURAL_WEIGHTS
-    """Values of the structural weight to try; inf ranks by the structural score alone."""
-
-    rerank_at: tuple[int, ...] = CANDIDATES
-    """Values of K to try."""
-
-    metric: str = "map@r"
-    """Metric that is maximised: map@r, r_precision, recall@k, map or minp."""
-
-    folds: int = 5
-    """Parts of the classes that are left out in turn."""
+    tried: TriedFlags = TriedOptions()
 
     most: int = 5_000
     """Number of images at most; where there are more, whole classes are drawn."""
@@ -84,8 +67,6 @@ class TuneIndexCommand:
             print(json_format.dumps(about | found.to_dict(), indent=1))
             return 0
         from rich.console import Console
-
-        from diml.cli.tune import print_tuning
 
         console = Console()
         print_tuning(console, found, f"{self.index}, {len(images):,} images with a {self.label}")
@@ -114,12 +95,7 @@ class TuneIndexCommand:
             images.labels,
             base=now.matcher,
             baseline_rerank_at=now.rerank_at,
-            matchings=self.matchings,
-            epsilons=self.epsilons,
-            structural_weights=self.structural_weights,
-            rerank_at=self.rerank_at,
-            metric=self.metric,
-            folds=self.folds,
+            **self.tried.arguments(),
             seed=self.seed,
             progress=True,
         )

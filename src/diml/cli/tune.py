@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json as json_format
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -29,6 +29,36 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from diml.evaluation.tune import Tuning
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriedOptions:
+    """The settings that are tried, and how they are judged."""
+
+    matchings: tuple[Matching, ...] = MATCHINGS
+    """How regions are matched: the kinds to try."""
+
+    epsilons: tuple[float, ...] = EPSILONS
+    """Values of epsilon to try with transport; 0 is the exact plan."""
+
+    structural_weights: tuple[float, ...] = STRUCTURAL_WEIGHTS
+    """Values of the structural weight to try; inf ranks by the structural score alone."""
+
+    rerank_at: tuple[int, ...] = CANDIDATES
+    """Values of K to try."""
+
+    metric: str = "map@r"
+    """Metric that is maximised: map@r, r_precision, recall@k, map or minp."""
+
+    folds: int = 5
+    """Parts of the classes that are left out in turn."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `tune_matcher`."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+TriedFlags = Annotated[TriedOptions, tyro.conf.OmitArgPrefixes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,23 +86,7 @@ class TuneCommand:
 
     head_options: HeadFlags = HeadOptions()
 
-    matchings: tuple[Matching, ...] = MATCHINGS
-    """How regions are matched: the kinds to try."""
-
-    epsilons: tuple[float, ...] = EPSILONS
-    """Values of epsilon to try with transport; 0 is the exact plan."""
-
-    structural_weights: tuple[float, ...] = STRUCTURAL_WEIGHTS
-    """Values of the structural weight to try; inf ranks by the structural score alone."""
-
-    rerank_at: tuple[int, ...] = CANDIDATES
-    """Values of K to try."""
-
-    metric: str = "map@r"
-    """Metric that is maximised: map@r, r_precision, recall@k, map or minp."""
-
-    folds: int = 5
-    """Parts of the classes that are left out in turn."""
+    tried: TriedFlags = TriedOptions()
 
     loading: LoadingFlags = LoadingOptions()
 
@@ -110,13 +124,8 @@ class TuneCommand:
         found = tune_matcher(
             opened.embedded.regions,
             images.labels,
-            matchings=self.matchings,
-            epsilons=self.epsilons,
-            structural_weights=self.structural_weights,
-            rerank_at=self.rerank_at,
-            metric=self.metric,
+            **self.tried.arguments(),
             **sides_of(images),
-            folds=self.folds,
             seed=self.seed,
             progress=True,
         )
