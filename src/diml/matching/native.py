@@ -141,10 +141,10 @@ class PairIndices:
 
 @dataclass(frozen=True, eq=False)
 class ScorerWeights:
-    """The weights of a learned scorer, float32; `diml.matching.readings.Folded` makes them.
+    """The weights of a learned scorer, float32 for the kernel; `diml.matching.readings.Folded` makes them.
 
     Args:
-        upper: (E, D) triangular factor of the map, under which lengths and cosines are the same.
+        upper: (min(d, D), D) triangular factor of the map, under which lengths and cosines are the same.
         inward: (h, D) first layer of the network that reads dustbins, after the map.
         inward_bias, outward: (h,) its bias, and the second layer.
         outward_bias: of the second layer.

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -51,21 +50,11 @@ class Folded:
 
     Args:
         temperature: of the softmax.
-        upper: (min(d, D), D) triangular factor U of the map.
-        inward: (h, D) first layer of the reader, after the map.
-        inward_bias, outward: (h,) its bias, and the second layer.
-        outward_bias: of the second layer.
-        height, spread: a dustbin is height + spread * tanh(what was read).
+        weights: of the map and of the reader of dustbins; the kernel takes those in float32.
     """
 
     temperature: float
-    upper: Tensor
-    inward: Tensor
-    inward_bias: Tensor
-    outward: Tensor
-    outward_bias: float
-    height: float
-    spread: float
+    weights: native.ScorerWeights
 
     @classmethod
     def of(cls, scorer: VoteScorer, like: Tensor, spread: float) -> Folded:
@@ -76,8 +65,7 @@ class Folded:
         def ready(part: Tensor) -> Tensor:
             return part.contiguous().to(like)
 
-        return cls(
-            temperature=float(scorer.temperature),
+        read = native.ScorerWeights(
             upper=ready(torch.linalg.qr(plain, mode="r").R),
             inward=ready(math.sqrt(len(plain)) * weights["reader.0.weight"] @ plain),
             inward_bias=ready(weights["reader.0.bias"]),
@@ -86,27 +74,24 @@ class Folded:
             height=float(weights["height"]),
             spread=spread,
         )
-
-    @cached_property
-    def weights(self) -> native.ScorerWeights:
-        """As the kernel takes them."""
-        return native.ScorerWeights(**{name: part for name, part in vars(self).items() if name != "temperature"})
+        return cls(float(scorer.temperature), read)
 
     def by_metric(self, vectors: Tensor) -> Tensor:
         """Vectors (..., D) multiplied by A'A."""
-        return (vectors @ self.upper.T) @ self.upper
+        return (vectors @ self.weights.upper.T) @ self.weights.upper
 
     def read(self, packed: Tensor) -> Readings:
         """Readings of images packed as R + 1 vectors, the pooled one last, (n, R + 1, D)."""
-        length = torch.linalg.vector_norm(packed @ self.upper.T, dim=2)
+        use = self.weights
+        length = torch.linalg.vector_norm(packed @ use.upper.T, dim=2)
         dense, own = packed[:, :-1], length[:, :-1].clamp_min(SHORTEST).unsqueeze(2)
-        hidden = F.gelu((dense @ self.inward.T) / own + self.inward_bias)
-        return Readings(length, self.height + self.spread * torch.tanh(hidden @ self.outward + self.outward_bias))
+        hidden = F.gelu((dense @ use.inward.T) / own + use.inward_bias)
+        return Readings(length, use.height + use.spread * torch.tanh(hidden @ use.outward + use.outward_bias))
 
     def packed(self, images: Images, rows: Tensor) -> Tensor:
         """(n, R + 1, D) images at `rows` (n,), the pooled vector last, in the type of the weights."""
         dense, pooled = images.gather(rows)
-        return torch.cat([dense, pooled.unsqueeze(1)], dim=1).to(self.upper.dtype)
+        return torch.cat([dense, pooled.unsqueeze(1)], dim=1).to(self.weights.upper.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +126,7 @@ class KnownReadings:
             return
         missing = torch.unique(missing)
         values, scale = images.stored
-        if values.dtype in native.STORED and native.suits(values, images.pooled, self.dustbin, folded.upper):
+        if values.dtype in native.STORED and native.suits(values, images.pooled, self.dustbin, folded.weights.upper):
             stored = native.StoredRegions(values, images.pooled, scale)
             native.read(stored, missing, folded.weights, over_length=self.over_length, dustbin=self.dustbin)
         else:
