@@ -29,7 +29,6 @@ from diml.files import write_text
 from diml.models import Embedder, load_embedder
 from diml.models.cache import embed_cached
 from diml.search import build_index, open_store
-from diml.search.index_model import with_whitening
 from diml.search.labelled import labelled_images
 from diml.search.store import Storage
 
@@ -107,7 +106,7 @@ def of_set(data: DataSet, options: argparse.Namespace) -> list[dict[str, Any]]:
             place = Path(temporary) / f"{head}-{storage}.index"
             embedder = load_embedder(options.model)
             if dim is not None:
-                embedder = with_whitening(embedder, dim)
+                embedder = embedder.with_whitening(dim)
             started = time.perf_counter()
             build_index(images, place, embedder, model=options.model, storage=storage, progress=True, workers=0)
             seconds = time.perf_counter() - started

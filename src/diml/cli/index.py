@@ -194,14 +194,14 @@ class BuildCommand:
     def _new_embedder(self, images: int) -> tuple[Embedder, str | None]:
         """A network by name with the head that was asked for, or the default one; why that is not a whitening."""
         from diml.models.fitting import cells_of
-        from diml.search.index_model import INDEX_DIM, with_whitening
+        from diml.search.index_model import INDEX_DIM
 
         bare = self.model.open(head="identity")
         if self.head == "identity":
             return bare, None
         if self.dim is not None and not 1 <= self.dim <= bare.dim:
             raise ValueError(f"dim: {bare.config.backbone} has {bare.dim} channels, got {self.dim}")
-        whitened = with_whitening(bare, self.dim or INDEX_DIM)
+        whitened = bare.with_whitening(self.dim or INDEX_DIM)
         enough = -(-whitened.dim // cells_of(bare))
         if self.head is None and images < enough:
             notice = (

@@ -29,7 +29,7 @@ from diml.models.config import EmbedderConfig, PooledFrom
 from diml.models.decomposition import coarsest, found_no_mean, not_a_mean, pooled_shares
 from diml.models.folder import write_folder
 from diml.models.grids import resize_grid
-from diml.models.heads import Head, IdentityHead, WhitenHead
+from diml.models.heads import Head, IdentityHead, WhitenHead, build_head
 from diml.models.inputs import Images, as_images, count_images, loader_batches
 from diml.models.modules import check_rebuilds, import_path, is_import_path, wrap_module
 from diml.models.rollout import features_with_masses, why_massless
@@ -316,6 +316,16 @@ class Embedder(nn.Module):
         bare = Embedder(self.backbone, IdentityHead(self.backbone.channels), config)
         bare.training = self.training
         return bare
+
+    def with_whitening(self, dim: int) -> Embedder:
+        """Return an embedder with a head "whiten" that is not fitted yet in place of its own; it shares the backbone.
+
+        Args:
+            dim: D that is wanted; at most the C of the backbone are taken.
+        """
+        channels = self.backbone.channels
+        head = build_head("whiten", channels, min(dim, channels)).to(self.device)
+        return Embedder(self.backbone, head, dataclasses.replace(self.config, head="whiten")).eval()
 
     @property
     def massless(self) -> str:

@@ -96,9 +96,9 @@ def build_index(
     Args:
         images: a folder, a CSV file with a column `path`, or what `list_source` returns for one.
         uri: of the index; see `open_store`.
-        embedder: turns the images into vectors. A head "whiten" that is not fitted (see `with_whitening`) is fitted
-            here, in place and without labels, on at most 2,000 images of a new index, and kept with it; that of an
-            existing index is taken from it.
+        embedder: turns the images into vectors. A head "whiten" that is not fitted (see `Embedder.with_whitening`) is
+            fitted here, in place and without labels, on at most 2,000 images of a new index, and kept with it; that of
+            an existing index is taken from it.
         model, architecture, weights_file: arguments of `load_embedder` that gave the embedder; the index records them.
         matcher: how images of the index are compared by default, saved when the index is created; that of the embedder
             when omitted.

@@ -22,7 +22,7 @@ import torch
 from diml.checksums import sealed, unsealed
 from diml.documents import parse_json
 from diml.models import Embedder, EmbedderConfig, load_embedder
-from diml.models.heads import WhitenHead, build_head
+from diml.models.heads import WhitenHead
 from diml.models.zoo import is_backbone
 from diml.search.store import IndexConfig, Store
 
@@ -34,19 +34,6 @@ _FORMAT: Final = 1
 _REMEDY: Final = "restore it from a copy, or build the index again"
 #: Settings that a model of any kind is loaded with again.
 _SHARED: Final = ("grid", "preprocess", "pooled", "precision", "rollout_blocks")
-
-
-def with_whitening(embedder: Embedder, dim: int = INDEX_DIM) -> Embedder:
-    """The embedder with a head "whiten" that is not fitted yet in place of its own; it shares the backbone.
-
-    Args:
-        embedder: any.
-        dim: D that is wanted; at most the C of the backbone are taken.
-    """
-    channels = embedder.backbone.channels
-    head = build_head("whiten", channels, min(dim, channels)).to(embedder.device)
-    config = dataclasses.replace(embedder.config, head="whiten")
-    return Embedder(embedder.backbone, head, config).eval()
 
 
 def is_unfitted(embedder: Embedder) -> bool:

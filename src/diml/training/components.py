@@ -25,7 +25,7 @@ from diml.data.samplers import BatchSampler, build_sampler, check_sampler_option
 from diml.distributed import ProcessGroup
 from diml.matching import Matcher
 from diml.models import Embedder, load_embedder
-from diml.models.heads import WhitenHead, build_head
+from diml.models.heads import WhitenHead
 from diml.models.zoo import default_preprocess, is_backbone
 from diml.objectives import Objective, build_objective
 from diml.objectives.objective import option_types
@@ -188,10 +188,7 @@ def configured_embedder(config: TrainConfig) -> Embedder:
         options["preprocess"] = resized(default_preprocess(config.model), config.size)
     if config.head != "whiten":
         return load_embedder(config.model, head=config.head, dim=config.dim, **options)
-    bare = load_embedder(config.model, head="identity", **options)
-    channels = bare.backbone.channels
-    head = build_head("whiten", channels, min(config.dim, channels))
-    return Embedder(bare.backbone, head, dataclasses.replace(bare.config, head="whiten")).eval()
+    return load_embedder(config.model, head="identity", **options).with_whitening(config.dim)
 
 
 def resized(preprocess: Preprocess, size: int) -> Preprocess:

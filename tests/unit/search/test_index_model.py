@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from diml.models import load_embedder
+from diml.models import Embedder, load_embedder
 from diml.search import Searcher, build_index, open_store
 from diml.search.index import create_store, verify_index
-from diml.search.index_model import HEAD_FILE, head_facts, head_text, load_index_embedder, use_head, with_whitening
+from diml.search.index_model import HEAD_FILE, head_facts, head_text, load_index_embedder, use_head
 from diml.search.sources import list_source
 from diml.search.store import decode_regions
 from unit.search.conftest import draw
@@ -40,7 +40,7 @@ def network(monkeypatch):
 @pytest.fixture
 def build(photos, tmp_path, network):
     def run(dim=24, **options):
-        made = with_whitening(network(), dim)
+        made = network().with_whitening(dim)
         return made, build_index(photos, tmp_path / "index", made, model=NETWORK, batch_size=4, **options)
 
     return run
@@ -83,7 +83,7 @@ def test_a_later_build_uses_the_head_of_the_index(build, photos, network):
 
 def test_only_some_images_are_embedded_for_it_and_none_twice(build, photos, tmp_path, monkeypatch):
     monkeypatch.setattr("diml.search.whitening.FIT_IMAGES", 9)
-    asked, embed_batches = [], type(with_whitening(load_embedder(NETWORK, pretrained=False))).embed_batches
+    asked, embed_batches = [], Embedder.embed_batches
 
     def watched(self, images, *options):
         asked.extend(str(image) for image in images if isinstance(image, str))
@@ -134,21 +134,21 @@ def test_a_head_that_is_missing_or_damaged_is_an_error(build, tmp_path, damage, 
 
 
 def test_another_network_than_that_of_the_head_is_refused(network):
-    fitted = with_whitening(network(), 8)
+    fitted = network().with_whitening(8)
     fitted.fit_head([draw(number) for number in range(4)])
     text = head_text(fitted, 4)
     narrow = load_embedder("test_vit", pretrained=False)
     with pytest.raises(ValueError, match=f"for a network of {fitted.backbone.channels} channels, got one of"):
-        use_head(with_whitening(narrow, 8), text)
+        use_head(narrow.with_whitening(8), text)
 
 
 @pytest.mark.parametrize("dim", [1, 7, 60])
 def test_the_text_of_a_head_holds_it_exactly(network, dim):
-    fitted = with_whitening(network(), dim)
+    fitted = network().with_whitening(dim)
     assert fitted.dim == min(dim, fitted.backbone.channels)
     fitted.fit_head([draw(number) for number in range(30)])
     text = head_text(fitted, 30)
-    again = with_whitening(network(), dim)
+    again = network().with_whitening(dim)
     use_head(again, text)
     assert again.fingerprint() == fitted.fingerprint()
     assert torch.equal(again.head.weight, fitted.head.weight)
