@@ -29,7 +29,7 @@ from diml.search.filters import Where
 from diml.search.sources import known_file
 
 if TYPE_CHECKING:
-    from diml.search.store import Store, Value
+    from diml.search.store import Rows, Store, Value
 
 #: Rows whose neighbours are looked up, and pairs of small versions that are laid over each other, at a time.
 _ROWS, _PAIRS = 256, 256
@@ -228,10 +228,9 @@ def _exact(
     """The neighbours of each image by comparing all with all."""
     pooled = np.zeros((len(alone), store.config.dim), dtype=np.float32)
     place = {gallery.ids[row]: at for at, row in enumerate(alone.tolist())}
-    for start in range(0, len(alone), _ROWS):
-        rows = store.regions([gallery.ids[row] for row in alone[start : start + _ROWS]])
+    for asked, rows in _stored(store, gallery, alone):
         pooled[[place[name] for name in rows.ids]] = rows.pooled
-        advance(len(alone[start : start + _ROWS]))
+        advance(asked)
     vectors = torch.from_numpy(pooled)
     for start in range(0, len(alone), _ROWS):
         part = torch.arange(start, min(start + _ROWS, len(alone)))
@@ -255,12 +254,18 @@ def _by_index(
     """The neighbours of each image by the search of the index, with places for exact copies, which are many hits."""
     place = {name: row for row, name in enumerate(gallery.ids)}
     largest = max((len(rows) for rows in gallery.exact()), default=1)
-    for start in range(0, len(alone), _ROWS):
-        rows = store.regions([gallery.ids[row] for row in alone[start : start + _ROWS]])
+    for asked, rows in _stored(store, gallery, alone):
         found = store.nearest(rows.pooled, min(neighbours + largest, _MOST), where=where) if len(rows) else []
         for name, hits in zip(rows.ids, found, strict=True):
             known = [(first[place[other]], at) for at, other in enumerate(hits.ids) if other in place]
             best = dict(reversed(known))  # of exact copies the nearest counts
             others = np.array(sorted(best, key=best.__getitem__), dtype=np.int64)
             yield place[name], others, hits.cosine[[best[other] for other in others]]
-        advance(2 * len(alone[start : start + _ROWS]))
+        advance(2 * asked)
+
+
+def _stored(store: Store, gallery: GalleryFiles, alone: NDArray[np.int64]) -> Iterator[tuple[int, Rows]]:
+    """The stored rows of images in parts, each with the number that was asked for; removed ones are missing."""
+    for start in range(0, len(alone), _ROWS):
+        part = alone[start : start + _ROWS]
+        yield len(part), store.regions([gallery.ids[row] for row in part])

@@ -304,10 +304,6 @@ def _relations(
     return found
 
 
-def _related(image: DuplicateImage, relation: Relation, agreement: float) -> DuplicateImage:
-    return replace(image, relation=relation, agreement=agreement)
-
-
 def _image(gallery: GalleryFiles, row: int) -> DuplicateImage:
     """An image with the size and date of its file, as the one that is kept."""
     file, width, height, size, modified = gallery.file(row), 0, 0, 0, 0.0

@@ -10,8 +10,6 @@ from typing import Final, Literal
 from diml.search.filters import ColumnType
 from diml.search.store import ListedRows, Value
 
-#: Columns of every index of `diml index build`, which say where its images are.
-PLACES: Final = frozenset({"source", "path", "content"})
 #: A text column with more different values is searched, not chosen from.
 MOST_VALUES: Final = 200
 

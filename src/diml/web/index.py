@@ -23,9 +23,9 @@ from diml.data.images import read_file
 from diml.data.listing import nfc
 from diml.matching import Matcher, Regions
 from diml.search.filters import And, ColumnComparison, ColumnMembership, ColumnPattern, Or, Where, parse_where
-from diml.search.sources import image_file
+from diml.search.sources import OWN_COLUMNS, image_file
 from diml.search.store import decode_regions
-from diml.web.facets import PLACES, Facet, facets_of
+from diml.web.facets import Facet, facets_of
 from diml.web.gallery import MOST_WORDS, GalleryAnswer, GalleryHit, GalleryItem, GalleryState, WhereError
 
 #: Lists of ids for pages of the gallery that are kept, and their bytes together.
@@ -107,7 +107,7 @@ class IndexGallery:
         version, now = store.version(), time.monotonic()
         with self._counting:  # one request counts, the others wait for it
             if version != self._counted_at[0] or now > self._counted_at[1]:
-                columns = {name: kind for name, kind in store.config.columns.items() if name not in PLACES}
+                columns = {name: kind for name, kind in store.config.columns.items() if name not in OWN_COLUMNS}
                 self._facets = facets_of(store.listing(columns=list(columns)), columns)
                 self._counted_at = version, now + _COUNTED_SECONDS
             return self._facets

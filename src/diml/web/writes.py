@@ -163,12 +163,13 @@ class IndexWriter:
             if not store.remove([key]):
                 raise KeyError(key)
             file = self._own_file(found.metadata[0]) if found.ids else None
+            removed = False
             if file is not None:
                 with contextlib.suppress(OSError):  # the image is out of the index
                     file.unlink()
-                    return True
+                    removed = True
         self._merge_sometimes()
-        return False
+        return removed
 
     @property
     def _source(self) -> str:
