@@ -6,10 +6,13 @@ plain values only; aliases are expanded up to a limit, and a key stands once in 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 #: Bytes of a YAML file, which people write, and of a JSON file, which programs write.
 LARGEST_YAML: Final = 1 << 20
@@ -66,6 +69,66 @@ def parse_yaml(text: str | bytes, what: str) -> Any:
     except Exception as error:  # values that do not fit their tag raise almost any type
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{what}: not readable as YAML ({reason[:300]})") from error
+
+
+def dataclass_of(values: Any, kind: Any, name: str) -> Any:
+    """Return a dataclass built from plain values, each checked as `of_type` says; fields with defaults may be missing.
+
+    Raises:
+        ValueError: `values` is no mapping, a name is missing or unknown, or a value is of another type.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{name}: need a mapping, got {_told(values)}")  # noqa: TRY004  # as for every value of a document
+    fields, kinds = dataclasses.fields(kind), get_type_hints(kind)
+    needed = {field.name for field in fields if field.default is dataclasses.MISSING}
+    wrong = sorted((needed - values.keys()) | (values.keys() - kinds.keys()))
+    if wrong:
+        raise ValueError(f"{name}: need the keys {', '.join(kinds)}; missing or unknown: {_told(wrong)}")
+    return kind(**{key: of_type(value, kinds[key], f"{name}.{key}") for key, value in values.items()})
+
+
+def of_type(value: Any, kind: Any, name: str) -> Any:
+    """Return a plain value as a type says it: lists become tuples, whole numbers floats where those are needed.
+
+    Args:
+        value: of a document.
+        kind: bool, int, float, str, a Literal of texts, `tuple[T, ...]`, `tuple[T, U]`, or a dataclass of such fields,
+            given as a mapping (by its `from_dict`, where it has one).
+        name: of the value, for the error.
+
+    Raises:
+        ValueError: the value is of another type, not finite or beyond 64 bits; a name is missing or unknown.
+    """
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind) or not isinstance(value, str):
+            raise ValueError(f"{name}: need one of {', '.join(get_args(kind))}, got {_told(value)}")
+        return value
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if not isinstance(value, list | tuple) or (kinds[-1] is not ... and len(kinds) != len(value)):
+            raise ValueError(
+                f"{name}: need a list of {'values' if kinds[-1] is ... else len(kinds)}, got {_told(value)}"
+            )
+        each = [kinds[0]] * len(value) if kinds[-1] is ... else kinds
+        return tuple(
+            of_type(one, of, f"{name}[{place}]") for place, (one, of) in enumerate(zip(value, each, strict=True))
+        )
+    if dataclasses.is_dataclass(kind):
+        if hasattr(kind, "from_dict") and isinstance(value, Mapping):
+            return kind.from_dict(value)
+        return dataclass_of(value, kind, name)
+    if kind is float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+            raise ValueError(f"{name}: need a finite number, got {_told(value)}")
+        return float(value)
+    if type(value) is not kind or (kind is int and abs(value) >= 1 << 63):
+        raise ValueError(f"{name}: need {kind.__name__}, got {_told(value)}")
+    return value
+
+
+def _told(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _content(path: Path, largest: int) -> bytes:

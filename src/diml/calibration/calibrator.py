@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from diml.calibration.pairs import Floats, LabelledScores, ScoredImages
 from diml.calibration.rates import RateTable
 from diml.checksums import sealed, unsealed
-from diml.documents import parse_json
+from diml.documents import dataclass_of, parse_json
 from diml.extras import require
 from diml.files import write_text
 from diml.matching import Matcher
 
 FILE: Final = "calibration.json"
 _FORMAT: Final = 1
+#: Values that `hit_features` gives for a hit.
+HIT_FEATURES: Final = 5
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 Method = Literal["isotonic", "logistic"]
@@ -51,6 +53,12 @@ class Landmarks:
     different: tuple[float, ...]
     self_match: float
 
+    def __post_init__(self) -> None:
+        if len(self.same) != len(QUANTILES) or len(self.different) != len(QUANTILES):
+            raise ValueError(
+                f"landmarks: need {len(QUANTILES)} quantiles, got {len(self.same)} and {len(self.different)}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class HitMap:
@@ -67,6 +75,11 @@ class HitMap:
     coefficients: tuple[float, ...]
     values: tuple[float, ...]
     probabilities: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.coefficients) != HIT_FEATURES:
+            raise ValueError(f"hits: need {HIT_FEATURES} coefficients, got {len(self.coefficients)}")
+        _check_map("hits: values, probabilities", self.values, self.probabilities)
 
     def probability(self, scores: Floats) -> Floats:
         """P(same class) of (Q, K) scores, a row a query; 0 at -infinity."""
@@ -134,10 +147,7 @@ class Calibrator:
             raise ValueError(f"kind: need a noun of up to 40 letters, such as 'product', got {self.kind!r}")
         if self.method not in get_args(Method) or self.pairs not in get_args(PairsFrom):
             raise ValueError(f"method, pairs: need {get_args(Method)} and {get_args(PairsFrom)}")
-        x, p = np.array(self.scores), np.array(self.probabilities)
-        rising = len(x) == len(p) >= 1 and bool((np.diff(x) > 0).all() and (np.diff(p) >= 0).all())
-        if not rising or not 0 < p[0] <= p[-1] < 1:
-            raise ValueError("scores, probabilities: need ascending nodes with probabilities inside (0, 1)")
+        _check_map("scores, probabilities", self.scores, self.probabilities)
         if not 0 < self.prior < 1:
             raise ValueError(f"prior: need a fraction in (0, 1), got {self.prior}")
 
@@ -275,20 +285,8 @@ class Calibrator:
         Raises:
             ValueError: keys are missing or unknown, or a value does not fit.
         """
-        fields = {field.name for field in dataclasses.fields(cls)}
-        given = {*values, "kind", "present"}  # which have defaults
-        if given != fields:
-            differing = sorted(given ^ fields)
-            raise ValueError(f"need the keys {', '.join(sorted(fields))}; differing: {differing}")
-        plain: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-        }
-        plain["matcher"] = Matcher.from_dict(values["matcher"])
-        for name in ("false_accept", "not_in_gallery"):
-            plain[name] = RateTable(**_tuples(values[name]))
-        plain["hits"] = HitMap(**_tuples(values["hits"]))
-        plain["landmarks"] = Landmarks(**_tuples(values["landmarks"]))
-        return cls(**plain)
+        found: Calibrator = dataclass_of(values, cls, "calibration")
+        return found
 
     def __repr__(self) -> str:
         return (
@@ -387,6 +385,13 @@ def fit_calibrator(
         present=tuple(np.quantile(scored.present, np.linspace(0, 1, 101)).tolist()) if len(scored.present) else (),
     )
     return calibrator if prior is None else calibrator.with_prior(prior)
+
+
+def _check_map(name: str, values: tuple[float, ...], probabilities: tuple[float, ...]) -> None:
+    x, p = np.array(values), np.array(probabilities)
+    rising = len(x) == len(p) >= 1 and bool((np.diff(x) > 0).all() and (np.diff(p) >= 0).all())
+    if not rising or not 0 < p[0] <= p[-1] < 1:
+        raise ValueError(f"{name}: need ascending nodes with probabilities inside (0, 1)")
 
 
 def hit_features(scores: Floats) -> Floats:
@@ -558,7 +563,3 @@ def _logit(p: Any) -> Any:
 
 def _expit(x: Any) -> Any:
     return 1 / (1 + np.exp(-np.asarray(x, dtype=np.float64)))
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -43,6 +43,10 @@ class RateTable:
     bounds: tuple[float, ...]
     count: int
 
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.scores) == len(self.rates) == len(self.bounds):
+            raise ValueError("rates: need as many rates and bounds as scores, one at least")
+
     @classmethod
     def of(cls, scores: Floats, class_a: Classes, class_b: Classes | None = None) -> RateTable:
         """Tabulate the rates of (P,) scores that should not be accepted, of pairs of classes or of single classes."""

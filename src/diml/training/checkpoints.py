@@ -6,9 +6,10 @@ all other tensors, and `state.json` with everything else. `state.json` holds the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -124,16 +125,107 @@ def publish_model(checkpoint: Path, folder: Path) -> None:
             shutil.copyfile(checkpoint / name, temporary)
 
 
+@contextlib.contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Name the checkpoint and the remedy in every error of the block, which puts its values in their places.
+
+    Libraries raise almost any type for a value of the wrong kind.
+
+    Raises:
+        ValueError: the block raised an error; one for lack of memory stays as it is.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"checkpoint: {path} does not fit this run ({reason[:300]}); {_REMEDY}") from error
+
+
+def check_like(given: Any, own: Any, name: str) -> None:
+    """Raise unless values of a checkpoint are of the kinds that the run has in the same places.
+
+    Args:
+        given: values of `read_checkpoint`.
+        own: what the run would write there now; None where a number may follow.
+        name: of the values, for the error.
+
+    Raises:
+        ValueError: a name is missing or is one too many, or a value is of another type, dtype or number of axes.
+    """
+    if own is None:
+        fits = given is None or isinstance(given, int | float)
+    elif isinstance(own, Tensor):
+        fits = isinstance(given, Tensor) and given.dtype == own.dtype and given.ndim == own.ndim
+    elif isinstance(own, Mapping):
+        fits = isinstance(given, Mapping) and set(given) == set(own)
+    elif isinstance(own, float):
+        fits = isinstance(given, int | float) and not isinstance(given, bool)
+    else:
+        fits = type(given) is type(own)
+    if isinstance(own, list | tuple):
+        fits = fits and len(given) == len(own)
+    if isinstance(own, np.ndarray):
+        fits = fits and given.dtype == own.dtype and given.shape == own.shape
+    if not fits:
+        raise ValueError(f"{name}: need values of the kind {_told(own)}, got {_told(given)}")
+    if isinstance(own, Mapping):
+        for key, value in own.items():
+            check_like(given[key], value, f"{name}.{key}")
+    elif isinstance(own, list | tuple):
+        for place, value in enumerate(own):
+            check_like(given[place], value, f"{name}.{place}")
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"dict of {', '.join(map(str, value))}" if value else "empty dict"
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__} of {len(value)}"
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{type(value).__name__} of {value.dtype} {tuple(value.shape)}"
+    return "None or a number" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
+
+
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Load an optimizer's state in the memory layout that it would have without interruption.
 
     In another layout, kernels may take another path and round differently.
+
+    Raises:
+        ValueError: the state is not one of this optimizer with these parameters.
     """
+    _check_optimizer(optimizer, state)
     optimizer.load_state_dict(dict(state))
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    own = optimizer.state_dict()
+    check_like({**state, "state": None}, {**own, "state": None}, "optimizer")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    entries = state["state"]
+    if [group["params"] for group in state["param_groups"]] != [group["params"] for group in own["param_groups"]]:
+        raise ValueError("optimizer: its groups hold other parameters")
+    if not isinstance(entries, Mapping) or not set(entries) <= set(range(len(parameters))):
+        raise ValueError(
+            f"optimizer.state: need one entry for each of {len(parameters)} parameters, got {_told(entries)}"
+        )
+    for place, entry in entries.items():
+        first = next(iter(entries.values()))
+        if not isinstance(entry, Mapping) or set(entry) != set(first):
+            raise ValueError(f"optimizer.state.{place}: need {_told(first)}, got {_told(entry)}")
+        for name, value in entry.items():
+            if isinstance(value, Tensor):
+                fits = value.is_floating_point() and value.shape in (parameters[place].shape, (), (1,))
+            else:
+                fits = isinstance(value, type(first[name])) and (value is None or isinstance(value, int | float))
+            if not fits:
+                raise ValueError(f"optimizer.state.{place}.{name}: does not fit its parameter, got {_told(value)}")
 
 
 def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

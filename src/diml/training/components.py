@@ -29,7 +29,7 @@ from diml.models.heads import WhitenHead
 from diml.models.zoo import default_preprocess, is_backbone
 from diml.objectives import Objective, build_objective
 from diml.objectives.objective import option_types
-from diml.training.checkpoints import LAST
+from diml.training.checkpoints import LAST, restoring
 from diml.training.config import TrainConfig, converted, parse_options
 from diml.training.head_training import FrozenImages, HeadStepper, with_trained_whitening
 from diml.training.optim import Schedule, build_optimizer
@@ -142,7 +142,8 @@ def build_components(
         embedder = _begun_as_whitening(config, embedder, train, frozen, progress=progress)
     objective = configured_objective(config, num_classes=train.num_classes, dim=embedder.dim).to(processes.device)
     if state is not None:
-        objective.load_state_dict(state["objective"])
+        with restoring(config.folder / LAST):
+            objective.load_state_dict(state["objective"])
     processes.copy_from_first(embedder)
     processes.copy_from_first(objective)
     optimizer = build_optimizer(config, embedder, objective)

@@ -11,7 +11,7 @@ import dataclasses
 import importlib.util
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from diml.evaluation.split import draws_of
 from diml.evaluation.tables import write_reports
 from diml.models import Embedder, load_embedder
 from diml.training.baseline import FROZEN, gains, network_before_training, reports_of_test, warn_of_saturation
-from diml.training.checkpoints import BEST, LAST, load_optimizer, publish_model, write_checkpoint
+from diml.training.checkpoints import BEST, LAST, check_like, load_optimizer, publish_model, restoring, write_checkpoint
 from diml.training.checks import check_images, check_output, check_space, with_weights_recorded
 from diml.training.components import Components, build_components, check_names
 from diml.training.config import TrainConfig
@@ -150,12 +150,10 @@ class _TrainingRun:
     ) -> None:
         self.config, self.validation, self.test, self.processes = config, validation, test, processes
         self.folder, self.display, self.components = config.folder, display, components
-        self.position = Position() if state is None else Position(**state["position"])
+        self.position = Position()
         if state is not None:
-            load_optimizer(components.optimizer, state["optimizer"])
-            components.stepper.scaler.load_state_dict(state["scaler"])
-            components.sampler.load_state_dict(state["sampler"])
-            set_random_states(state["random"])
+            with restoring(self.folder / LAST):
+                self._restore(state)
         writes = self.folder if processes.is_first else None
         self.log = MetricLog(writes, epochs=self.position.epoch, steps=self.position.step)
         self.loader: TrainingLoader | FeatureLoader
@@ -167,6 +165,21 @@ class _TrainingRun:
             self.loader = components.frozen.loader()
         self.warned_of_saturation = False
         self.interrupts = InterruptHandler(immediate=processes.size == 1)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        own, components = self._progress(), self.components
+        for name in ("position", "sampler"):
+            check_like(state[name], own[name], name)
+        for given, mine in ((state["random"], own["random"]), (state["scaler"], own["scaler"])):
+            for name in mine.keys() - {"cuda"}:  # another machine may have another number of GPUs, or none
+                check_like(given[name], mine[name], name)
+        self.position = Position(**state["position"])
+        if min(self.position.epoch, self.position.batch, self.position.step) < 0:
+            raise ValueError(f"position: need 0 or more, got {self.position}")
+        load_optimizer(components.optimizer, state["optimizer"])
+        components.stepper.scaler.load_state_dict(state["scaler"])
+        components.sampler.load_state_dict(state["sampler"])
+        set_random_states(state["random"])
 
     def finish(self) -> TrainResult:
         """Train the remaining epochs and test."""
@@ -398,16 +411,22 @@ class _TrainingRun:
             return
         components = self.components
         state = {
-            "position": dataclasses.asdict(self.position),
+            **self._progress(),
             "objective": components.objective.state_dict(),
             "optimizer": components.optimizer.state_dict(),
-            "scaler": components.stepper.scaler.state_dict(),
-            "sampler": components.sampler.state_dict(),
-            "random": random_states(),
             "data": components.data_fingerprint,
             "config": self.config.to_dict(),
         }
         write_checkpoint(self.folder / name, components.embedder, state)
+
+    def _progress(self) -> dict[str, Any]:
+        """Return those parts of a checkpoint's state that have the same form from the first step to the last."""
+        return {
+            "position": dataclasses.asdict(self.position),
+            "scaler": self.components.stepper.scaler.state_dict(),
+            "sampler": self.components.sampler.state_dict(),
+            "random": random_states(),
+        }
 
     def _stop_if_requested(self) -> None:
         """Stop if an interrupt was requested in any process, all after the same step."""

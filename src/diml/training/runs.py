@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from diml.data import DataSet
 from diml.files import only_user
-from diml.training.checkpoints import BEST, LAST, MODEL_FILES, publish_model, read_checkpoint, settle
+from diml.training.checkpoints import BEST, LAST, MODEL_FILES, publish_model, read_checkpoint, restoring, settle
 from diml.training.config import FIELDS, TrainConfig, read_config, write_config
 from diml.training.logs import RECORDS, read_records
 from diml.training.split import TrainingSplit, fingerprint, load_training_data
@@ -82,9 +82,11 @@ def open_run(config: TrainConfig, split: TrainingSplit, *, resume: bool, write: 
 def _check_continues(state: Mapping[str, Any], config: TrainConfig, split: TrainingSplit) -> None:
     """Raise ValueError unless a checkpoint is of these settings and images."""
     folder = config.folder
-    if state["data"] != fingerprint(split.train):
+    with restoring(folder / LAST):
+        same_images = state["data"] == fingerprint(split.train)
+        listed = _changed(TrainConfig.from_dict(state["config"]), config)
+    if not same_images:
         raise ValueError(f"data: the training images are not those that {folder} was begun with; start a new run")
-    listed = _changed(TrainConfig.from_dict(state["config"]), config)
     if listed:
         raise ValueError(
             f"{folder / CONFIG}: damaged or changed, it differs from the settings in {LAST}: {listed}; put them back"
