@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import importlib.metadata
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +17,9 @@ from diml.extras import missing_extra
 
 #: Exit codes: done; a check failed or something was left out; an error of use or of the machine; a bug; Ctrl-C.
 DONE, FAILED, ERROR, BUG, INTERRUPTED = 0, 1, 2, 70, 130
+
+#: Argument of the Python API -> field of the command that its value comes from, where the two differ.
+_OPTION_OF: Final = {"root": "data", "name_or_path": "model"}
 
 #: Characters of a printed error.
 _LONGEST: Final = 2000
@@ -87,7 +90,7 @@ KINDS: Final = (
     ErrorKind(_type("SafetensorError"), f"weights cannot be read or written: {_DAMAGED}"),
     ErrorKind(_says("lance error", "lanceerror"), _INDEX),
     ErrorKind(_from("lance", "lancedb", "pyarrow"), _INDEX),
-    ErrorKind(_type("PanicException"), _INDEX),  # of the Rust libraries: LanceDB, safetensors
+    ErrorKind(_type("PanicException", "RustPanic"), _INDEX),  # of the Rust libraries: LanceDB, safetensors
     ErrorKind(_from("pymilvus", "milvus_lite", "grpc"), "the Milvus server refused; check its address and its log"),
     ErrorKind(
         _says("could not determine home directory", "can't determine home directory"),
@@ -131,6 +134,18 @@ def explained(error: BaseException) -> str | None:
     if kind is not None:
         return one_line(f"{kind.remedy} ({type(error).__name__}: {text})")
     return one_line(text or type(error).__name__) if isinstance(error, ValueError | OSError) else None
+
+
+def as_options(line: str, options: Mapping[str, str]) -> str:
+    """An error of the Python API in the words of the command line: `root: ...` -> `--data: ...`.
+
+    Args:
+        line: the error, which begins with the names of the arguments.
+        options: the flags of the command by the name of their field.
+    """
+    names, colon, rest = line.partition(": ")
+    flags = [options.get(_OPTION_OF.get(name, name)) for name in names.split(", ")]
+    return f"{', '.join(flag for flag in flags if flag)}{colon}{rest}" if all(flags) else line
 
 
 def one_line(text: str) -> str:

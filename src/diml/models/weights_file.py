@@ -46,7 +46,9 @@ def read_state(path: Path) -> dict[str, Any]:
             f"{path}: refused, it is damaged or contains more than tensors and plain values ({reason}); nothing in it "
             "was run. If you trust it, load it yourself and save only the tensors: torch.save({'model': state}, ...)"
         ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError, AttributeError, UnicodeDecodeError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a damaged pickle raises whatever its instructions lead to
         raise ValueError(f"{path}: not a complete file of torch.save ({error}); fetch or copy it again") from error
     if isinstance(state, dict):
         return state

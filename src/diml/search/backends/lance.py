@@ -48,6 +48,10 @@ INDEX_FROM: Final = 10_000
 #: Fraction of the cells of the vector index that a query searches, and their minimum number.
 PROBED: Final = 1 / 3
 LEAST_PROBED: Final = 20
+#: Bytes of pooled vectors that LanceDB keeps in memory, 512 an image at 128 channels: all of two million images. Beyond
+#: that cells are read from the disk again and again, and queries get slower.
+CACHED_VECTORS: Final = 1 << 30
+CACHED_METADATA: Final = 64 << 20
 _HINTS: Final = 100_000
 #: How long old versions are kept, which readers may still be using.
 _KEPT_VERSIONS: Final = datetime.timedelta(seconds=30)
@@ -331,8 +335,10 @@ class LanceStore:
 def _connect(folder: Path) -> Any:
     require("search", "an index in a folder")
     lancedb = import_lancedb()
+    # Each connection has caches of its own, as another index may have taken the place of one at the same path.
+    session = lancedb.Session(index_cache_size_bytes=CACHED_VECTORS, metadata_cache_size_bytes=CACHED_METADATA)
     # Without an interval a table would keep showing the state in which it was opened.
-    return lancedb.connect(folder, read_consistency_interval=datetime.timedelta(0))
+    return lancedb.connect(folder, read_consistency_interval=datetime.timedelta(0), session=session)
 
 
 def _check_folder(folder: Path, allowed: Sequence[str]) -> None:
