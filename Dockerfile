@@ -1,4 +1,4 @@
-# `diml serve` in a container: docs/serve.md, "Containers". One stage builds the wheel, the other installs it.
+# `diml serve` in a container: docs/serve.md, "Deployment". One stage builds the wheel, the other installs it.
 FROM python:3.11.11-slim-bookworm AS build
 RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ \

@@ -10,21 +10,35 @@ from typing import Final
 #: Characters of a misspelt word that are compared; the comparison is quadratic.
 _COMPARED: Final = 200
 
+#: Letters from which on a part of a known word counts as meaning it.
+_SHORTEST: Final = 3
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of an error message: the nearest known word, if any is near, and all known words.
 
-    Case is ignored in the comparison.
+    Known words that begin with the misspelt one come first, then those that contain it (the shortest of them), then
+    those that are spelt most alike. Case is ignored in the comparison.
 
     Example:
         >>> did_you_mean("Curb", ["cub", "cars"])
         "did you mean 'cub'? Known: cub, cars"
+        >>> did_you_mean("dino", ["dpn92", "vit_small_dinov2"])
+        "did you mean 'vit_small_dinov2'? Known: dpn92, vit_small_dinov2"
     """
     known = list(known)
     lower = {candidate.lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(word[:_COMPARED].lower(), lower, n=1, cutoff=0.5)
+    near = _containing(word.lower(), lower) or difflib.get_close_matches(
+        word[:_COMPARED].lower(), lower, n=1, cutoff=0.5
+    )
     hint = f"did you mean {lower[near[0]]!r}? " if near else ""
     return f"{hint}Known: {', '.join(known)}"
+
+
+def _containing(part: str, known: Iterable[str]) -> list[str]:
+    """The known words that contain a part of at least `_SHORTEST` letters, best first."""
+    found = [candidate for candidate in known if part in candidate] if len(part) >= _SHORTEST else []
+    return sorted(found, key=lambda candidate: (not candidate.startswith(part), len(candidate)))
 
 
 def shown(value: object, length: int = 100) -> str:

@@ -157,7 +157,7 @@ def test_a_run_is_audited_on_its_test_images(tmp_path, capsys):
         (["--boxes", str(Path("nowhere") / "bounding_boxes.txt")], "CUB needs bounding_boxes.txt and images.txt"),
         (["--alpha", "--queries", "0"], "queries: need at least 1"),
         (["--alpha", "--hits", "0"], "hits: need 1"),
-        (["--alpha", "--rerank-at", "0"], "rerank_at: need at least 1"),
+        (["--alpha", "--rerank-at", "0"], "--rerank-at: need at least 1"),
     ],
 )
 def test_errors_of_use_are_one_line(words, shop, more, message, capsys):

@@ -101,8 +101,8 @@ def test_settings_of_the_matcher_are_those_given(words, tmp_path, capsys):
 
 def test_errors_of_use_are_one_line(words, images, capsys):
     for more, message in (
-        (["--false-accept-rate", "2"], "false_accept_rate: need fractions in (0, 1)"),
-        (["--rerank-at", "0"], "depth: need at least 1"),
+        (["--false-accept-rate", "2"], "--false-accept-rate: need fractions in (0, 1)"),
+        (["--rerank-at", "0"], "--rerank-at: need at least 1"),
         (["--prior", "1"], "prior: need a fraction"),
     ):
         assert main([*words, *more]) == 2

@@ -100,7 +100,7 @@ def test_a_bad_image_is_an_error_or_is_left_out_and_named(shop: Path, capsys: py
         (["compare", "orl", "--json", "--format", "csv"], "json, format: give one of them"),
         (["report", "mobilenetv2_100"], "need the name of a data set"),
         (["report", "mobilenetv2_100", "orl", "--html", "report.txt"], "ending in .html"),
-        (["report", "mobilenetv2_100", "orl", "--rerank-at", "0"], "rerank_at: need at least 1"),
+        (["report", "mobilenetv2_100", "orl", "--rerank-at", "0"], "--rerank-at: need at least 1"),
         (["explain", "--query", "missing.jpg", "--hits", "other.jpg"], "missing.jpg"),
         (["faithfulness", "orl", "--pairs", "0", "--no-grad-cam"], "pairs: need at least 1"),
         (["faithfulness", "orl", "--steps", "0", "--no-grad-cam"], "steps: need at least 1"),

@@ -147,7 +147,7 @@ def test_a_calibration_that_does_not_fit_is_an_error_only_where_it_is_named(
     assert main([*words, "--calibration", str(tmp_path / "other")]) == 2
     assert "belongs to tiny with fingerprint 0000" in capsys.readouterr().err
     assert main([*words, "--false-accept-rate", "5"]) == 2
-    assert "false_accept_rate: need a fraction" in capsys.readouterr().err
+    assert "--false-accept-rate: need a fraction" in capsys.readouterr().err
     made_up_calibrator(embedder, fingerprint="0" * 64).save(tmp_path / "model")
     with serving(tmp_path, "--model", "model") as (_, address):
         status = ask(f"{address}/api/status")

@@ -183,10 +183,10 @@ def _refused(host: str, port: int) -> bool:
         (["--processes", "2", "--folder", "shop"], "processes: need --index to share between 2, got --folder"),
         (["--processes", "2", "--index", "shop.db"], "Milvus Lite, which admits one process"),
         (["--processes", "2", "--index", "none.index"], "there is none at none.index"),
-        (["--allow-writes", "added"], "allow_writes: need an index"),
-        (["--allow-writes", "added", "--index", "shop.index"], "allow_writes: need a token"),
-        (["--allow-origins", "*"], "allow_origins: need origins of pages"),
-        (["--stop-seconds", "0"], "stop_seconds: need more than 0"),
+        (["--allow-writes", "added"], "--allow-writes: need an index"),
+        (["--allow-writes", "added", "--index", "shop.index"], "--allow-writes: need a token"),
+        (["--allow-origins", "*"], "--allow-origins: need origins of pages"),
+        (["--stop-seconds", "0"], "--stop-seconds: need more than 0"),
     ],
 )
 def test_what_cannot_be_served_is_told_in_one_line(

@@ -37,6 +37,8 @@ COMMANDS: Final = {
     "doctor": "show versions, compiled kernel, threads, devices and cached assets",
 }
 
+_NAME_WIDTH: Final = max(map(len, COMMANDS)) + 2
+
 #: New objects until Python looks for cycles; 700 by default.
 _BETWEEN_COLLECTIONS: Final = 20_000
 
@@ -75,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
-        print(HELP.format(commands="\n".join(f"  {name:<13}{about}" for name, about in COMMANDS.items())))
+        print(HELP.format(commands="\n".join(f"  {name:<{_NAME_WIDTH}}{about}" for name, about in COMMANDS.items())))
         return 0 if words else 2
     if words[0] == "--version":
         from diml import __version__
@@ -93,23 +95,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(name: str, words: list[str]) -> int:
     # Imports make a million objects that stay: looking for cycles among them took an eighth of a short command.
     gc.set_threshold(_BETWEEN_COLLECTIONS)
-
-    import tyro
+    # Read when PyTorch is loaded, below. Threads that wait by spinning take the cores from those that they wait for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from diml.allocator import keep_freed_memory
     from diml.cli import errors
+    from diml.cli.parsing import option_names, parse_words
     from diml.cli.signals import stopping_like_ctrl_c
 
     warnings.formatwarning = lambda message, *_, **__: f"diml {name}: warning: {errors.one_line(str(message))}\n"
     _print_any_name()
+    kind: type | None = None
     try:
         module = importlib.import_module(f"diml.cli.{name.replace('-', '_')}")
         command: Command
-        if hasattr(module, "parse"):  # a command whose defaults depend on its own words
-            command = module.parse(words)
-        else:
-            config = (tyro.conf.FlagCreatePairsOff,)
-            command = tyro.cli(module.COMMAND, prog=f"diml {name}", args=words, config=config)
+        # `parse` is of a command whose defaults depend on its own words.
+        command = module.parse(words) if hasattr(module, "parse") else parse_words(module.COMMAND, name, words)
+        kind = type(command)
         keep_freed_memory()
         with stopping_like_ctrl_c():
             return command.run()
@@ -126,7 +128,8 @@ def _run(name: str, words: list[str]) -> int:
         line = errors.explained(error)
         if line is None or os.environ.get("DIML_TRACEBACK"):
             print(errors.traceback_of(error), file=sys.stderr)
-        print(f"diml {name}: {line or errors.bug_report(error)}", file=sys.stderr)
+        told = line and errors.as_options(line, option_names(kind) if kind else {})
+        print(f"diml {name}: {told or errors.bug_report(error)}", file=sys.stderr)
         return errors.BUG if line is None else errors.ERROR
 
 

@@ -6,10 +6,11 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from diml.cli.options import DEFAULT_MODEL, DataOptions, embedding_cache
 from diml.cli.output import print_evaluation
+from diml.cli.parsing import switch_off
 from diml.files import atomic_file
 
 if TYPE_CHECKING:
@@ -51,8 +52,12 @@ class DemoCommand:
     output: Path = Path("runs/demo")
     """Folder for tables and figures."""
 
-    train: bool = True
-    """Train the head on the first 20 people, the backbone frozen, and test on the others."""
+    train: Annotated[
+        bool,
+        switch_off(
+            "Omit the training of the head on the first 20 people, the backbone frozen, and its test on the others."
+        ),
+    ] = True
 
     workers: int | None = None
     """Loader processes; chosen by the machine when omitted."""

@@ -53,7 +53,7 @@ class DoctorCommand:
                 section = ""
             table.add_section()
         Console().print(table)
-        print("\n".join(f"! {line}" for line in advice) or "Nothing to fix.")
+        print("\n".join(f"! {line}" for line in advice) or "Nothing to fix; extras are only needed for what they add.")
         return missing
 
 
@@ -80,8 +80,10 @@ def examine() -> dict[str, dict[str, Any]]:
         "kernel": native.info() | {"switch": os.environ.get("DIML_NATIVE", "not set")},
         "machine": {"system": platform.platform(), "cores": os.cpu_count(), "devices": ["cpu", *mps, *cuda]},
         "extras": {
-            extra: f"missing {', '.join(missing)}: pip install 'diml[{extra}]'" if missing else "installed"
-            for extra, missing in extras.items()
+            extra: f"not installed ({', '.join(names)}); optional: pip install 'diml[{extra}]'"
+            if names
+            else "installed"
+            for extra, names in extras.items()
         },
         "assets": {"folder": str(cache_folder())}
         | {name: "in the cache" if cached else "fetched when needed" for name, cached in assets.items()},

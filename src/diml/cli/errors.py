@@ -19,7 +19,7 @@ from diml.extras import missing_extra
 DONE, FAILED, ERROR, BUG, INTERRUPTED = 0, 1, 2, 70, 130
 
 #: Argument of the Python API -> field of the command that its value comes from, where the two differ.
-_OPTION_OF: Final = {"root": "data", "name_or_path": "model"}
+_OPTION_OF: Final = {"root": "data", "name_or_path": "model", "depth": "rerank_at"}
 
 #: Characters of a printed error.
 _LONGEST: Final = 2000
@@ -144,7 +144,7 @@ def as_options(line: str, options: Mapping[str, str]) -> str:
         options: the flags of the command by the name of their field.
     """
     names, colon, rest = line.partition(": ")
-    flags = [options.get(_OPTION_OF.get(name, name)) for name in names.split(", ")]
+    flags = [options.get(name) or options.get(_OPTION_OF.get(name, "")) for name in names.split(", ")]
     return f"{', '.join(flag for flag in flags if flag)}{colon}{rest}" if all(flags) else line
 
 

@@ -29,6 +29,7 @@ from diml.cli.options import (
     metric_names,
 )
 from diml.cli.output import left_out_lines, report_tables
+from diml.cli.parsing import switch_off
 from diml.evaluation.differences import Row
 from diml.matching import Matcher
 
@@ -56,7 +57,11 @@ class EvaluateCommand:
     diml evaluate runs/orl-margin-0 runs/orl-margin_diml-0 --metrics all
     """
 
-    dataset: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATASET | RUN ...")]
+    dataset: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="DATASET | RUN ...", help_behavior_hint="(required)"),
+    ]
     """Name of the data set (`diml datasets` lists them); or folders of runs on one data set, whose best embedders are
     evaluated on the test images of the runs."""
 
@@ -97,9 +102,13 @@ class EvaluateCommand:
     When omitted, re-ranked is compared with plain, and every model with the first; evaluation.json and
     differences.csv have the difference of any two rows."""
 
-    copies: bool = True
-    """Whether to count the queries that have an exact or near copy in the gallery, and R@1 without copies, for which
-    images are read once more at a small size."""
+    copies: Annotated[
+        bool,
+        switch_off(
+            "Do not look for copies. By default the queries that have an exact or near copy in the gallery are "
+            "counted, with R@1 without copies, for which images are read once more at a small size."
+        ),
+    ] = True
 
     output: Path | None = None
     """Folder for evaluation.csv, evaluation.json and differences.csv, and metrics.csv with `--metrics all`."""

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from diml.explain.formatting import cell_name, contrast_text, percent, score_text, signed
+from diml.explain.formatting import contrast_text, percent, score_text, signed
 from diml.explain.scale import plural
 from diml.explain.summary import Summary, summarise
+from diml.matching.cell_names import cell_name
 
 if TYPE_CHECKING:
     from rich.console import Console

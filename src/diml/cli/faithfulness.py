@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from diml.cli.options import DataFlags, DataOptions, MatcherFlags, MatcherOptions, ModelFlags, ModelOptions
+from diml.cli.parsing import switch_off
 
 if TYPE_CHECKING:
     from diml.data import DataSet
@@ -74,8 +75,10 @@ class FaithfulnessCommand:
     top: int = 8
     """Number of largest entries of the ledger compared under noise and JPEG compression."""
 
-    grad_cam: bool = True
-    """Compare deletion with Grad-CAM as well; needs the package grad-cam (diml[faithfulness])."""
+    grad_cam: Annotated[
+        bool,
+        switch_off("Do not compare deletion with Grad-CAM, which needs the package grad-cam (diml[faithfulness])."),
+    ] = True
 
     ledgers: tuple[Literal["credit", "whole", "parts"], ...] = ("credit", "parts")
     """Ledgers that deletion and insertion test: `credit`, contributions to the structural score; `whole`, to the whole
@@ -85,13 +88,23 @@ class FaithfulnessCommand:
     """Plan of these ledgers: `exact`, as explanations show, or `scored`, the plan that ranks. The scores that are
     recorded are those that rank, whichever is chosen."""
 
-    controls: bool = True
-    """Compare deletion and insertion with changes of the same spatial structure as well: credit or parts shifted on the
-    torus, mirrored, rotated, reversed, those of another pair, and random connected regions."""
+    controls: Annotated[
+        bool,
+        switch_off(
+            "Omit the controls: deletion and insertion compared with changes of the same spatial structure "
+            "(credit or parts shifted on the torus, mirrored, rotated, reversed, those of another pair, and "
+            "random connected regions)."
+        ),
+    ] = True
 
-    interaction: bool = True
-    """Delete and insert matched regions of both images together as well, and as many unmatched ones. With
-    the default settings a pair takes about 240 embeddings, of which this and `--controls` account for 90 each."""
+    interaction: Annotated[
+        bool,
+        switch_off(
+            "Omit the deletion and insertion of matched regions of both images together, and of as many unmatched"
+            " ones. With the default settings a pair takes about 240 embeddings, of which these and the controls "
+            "account for 90 each."
+        ),
+    ] = True
 
     gallery_removal: Literal["shuffle", "blur"] = "shuffle"
     """How `--interaction` removes regions from the gallery image: `shuffle` its pixels, which then resemble nothing in
@@ -102,8 +115,9 @@ class FaithfulnessCommand:
     auto` takes the place of 1). `sunglasses` and `mask` are placed for aligned faces; `clutter` is cut from an image of
     another class. `--occlusions` without a value omits them."""
 
-    sanity: bool = True
-    """Measure the same network with random weights as well; doubles the time."""
+    sanity: Annotated[
+        bool, switch_off("Do not measure the same network with random weights, which doubles the time.")
+    ] = True
 
     output: Path | None = None
     """Folder for faithfulness.json and a figure for each measure. An interrupted command continues when it is given

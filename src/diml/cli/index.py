@@ -18,6 +18,7 @@ from diml.cli.index_copy import CopyCommand
 from diml.cli.index_tune import TuneIndexCommand
 from diml.cli.options import DEFAULT_MODEL, MatcherFlags, MatcherOptions, ModelFlags, ModelOptions
 from diml.cli.output import bad_image_line
+from diml.cli.parsing import parse_words
 
 if TYPE_CHECKING:
     from diml.cli import Command
@@ -400,8 +401,7 @@ def parse(words: Sequence[str]) -> Command:
     if words[0] not in ACTIONS:
         raise ValueError(f"action: need one of {', '.join(ACTIONS)}, got {words[0]!r}")
     kind: Any = ACTIONS[words[0]]
-    prog = f"diml index {words[0]}"
-    action: Command = tyro.cli(kind, prog=prog, args=list(words[1:]), config=(tyro.conf.FlagCreatePairsOff,))
+    action: Command = parse_words(kind, f"index {words[0]}", words[1:])
     return action
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_type_hints
 
 import tyro
 
+from diml.cli.parsing import switch_off
 from diml.matching import Matcher
 from diml.workers import check_workers
 
@@ -269,8 +270,13 @@ class LoadingOptions:
     on_bad_image: Literal["fail", "skip"] = "fail"
     """Unreadable images: stop and name the first, or leave them out and name them all."""
 
-    cache: bool = True
-    """Keep embeddings by content in the cache folder, so that the same images are embedded once."""
+    cache: Annotated[
+        bool,
+        switch_off(
+            "Embed all images again, and keep nothing. By default embeddings are kept by content in the cache "
+            "folder, so that the same images are embedded once."
+        ),
+    ] = True
 
     batch_size: int = 64
     """Images per batch."""

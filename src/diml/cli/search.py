@@ -353,7 +353,7 @@ def _print(result: SearchResult, explained: Sequence[Explanation], top: int) -> 
 
 def contributions(result: SearchResult, place: int, top: int) -> list[str]:
     """The largest contributions to the score of a hit, in one line, if there are any."""
-    from diml.explain.formatting import cell_name
+    from diml.matching.cell_names import cell_name
 
     if not top or result.hit_regions is None:
         return []

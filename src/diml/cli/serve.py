@@ -9,11 +9,14 @@ import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
+
+import tyro
 
 from diml.allocator import keep_freed_memory
 from diml.cli.options import MatcherFlags, MatcherOptions, ModelFlags, ModelOptions, embedding_cache
 from diml.cli.output import bad_image_line
+from diml.cli.parsing import switch_off
 from diml.extras import require
 from diml.matching import Matcher
 
@@ -73,7 +76,7 @@ class ServeCommand:
     """Names under which the server is reached, for instance behind a proxy, besides 127.0.0.1, localhost and --host;
     without scheme and port."""
 
-    root_path: str = ""
+    root_path: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: none)")] = ""
     """Prefix of all addresses behind a proxy, for instance /images."""
 
     allow_origins: tuple[str, ...] = ()
@@ -129,8 +132,13 @@ class ServeCommand:
     timeout: float = 60.0
     """Seconds after which a comparison or search is abandoned; a request has to arrive within half of them."""
 
-    cache: bool = True
-    """Keep embeddings of the folder by content in the cache folder, so that the same images are embedded once."""
+    cache: Annotated[
+        bool,
+        switch_off(
+            "Embed the images of the folder at every start. By default embeddings are kept by content in the "
+            "cache folder, so that the same images are embedded once."
+        ),
+    ] = True
 
     batch_size: int = 32
     """Images per batch."""

@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from diml.cli import errors
+from diml.cli.parsing import switch_off
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,7 @@ class SweepCommand:
     table_only: bool = False
     """Only tabulate the finished runs."""
 
-    progress: bool = True
-    """Show progress bars and one line per epoch."""
+    progress: Annotated[bool, switch_off("Show no progress bars, and no line per epoch.")] = True
 
     def run(self) -> int:
         """Train the remaining runs, then print and write the table."""

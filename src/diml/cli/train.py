@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import tyro
 
 from diml.cli.output import print_reports
+from diml.cli.parsing import parse_words
 from diml.matching import Matcher
 from diml.training.config import (
     FIELDS,
@@ -47,7 +48,7 @@ class TrainCommand(TrainConfig):
     torchrun --nproc-per-node 2 -m diml train orl --objective margin --batch-size 16
     """
 
-    dataset: Annotated[str, tyro.conf.Positional]
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """Name of the data set; `diml datasets` lists them."""
 
     matcher: Annotated[Matcher, tyro.conf.OmitArgPrefixes] = Matcher()
@@ -97,7 +98,7 @@ def parse(words: Sequence[str]) -> TrainCommand:
         ValueError, FileNotFoundError: no such preset, file or run; an unknown key; a value of another type.
         SystemExit: from the parser: 0 after --help, 2 for invalid options.
     """
-    return tyro.cli(_with_defaults(_given_defaults(words)), prog="diml train", args=list(words))
+    return parse_words(_with_defaults(_given_defaults(words)), "train", words, pairs=True)
 
 
 def _given_defaults(words: Sequence[str]) -> dict[str, Any]:

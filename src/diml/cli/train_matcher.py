@@ -24,6 +24,7 @@ from diml.cli.options import (
     dataset_or_run,
 )
 from diml.cli.output import bad_image_line
+from diml.cli.parsing import switch_off
 
 if TYPE_CHECKING:
     from diml.cli.whitening import EmbeddedSet
@@ -79,8 +80,9 @@ class TrainMatcherCommand:
     rerank_at: int = 100
     """K, candidates of each query, in validation and test."""
 
-    tune: bool = True
-    """Also choose the settings of transport on the training images, for a row of the table."""
+    tune: Annotated[
+        bool, switch_off("Omit the row of the table with the settings of transport chosen on the training images.")
+    ] = True
 
     loading: LoadingFlags = LoadingOptions()
 

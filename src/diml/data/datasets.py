@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
+
 from diml.data import class_folders, image_lists, landmarks, reid
 from diml.data.csv_file import load_csv, read_rows
 from diml.data.image_sets import DataSet
 from diml.data.inventory import Inventory, size_differences
 from diml.data.registry import DataSetInfo, dataset_info
+from diml.extending import registered
 from diml.spelling import did_you_mean
 
 _Root = str | Path | None
@@ -56,6 +60,22 @@ _READERS: Final = MappingProxyType(
         "csv": _Reader(load_csv),
     }
 )
+
+
+def _reader(name: str) -> _Reader:
+    """How a known data set is read; one of your own by its registered function."""
+    if name in _READERS:
+        return _READERS[name]
+    make = registered("datasets", name)
+    assert make is not None
+
+    def load(info: DataSetInfo, root: _Root, protocol: str) -> DataSet:
+        data = make(root, protocol) if "protocol" in inspect.signature(make).parameters else make(root)
+        if not isinstance(data, DataSet):
+            raise TypeError(f"dataset: need a DataSet from {info.name!r}, got {type(data).__name__}")
+        return data
+
+    return _Reader(load)
 
 
 @dataclass(frozen=True)
@@ -114,7 +134,7 @@ def load_dataset(name: str, root: str | Path | None = None, *, protocol: str | N
     chosen = info.protocols[0] if protocol is None else protocol
     if chosen not in info.protocols:
         raise ValueError(f"protocol: {name} has no {chosen!r}; {did_you_mean(chosen, info.protocols)}")
-    return _READERS[name].load(info, root, chosen)
+    return _reader(name).load(info, root, chosen)
 
 
 def check_dataset(name: str, root: str | Path | None = None) -> DataSetCheck:
@@ -129,11 +149,16 @@ def check_dataset(name: str, root: str | Path | None = None) -> DataSetCheck:
         FileNotFoundError: The data set is missing altogether.
     """
     info = dataset_info(name)
-    inspect = _READERS[name].inspect
-    if inspect is None:
+    if name not in _READERS:
+        data = load_dataset(name, root)
+        parts = [part for part in (data.train, data.test) if part is not None]
+        present = {part.class_names[label] for part in parts for label in np.unique(part.labels)}
+        return DataSetCheck(name, Path(str(root)), sum(map(len, parts)), len(present), None, None, ())
+    inventory = _READERS[name].inspect
+    if inventory is None:
         rows = read_rows(info, root)
         return DataSetCheck(name, Path(str(root)), len(rows), len({row.label for row in rows}), None, None, ())
-    found = inspect(info, root)
+    found = inventory(info, root)
     differences = size_differences(info, found) + found.faults
     images, classes = len(found.paths), found.classes_present()
     return DataSetCheck(name, found.folder, images, classes, info.images, info.classes, differences)
@@ -141,5 +166,5 @@ def check_dataset(name: str, root: str | Path | None = None) -> DataSetCheck:
 
 def locate_dataset(name: str, root: str | Path) -> Path | None:
     """Return the folder of a named data set below `root`, or None, without counting or fetching anything."""
-    locate = _READERS[dataset_info(name).name].locate
+    locate = _reader(dataset_info(name).name).locate
     return None if locate is None else locate(dataset_info(name), root)

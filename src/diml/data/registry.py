@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final, get_args, get_type_hints
 
+from diml.extending import registered, registered_names
 from diml.spelling import did_you_mean
 
 
@@ -110,7 +113,7 @@ _ALL: Final = (
         protocols=("all", "class_disjoint"),
         folders=("orl", "ORL_faces", "orl_faces"),
         layout="ROOT/orl/s1/1.pgm to ROOT/orl/s40/10.pgm, one folder per person",
-        how_to_get="omit the root: it is fetched by pip and kept in the cache",
+        how_to_get="name no folder: it is fetched by pip and kept in the cache",
         images=400,
         classes=40,
         credit="ORL Database of Faces, AT&T Laboratories Cambridge (Samaria and Harter, 1994)",
@@ -250,14 +253,14 @@ _ALL: Final = (
         description="Any folder with one sub-folder per class, leave-one-out",
         protocols=("all", "class_disjoint"),
         layout="ROOT/<class>/ with images, nested sub-folders included",
-        how_to_get="pass the folder as the root; it needs one sub-folder per class",
+        how_to_get="name the folder itself; it needs one sub-folder per class",
     ),
     DataSetInfo(
         name="csv",
         description="Any images listed in a CSV file",
         protocols=("test", "validation"),
         layout="a file with the columns path,label,split and optionally is_query,is_gallery,camera",
-        how_to_get="pass the CSV file as the root; its paths are relative to the file",
+        how_to_get="name the CSV file itself; its paths are relative to the file",
     ),
 )
 
@@ -266,7 +269,7 @@ DATASETS: Final = MappingProxyType({info.name: info for info in _ALL})
 
 def dataset_names() -> tuple[str, ...]:
     """Return the names of the data sets that `load_dataset` can load."""
-    return tuple(DATASETS)
+    return (*DATASETS, *(name for name in registered_names("datasets") if name not in DATASETS))
 
 
 def dataset_info(name: str) -> DataSetInfo:
@@ -275,6 +278,21 @@ def dataset_info(name: str) -> DataSetInfo:
     Raises:
         ValueError: No data set has this name; the message suggests the nearest one.
     """
-    if name not in DATASETS:
-        raise ValueError(f"name: no data set {name!r}; {did_you_mean(name, DATASETS)}")
-    return DATASETS[name]
+    if name in DATASETS:
+        return DATASETS[name]
+    load = registered("datasets", name)
+    if load is None:
+        raise ValueError(f"name: no data set {name!r}; {did_you_mean(name, dataset_names())}")
+    return _own_info(name, load)
+
+
+def _own_info(name: str, load: Callable[..., Any]) -> DataSetInfo:
+    """What the function of a registered data set tells: its first sentence, and the values that `protocol` may have."""
+    where = f"{getattr(load, '__module__', '?')}.{getattr(load, '__qualname__', type(load).__name__)}"
+    return DataSetInfo(
+        name=name,
+        description=(inspect.getdoc(load) or f"A registered data set, loaded by {where}").partition("\n")[0],
+        protocols=get_args(get_type_hints(load).get("protocol")) or ("all",),
+        layout=f"as {where} reads it",
+        how_to_get=f"see {where}",
+    )

@@ -11,9 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from diml.explain.explanation import Explanation, checked_pair
-from diml.explain.formatting import cell_name, cell_of
+from diml.explain.formatting import cell_of
 from diml.explain.summary import Summary, summarise
 from diml.matching import Match
+from diml.matching.cell_names import cell_name
 from diml.matching.ledger import Flow
 
 

@@ -1,4 +1,4 @@
-"""How the numbers of an explanation are written: names of regions, scores as sums, signs and percentages.
+"""How the numbers of an explanation are written: scores as sums, signs and percentages.
 
 `page/numbers.js` writes them in the same way. Needs no drawing library, so that tables, JSON and pages do not either.
 """
@@ -13,40 +13,16 @@ from typing import Final, Literal
 
 from diml.data.images import printable
 from diml.matching import Contrast, Ledger
+from diml.matching.cell_names import Grid, cell_name
 from diml.matching.ledger import Flow
-
-Grid = tuple[int, int]
 
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
 MINUS: Final = "\N{MINUS SIGN}"
 
 
-def column_letters(column: int) -> str:
-    """The letters of a column counted from 0: A to Z, then AA, AB and so on."""
-    letters = ""
-    column += 1
-    while column:
-        column, rest = divmod(column - 1, 26)
-        letters = chr(ord("A") + rest) + letters
-    return letters
-
-
 def cell_of(region: int, grid: Grid | None) -> tuple[int, int] | None:
     """(row, column) of a region, both counted from 0; None where the regions form no known grid."""
     return None if grid is None else divmod(region, grid[1])
-
-
-def cell_name(region: int, grid: Grid | None) -> str:
-    """The name of a region, column by letter and row by number: `A1` is the top left; `#5` without a known grid.
-
-    Example:
-        >>> cell_name(6, (4, 4)), cell_name(6, None)
-        ('C2', '#6')
-    """
-    if grid is None:
-        return f"#{region}"
-    row, column = divmod(region, grid[1])
-    return f"{column_letters(column)}{row + 1}"
 
 
 def signed(value: float, digits: int = 3) -> str:

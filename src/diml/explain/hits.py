@@ -17,12 +17,13 @@ from torch import Tensor
 
 from diml.explain.description import describe_match
 from diml.explain.explanation import Explanation, Plan, View
-from diml.explain.formatting import cell_name, short_path, signed
+from diml.explain.formatting import short_path, signed
 from diml.explain.shown_plan import shown_plan
 from diml.explain.summary import summarise
 from diml.explain.wording import likely
 from diml.extras import require
 from diml.matching import Contrast, Ledger
+from diml.matching.cell_names import cell_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -24,7 +24,7 @@ from diml.explain.canvas import (
 )
 from diml.explain.explanation import Explanation, Plan, View
 from diml.explain.flows import check_lines, colour_of, draw_flows, drawn_flows, slot_height, values_width
-from diml.explain.formatting import TIMES, cell_name, decimals, score_terms, share_text, signed
+from diml.explain.formatting import TIMES, decimals, score_terms, share_text, signed
 from diml.explain.panels import Panel, Side, sides_of
 from diml.explain.part_marks import badge, check_colours, colour_of_part, outline_parts, regions_of, tint
 from diml.explain.scale_figure import draw_scale, draw_scale_key, scale_height
@@ -32,6 +32,7 @@ from diml.explain.shown_plan import shown_plan
 from diml.explain.summary import summarise
 from diml.explain.wording import whole_percent
 from diml.matching import Ledger
+from diml.matching.cell_names import cell_name
 from diml.matching.ledger import Flow, combined
 
 RIGHT: Final = "#00664b"

@@ -17,8 +17,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from diml.explain.canvas import FAINT, INK, QUIET, UNMATCHED, Canvas
-from diml.explain.formatting import Grid, cell_name, column_letters
 from diml.matching import Match
+from diml.matching.cell_names import Grid, cell_name, column_letters
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

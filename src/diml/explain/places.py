@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from diml.explain.formatting import Grid
+from diml.matching.cell_names import Grid
 
 
 class _Area(NamedTuple):

@@ -20,22 +20,13 @@ from diml.explain.blocks import Block, Item, Style, check_panels, in_rows, parag
 from diml.explain.canvas import FAINT, FAMILY, INK, PALETTE, QUIET, Canvas, ink_on, text_width
 from diml.explain.explanation import Explanation
 from diml.explain.flows import colour_of, draw_flows, drawn_flows, slot_height, values_width
-from diml.explain.formatting import (
-    MINUS,
-    TIMES,
-    Grid,
-    cell_name,
-    decimals,
-    ledger_text,
-    percent,
-    share_text,
-    signed,
-)
+from diml.explain.formatting import MINUS, TIMES, decimals, ledger_text, percent, share_text, signed
 from diml.explain.panels import HEAT, HEAT_SCALE, Array, Panel, Side, sides_of
 from diml.explain.part_marks import check_colours
 from diml.explain.scale import common_scale
 from diml.explain.scale_figure import draw_scale, scale_height, scale_title
 from diml.matching import Ledger, Match
+from diml.matching.cell_names import Grid, cell_name
 from diml.matching.ledger import Flow
 
 RegionsPanel = Literal["headline", "images", "plan", "cosine", "reduced", "ledger", "scale"]

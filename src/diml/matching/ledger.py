@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from diml.matching.cell_names import cell_name
 from diml.matching.parts import Parts, find_parts
 from diml.matching.regions import NOT_COMPUTED
 
@@ -131,6 +132,20 @@ class Ledger:
         places = [divmod(index, self.plan.shape[1]) for index in order.tolist()]
         return [Flow(*place, *value) for place, value in zip(places, values.T.tolist(), strict=True)]
 
+    def name_q(self, region: int) -> str:
+        """The name of a region of the query, as figures and pages have it: `A1` is the top left.
+
+        Example:
+            >>> flow = ledger.top(1)[0]  # doctest: +SKIP
+            >>> ledger.name_q(flow.region_q), ledger.name_g(flow.region_g)  # doctest: +SKIP
+            ('C2', 'B3')
+        """
+        return cell_name(region, self.grid_q)
+
+    def name_g(self, region: int) -> str:
+        """The name of a region of the gallery image, as figures and pages have it: `A1` is the top left."""
+        return cell_name(region, self.grid_g)
+
     def parts(self, n: int | None = None) -> Parts:
         """The score as a sum of a few rows: groups of regions of both images that match.
 
@@ -221,8 +236,8 @@ class Ledger:
             f"<th>{name}</th>" for name in ("query region", "gallery region", "mass", "cosine", "contribution")
         )
         rows = "".join(
-            f"<tr><td>{flow.region_q}</td><td>{flow.region_g}</td><td>{flow.mass:.4f}</td><td>{flow.cosine:.3f}</td>"
-            f"<td>{flow.contribution:.4f}</td></tr>"
+            f"<tr><td>{self.name_q(flow.region_q)}</td><td>{self.name_g(flow.region_g)}</td><td>{flow.mass:.4f}</td>"
+            f"<td>{flow.cosine:.3f}</td><td>{flow.contribution:.4f}</td></tr>"
             for flow in flows
         )
         others = f"<tr><td colspan=4>{self.plan.numel() - len(flows)} others</td><td>{rest:.4f}</td></tr>"

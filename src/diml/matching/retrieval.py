@@ -194,3 +194,18 @@ def _sorted_by(scores: Tensor, rows: Tensor, last: int) -> Tensor:
         by_row, scores = rows[tied].gather(1, place), scores[tied].gather(1, place)
         order[tied] = by_row.gather(1, scores.sort(dim=1, descending=True, stable=True).indices)
     return order
+
+
+def following_distances(scores: Tensor, rest: Tensor) -> Tensor:
+    """Increasing distances of a re-ranked row, for libraries that sort by distance.
+
+    Args:
+        scores: (Q, K) of the re-ranked images, decreasing.
+        rest: (Q, M - K) distances of the images that follow, increasing.
+
+    Returns:
+        (Q, M): minus the scores, moved so that the last of them equals the first of the rest, then the rest.
+    """
+    if not rest.shape[1] or not scores.shape[1]:
+        return torch.cat([-scores, rest], dim=1)
+    return torch.cat([scores[:, -1:] - scores + rest[:, :1], rest], dim=1)

@@ -83,7 +83,7 @@ class Embedder(nn.Module):
         ValueError: the layout of the module's features cannot be determined, the preprocessing gives another image
             size than the backbone accepts, or the matcher needs masses of the regions that the backbone does not give.
 
-    Source: Zhao et al., ICCV 2021, section 3.2; method.md, section 1.
+    Source: Zhao et al., ICCV 2021, section 3.2; docs/method.md, "From an image to regions".
 
     Example:
         >>> embedder = load_embedder("mobilenetv2_100")  # doctest: +SKIP

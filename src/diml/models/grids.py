@@ -32,7 +32,7 @@ def resize_grid(maps: Tensor, grid: int) -> Tensor:
         TypeError: `maps` is not a floating-point tensor, or `grid` not an integer.
         ValueError: `maps` is not four-dimensional or has no cells; `grid` is out of range.
 
-    Source: Zhao et al., ICCV 2021, and the authors' evaluation code (method.md, section 1).
+    Source: Zhao et al., ICCV 2021, and the authors' evaluation code (docs/method.md, "From an image to regions").
 
     Example:
         >>> resize_grid(torch.randn(2, 128, 7, 7), 4).shape

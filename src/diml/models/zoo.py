@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from diml.data.transforms import Preprocess
+from diml.extending import registered, registered_names
 from diml.lean_imports import import_timm
 from diml.models.backbones import (
     TOKEN_POOLINGS,
@@ -24,6 +25,7 @@ from diml.models.backbones import (
 from diml.models.hub import SourceModel, is_source, source_model, source_weights
 from diml.models.inception import Inception, build_inception
 from diml.models.model_search import names_meant
+from diml.models.modules import wrap_module
 from diml.models.pretrained import takes_any_size, timm_network
 
 INCEPTIONS: tuple[Inception, ...] = get_args(Inception)
@@ -41,13 +43,13 @@ def build_backbone(
     """Return a network with spatial features, in evaluation mode.
 
     Args:
-        name: of a timm model, "googlenet" (torchvision) or "bninception" (pretrainedmodels); or `hf-hub:OWNER/NAME` or
-            `local-dir:FOLDER`, see `diml.models.hub`.
+        name: of a timm model, "googlenet" (torchvision), "bninception" (pretrainedmodels), a registered one (see
+            `diml.extending`); or `hf-hub:OWNER/NAME` or `local-dir:FOLDER`, see `diml.models.hub`.
         pretrained: with its pretrained weights, see `diml.models.pretrained`; otherwise with random ones.
         image_size: the size of images it is tried with, and that models of a fixed input size are built for, pixels.
         token_pooling: for plain transformers, "class", "mean" or "attention"; None follows the model's own head.
         weights_file: file of the weights, instead of pretrained ones; see `diml.models.weights_file`.
-        options: further keyword arguments of `timm.create_model`.
+        options: further keyword arguments of `timm.create_model`, or of a registered backbone.
 
     Raises:
         ValueError: unknown name, a model without spatial features, or an option that does not apply to it.
@@ -63,6 +65,8 @@ def build_backbone(
         raise ValueError(f"token_pooling: need one of {', '.join(TOKEN_POOLINGS)}, got {token_pooling!r}")
     if name in INCEPTIONS and options:
         raise ValueError(f"factory_options: {name!r} takes none, got {dict(options)}")
+    if _is_own(name):
+        return _own_backbone(name, pretrained, image_size, token_pooling, weights_file, options)
     if is_source(name):
         model = source_model(name)
         if weights_file is None and pretrained:
@@ -104,21 +108,49 @@ def is_backbone(name: str) -> bool:
     """Whether a backbone has this name; those of the hub are not looked up."""
     timm = import_timm()
 
-    return name in INCEPTIONS or is_source(name) or bool(timm.is_model(name))
+    return name in INCEPTIONS or is_source(name) or bool(timm.is_model(name)) or name in registered_names("backbones")
 
 
 def check_name(name: str) -> None:
     """Raise ValueError with the names that may be meant when no backbone has this name."""
     if not is_backbone(name):
-        near = names_meant(name, INCEPTIONS)
+        own = registered_names("backbones")
+        near = names_meant(name, (*INCEPTIONS, *own))
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         owner, _, last = name.partition("/")
         if owner and last:
             hint += f"A timm model on the Hugging Face hub is 'hf-hub:{name}'. "
         raise ValueError(
             f"backbone: no model {name!r}; {hint}Need a name of timm.list_models(), "
-            f"{' or '.join(map(repr, INCEPTIONS))}"
+            f"{' or '.join(map(repr, INCEPTIONS))}, or a registered one ({', '.join(own) or 'none is'})"
         )
+
+
+def _is_own(name: str) -> bool:
+    """Whether a name is that of a registered backbone; built-in names come first."""
+    builtin = name in INCEPTIONS or is_source(name) or import_timm().is_model(name)
+    return not builtin and name in registered_names("backbones")
+
+
+def _own_backbone(
+    name: str,
+    pretrained: bool,
+    image_size: int | None,
+    token_pooling: TokenPooling | None,
+    weights_file: Path | None,
+    options: Mapping[str, Any] | None,
+) -> Backbone:
+    """The network that a registered function builds."""
+    if weights_file is not None:
+        raise ValueError(
+            f"weights_file: {name!r} is a registered backbone, which loads its own weights; omit the option"
+        )
+    make = registered("backbones", name)
+    assert make is not None
+    net = make(pretrained=pretrained, **(options or {}))
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"backbone: need an nn.Module from {name!r}, got {type(net).__name__}")
+    return wrap_module(net.eval(), name, size=image_size or 224, token_pooling=token_pooling).eval()
 
 
 def _inception(name: str, pretrained: bool, weights_file: Path | None) -> Backbone | None:
@@ -168,7 +200,7 @@ def _config(name: str) -> Any:
     """What timm knows about a model's weights and input; None for models from other packages."""
     timm = import_timm()
 
-    if name in INCEPTIONS:
+    if name in INCEPTIONS or _is_own(name):
         return None
     try:
         return timm.get_pretrained_cfg(name)

@@ -9,11 +9,13 @@ from diml.extras import require
 require("train", "objectives")
 
 from diml.objectives.distances import StructuralDistance, StructuralSimilarity, pack_regions  # noqa: E402
+from diml.objectives.knn import StructuralKNN  # noqa: E402
 from diml.objectives.objective import Objective, build_objective, objective_names  # noqa: E402
 
 __all__ = [
     "Objective",
     "StructuralDistance",
+    "StructuralKNN",
     "StructuralSimilarity",
     "build_objective",
     "objective_names",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,6 +32,7 @@ from pytorch_metric_learning.reducers import AvgNonZeroReducer, BaseReducer, Mea
 from pytorch_metric_learning.regularizers import BaseRegularizer, LpRegularizer, ZeroMeanRegularizer
 from torch import Tensor, nn
 
+from diml.extending import registered, registered_names
 from diml.matching import Matcher, Regions
 from diml.objectives import miners
 from diml.objectives.distances import SignalToNoiseDistance, StructuralDistance, StructuralSimilarity, pack_regions
@@ -355,7 +357,8 @@ def _of_name(name: str, order: _Order, options: dict[str, Any]) -> Objective:
     """A named objective."""
     entry, structural = lookup(name, order.similarity)
     chosen = entry.miners[0] if order.miner is None else order.miner
-    if entry.miners == _NONE if isinstance(chosen, nn.Module) else chosen not in entry.miners:
+    own_miner = isinstance(chosen, nn.Module) or chosen in registered_names("miners")
+    if entry.miners == _NONE if own_miner else chosen not in entry.miners:
         raise ValueError(f"miner: {name!r} does not work with {_label(chosen)!r}; allowed: {entry.miners}")
     if structural and entry.structural is StructuralSupport.PROXIES and order.num_regions is None:
         raise ValueError(f"num_regions: {name!r} with 'structural' has proxies of R regions; give R, e.g. 16")
@@ -476,7 +479,7 @@ def _miner(miner: str | nn.Module, order: _Order, options: dict[str, Any], *, st
         sees: Sees = "regions" if _compares_regions(miner, "mining", order.mining) else "given"
         mining = "structural" if sees == "regions" else "pooled"
         return _Miner(miner, sees, {"miner": _label(miner), "mining": mining})
-    check_name("miner", miner, MINERS)
+    check_name("miner", miner, miner_names())
     on_regions = _mines_structurally(order.mining, structural, miner)
     saved = {"miner": miner, "mining": "structural" if on_regions else "pooled"}
     resolved = miner_defaults(miner)
@@ -487,6 +490,8 @@ def _miner(miner: str | nn.Module, order: _Order, options: dict[str, Any], *, st
     distance = _miner_distance(miner, order, on_regions)
     if miner == "multisimilarity":
         return _Miner(miners.MultiSimilarityMiner(distance=distance, **resolved), _seen(on_regions), saved)
+    if miner not in TRIPLET_MINERS:
+        return _Miner(_own_miner(miner)(distance, **resolved), _seen(on_regions), saved)
     maker, extra = TRIPLET_MINERS[miner], {}
     if issubclass(maker, miners.DistanceWeightedMiner):
         if order.embedding_dim is None and on_regions:
@@ -522,10 +527,24 @@ def _mines_structurally(mining: Mining | None, structural: bool, miner: str) -> 
     return mining == "structural" and miner != "none"
 
 
+def miner_names() -> tuple[str, ...]:
+    """Names of the miners, those of your own included."""
+    return (*MINERS, *registered_names("miners"))
+
+
+def _own_miner(name: str) -> Callable[..., nn.Module]:
+    """What builds a registered miner from a distance and its options."""
+    make = registered("miners", name)
+    assert make is not None
+    return make
+
+
 def miner_defaults(name: str) -> dict[str, Any]:
     """Options of a named miner and their defaults, those of its base classes first."""
     if name == "multisimilarity":
         return {"epsilon": 0.1}
+    if name not in MINERS:
+        return defaults(_own_miner(name))
     found: dict[str, Any] = {}
     for maker in _initialisers(name):
         found |= defaults(maker)
@@ -862,7 +881,31 @@ def objective_names() -> tuple[str, ...]:
         >>> "margin_diml" in objective_names()
         True
     """
-    return (*OBJECTIVES, *DIML_NAMES)
+    return (*OBJECTIVES, *DIML_NAMES, *registered_names("losses"))
+
+
+def _entry(name: str) -> NamedObjective:
+    """The entry of a known name; of a loss of your own, one that works with all miners."""
+    if name in OBJECTIVES or name in DIML_NAMES:
+        return OBJECTIVES[DIML_NAMES.get(name, name)]
+    make = registered("losses", name)
+    assert make is not None
+    return NamedObjective(_as_recipe(name, make), _first("none", MINERS))
+
+
+def _as_recipe(name: str, make: Callable[..., nn.Module | Recipe]) -> Callable[..., Recipe]:
+    """The recipe of a registered loss, with the options of `make`; parameters get the model's learning rate."""
+
+    @functools.wraps(make)
+    def recipe(given: RecipeInputs, **options: Any) -> Recipe:
+        made = make(given, **options)
+        if isinstance(made, Recipe):
+            return made
+        if not isinstance(made, nn.Module):
+            raise TypeError(f"loss: need a module or a Recipe from {name!r}, got {type(made).__name__}")
+        return Recipe(made, (Rate(""),))
+
+    return recipe
 
 
 def allowed_miners(name: str, similarity: Similarity | None = None) -> tuple[str, ...]:
@@ -876,7 +919,7 @@ def option_types(name: str, miner: str | None = None) -> dict[str, Any]:
 
     Args:
         name: one of `objective_names()`.
-        miner: one of `MINERS`, whose options have the prefix `miner_`; None for the objective's default.
+        miner: one of `miner_names()`, whose options have the prefix `miner_`; None for the objective's default.
 
     Returns:
         Option -> annotation, such as float, `float | None` or `tuple[str, ...]`.
@@ -886,11 +929,13 @@ def option_types(name: str, miner: str | None = None) -> dict[str, Any]:
     """
     entry, _ = lookup(name, None)
     miner = entry.miners[0] if miner is None else miner
-    check_name("miner", miner, MINERS)
+    check_name("miner", miner, miner_names())
     found = _hints(entry.make, defaults(entry.make)) | {"mining": str}
     if miner == "multisimilarity":
         return found | {"miner_epsilon": float}
     own = miner_defaults(miner)
+    if miner not in MINERS:
+        found |= {f"miner_{option}": hint for option, hint in _hints(_own_miner(miner), own).items()}
     for maker in _initialisers(miner):
         found |= {f"miner_{option}": hint for option, hint in _hints(maker, own).items()}
     return found
@@ -898,7 +943,7 @@ def option_types(name: str, miner: str | None = None) -> dict[str, Any]:
 
 def _hints(maker: Callable[..., Any], names: Iterable[str]) -> dict[str, Any]:
     """Annotations of those parameters of a function that are among `names`."""
-    hints = get_type_hints(maker)
+    hints = get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
     return {name: hints[name] for name in names if name in hints}
 
 
@@ -907,7 +952,7 @@ def lookup(name: str, similarity: Similarity | None) -> tuple[NamedObjective, bo
     check_name("loss", name, objective_names())
     if similarity is not None:
         check_name("similarity", similarity, get_args(Similarity))
-    entry = OBJECTIVES[DIML_NAMES.get(name, name)]
+    entry = _entry(name)
     if name in DIML_NAMES and similarity == "pooled":
         raise ValueError(f"similarity: {name!r} is structural; for 'pooled' choose {DIML_NAMES[name]!r}")
     structural = name in DIML_NAMES or similarity == "structural"

@@ -157,6 +157,11 @@ def _new_store(destination: str | os.PathLike[str], original: Store) -> Iterator
         with new_collection(place, original.config) as collection:
             yield collection
         return
+    if "://" in place:
+        raise ValueError(
+            f"destination: need a folder, NAME.db or a Milvus server, got {place}; for a registered store, build the "
+            "index with `diml index build`"
+        )
     target = Path(place)
     _require_nothing_at(target)
     config = original.config

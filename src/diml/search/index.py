@@ -11,15 +11,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from diml.data.images import BadImageError, opened_file
+from diml.extending import registered, registered_names
 from diml.matching import QuantizedRegions
 from diml.progress import progress_bar
 from diml.search.sources import image_file
 from diml.search.store import IndexConfig, Rows, Store, Value, decode_regions, row_faults
+from diml.spelling import did_you_mean
 
 _PART: Final = 512
 #: How far the length of a region in int8 may be from 1: its rounding.
@@ -32,16 +34,20 @@ def is_milvus(uri: str) -> bool:
 
 
 def is_index(place: str) -> bool:
-    """Whether a place is one of Milvus, or a folder of LanceDB that holds an index."""
-    return is_milvus(place) or (Path(_expanded(place)) / "images.lance").is_dir()
+    """Whether a place is one of Milvus or of a registered store, or a folder of LanceDB that holds an index."""
+    return (
+        is_milvus(place)
+        or _scheme(place) in registered_names("stores")
+        or (Path(_expanded(place)) / "images.lance").is_dir()
+    )
 
 
 def open_store(uri: str | os.PathLike[str]) -> Store:
     """Open an existing index.
 
     Args:
-        uri: a folder (LanceDB), `NAME.db` (Milvus Lite), or `http://host:port` (a Milvus server or cluster; see
-            `diml.search.backends.milvus`).
+        uri: a folder (LanceDB), `NAME.db` (Milvus Lite), `http://host:port` (a Milvus server or cluster; see
+            `diml.search.backends.milvus`), or `NAME://...` of a registered store (see `diml.extending`).
 
     Returns:
         The store; close it after use.
@@ -60,6 +66,9 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
         from diml.search.backends.milvus import MilvusStore
 
         return MilvusStore.open(place)
+    if _scheme(place):
+        opened: Store = _own_store(place).open(place)
+        return opened
     from diml.search.backends.lance import LanceStore
 
     return LanceStore(Path(place))
@@ -83,6 +92,8 @@ def create_store(uri: str | os.PathLike[str], config: IndexConfig, texts: Mappin
 
         store: Store = MilvusStore.create(place, config, texts)
         shown = read_place(place).shown  # without a password
+    elif _scheme(place):
+        store, shown = _own_store(place).create(place, config, texts), place
     else:
         from diml.search.backends.lance import LanceStore
 
@@ -93,6 +104,23 @@ def create_store(uri: str | os.PathLike[str], config: IndexConfig, texts: Mappin
         store.close()
         raise
     return store
+
+
+def _scheme(place: str) -> str:
+    """What stands before "://"; empty where a place is a path."""
+    scheme, separator, _ = place.partition("://")
+    return scheme if separator else ""
+
+
+def _own_store(place: str) -> Any:
+    """The class of a registered store, with class methods `open(uri)` and `create(uri, config, texts)`."""
+    own = registered("stores", _scheme(place))
+    if own is None:
+        near = did_you_mean(_scheme(place), ("http", "https", "tcp", *registered_names("stores")))
+        raise ValueError(
+            f"index: no store for {_scheme(place)}://; {near}; register it, or install the package that declares it"
+        )
+    return own
 
 
 def _expanded(uri: str | os.PathLike[str]) -> str:

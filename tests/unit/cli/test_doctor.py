@@ -7,6 +7,7 @@ import pytest
 import torch
 import tyro
 
+from diml import extras
 from diml.cli.doctor import DoctorCommand, advise, examine
 from diml.matching import native
 
@@ -22,6 +23,16 @@ def test_it_shows_versions_kernel_threads_devices_and_assets(capsys, monkeypatch
     version = importlib.metadata.version("torch")
     for part in (version, "dispatch", "threads", "devices", "mobilenetv2", "orl_faces", "cores"):
         assert part in printed
+
+
+def test_a_missing_extra_is_optional_and_named_with_its_command(capsys, monkeypatch):
+    """Rich takes words in square brackets for markup, and would print `pip install 'diml'`."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(extras, "EXTRAS", {"plot": ("matplotlib",), "web": ("no_such_module", "nor_this")})
+    run()
+    printed = capsys.readouterr().out
+    assert "not installed (no_such_module, nor_this); optional: pip install 'diml[web]'" in printed
+    assert ("Nothing to fix; extras are only needed for what they add." in printed) == (not advise(examine()))
 
 
 def test_json_has_the_same(capsys):

@@ -8,9 +8,7 @@ import torch
 
 from diml.explain.formatting import (
     TIMES,
-    cell_name,
     cell_of,
-    column_letters,
     contrast_text,
     decimals,
     ledger_text,
@@ -23,20 +21,8 @@ from diml.explain.formatting import (
 from diml.matching import Ledger
 
 
-@pytest.mark.parametrize(
-    ("column", "letters"), [(0, "A"), (25, "Z"), (26, "AA"), (27, "AB"), (701, "ZZ"), (702, "AAA")]
-)
-def test_columns_are_lettered_like_a_spreadsheet(column: int, letters: str) -> None:
-    assert column_letters(column) == letters
-
-
-def test_a_region_is_named_by_column_and_row() -> None:
-    assert [cell_name(region, (2, 3)) for region in range(6)] == ["A1", "B1", "C1", "A2", "B2", "C2"]
+def test_a_region_of_a_grid_has_a_row_and_a_column() -> None:
     assert cell_of(5, (2, 3)) == (1, 2)
-
-
-def test_without_a_grid_a_region_is_its_number() -> None:
-    assert cell_name(5, None) == "#5"
     assert cell_of(5, None) is None
 
 

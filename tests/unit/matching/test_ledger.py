@@ -35,6 +35,13 @@ def test_entries_add_up(ledger):
     assert ledger.score == 0.25
 
 
+def test_regions_have_the_names_that_pages_show(ledger):
+    assert [ledger.name_q(region) for region in (0, 1)] == ["A1", "A2"]
+    assert [ledger.name_g(region) for region in (0, 1, 2)] == ["A1", "B1", "C1"]
+    assert Ledger(PLAN, COSINE, pooled=0.25).name_q(1) == "#1"
+    assert "<tr><td>A1</td><td>C1</td>" in ledger._repr_html_()
+
+
 @pytest.mark.parametrize("index", [0, 1, 2, -1])
 def test_a_match_gives_the_ledger_of_each_pair(found, index):
     ledger = found.ledger(index)
