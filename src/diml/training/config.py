@@ -239,6 +239,8 @@ class TrainConfig:
             raise ValueError(f"validation_fraction: need a fraction in [0, 1), got {self.validation_fraction}")
         if self.metric not in METRICS:
             raise ValueError(f"metric: no {shown(self.metric)}; {did_you_mean(self.metric, METRICS)}")
+        if any(milestone < 1 for milestone in self.milestones):
+            raise ValueError(f"milestones: need epochs of 1 or more, got {self.milestones}")
         if self.schedule == "step" and not self.milestones:
             raise ValueError("milestones: schedule 'step' needs at least one epoch, got none; use --milestones 60 120")
         if self.weights_sha256 is not None:

@@ -136,6 +136,7 @@ def test_a_missing_file_is_named(tmp_path):
         ({"validation_fraction": 1.0}, "validation_fraction: need a fraction"),
         ({"metric": "map"}, "metric: no 'map'; did you mean 'map@r'"),
         ({"schedule": "step"}, "milestones: schedule 'step' needs"),
+        ({"schedule": "step", "milestones": (3, -1)}, "milestones: need epochs of 1 or more"),
         ({"seed": -1}, "seed: need"),
     ],
 )
