@@ -97,7 +97,7 @@ def test_a_bad_image_is_an_error_or_is_left_out_and_named(shop: Path, capsys: py
         (["evaluate", "orl", "--fit-on", "train"], "use --fit-on gallery"),
         (["evaluate", "orl", "--head", "identity", "--fit-on", "gallery"], "omit --fit-on"),
         (["evaluate", "orl", "--baseline", "resnet50"], "baseline: need a row of the table, mobilenetv2_100 |"),
-        (["compare", "orl", "--json", "--format", "csv"], "json, format: give one of them"),
+        (["compare", "orl", "--json", "--format", "csv"], "--json, --format: give one of them"),
         (["report", "mobilenetv2_100"], "need the name of a data set"),
         (["report", "mobilenetv2_100", "orl", "--html", "report.txt"], "ending in .html"),
         (["report", "mobilenetv2_100", "orl", "--rerank-at", "0"], "--rerank-at: need at least 1"),
