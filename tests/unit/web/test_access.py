@@ -146,7 +146,7 @@ def test_a_port_that_others_reach_needs_a_token(embedder: Embedder, capsys: pyte
     with open_port(0, "localhost") as local:
         check_exposure(local, Access())
     assert main(["serve", "--host", "0.0.0.0", "--port", "0"]) == 2
-    assert "token_file: need one" in capsys.readouterr().err
+    assert "--token-file: need one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-name.invalid"])
