@@ -1,21 +1,24 @@
 """Batches of decoded images: in order for embedding, or as planned by a sampler and augmented for training.
 
-Worker processes decode where wanted, and an image that cannot be read is reported, never dropped silently. What a
-training batch holds depends on the planned indices and on (seed, epoch) alone, not on the number of workers.
+Files are decoded by threads while the network works, or by worker processes where wanted. An image that cannot be read
+is reported, never dropped silently. What a training batch holds depends on the planned indices and on (seed, epoch)
+alone, not on the number of workers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import multiprocessing
 import os
 import pickle
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import torch
@@ -26,12 +29,16 @@ from diml.data.class_groups import checked_seed
 from diml.data.image_sets import DatasetImages
 from diml.data.images import BadImage, BadImageError, ImageLike, image_name, load_image
 from diml.data.pixel_depth import Notice, collected_notices, say
+from diml.data.transforms import Preprocess
 from diml.workers import check_workers, end_with_parent
 
 if TYPE_CHECKING:
     from diml.data.augment import Augment  # it brings torchvision, which embedding does not need
 
 Prepare = Callable[[Image.Image], torch.Tensor]
+#: Threads that decode; each holds one decoded image at a time.
+_DECODING_THREADS: Final = 8
+
 _Decoded = tuple[int, torch.Tensor | BadImage, list[Notice]]
 _Item = tuple[int, int]
 
@@ -67,7 +74,8 @@ def iterate_batches(
         images: N images, see `ImageLike`; or a `DatasetImages`.
         preprocess: From an RGB image to a tensor (3, H, W) of the same shape for all, such as a `Preprocess`.
         batch_size: Images per batch, at least 1.
-        workers: Worker processes that decode; 0 decodes in this process. Workers are started by `forkserver` or
+        workers: Worker processes that decode; 0 decodes in this process, files by threads, one batch ahead of the one
+            in use, where they are prepared by a `Preprocess`. Workers are started by `forkserver` or
             `spawn`, so that threads and GPU state of this process are not copied; a script that uses them needs
             `if __name__ == "__main__":`. Images in memory (tensors, PIL) are always decoded in this process, as
             sending them to a worker costs more than decoding.
@@ -93,6 +101,10 @@ def _in_order(
     images: Sequence[ImageLike], preprocess: Prepare, batch_size: int, workers: int, *, fail: bool
 ) -> Iterator[LoadedBatch]:
     workers = min(_usable_workers(images, workers), -(-len(images) // batch_size))
+    if not workers and isinstance(preprocess, Preprocess) and _are_files(images):
+        with contextlib.closing(_decoded_ahead(images, preprocess, batch_size)) as ahead:
+            yield from _checked(ahead, fail=fail)
+        return
     loader: DataLoader[_Decoded] = DataLoader(
         _DecodedImages(images, preprocess),
         batch_size=batch_size,
@@ -104,7 +116,28 @@ def _in_order(
         multiprocessing_context=_start_method() if workers else None,
         worker_init_fn=end_with_parent,
     )
-    return _checked(loader, fail=fail)
+    yield from _checked(loader, fail=fail)
+
+
+def _decoded_ahead(
+    images: Sequence[ImageLike], preprocess: Prepare, batch_size: int
+) -> Generator[LoadedBatch, None, None]:
+    """Batches that threads decode, each while its predecessor is in use: Pillow does not hold Python's lock."""
+    collate, planned = _Collate(preprocess), iter(range(0, len(images), batch_size))
+    pool = ThreadPoolExecutor(min(_DECODING_THREADS, os.cpu_count() or 1), "diml-decoding")
+
+    def begin() -> list[Future[_Decoded]]:
+        start = next(planned, len(images))
+        rows = range(start, min(start + batch_size, len(images)))
+        return [pool.submit(_decode, images, row, preprocess) for row in rows]
+
+    try:
+        ahead = begin()
+        while ahead:
+            current, ahead = ahead, begin()
+            yield collate([item.result() for item in current])
+    finally:  # also where the caller stops early
+        pool.shutdown(cancel_futures=True)
 
 
 class TrainingLoader:
@@ -210,7 +243,7 @@ def _usable_workers(images: Sequence[ImageLike], workers: int) -> int:
     if not workers:
         return 0
     if not isinstance(images, DatasetImages):
-        return workers if all(isinstance(image, str | os.PathLike | bytes) for image in images) else 0
+        return workers if _are_files(images) else 0
     try:
         pickle.Pickler(_Discard(), pickle.HIGHEST_PROTOCOL).dump(images.dataset)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -221,6 +254,13 @@ def _usable_workers(images: Sequence[ImageLike], workers: int) -> int:
         )
         return 0
     return workers
+
+
+def _are_files(images: Sequence[ImageLike]) -> bool:
+    """Whether all are paths or the bytes of files: of data sets and of images in memory nothing is known."""
+    if isinstance(images, DatasetImages):
+        return False
+    return all(isinstance(image, str | os.PathLike | bytes) for image in images)
 
 
 class _Discard(io.RawIOBase):
@@ -235,7 +275,7 @@ def _start_method() -> str:
     return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
-def _checked(loader: DataLoader[_Decoded], *, fail: bool) -> Iterator[LoadedBatch]:
+def _checked(loader: Iterable[Any], *, fail: bool) -> Iterator[LoadedBatch]:
     """Yield the loader's batches; raise for a bad image in this process, as workers wrap errors in a traceback."""
     batch: LoadedBatch
     for batch in loader:

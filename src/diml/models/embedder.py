@@ -28,6 +28,7 @@ from diml.models.backbones import Backbone, Features, autocast_type, check_patch
 from diml.models.config import EmbedderConfig, PooledFrom
 from diml.models.decomposition import coarsest, found_no_mean, not_a_mean, pooled_shares
 from diml.models.folder import write_folder
+from diml.models.folding import WORTH_FOLDING, folded
 from diml.models.grids import resize_grid
 from diml.models.heads import Head, IdentityHead, WhitenHead, build_head
 from diml.models.inputs import Images, as_images, count_images, loader_batches
@@ -163,12 +164,15 @@ class Embedder(nn.Module):
         Raises:
             TypeError, ValueError: a type, shape or size of images that the network does not accept; head not fitted.
         """
+        return self._regions(self.backbone, images, shares=shares, masses=masses)
+
+    def _regions(self, backbone: Backbone, images: Tensor, *, shares: bool, masses: bool) -> Regions:
         self._check_images(images)
         images = images.contiguous(memory_format=torch.channels_last)
         if masses:
-            features, massless = features_with_masses(self.backbone, images, self.config.rollout_blocks)
+            features, massless = features_with_masses(backbone, images, self.config.rollout_blocks)
         else:
-            features, massless = self.backbone(images), NO_MASSES
+            features, massless = backbone(images), NO_MASSES
         own = features.masses if masses else None
         embedded = self.head(features.maps.permute(0, 2, 3, 1))
         maps = dense = _exact(embedded).permute(0, 3, 1, 2)
@@ -402,16 +406,28 @@ class Embedder(nn.Module):
                 workers=self._workers(total) if workers is None else workers,
                 on_bad_image=on_bad_image,
             )
+        backbone = self._folded() if total >= WORTH_FOLDING else None
         with progress_bar(total, show=progress) as advance:
             for batch in batches:
-                yield (self._infer(batch.images, shares) if len(batch.images) else None), batch
+                yield (self._infer(batch.images, shares, backbone) if len(batch.images) else None), batch
                 advance(len(batch.images) + len(batch.bad))
 
-    def _infer(self, images: Tensor, shares: bool) -> Regions:
+    def _folded(self) -> Backbone | None:
+        """The backbone as it is run for many images, where that is another one."""
+        low = self.autocast_type()
+        if low is not None or self._compiled_call_impl is not None:
+            return None
+        with inference(self, self.device, low):
+            backbone = folded(self.backbone, self.preprocess.size)
+        return None if backbone is self.backbone else backbone
+
+    def _infer(self, images: Tensor, shares: bool, backbone: Backbone | None) -> Regions:
         low = self.autocast_type()
         try:
             with inference(self, self.device, low):
                 given = images.to(self.device, self._reference().dtype)
+                if backbone is not None:
+                    return self._regions(backbone, given, shares=shares, masses=True)
                 return self(given, shares=shares, masses=True)  # type: ignore[no-any-return]
         except ValueError as error:
             if low is not None:

@@ -1,5 +1,6 @@
 """Batches contain every image once and in order, with and without workers, and bad ones are named."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from PIL import Image
 
 from diml.data import BadImageError, Preprocess, load_image
-from diml.data.loading import iterate_batches
+from diml.data.loading import _decode, iterate_batches
+from diml.data.pixel_depth import Notice
 
 PREPROCESS = Preprocess(size=8, resize=8)
 
@@ -95,3 +97,33 @@ def test_no_images_no_batches() -> None:
 def test_wrong_arguments_are_named_when_called(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         iterate_batches([], PREPROCESS, **wrong)
+
+
+def test_threads_decode_the_next_batch_only_and_end_with_the_caller(
+    paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[tuple[int, str]] = []
+
+    def recorded(images: list[Path], index: int, prepare: Preprocess) -> tuple[int, torch.Tensor, list[Notice]]:
+        decoded.append((index, threading.current_thread().name))
+        return _decode(images, index, prepare)
+
+    monkeypatch.setattr("diml.data.loading._decode", recorded)
+    batches = iterate_batches(paths, PREPROCESS, batch_size=2)
+    assert next(batches).indices.tolist() == [0, 1]
+    batches.close()
+    assert {index for index, _ in decoded} <= set(range(4))
+    assert all(name.startswith("diml-decoding") for _, name in decoded)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("diml-decoding")]
+
+
+def test_functions_of_the_user_are_called_in_one_thread(paths: list[Path]) -> None:
+    """A plain function may not bear more than one."""
+    found: set[threading.Thread] = set()
+
+    def prepare(image: Image.Image) -> torch.Tensor:
+        found.add(threading.current_thread())
+        return PREPROCESS(image)
+
+    assert sum(len(batch.indices) for batch in iterate_batches(paths, prepare, batch_size=3)) == 7
+    assert found == {threading.current_thread()}
