@@ -43,6 +43,7 @@ bench: .venv/.complete   ## small sizes of all benchmarks, into runs/bench/
 	$(BIN)/python benchmarks/startup.py --runs 3 --json runs/bench/startup.json
 	$(BIN)/python benchmarks/limit.py --json runs/bench/limit.json
 	$(BIN)/python benchmarks/embedding.py --images 128 --runs 3 --json runs/bench/embedding.json
+	$(BIN)/python benchmarks/embedding_files.py --images 128 --runs 2 --models mobilenetv2_100 --json runs/bench/embedding_files.json
 
 # The kernel is built again with the sanitizers, into build/sanitized, and imported from there: the import hook of the
 # editable installation, which would come first, is removed.

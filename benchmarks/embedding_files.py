@@ -1,7 +1,7 @@
 """Images per second of an embedder from files to regions, as most users wait for them, and where the time goes.
 
-    python benchmarks/embedding_files.py --data GROCERY --images 512 --runs 5
-    python benchmarks/embedding_files.py --data GROCERY --images 128 --side 1536 --models mobilenetv2_100
+    python benchmarks/embedding_files.py --data ../shared/datasets/grocery/train --images 256
+    python benchmarks/embedding_files.py --data PHOTOS --images 128 --side 1536 --models mobilenetv2_100
 
 Each run embeds the same files four times, alternating: with and without threads that decode ahead, with and without
 normalisations and activations folded into convolutions (`diml.models.folding`). `--side` enlarges the photos to that
@@ -26,6 +26,7 @@ import torch
 
 import measure
 from diml.allocator import keep_freed_memory
+from diml.data import load_dataset
 from diml.data.images import load_image
 from diml.models import Embedder, load_embedder
 from diml.models.folding import WORTH_FOLDING, folded
@@ -38,7 +39,7 @@ STEPS = ("decode", "resize and crop", "normalise", "network", "network, folded")
 
 def main() -> None:
     made = measure.parser(__doc__)
-    made.add_argument("--data", type=Path, required=True, help="a folder of photos, read with all folders in it")
+    made.add_argument("--data", type=Path, help="a folder of photos, with all folders in it; default: the ORL faces")
     made.add_argument("--images", type=int, default=256, help=f"images, at least {WORTH_FOLDING}; default: %(default)s")
     made.add_argument("--batch-size", type=int, default=64, help="images per batch; default: %(default)s")
     made.add_argument("--side", type=int, help="enlarge photos to this short side, pixels; default: as they are")
@@ -47,9 +48,12 @@ def main() -> None:
     if options.images < WORTH_FOLDING:
         made.error(f"--images: need at least {WORTH_FOLDING}, got {options.images}")
     keep_freed_memory()
-    found = sorted(path for path in options.data.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if options.data is None:
+        found = [Path(path) for path in load_dataset("orl").test.images]
+    else:
+        found = sorted(path for path in options.data.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if len(found) < options.images:
-        made.error(f"--data: need {options.images} photos, got {len(found)} in {options.data}")
+        made.error(f"--data: need {options.images} photos, got {len(found)} in {options.data or 'ORL'}")
     generator = torch.Generator().manual_seed(options.seed)
     paths = [found[row] for row in torch.randperm(len(found), generator=generator)[: options.images].tolist()]
     with tempfile.TemporaryDirectory() as folder:
