@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from diml.explain import Explanation
     from diml.explain.explanation import Foregrounds
     from diml.matching import Matcher, Ranking, Regions, nearest, rerank
-    from diml.models import Embedder, load_embedder
+    from diml.models import Embedder, load_embedder, load_regions, save_regions
 
 __version__ = "0.2.0"
 
@@ -45,8 +45,10 @@ _PACKAGE_OF = {
     "evaluate_regions": "evaluation",
     "load_dataset": "data",
     "load_embedder": "models",
+    "load_regions": "models",
     "nearest": "matching",
     "rerank": "matching",
+    "save_regions": "models",
     "sample_images": "data.samples",
 }
 
@@ -64,10 +66,12 @@ __all__ = [
     "evaluate_regions",
     "load_dataset",
     "load_embedder",
+    "load_regions",
     "match",
     "nearest",
     "rerank",
     "sample_images",
+    "save_regions",
 ]
 
 

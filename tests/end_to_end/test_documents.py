@@ -24,6 +24,7 @@ DOCUMENTS = (
     "docs/explain.md",
     "docs/search.md",
     "docs/scale.md",
+    "docs/export.md",
 )
 WITH_COMMANDS = (*DOCUMENTS, "docs/commands.md")
 

@@ -69,6 +69,7 @@ def words_of(name: str, place: Path, output: Path) -> list[str | Path]:
         "explain": ["explain", *pair, "--model", place / "model", "--output", output / "why.png"],
         "explain --html": ["explain", *pair, "--model", place / "model", "--html", output / "why.html"],
         "explain --json": ["explain", *pair, "--model", place / "model", "--json", output / "why.json"],
+        "embed": ["embed", place / "images.csv", *data[3:], *loading, "--output", output / "regions.npz"],
         "index build": ["index", "build", place / "images.csv", "--index", output, *data[3:], "--workers", "0"],
         "search": ["search", place / "index", pair[0], "--html", output / "hits.html"],
         "search --csv": ["search", place / "index", "--queries", place / "class1", "--csv", output / "hits.csv"],
@@ -130,7 +131,7 @@ def test_no_embedder_has_a_matcher_that_it_cannot_be_compared_by(place: Path) ->
 
 OUTPUTS = (
     *("evaluate", "evaluate --save", "compare", "tune", "report", "calibrate", "faithfulness", "faithfulness --json"),
-    *("audit", "explain", "explain --html", "explain --json", "index build", "search", "search --csv"),
+    *("audit", "explain", "explain --html", "explain --json", "embed", "index build", "search", "search --csv"),
     *("duplicates", "duplicates --csv"),
     *("train", "train --frozen-backbone", "train-matcher"),
 )
@@ -147,7 +148,9 @@ def test_an_output_that_cannot_be_written(
     assert opened == []
 
 
-@pytest.mark.parametrize("name", ["report", "faithfulness --json", "explain", "explain --html", "search", "duplicates"])
+@pytest.mark.parametrize(
+    "name", ["report", "faithfulness --json", "explain", "explain --html", "embed", "search", "duplicates"]
+)
 def test_a_folder_in_the_place_of_a_file(
     name: str, place: Path, tmp_path: Path, opened: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
