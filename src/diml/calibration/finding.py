@@ -13,6 +13,7 @@ from pathlib import Path
 
 from diml.calibration.calibrator import FILE, Calibrator, load_calibration, parse_calibration
 from diml.matching import Matcher
+from diml.models.published import published_folder
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ def find_calibration(
     """The calibration that was named; else the first that is kept with an index or a model.
 
     Args:
-        folders: of an index or a model, in this order; names that are no folders (of backbones) have none.
+        folders: of an index or a model, in this order, or the name of a saved embedder on the hub; names of backbones
+            have none.
         fingerprint, matcher: of the embedder and of the comparisons.
         named: folder or file that the user named.
         texts: place -> text of a `calibration.json` that is no file; tried before the folders.
@@ -56,7 +58,7 @@ def find_calibration(
     notices = []
     there = dict(texts or {})
     for folder in folders:
-        file = Path(folder) / FILE
+        file = (published_folder(os.fspath(folder)) or Path(folder)) / FILE
         if file.is_file():
             there.setdefault(str(folder), file.read_text(encoding="utf-8"))
     for place, text in there.items():

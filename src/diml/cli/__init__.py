@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "train": "train an embedder with any baseline or structural objective",
     "train-matcher": "train a scorer of pairs on frozen regions: soft votes with dustbins, saved with the model",
     "sweep": "train combinations of settings over several seeds and tabulate the results",
+    "push": "a run or a saved embedder to the Hugging Face hub, with a model card",
     "presets": "the authors' training configurations, by name",
     "datasets": "list the known data sets and check local copies",
     "doctor": "show versions, compiled kernel, threads, devices and cached assets",

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_type_hints
 import tyro
 
 from diml.cli.parsing import switch_off
+from diml.field_texts import field_texts
 from diml.matching import Matcher
 from diml.workers import check_workers
 
@@ -64,20 +62,9 @@ class _MatcherOptions:
         return "; the learned scorer of the model is not used" if lost else ""
 
 
-def _field_help(owner: type) -> dict[str, str]:
-    """The docstring below each field of a dataclass."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    found = {}
-    for before, after in zip(body.body, body.body[1:], strict=False):
-        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and isinstance(after, ast.Expr):
-            found[before.target.id] = " ".join(str(ast.literal_eval(after.value)).split())
-    return found
-
-
 def _optional_fields() -> list[tuple[str, Any, Any]]:
     """The fields of `Matcher`, each optional."""
-    hints, helps = get_type_hints(Matcher), _field_help(Matcher)
+    hints, helps = get_type_hints(Matcher), field_texts(Matcher)
     fields = []
     for entry in dataclasses.fields(Matcher):
         text = f"{helps[entry.name]} By default the model's own, else {entry.default}."
@@ -230,8 +217,8 @@ class ModelOptions(EmbedderOptions):
     """Which model, and how it is opened."""
 
     model: str | None = None
-    """A timm name, the folder of a run or of a saved embedder, or a checkpoint file of the released code;
-    mobilenetv2_100 when omitted."""
+    """A timm name, the folder of a run or of a saved embedder, `hf-hub:OWNER/NAME` on the Hugging Face hub, or a
+    checkpoint file of the released code; mobilenetv2_100 when omitted."""
 
     def open(self, **options: Any) -> Embedder:
         """Load the model; further options as of `load_embedder`."""

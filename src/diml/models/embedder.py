@@ -376,6 +376,65 @@ class Embedder(nn.Module):
                 self._rebuilds_as = signature
         write_folder(Path(folder), config, self.state_dict())
 
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str], **settings: Any) -> Embedder:
+        """Load an embedder from the Hugging Face hub: `load_embedder("hf-hub:OWNER/NAME")` by the name people type.
+
+        Args:
+            name_or_path: OWNER/NAME or OWNER/NAME@REVISION of a model on the hub, unless there is a folder of this
+                name; or anything else that `load_embedder` takes.
+            settings: further arguments of `load_embedder`, such as `grid` or `matcher`.
+
+        Raises:
+            WeightsError: it is neither cached nor reachable; the message has the remedies.
+            HubError: the hub does not have it, or not for the token of this machine.
+            TypeError, ValueError, FileNotFoundError: as `load_embedder`.
+
+        Example:
+            >>> embedder = Embedder.from_pretrained("me/groceries")  # doctest: +SKIP
+        """
+        from diml.models.hub import HUB
+        from diml.models.loading import load_embedder
+        from diml.models.published import is_repository
+
+        name = os.fspath(name_or_path)
+        on_hub = is_repository(name.partition("@")[0]) and not Path(name).exists()
+        return load_embedder(HUB + name if on_hub else name_or_path, **settings)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        folder: str | os.PathLike[str] | None = None,
+        private: bool = False,
+        license: str | None = None,  # noqa: A002 - the hub's word
+        token: str | None = None,
+    ) -> str:
+        """Save this embedder on the Hugging Face hub, with a model card; `load_embedder("hf-hub:OWNER/NAME")` loads it.
+
+        Args:
+            repo_id: OWNER/NAME. It is created where it does not exist; files of an earlier push are replaced.
+            folder: that this embedder was saved in. That of a run gives the card its training and test results; a
+                calibration in it is pushed too, and a README.md in it is the card.
+            private: create it such that only the owner can see it.
+            license: identifier of the hub for the card, such as "mit"; by default the card names none.
+            token: of the hub, with write access; by default `HF_TOKEN`, or the one that is stored on this machine.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            HubError: no network, no token or none that may write there, or `private` for what is public already.
+            ValueError: `repo_id` or `license` has another form, or `folder` holds another embedder.
+
+        Example:
+            >>> load_embedder("runs/mine").push_to_hub("me/groceries", folder="runs/mine")  # doctest: +SKIP
+        """
+        from diml.models.published import push
+
+        source = None if folder is None else Path(folder)
+        return push(self, repo_id, source=source, private=private, licence=license, token=token)
+
     def autocast_type(self) -> torch.dtype | None:
         """The dtype in which `embed` computes on the present device: bfloat16, float16, or None for float32."""
         return autocast_type(self.config.precision, self.device)

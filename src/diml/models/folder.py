@@ -24,8 +24,10 @@ from diml.models.config import EmbedderConfig
 SETTINGS_FILE: Final = "embedder.json"
 WEIGHTS_FILE: Final = "model.safetensors"
 SCORER_FILE: Final = "scorer.safetensors"
+#: Written by `diml.calibration`; it belongs to the embedder that is beside it.
+CALIBRATION_FILE: Final = "calibration.json"
 #: What is replaced when an embedder is saved again: its files, and the calibration of the one that was there.
-_REPLACED: Final = {SETTINGS_FILE, WEIGHTS_FILE, SCORER_FILE, "calibration.json"}
+_REPLACED: Final = {SETTINGS_FILE, WEIGHTS_FILE, SCORER_FILE, CALIBRATION_FILE}
 _FORMAT: Final = 1
 _KEYS: Final = {"format", "config", "weights_sha256", "sha256"}
 _REMEDY: Final = "copy or save the folder again; `load_embedder` takes other settings as arguments"

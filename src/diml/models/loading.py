@@ -28,8 +28,9 @@ from diml.models.modules import (
     wrap_module,
 )
 from diml.models.pretrained import load_exactly
+from diml.models.published import published_folder
 from diml.models.released import read_released
-from diml.models.zoo import build_backbone, default_preprocess, find_model, is_backbone
+from diml.models.zoo import build_backbone, default_preprocess, find_model, is_name
 
 #: D of a head that is trained, and of one that is fitted (docs/experiments/whitening.md says why).
 LINEAR_DIM: Final = 128
@@ -63,9 +64,12 @@ def load_embedder(
         model: one of
             - a backbone's name: any timm model with spatial features, "googlenet" or "bninception";
               "mobilenetv2_100" and "tf_efficientnet_lite0" need no model hub, only the package index;
-              "hf-hub:OWNER/NAME" for a timm model on the Hugging Face hub, "local-dir:FOLDER" for a copy of its files;
+              "hf-hub:OWNER/NAME" for a timm model on the Hugging Face hub, "local-dir:FOLDER" for a copy of its files
+              (also of those of a saved embedder);
             - a network of your own, an `nn.Module` that takes normalised images (N, 3, H, W);
             - a folder written by `Embedder.save` (`./resnet50` where the folder is called like a model);
+            - "hf-hub:OWNER/NAME" or "hf-hub:OWNER/NAME@REVISION" for such a folder on the Hugging Face hub, as
+              `Embedder.push_to_hub` writes it;
             - a checkpoint file of the authors (`best.pth`), with `architecture`.
         grid: G for G x G regions, 1 to 14; None for the backbone's own cells. "default": 4, or as saved.
         head: "identity", "linear" (random until trained) or "whiten" (to be fitted: `Embedder.fit_head`). Default:
@@ -88,7 +92,8 @@ def load_embedder(
             Default: inferred.
         factory: what builds your own module when a saved folder is loaded: its class, or a function annotated
             `-> nn.Module`, or 'package.module:name' of either. Default: the module's class. With a folder: replaces
-            the saved one, after the code has moved.
+            the saved one, after the code has moved; of a model on the hub it has to be given, as nothing is imported
+            because such a model says so.
         factory_options: keyword arguments of the factory, or for a name those of `timm.create_model`, values that JSON
             can hold; they should build the bare architecture, as its weights are in the folder.
         weights_file: for names: a file with the weights, `.safetensors` or of `torch.save` (read without executing
@@ -103,6 +108,7 @@ def load_embedder(
             whose own network cannot be imported.
         FileNotFoundError: no such path.
         WeightsError, AssetError: pretrained weights are not available; the message lists the remedies.
+        HubError: the hub does not have the model, or not for you.
 
     Example:
         >>> embedder = load_embedder("resnet18", head="linear", dim=64, pretrained=False)
@@ -123,12 +129,13 @@ def load_embedder(
         changes = _sized(changes, Preprocess(), size)
         return _from_module(model, changes, **new, **features, **building)  # type: ignore[arg-type]
     path = _as_path(model)
-    if path is None:
+    published = None if path is not None else published_folder(os.fspath(model))
+    if path is None and published is None:
         _refuse("a backbone's name", architecture=architecture, **features, factory=factory)
         changes = _sized(changes, default_preprocess(os.fspath(model)), size)
         made = {"weights_file": weights_file, "factory_options": factory_options}
         return _by_name(os.fspath(model), changes, pretrained=pretrained, **new, **made)  # type: ignore[arg-type]
-    if path.is_file():
+    if path is not None and path.is_file():
         _refuse("a checkpoint", **new, **features, **building, weights_file=weights_file)
         if architecture is None:
             raise ValueError(
@@ -137,7 +144,7 @@ def load_embedder(
             )
         return read_released(path, architecture, **_sized(changes, default_preprocess(architecture), size))
     _refuse("a saved embedder", **new, **features, architecture=architecture, weights_file=weights_file)
-    saved = _from_folder(path, factory, factory_options)
+    saved = _from_folder(published or Path(model), factory, factory_options, trusted=published is None)
     changes = changes if size is None else _sized(changes, saved.preprocess, size)
     return saved.with_settings(**changes) if changes else saved
 
@@ -235,8 +242,15 @@ def _embedder_of(module: nn.Module, config: EmbedderConfig, dim: int | None) -> 
     return embedder
 
 
-def _from_folder(folder: Path, factory: Factory | None, factory_options: Mapping[str, Any] | None) -> Embedder:
+def _from_folder(
+    folder: Path, factory: Factory | None, factory_options: Mapping[str, Any] | None, *, trusted: bool
+) -> Embedder:
     """The embedder of a folder, its outputs bitwise equal to those of the saved one.
+
+    Args:
+        folder: where it was saved.
+        factory, factory_options: as of `load_embedder`.
+        trusted: whether code of the user may be imported because the folder names it.
 
     Raises:
         FileNotFoundError: the folder, or one of its two files, is missing.
@@ -245,6 +259,11 @@ def _from_folder(folder: Path, factory: Factory | None, factory_options: Mapping
     """
     config = with_scorer(folder, read_settings(folder))
     if is_import_path(config.backbone):
+        if factory is None and not trusted:
+            raise ValueError(
+                f"factory: the network of this model is built by {config.backbone}, code of its author, which is not "
+                f"imported because a model on the hub names it; give factory={config.backbone!r} where you trust it"
+            )
         if factory is not None:
             config = dataclasses.replace(config, backbone=_importable(factory))
         if factory_options is not None:
@@ -279,7 +298,7 @@ def _as_path(model: str | os.PathLike[str]) -> Path | None:
         text = os.fspath(model)
     except TypeError:
         raise TypeError(f"model: need a name, a path or an nn.Module, got {type(model).__name__}") from None
-    if isinstance(model, str) and is_backbone(text):
+    if isinstance(model, str) and is_name(text):
         return None
     path = Path(text).expanduser()
     if path.exists():

@@ -27,6 +27,7 @@ from diml.models.inception import Inception, build_inception
 from diml.models.model_search import names_meant
 from diml.models.modules import wrap_module
 from diml.models.pretrained import takes_any_size, timm_network
+from diml.models.published import is_published
 
 INCEPTIONS: tuple[Inception, ...] = get_args(Inception)
 
@@ -104,16 +105,25 @@ def find_model(name: str) -> SourceModel:
     return source_model(name) if is_source(name) else SourceModel(architecture=name)
 
 
-def is_backbone(name: str) -> bool:
-    """Whether a backbone has this name; those of the hub are not looked up."""
+def is_name(name: str) -> bool:
+    """Whether a text is a name and no path; those of the hub are not looked up."""
     timm = import_timm()
 
     return name in INCEPTIONS or is_source(name) or bool(timm.is_model(name)) or name in registered_names("backbones")
 
 
+def is_backbone(name: str) -> bool:
+    """Whether a name stands for a backbone, which has no head; a name of the hub may also be that of a saved embedder.
+
+    Raises:
+        WeightsError, HubError: as `published_folder`, for a name of the hub.
+    """
+    return is_name(name) and not is_published(name)
+
+
 def check_name(name: str) -> None:
     """Raise ValueError with the names that may be meant when no backbone has this name."""
-    if not is_backbone(name):
+    if not is_name(name):
         own = registered_names("backbones")
         near = names_meant(name, (*INCEPTIONS, *own))
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""

@@ -19,7 +19,7 @@ from PIL import Image
 from diml.data.images import BadImage, BadImageError
 from diml.distributed import ProcessGroup
 from diml.matching import LearnedMatcher
-from diml.models.zoo import is_backbone
+from diml.models.zoo import is_name
 from diml.progress import progress_bar
 from diml.search.columns import FittedColumns, columns_of_index, columns_of_new_index
 from diml.search.filters import ColumnComparison, ColumnType
@@ -210,7 +210,7 @@ def _store_of(
         named_types=() if new is None else new.named_types,
         embedder=embedder.fingerprint(),
         model={
-            "name_or_path": model if is_backbone(model) else str(Path(model).expanduser().resolve()),
+            "name_or_path": model if is_name(model) else str(Path(model).expanduser().resolve()),
             "architecture": architecture,
             "weights_file": None if weights_file is None else str(Path(weights_file).expanduser().resolve()),
             "config": embedder.config.to_dict(),

@@ -159,8 +159,8 @@ def head_faults(store: Store) -> list[str]:
     """What is wrong with the head that is kept with an index, one line; empty for an index without one of its own."""
     model = store.config.model
     text = store.read_text(HEAD_FILE)
-    own = (model.get("config") or {}).get("head") == "whiten" and is_backbone(str(model.get("name_or_path")))
-    if text is None and not own:
+    whitened = (model.get("config") or {}).get("head") == "whiten"
+    if text is None and not (whitened and is_backbone(str(model.get("name_or_path")))):
         return []
     try:
         _read(kept_head(store))

@@ -253,7 +253,7 @@ def test_a_model_in_the_layout_of_the_hub_is_loaded_and_saved(hub, tmp_path, mon
 def test_a_name_of_the_hub_that_cannot_be_had_says_how(tmp_path):
     with pytest.raises(WeightsError, match=r"hf-hub:me/my-vit'.*not cached.*config\.json and .*local-dir:PATH"):
         load_embedder("hf-hub:me/my-vit")
-    with pytest.raises(FileNotFoundError, match=r"has no config.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no embedder.json or config.json"):
         load_embedder(f"local-dir:{tmp_path}")
     hub_folder(tmp_path / "other", config={"architecture": "nobody"})
     with pytest.raises(ValueError, match="architecture 'nobody', which this timm does not have"):
