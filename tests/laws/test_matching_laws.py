@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diml.matching import Regions, match, matcher, sinkhorn
+from diml.matching import Matcher, Regions, match, matcher, sinkhorn
 from laws.strategies import diracs, duplicates, maps, pairs, permutations, seeds
 from scores import score
 
@@ -120,7 +120,8 @@ def test_the_scale_of_given_weights_does_not_matter(sides, scale):
     weights = [1 + torch.arange(s.num_regions, dtype=torch.float64)[None] for s in sides]
     found = match(*sides, weights=tuple(weights))
     scaled = match(*sides, weights=tuple(scale * weight for weight in weights))
-    close(scaled.plan, found.plan, 1e-9)
+    # Rounding of the scale may decide about an iteration more or less, whose marginals are within the tolerance.
+    close(scaled.plan, found.plan, 2 * Matcher().tolerance)
 
 
 # -------------------------------------------------------------------------------------------- known answers

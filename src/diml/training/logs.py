@@ -192,8 +192,10 @@ class Display:
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
         )
-        hidden = not (self.show and self._console.is_terminal)
-        with Progress(*columns, console=self._console, disable=hidden, transient=True) as bar:
+        if not (self.show and self._console.is_terminal):
+            yield
+            return
+        with Progress(*columns, console=self._console, transient=True) as bar:
             self._bar = bar
             bar.add_task(title, total=total, completed=done, numbers="")
             try:

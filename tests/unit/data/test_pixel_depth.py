@@ -260,8 +260,10 @@ def test_a_loader_says_it_once_whatever_its_workers(
 
 
 def test_under_warnings_as_errors_the_warning_is_not_taken_for_a_damaged_file() -> None:
-    with pytest.raises(PixelDepthWarning):
-        load_image(png(row(0, 4095), 0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(PixelDepthWarning):
+            load_image(png(row(0, 4095), 0))
     assert grey(png(row(0, 4095), 0)) == [0, 255]
 
 
