@@ -17,6 +17,8 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "heif": ("pillow_heif",),
     "hub": ("huggingface_hub",),
     "track": ("tensorboard",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
     "bninception": ("pretrainedmodels",),
 }
 

@@ -41,6 +41,27 @@ def _containing(part: str, known: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda candidate: (not candidate.startswith(part), len(candidate)))
 
 
+def typing_errors(typed: str, meant: str) -> int:
+    """How many typing errors lead from one word to another: letters left out, added, replaced, or two swapped.
+
+    Source: the restricted Damerau-Levenshtein distance.
+
+    Example:
+        >>> typing_errors("dinvo2", "dinov2"), typing_errors("resnt", "resnet")
+        (1, 1)
+    """
+    before: list[int] = []
+    row = list(range(len(meant) + 1))
+    for i, letter in enumerate(typed, start=1):
+        before, last, row = row, before, [i]
+        for j, other in enumerate(meant, start=1):
+            least = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == meant[j - 2] and typed[i - 2] == other:
+                least = min(least, last[j - 2] + 1)
+            row.append(least)
+    return row[-1]
+
+
 def shown(value: object, length: int = 100) -> str:
     """A value as it stands in an error message: its `repr`, cut in the middle where it is long.
 

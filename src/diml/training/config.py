@@ -210,6 +210,10 @@ class TrainConfig:
     evaluation_batch_size: int = 64
     """Batch size in validation and test."""
 
+    loggers: tuple[str, ...] | None = None
+    """Where the numbers of metrics.jsonl also go: any of tensorboard, wandb (Weights & Biases) and mlflow; by default
+    tensorboard where it is installed."""
+
     on_bad_image: Literal["fail", "skip"] = "fail"
     """Unreadable images: stop and name the first one, or skip and list them."""
 

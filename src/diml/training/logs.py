@@ -1,12 +1,11 @@
-"""Logs of a run: metrics.jsonl, metrics.csv, TensorBoard events, and the progress display."""
+"""Logs of a run: metrics.jsonl, metrics.csv, loggers such as TensorBoard, and the progress display."""
 
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -17,10 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from diml.checksums import DamagedError, sealed_line, unsealed_line
 from diml.evaluation.metrics import METRICS
 from diml.files import write_text
+from diml.training.loggers import Loggers
 
 RECORDS: Final = "metrics.jsonl"
 TABLE: Final = "metrics.csv"
-_EVENTS: Final = "tensorboard"
+
+#: Keys of a record that say what it is about.
+_PLACES: Final = ("step", "epoch", "rerank_at")
 
 Record = dict[str, Any]
 
@@ -40,23 +42,35 @@ class MetricLog:
         folder: of the run; None writes nothing (processes other than the first).
         epochs: validated epochs; later records of the file are dropped, as they will be written again.
         steps: finished steps, likewise.
+        loggers: names of what else gets the numbers, see `loggers`; None: TensorBoard, where it is installed.
+        settings: of the run, plain values, for these.
     """
 
-    def __init__(self, folder: Path | None, *, epochs: int = 0, steps: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        epochs: int = 0,
+        steps: int = 0,
+        loggers: Sequence[str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.folder = folder
         self.records: list[Record] = []
-        self._events: Any = None
         if folder is None:
             return
+        sent: list[str] = []  # to loggers, by the killed process that is resumed
         done = {"start": ("step", steps), "train": ("step", steps), "validation": ("epoch", epochs)}
         for record in read_records(folder / RECORDS):
             key, most = done.get(record["kind"], ("step", -1))
             again = record["kind"] == "validation" and steps == 0  # a run that begins anew validates its epoch 0 again
             if record[key] <= most and not again:
                 self.records.append(record)
+            else:
+                sent.append(_place(record))
         lines = (_line(number, record) for number, record in enumerate(self.records, start=1))
         write_text(folder / RECORDS, "".join(lines))
-        self._events = _tensorboard(folder / _EVENTS, steps)
+        self._loggers = Loggers(folder, loggers, steps=steps, settings=settings, sent=sent)
 
     def add(self, kind: str, **values: Any) -> None:
         """Append a record to the file."""
@@ -66,11 +80,11 @@ class MetricLog:
         self.records.append(record)
         with (self.folder / RECORDS).open("a", encoding="utf-8") as lines:
             lines.write(_line(len(self.records), record))
-        if self._events is not None:
-            prefix = f"{kind}/k{record['rerank_at']}" if "rerank_at" in record else kind
-            for name, value in values.items():
-                if name not in ("step", "epoch", "rerank_at") and isinstance(value, int | float):
-                    self._events.add_scalar(f"{prefix}/{name}", value, values["step"])
+        prefix = f"{kind}/k{record['rerank_at']}" if "rerank_at" in record else kind
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        numbers = {f"{prefix}/{name}": value for name, value in numbers.items() if name not in _PLACES}
+        if numbers:
+            self._loggers.add(numbers, values["step"], _place(record))
 
     def mean_loss(self, epoch: int) -> float | None:
         """Mean loss of the steps of an epoch that were taken; None if there were none."""
@@ -108,10 +122,9 @@ class MetricLog:
         write_text(self.folder / TABLE, text.getvalue())
 
     def close(self) -> None:
-        """Flush the TensorBoard events."""
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        """End the loggers."""
+        if self.folder is not None:
+            self._loggers.close()
 
 
 def read_records(path: str | Path) -> list[Record]:
@@ -161,6 +174,11 @@ def _read_lines(path: Path) -> tuple[list[Record], list[str]]:
     return records, faults
 
 
+def _place(record: Record) -> str:
+    """What a record is about, apart from its numbers."""
+    return " ".join([record["kind"], *(f"{name}={record[name]}" for name in _PLACES if name in record)])
+
+
 def _line(number: int, record: Record) -> str:
     return sealed_line({"line": number} | record) + "\n"
 
@@ -208,13 +226,3 @@ class Display:
         if self._bar is not None:
             numbers = f"loss {loss:.4f}  lr {lr:.2g}  {speed:.0f} images/s"
             self._bar.update(self._bar.task_ids[0], advance=1, numbers=numbers)
-
-
-def _tensorboard(folder: Path, steps: int) -> Any:
-    """A writer of TensorBoard events if tensorboard is installed, else None; events after `steps` are discarded."""
-    if importlib.util.find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer: Any = SummaryWriter
-    return writer(str(folder), purge_step=steps + 1)

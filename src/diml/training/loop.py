@@ -31,6 +31,7 @@ from diml.training.config import TrainConfig
 from diml.training.embedding import SharedEmbedding, embed_shared, warn_of_bad
 from diml.training.head_training import FeatureLoader
 from diml.training.interrupts import InterruptHandler, TrainingStopped
+from diml.training.loggers import check_loggers
 from diml.training.logs import Display, MetricLog
 from diml.training.optim import set_learning_rates
 from diml.training.randomness import deterministic, random_states, separate_random_streams, set_random_states
@@ -109,6 +110,7 @@ def train(
     """
     with separate_random_streams(config.seed):
         check_names(config)  # a misspelt name is reported before images are listed and weights downloaded
+    check_loggers(config.loggers)
     check_output(config.folder)
     config = with_weights_recorded(config, needed=not (resume and (config.folder / LAST).exists()))
     with (
@@ -155,7 +157,8 @@ class _TrainingRun:
             with restoring(self.folder / LAST):
                 self._restore(state)
         writes = self.folder if processes.is_first else None
-        self.log = MetricLog(writes, epochs=self.position.epoch, steps=self.position.step)
+        done = {"epochs": self.position.epoch, "steps": self.position.step}
+        self.log = MetricLog(writes, **done, loggers=config.loggers, settings=config.to_dict())
         self.loader: TrainingLoader | FeatureLoader
         if components.frozen is None:
             self.loader = TrainingLoader(

@@ -24,7 +24,7 @@ REPORT: Final = "evaluation.json"
 
 #: Settings that a resumed run may change, as the weights do not depend on them; `epochs` too, except under `cosine`.
 _MAY_CHANGE: Final = {
-    *("output", "data", "workers", "device", "checkpoint_every", "rerank_at", "on_bad_image"),
+    *("output", "data", "workers", "device", "checkpoint_every", "rerank_at", "on_bad_image", "loggers"),
     *("patience", "frozen_baseline", "cache", "weights_file"),
 }
 

@@ -49,7 +49,7 @@ _OWN: Final = {
 }
 
 #: Settings that may differ between a finished run and the file, as the results do not depend on them.
-_FREE: Final = {"output", "data", "workers", "device", "checkpoint_every", "on_bad_image", "weights_file"}
+_FREE: Final = {"output", "data", "workers", "device", "checkpoint_every", "on_bad_image", "weights_file", "loggers"}
 
 
 @dataclass(frozen=True, kw_only=True)
