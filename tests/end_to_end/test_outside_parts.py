@@ -76,6 +76,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("team_parts", None)
 
 
+@pytest.mark.slow
 def test_a_training_and_an_evaluation_with_own_network_loss_and_data_set(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
