@@ -17,6 +17,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "heif": ("pillow_heif",),
     "hub": ("huggingface_hub",),
     "track": ("tensorboard",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "bninception": ("pretrainedmodels",),
 }
 
