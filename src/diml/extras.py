@@ -19,6 +19,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "track": ("tensorboard",),
     "wandb": ("wandb",),
     "mlflow": ("mlflow",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "bninception": ("pretrainedmodels",),
 }
 

@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "faithfulness": "measure how faithful explanations are: additivity, deletion, correspondence, stability",
     "audit": "given where objects are: evidence from objects against backgrounds, right for the wrong reason",
     "embed": "regions of images in a file that numpy, pandas and others read: .npz or .parquet",
+    "export-onnx": "a model as an ONNX file, for programs without torch, checked against torch",
     "index": "build and maintain a searchable index of images",
     "search": "find the most similar images of an index, with explanations",
     "duplicates": "copies of one photograph in an index: groups, a page to choose what to keep, CSV",
