@@ -40,16 +40,20 @@ static void copy_centroids(const Centroids& centroids, const uint8_t* codes, int
 }
 
 // Decodes `count` regions (count, S) to unit vectors (count, D). The last group may have fewer channels than the others.
+// Lengths are read in a second pass: a vector that is read while its halves are still being written has to wait.
 static void decode_regions(const Centroids& centroids, const uint8_t* codes, int64_t count, int64_t dim, float* to) {
   const int64_t groups = centroids.groups, whole = groups - 1, width = centroids.width;
-  for (int64_t j = 0; j < count; ++j, codes += groups, to += dim) {
+  for (int64_t j = 0; j < count; ++j, codes += groups) {
+    float* region = to + j * dim;
     if (width == 4) {
-      copy_centroids<4>(centroids, codes, whole, to);
+      copy_centroids<4>(centroids, codes, whole, region);
     } else {
-      copy_centroids<0>(centroids, codes, whole, to);
+      copy_centroids<0>(centroids, codes, whole, region);
     }
     const float* last = centroids.values + (whole * kCentroids + codes[whole]) * width;
-    for (int64_t d = whole * width; d < dim; ++d) to[d] = last[d - whole * width];
+    for (int64_t d = whole * width; d < dim; ++d) region[d] = last[d - whole * width];
+  }
+  for (int64_t j = 0; j < count; ++j, to += dim) {
     const float squared = squared_length(to, dim), scale = squared > 0 ? 1 / std::sqrt(squared) : 0.0f;
     int64_t d = 0;
     for (; d + W <= dim; d += W) store(to + d, load(to + d) * scale);
