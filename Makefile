@@ -55,7 +55,7 @@ sanitize: .venv/.complete   ## the tests of the kernel under AddressSanitizer an
 		PYTHONPATH=build/sanitized $(BIN)/python -c "import sys; \
 		sys.meta_path = [finder for finder in sys.meta_path if 'ScikitBuild' not in type(finder).__name__]; \
 		import diml, pytest; assert 'sanitized' in diml.__file__, diml.__file__; \
-		sys.exit(pytest.main(['-n', '0', '-p', 'no:randomly', 'tests/unit/matching/test_native.py', 'tests/unit/matching/test_exact.py', 'tests/unit/matching/test_share.py', 'tests/unit/matching/test_maxsim.py', 'tests/unit/matching/test_votes.py', 'tests/unit/objectives/test_planned.py']))"
+		sys.exit(pytest.main(['-n', '0', '-p', 'no:randomly', 'tests/unit/matching/test_native.py', 'tests/unit/matching/test_exact.py', 'tests/unit/matching/test_share.py', 'tests/unit/matching/test_maxsim.py', 'tests/unit/matching/test_votes.py', 'tests/unit/matching/test_codebooks.py', 'tests/unit/objectives/test_planned.py']))"
 
 docs: .venv/.complete    ## the documentation as a site, into site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

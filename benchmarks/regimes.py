@@ -26,7 +26,7 @@ from diml.evaluation.evaluate import stored_as
 from diml.matching import Matcher, QuantizedRegions, Regions
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-CODES = ("int16", "int8")
+CODES = ("int16", "int8", "1kb")
 
 #: Images generated at a time, so that generating them needs little more memory than the result.
 CHUNK = 2000

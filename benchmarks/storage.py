@@ -4,8 +4,9 @@
     python benchmarks/storage.py --embeddings grocery grocery-whitened --data ../shared/datasets
 
 Every image is a query against all others: the best K by pooled cosine are re-ranked from a gallery stored as float32,
-float16, int16 and int8 (one scale per region). Agreement is the fraction of the ten best hits of float32 that are among
-the ten best. Queries are stored in the same way. Pooled vectors are float32, and float16 where regions are float16.
+float16, int16, int8 (one scale per region) and 1kb (codes of 32 bytes a region, fitted on all images). Agreement is the
+fraction of the ten best hits of float32 that are among the ten best. Queries are stored in the same way, and in float32
+with 1kb, as in a search. Pooled vectors are float32, and float16 where regions are float16.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def one(found: regimes.Labelled, k: int) -> list[dict[str, Any]]:
     stores = {name: stored_as(regions, name) for name in get_args(Storage)}
     results, best = [], torch.empty(0)
     for name, stored in stores.items():
-        report = evaluate_regions(stored, found.labels, rerank_at=(0, k), resamples=1)
+        originals = regions if name == "1kb" else None
+        report = evaluate_regions(stored, found.labels, originals=originals, rerank_at=(0, k), resamples=1)
         hits = torch.from_numpy(report.hits[k][:, :BEST])
         best = hits if name == "float32" else best
         shared = (hits.unsqueeze(2) == best.unsqueeze(1)).any(dim=2).double().mean()
@@ -77,8 +79,8 @@ def one(found: regimes.Labelled, k: int) -> list[dict[str, Any]]:
 
 def bytes_of(stored: Regions | QuantizedRegions) -> int:
     """Bytes per image, including the pooled vector."""
-    coded = isinstance(stored, QuantizedRegions)
-    parts = (stored.codes, stored.scale, stored.pooled) if coded else (stored.dense, stored.pooled)
+    values, scale, _ = stored.stored  # centroids belong to the gallery
+    parts = [part for part in (values, scale, stored.pooled) if part is not None]
     return sum(part[0].numel() * part.element_size() for part in parts)
 
 

@@ -55,9 +55,10 @@ using OutInt1 = Out<int32_t, nb::ndim<1>>;
 
 // Arguments of Python, see the data classes of native.py.
 struct RegionArrays {
-  Stored values;                // (N, R, D)
-  Float2 pooled;                // (N, D)
-  std::optional<Float2> scale;  // (N, R)
+  Stored values;                    // (N, R, D), or (N, R, S) codes
+  Float2 pooled;                    // (N, D)
+  std::optional<Float2> scale;      // (N, R)
+  std::optional<Float3> centroids;  // (S, kCentroids, w) of codes
 };
 
 struct IndexArrays {
@@ -169,8 +170,9 @@ Storage storage_of(const Stored& values) {
   if (values.dtype() == nb::dtype<float>()) return Storage::float32;
   if (values.dtype() == nb::dtype<int8_t>()) return Storage::int8;
   if (values.dtype() == nb::dtype<int16_t>()) return Storage::int16;
+  if (values.dtype() == nb::dtype<uint8_t>()) return Storage::product;
   const bool is_float = values.dtype().code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float);
-  need(is_float && values.dtype().bits == 16, "gallery.values: need float32, float16, int16 or int8");
+  need(is_float && values.dtype().bits == 16, "gallery.values: need float32, float16, int16, int8 or uint8");
   return Storage::float16;
 }
 
@@ -214,13 +216,23 @@ ScorerWeights weights_of(const WeightArrays& arrays, size_t dim) {
   return weights;
 }
 
+// The centroids of the codes of a gallery, checked.
+Centroids centroids_of(const RegionArrays& gallery, size_t dim) {
+  need(gallery.centroids.has_value(), "gallery.centroids: need them for uint8, and only there");
+  const size_t groups = gallery.values.shape(2), width = gallery.centroids->shape(2);
+  need(gallery.centroids->shape(0) == groups && gallery.centroids->shape(1) == kCentroids && groups >= 1 && width >= 1,
+       "gallery.centroids: need (S, 256, w) for values (N, R, S)");
+  need((groups - 1) * width < dim && dim <= groups * width, "gallery.centroids: need S groups of w channels to be D");
+  return Centroids{gallery.centroids->data(), static_cast<int64_t>(groups), static_cast<int64_t>(width)};
+}
+
 // The regions of a gallery, checked.
 StoredRegions stored_of(const RegionArrays& gallery) {
-  const size_t images = gallery.values.shape(0), regions = gallery.values.shape(1), dim = gallery.values.shape(2);
+  const size_t images = gallery.values.shape(0), regions = gallery.values.shape(1), dim = gallery.pooled.shape(1);
   const Storage storage = storage_of(gallery.values);
   need(regions >= 1, "regions: need at least 1");
   need(gallery.pooled.shape(0) == images, "gallery: counts of values and pooled differ");
-  need(gallery.pooled.shape(1) == dim, "dim: sides differ");
+  need(storage == Storage::product || gallery.values.shape(2) == dim, "dim: sides differ");
   const bool integers = storage == Storage::int8 || storage == Storage::int16;
   need(integers == gallery.scale.has_value(), "gallery.scale: need it for int8 and int16, and only there");
   need(!gallery.scale || fits(*gallery.scale, images, regions), "gallery.scale: need (N, R)");
@@ -228,14 +240,16 @@ StoredRegions stored_of(const RegionArrays& gallery) {
   stored.dense = gallery.values.data(), stored.pooled = gallery.pooled.data();
   stored.scale = gallery.scale ? gallery.scale->data() : nullptr;
   stored.storage = storage, stored.regions = regions;
-  stored.stride = stored.regions * dim, stored.pooled_stride = dim;
+  stored.stride = stored.regions * gallery.values.shape(2), stored.pooled_stride = dim;
+  need(storage == Storage::product || !gallery.centroids, "gallery.centroids: need them for uint8, and only there");
+  if (storage == Storage::product) stored.centroids = centroids_of(gallery, dim);
   return stored;
 }
 
 // Reads lengths and dustbins of some images of a gallery.
 void read_images(const RegionArrays& images, const Long1& rows, const WeightArrays& weights, int threads,
                  const OutFloat2& over_length, const OutFloat2& dustbin) {
-  const size_t count = images.values.shape(0), regions = images.values.shape(1), dim = images.values.shape(2);
+  const size_t count = images.values.shape(0), regions = images.values.shape(1), dim = images.pooled.shape(1);
   ReadTask task{};
   task.images = stored_of(images), task.dim = dim, task.rows = rows.data();
   task.weights = weights_of(weights, dim);
@@ -277,7 +291,7 @@ void score(const RegionArrays& query, const RegionArrays& gallery, const IndexAr
   const size_t queries = query.values.shape(0), images = gallery.values.shape(0), dim = query.values.shape(2);
   need(query.values.shape(1) >= 1, "regions: need at least 1");
   need(storage_of(query.values) == Storage::float32 && !query.scale, "query: need float32");
-  need(gallery.values.shape(2) == dim && query.pooled.shape(1) == dim, "dim: sides differ");
+  need(gallery.pooled.shape(1) == dim && query.pooled.shape(1) == dim, "dim: sides differ");
   need(query.pooled.shape(0) == queries, "query: counts of values and pooled differ");
   ScoreTask task{};
   task.dim = dim, task.uniform = uniform;
@@ -462,7 +476,8 @@ nb::dict constants() {
   named["CLOSED_LEVEL"] = kClosedLevel, named["LEAST_WEIGHT"] = kLeastWeight;
   named["SAMPLE_EVERY"] = kSampleEvery, named["SAMPLE_MOST"] = kSampleMost;
   named["TOO_WIDE"] = kTooWide;
-  named["STORED"] = nb::make_tuple("float32", "float16", "int16", "int8");
+  named["STORED"] = nb::make_tuple("float32", "float16", "int16", "int8", "uint8");
+  named["CENTROIDS"] = kCentroids;
   return named;
 }
 
@@ -484,10 +499,10 @@ void bind_arguments(nb::module_& m) {
            nb::arg("dustbin") = 0.0, nb::arg("open") = false);
   nb::class_<RegionArrays>(m, "StoredRegions")
       .def("__init__",
-           [](RegionArrays* self, Stored values, Float2 pooled, std::optional<Float2> scale) {
-             new (self) RegionArrays{values, pooled, scale};
-           },
-           nb::kw_only(), nb::arg("values"), nb::arg("pooled"), nb::arg("scale").none() = nb::none());
+           [](RegionArrays* self, Stored values, Float2 pooled, std::optional<Float2> scale,
+              std::optional<Float3> centroids) { new (self) RegionArrays{values, pooled, scale, centroids}; },
+           nb::kw_only(), nb::arg("values"), nb::arg("pooled"), nb::arg("scale").none() = nb::none(),
+           nb::arg("centroids").none() = nb::none());
   nb::class_<IndexArrays>(m, "PairIndices")
       .def("__init__",
            [](IndexArrays* self, Long1 query_rows, Long1 gallery_rows) {

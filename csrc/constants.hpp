@@ -12,6 +12,9 @@ constexpr float kCodeStep = 1.0f / kShortsPerUnit;
 constexpr int32_t kLongestCode = 46340;
 static_assert(int64_t{kLongestCode} * kLongestCode < int64_t{1} << 31, "dot products of codes must fit in 32 bits");
 
+// Centroids of a group of channels, numbered by one byte.
+constexpr int64_t kCentroids = 256;
+
 // Largest range of cost / epsilon that exp(-cost / epsilon) and the scaling vectors can hold in float32. A pair whose
 // costs span more is left to the caller, with this number of iterations.
 constexpr float kPlainRange = 41.0f;

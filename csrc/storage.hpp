@@ -1,10 +1,11 @@
-// Stored vectors: regions in float16, int8 and int16 become floats, and floats become 16-bit codes.
+// Stored vectors: regions in float16, int8, int16 and codes become floats, and floats become 16-bit codes.
 #pragma once
 
 #include <cstdint>
 
 #include "constants.hpp"
 #include "lanes.hpp"
+#include "product_codes.hpp"
 #include "tasks.hpp"
 
 #if DIML_LANES >= 8
@@ -62,13 +63,19 @@ static const float* read_image(const StoredRegions& stored, int64_t dim, int64_t
   }
   if (stored.storage == Storage::int8) read_codes<int8_t>(stored, dim, image, memory);
   if (stored.storage == Storage::int16) read_codes<int16_t>(stored, dim, image, memory);
+  if (stored.storage == Storage::product) {
+    const uint8_t* from = static_cast<const uint8_t*>(stored.dense) + image * stored.stride;
+    decode_regions(stored.centroids, from, stored.regions, dim, memory);
+  }
   return memory;
 }
 
 static Prefetcher prefetch_image(const StoredRegions& stored, int64_t dim, int64_t image) {
-  const int64_t width = stored.storage == Storage::float32 ? 4 : stored.storage == Storage::int8 ? 1 : 2;
+  const bool bytes = stored.storage == Storage::int8 || stored.storage == Storage::product;
+  const int64_t width = stored.storage == Storage::float32 ? 4 : bytes ? 1 : 2;
+  const int64_t count = stored.regions * (stored.storage == Storage::product ? stored.centroids.groups : dim);
   const char* start = static_cast<const char*>(stored.dense) + image * stored.stride * width;
-  return Prefetcher{start, start + stored.regions * dim * width};
+  return Prefetcher{start, start + count * width};
 }
 
 // The integer nearest to the exact product, which float64 holds, as in the torch path: rounding the product first would

@@ -10,7 +10,13 @@
 namespace diml {
 
 // Element types of stored regions.
-enum class Storage : int { float32 = 0, float16 = 1, int8 = 2, int16 = 3 };
+enum class Storage : int { float32 = 0, float16 = 1, int8 = 2, int16 = 3, product = 4 };
+
+// What codes of one byte stand for: `width` neighbouring channels of a region each, the last code maybe fewer.
+struct Centroids {
+  const float* values;  // (S, kCentroids, width); null for other types of storage
+  int64_t groups, width;
+};
 
 // How the plan of a pair is made. Further kinds get a value here and a branch where score.hpp calls `solve_entropic`.
 enum class PlanKind : int { entropic = 0, exact = 1, maxsim = 2, maxsim_query = 3, votes = 4 };
@@ -33,11 +39,12 @@ struct QueryRegions {
 };
 
 struct StoredRegions {
-  const void* dense;    // (N, R, D) of type `storage`, images `stride` apart
+  const void* dense;    // (N, R, D) of type `storage`, or (N, R, S) codes; images `stride` apart
   const float* scale;   // (N, R), int8 and int16 only
   const float* pooled;  // (N, D), `pooled_stride` apart
   Storage storage;
   int64_t regions, stride, pooled_stride;
+  Centroids centroids;  // of codes
 };
 
 // Pair p is query query_rows[p] against gallery image gallery_rows[p]; pairs of one query should be adjacent.

@@ -80,9 +80,10 @@ class EvaluateCommand:
 
     head_options: HeadFlags = HeadOptions()
 
-    storage: Literal["float32", "float16", "int16", "int8"] = "float32"
+    storage: Literal["float32", "float16", "int16", "int8", "1kb"] = "float32"
     """How regions are stored while they are compared: `int16` is the fastest on a CPU (scores change by about 1e-5),
-    `int8` takes a quarter of the memory."""
+    `int8` takes a quarter of the memory, `1kb` 32 bytes a region, with codes fitted on the images and queries as they
+    are."""
 
     without_relevant: Literal["exclude", "miss", "fail"] = "exclude"
     """Queries without a relevant image: excluded and counted apart, counted as misses, or an error."""

@@ -92,9 +92,10 @@ class BuildCommand:
 
     matcher: MatcherFlags = MatcherOptions()
 
-    storage: Literal["float16", "int8", "none"] | None = None
-    """How regions are stored; `none`: pooled vectors only, without re-ranking. By default as in the existing index, and
-    in a new one `int8`."""
+    storage: Literal["float16", "int8", "1kb", "none"] | None = None
+    """How regions are stored; `1kb`: codes of at most 32 bytes a region, fitted on at most 2,000 of the images of a new
+    index, which have to have 1,024 regions; `none`: pooled vectors only, without re-ranking. By default as in the
+    existing index, and in a new one `int8`."""
 
     types: tuple[str, ...] = ()
     """Types of columns of the CSV file, for instance `price=float stock=int code=text new=bool`. By default a column is

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from diml.models.embedder import Embedded
 
 WithoutRelevant = Literal["exclude", "miss", "fail"]
-Storage = Literal["float32", "float16", "int16", "int8"]
+Storage = Literal["float32", "float16", "int16", "int8", "1kb"]
 
 #: Bytes of rankings to hold at a time. Within a span of queries no pair of images is compared twice.
 SPAN_BYTES = 128 * 2**20
@@ -51,6 +51,7 @@ def evaluate_regions(
     gallery: ArrayLike | Tensor | None = None,
     cameras: ArrayLike | Tensor | None = None,
     judgements: Judgements | None = None,
+    originals: Regions | None = None,
     metrics: Sequence[str] = METRICS,
     without_relevant: WithoutRelevant = "exclude",
     resamples: int = 1000,
@@ -73,6 +74,8 @@ def evaluate_regions(
         cameras: (N,) camera or sequence of each image: for a query, gallery images of its class and camera are ignored,
             being neither right nor wrong, as in re-identification. Images of class -1 are junk and ignored by all.
         judgements: relevant and ignored image rows of each query, in the order of `queries`, instead of the classes.
+        originals: the N images as they were before they were coded, to be the queries of a gallery of codes, as in a
+            search; without them queries are stored like the gallery.
         metrics: names, see `diml.evaluation.metrics.query_metrics`; `recall@k` and `map@k` for any k, and `map`,
             `map_trapezoid` and `minp`, which need the whole ranking and take longer.
         without_relevant: a query without a relevant image is left out of the means and counted apart ("exclude"),
@@ -115,7 +118,7 @@ def evaluate_regions(
     spans = torch.split(own, max(QUERIES_AT_ONCE[False], SPAN_BYTES // (8 * depth)))
     with progress_bar(len(own), show=progress, what="matching", unit="queries") as advance:
         parts = [
-            _evaluate_span(regions, split.subset(span), depth, ks, matcher, settings, metrics, advance)
+            _evaluate_span(regions, originals, split.subset(span), depth, ks, matcher, settings, metrics, advance)
             for span in spans
         ]
     if not alone:
@@ -129,6 +132,7 @@ def evaluate_regions(
 @torch.no_grad()
 def _evaluate_span(
     regions: Regions | QuantizedRegions,
+    originals: Regions | None,
     split: QueryGallerySplit,
     depth: int,
     ks: tuple[int, ...],
@@ -141,7 +145,7 @@ def _evaluate_span(
     plain = split.nearest(regions.pooled, depth)
     candidates = split.images(plain.order[:, : max(ks)])
     found = matcher.score_unique_pairs(
-        regions, split.queries, candidates, progress=lambda share: advance(share * len(split))
+        regions, split.queries, candidates, originals=originals, progress=lambda share: advance(share * len(split))
     )
     rankings = {k: plain.reranked(found.scores[:, :k]) if k else plain for k in ks}
     return Report.from_rankings(
@@ -230,8 +234,8 @@ def evaluate_dataset(
         matcher: settings of the comparison; the embedder's own when omitted.
         rerank_at, metrics, without_relevant, resamples, seed: as of `evaluate_regions`.
         storage: how regions are stored while they are compared; "int16" is the fastest on a CPU and changes scores by
-            about 1e-5, "int8" takes a quarter of the memory, "float32" is exact. The plain ranking is exact with all
-            but "float16".
+            about 1e-5, "int8" takes a quarter of the memory, "1kb" 32 bytes a region, with queries in float32;
+            "float32" is exact. The plain ranking is exact with all but "float16".
         embedded: the images embedded by this embedder before, as `fit_and_embed` gives them; `cache` and the options of
             loading are then of no use.
         cache: folder of embeddings by content, so that the same images are embedded once; none when omitted.
@@ -259,6 +263,7 @@ def evaluate_dataset(
         evaluate_regions(
             regions,
             images.labels,
+            originals=embedded.regions if storage == "1kb" else None,
             rerank_at=rerank_at,
             matcher=matcher,
             metrics=metrics,
@@ -291,6 +296,8 @@ def embed_images(
 
 def stored_as(regions: Regions, storage: Storage) -> Regions | QuantizedRegions:
     """Regions converted to a type of storage; unchanged where they have it."""
+    if storage == "1kb":
+        return regions.quantized("1kb")
     dtype = getattr(torch, storage)
     if not dtype.is_floating_point:
         return regions.quantized(dtype)

@@ -319,9 +319,9 @@ class LearnedMatcher(Matcher):
         return CandidateScores(scores.view(candidates.shape), torch.ones_like(candidates, dtype=torch.bool))
 
     @torch.no_grad()
-    def _scored_pairs(self, images: Images, left: Tensor, right: Tensor) -> CandidateScores:
-        """(P,) scores of images `left`, ascending, against images `right`."""
-        scores = self._pair_scores(images, images, left, right)
+    def _scored_pairs(self, queries: Images, images: Images, left: Tensor, right: Tensor) -> CandidateScores:
+        """(P,) scores of `queries` at `left`, ascending, against `images` at `right`."""
+        scores = self._pair_scores(queries, images, left, right)
         return CandidateScores(scores, torch.ones_like(left, dtype=torch.bool))
 
     def _pair_scores(self, query: Images, gallery: Images, left: Tensor, right: Tensor) -> Tensor:
@@ -330,13 +330,13 @@ class LearnedMatcher(Matcher):
         folded, known = self._folded(like), kept_readings(gallery, self.scorer_id)
         with torch.autocast(like.device.type, enabled=False):
             known.complete(gallery, right, folded)
-            values, scale = gallery.stored
+            values, scale, centroids = gallery.stored
             if values.dtype not in native.STORED or not native.suits(values, gallery.pooled, like):
                 return self._pair_scores_torch(query, gallery, left, right, folded)
         queries, place = torch.unique_consecutive(left, return_inverse=True)
         found = native.score(
             native.StoredRegions(*query.gather(queries)),
-            native.StoredRegions(values, gallery.pooled, scale),
+            native.StoredRegions(values, gallery.pooled, scale, centroids),
             native.PairIndices(place, right),
             native.SolverSettings(epsilon=folded.temperature, tolerance=1, max_iterations=1, matching=VOTES),
             uniform=self.weights == "uniform",

@@ -163,7 +163,7 @@ class Matcher:
         """Scores of query i against the gallery rows `candidates[i]`, without their plans.
 
         Args:
-            query, gallery: Q and N images on one device, stored in any float type; the gallery also as int8 or int16.
+            query, gallery: Q and N images on one device, stored in any float type; the gallery also as codes.
             candidates: (Q, K) integer rows of `gallery`; K may be 0. A tensor, numpy array or lists.
             weights: (1, Rq) and (1, Rg), the same for all pairs, as of `match`; computed in torch.
 
@@ -213,6 +213,7 @@ class Matcher:
         queries: Tensor | Sequence[int] | Any,
         candidates: Candidates,
         *,
+        originals: Regions | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> CandidateScores:
         """Scores of the candidates of many queries among the same images, each unordered pair compared once.
@@ -225,12 +226,16 @@ class Matcher:
             images: N images.
             queries: (Q,) integer rows of them; a tensor, numpy array or list.
             candidates: (Q, K) integer rows of them, or -1 for no image, whose score is -infinity; as of `score`.
+            originals: the same N images as queries, where those of the gallery are codes: both directions of a pair are
+                then compared, each as asked.
             progress: called with the fraction of the pairs scored since its last call.
 
         Returns:
             CandidateScores of shape (Q, K).
         """
         report = progress or (lambda _: None)
+        if originals is not None:
+            _check_originals(originals, images)
         queries = _integer_rows(queries, "queries", images.pooled.device).long()
         candidates = _integer_rows(candidates, "candidates", images.pooled.device).long()
         if queries.ndim != 1 or candidates.ndim != 2 or len(queries) != len(candidates):
@@ -246,12 +251,13 @@ class Matcher:
         chosen = slice(None) if there.all() else there.flatten()  # usually all, which need no copies
         left = queries.repeat_interleave(candidates.shape[1])[chosen]
         right = candidates.flatten()[chosen]
-        if self.symmetric:
+        if self.symmetric and originals is None:
             left, right = by_content(images, left, right)
         pairs, place = torch.unique(left * len(images) + right, return_inverse=True)
         parts = []
         for some in torch.split(pairs, PAIRS_AT_ONCE):
-            parts.append(self._scored_pairs(images, some // len(images), some % len(images)))
+            left, right = some // len(images), some % len(images)
+            parts.append(self._scored_pairs(images if originals is None else originals, images, left, right))
             report(len(some) / len(pairs))
         scores = torch.cat([part.scores for part in parts])
         every = torch.full((candidates.numel(),), -torch.inf, dtype=scores.dtype, device=candidates.device)
@@ -309,9 +315,10 @@ class Matcher:
         """(Q, K) scores without plans; a learned matcher has its own."""
         return _score_candidates(self, query, gallery, candidates, weights)
 
-    def _scored_pairs(self, images: Images, left: Tensor, right: Tensor) -> CandidateScores:
-        """(P,) scores without plans of image `left[p]`, ascending, as the query; a learned matcher has its own."""
-        return _score_pairs(self, images, left, right)
+    def _scored_pairs(self, queries: Images, images: Images, left: Tensor, right: Tensor) -> CandidateScores:
+        """(P,) scores without plans of `queries` at `left`, ascending, against `images` at `right`; a learned matcher
+        has its own."""
+        return _score_pairs(self, queries, images, left, right)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML and JSON; `from_dict` reads them back."""
@@ -477,6 +484,13 @@ def _check_sides(query: Regions, gallery: Images, stored: Any = Regions) -> None
         raise ValueError(f"query, gallery: need one D and one device, got {got}; embed both with one model")
 
 
+def _check_originals(originals: Regions, images: Images) -> None:
+    """Raise TypeError or ValueError where the originals are not those of the images."""
+    _check_sides(originals, images, Images)
+    if len(originals) != len(images):
+        raise ValueError(f"originals: need the {len(images)} images themselves, got {len(originals)}")
+
+
 def _rows(query: Regions, gallery: Images, candidates: Candidates, lowest: int = 0) -> Tensor:
     """Checked candidates as an integer tensor (Q, K)."""
     _check_sides(query, gallery, Images)
@@ -568,26 +582,26 @@ def _score_candidates(
     return CandidateScores(found.scores.reshape(candidates.shape), found.converged.reshape(candidates.shape))
 
 
-def _score_pairs(matcher: Matcher, images: Images, left: Tensor, right: Tensor) -> CandidateScores:
-    """Scores (P,) of image `left[p]`, as the query, against image `right[p]`."""
+def _score_pairs(matcher: Matcher, queries: Images, images: Images, left: Tensor, right: Tensor) -> CandidateScores:
+    """Scores (P,) of image `left[p]` of `queries` against image `right[p]` of `images`."""
     rows, place = torch.unique_consecutive(left, return_inverse=True)
-    score = _score_native if _compiled(matcher, images[:1], images) else _score_pairs_torch
-    return score(matcher, images[rows], images, place, right)
+    score = _score_native if _compiled(matcher, queries[:1], images) else _score_pairs_torch
+    return score(matcher, queries[rows], images, place, right)
 
 
 def _compiled(matcher: Matcher, query: Regions, gallery: Images) -> bool:
     """Whether the kernel can score these."""
-    stored = gallery.codes if isinstance(gallery, QuantizedRegions) else gallery.dense
+    stored = gallery.stored[0]
     by_name = matcher.weights != "rollout" and stored.dtype in native.STORED
     return by_name and native.suits(query.dense, stored, gallery.pooled)
 
 
 def _score_native(matcher: Matcher, query: Regions, gallery: Images, rows: Tensor, images: Tensor) -> CandidateScores:
     """Scores (P,) of queries `rows` against gallery `images`, by the kernel; what float32 cannot hold is torch's."""
-    codes, scale = (gallery.codes, gallery.scale) if isinstance(gallery, QuantizedRegions) else (gallery.dense, None)
+    values, scale, centroids = gallery.stored
     found = native.score(
         native.StoredRegions(query.dense, query.pooled),
-        native.StoredRegions(codes, gallery.pooled, scale),
+        native.StoredRegions(values, gallery.pooled, scale, centroids),
         native.PairIndices(rows, images),
         native.SolverSettings(**matcher.solver, matching=matcher.matching),
         uniform=matcher.weights == "uniform",

@@ -20,7 +20,7 @@ from diml.matching.maxsim import Matching
 from diml.matching.partial import Share
 
 #: Storage types of gallery regions that the kernel reads without a copy.
-STORED = (torch.float32, torch.float16, torch.int16, torch.int8)
+STORED = (torch.float32, torch.float16, torch.int16, torch.int8, torch.uint8)
 
 #: Kinds of plan that the kernel makes.
 PlanKind = Literal["entropic", "exact", "maxsim", "maxsim_query", "votes"]
@@ -111,16 +111,21 @@ class SolverSettings:
 
 @dataclass(frozen=True, eq=False)
 class StoredRegions:
-    """Images of one side: values (N, R, D) in one of `STORED`, pooled (N, D), and for integers their scale (N, R)."""
+    """Images of one side: values (N, R, D) in one of `STORED`, pooled (N, D).
+
+    For int8 and int16 there is a scale (N, R); for uint8 values are codes (N, R, S) of centroids (S, 256, w).
+    """
 
     values: Tensor
     pooled: Tensor
     scale: Tensor | None = None
+    centroids: Tensor | None = None
 
     def _to_kernel(self) -> Any:
         assert _KERNEL is not None
-        scale = None if self.scale is None else _floats(self.scale)
-        return _KERNEL.StoredRegions(values=self.values.detach().contiguous(), pooled=_floats(self.pooled), scale=scale)
+        scale, centroids = (None if part is None else _floats(part) for part in (self.scale, self.centroids))
+        values, pooled = self.values.detach().contiguous(), _floats(self.pooled)
+        return _KERNEL.StoredRegions(values=values, pooled=pooled, scale=scale, centroids=centroids)
 
 
 @dataclass(frozen=True, eq=False)

@@ -125,9 +125,9 @@ class KnownReadings:
         if not len(missing):
             return
         missing = torch.unique(missing)
-        values, scale = images.stored
+        values, scale, centroids = images.stored
         if values.dtype in native.STORED and native.suits(values, images.pooled, self.dustbin, folded.weights.upper):
-            stored = native.StoredRegions(values, images.pooled, scale)
+            stored = native.StoredRegions(values, images.pooled, scale, centroids)
             native.read(stored, missing, folded.weights, over_length=self.over_length, dustbin=self.dustbin)
         else:
             for some in torch.split(missing, max(1, READ_AT_ONCE // images.num_regions)):

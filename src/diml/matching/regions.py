@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils._pytree import GetAttrKey, register_pytree_node
 
+from diml.matching.codebooks import Codebooks, group_count
 from diml.matching.weights import normalize_mass
 
 #: Steps of a 16-bit code per unit; the longest vector of such codes whose products sum to less than 2^31.
@@ -208,10 +209,27 @@ class Regions:
         masses = None if self.masses is None else self.masses.to(dense.device)
         return self._trusted(dense, pooled, self.grid, shares, self.undivided, masses, self.massless)
 
-    def quantized(self, dtype: torch.dtype = torch.int8) -> QuantizedRegions:
-        """Integer codes: int8, a quarter of float32, or int16, a half and the fastest; see `QuantizedRegions`."""
+    def quantized(
+        self, dtype: torch.dtype | Literal["1kb"] = torch.int8, *, codebooks: Codebooks | None = None
+    ) -> QuantizedRegions:
+        """Codes of the regions; see `QuantizedRegions`.
+
+        Args:
+            dtype: int8, a quarter of float32; int16, a half and the fastest; or "1kb", 32 bytes a region at most, which
+                with 16 regions and 128 channels makes a kilobyte of an image, pooled vector included.
+            codebooks: with "1kb", of the gallery that these images join; fitted on them when omitted, for which they
+                have to have 1,024 regions at least.
+
+        Raises:
+            TypeError, ValueError: another dtype, too few regions to fit codes, or codebooks of another D.
+        """
+        if dtype == "1kb":
+            return self._coded(Codebooks.fit(self.dense) if codebooks is None else codebooks)
         if dtype not in (torch.int8, torch.int16):
-            raise TypeError(f"dtype: need torch.int8 or torch.int16, got {dtype}; .to() converts to float types")
+            need = "torch.int8, torch.int16 or '1kb'"
+            raise TypeError(f"dtype: need {need}, got {dtype}; .to() converts to float types")
+        if codebooks is not None:
+            raise ValueError(f"codebooks: need dtype '1kb' with them, got {dtype}; omit them")
         codes = torch.empty(self.dense.shape, dtype=dtype, device=self.dense.device)
         scale = codes.new_full(codes.shape[:2], 1 / SHORTS_PER_UNIT, dtype=torch.float32)
         for start in range(0, len(self), AT_ONCE):
@@ -226,13 +244,17 @@ class Regions:
                 codes[some], scale[some] = rounded, torch.where(length > 0, 1 / length, 0)
         regions = object.__new__(QuantizedRegions)  # without its checks
         masses = {"masses": self.masses, "massless": self.massless}
-        vars(regions).update(codes=codes, scale=scale, pooled=self.pooled, grid=self.grid, **masses)
+        vars(regions).update(codes=codes, scale=scale, pooled=self.pooled, grid=self.grid, codebooks=None, **masses)
         return regions
 
+    def _coded(self, codebooks: Codebooks) -> QuantizedRegions:
+        codes = codebooks.encode(self.dense)
+        return QuantizedRegions(codes, None, self.pooled, self.grid, self.masses, self.massless, codebooks)
+
     @property
-    def stored(self) -> tuple[Tensor, Tensor | None]:
-        """The vectors of the regions as they are stored, and their scale, which floats do not have."""
-        return self.dense, None
+    def stored(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The vectors of the regions as they are stored; their scale and centroids, which floats do not have."""
+        return self.dense, None, None
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Regions (..., R, D) and pooled vectors (..., D) of images at `rows` (...), int64."""
@@ -249,42 +271,61 @@ class QuantizedRegions:
     A region is codes * scale, of unit length up to rounding; indexing gives float32 `Regions` again. With int8 each
     region has its own scale. With int16 all have 1 / SHORTS_PER_UNIT; regions of the query, and pooled vectors where
     they weigh regions, are rounded to such steps too, which changes cosines by about 1e-5: products of 16-bit integers
-    are the fastest on a CPU.
+    are the fastest on a CPU. With "1kb" a region is S numbers of centroids, which `codebooks` decode; queries are not
+    rounded.
 
     Args:
-        codes: (N, R, D) int8 or int16.
-        scale: (N, R) float32.
+        codes: (N, R, D) int8 or int16, or (N, R, S) uint8 with `codebooks`.
+        scale: (N, R) float32; None with `codebooks`.
         pooled: (N, D) unit vectors, float16 to float64.
         grid: (rows, columns) of the regions, or None.
         masses: (N, R) float32, as of `Regions`; they are not rounded.
         massless: why there are no masses.
+        codebooks: of "1kb", else None.
 
     Raises:
         TypeError, ValueError: a wrong dtype or shape.
     """
 
     codes: Tensor
-    scale: Tensor
+    scale: Tensor | None
     pooled: Tensor
     grid: tuple[int, int] | None = None
     masses: Tensor | None = None
     massless: str = NO_MASSES
+    codebooks: Codebooks | None = None
 
     def __post_init__(self) -> None:
-        kinds = (self.codes.dtype, self.scale.dtype)
-        fits = kinds[0] in (torch.int8, torch.int16) and kinds[1] == torch.float32
-        if not fits or self.pooled.dtype not in UNIT_TOLERANCE:
-            got = f"{kinds[0]}, {kinds[1]} and {self.pooled.dtype}"
-            raise TypeError(f"codes, scale, pooled: need int8 or int16, float32 and a float type, got {got}")
-        shape = tuple(self.codes.shape)
-        if len(shape) != 3 or self.scale.shape != shape[:2] or self.pooled.shape != (shape[0], shape[2]):
-            got = f"{shape}, {tuple(self.scale.shape)} and {tuple(self.pooled.shape)}"
-            raise ValueError(f"codes, scale, pooled: need (N, R, D), (N, R) and (N, D), got {got}")
+        if self.codebooks is None:
+            self._check_scaled()
+        else:
+            self._check_coded(self.codebooks)
         for codes in torch.split(self.codes, AT_ONCE) if self.codes.dtype == torch.int16 else ():
             if (torch.linalg.vector_norm(codes.float(), dim=2) > LONGEST_CODE).any():
                 raise ValueError(f"codes: need int16 vectors of length {LONGEST_CODE} at most; use Regions.quantized")
         if self.masses is not None:
             check_masses(self.masses, self.codes)
+
+    def _check_scaled(self) -> None:
+        kinds = (self.codes.dtype, None if self.scale is None else self.scale.dtype)
+        fits = kinds[0] in (torch.int8, torch.int16) and kinds[1] == torch.float32
+        if not fits or self.pooled.dtype not in UNIT_TOLERANCE:
+            got = f"{kinds[0]}, {kinds[1]} and {self.pooled.dtype}"
+            raise TypeError(f"codes, scale, pooled: need int8 or int16, float32 and a float type, got {got}")
+        assert self.scale is not None
+        shape = tuple(self.codes.shape)
+        if len(shape) != 3 or self.scale.shape != shape[:2] or self.pooled.shape != (shape[0], shape[2]):
+            got = f"{shape}, {tuple(self.scale.shape)} and {tuple(self.pooled.shape)}"
+            raise ValueError(f"codes, scale, pooled: need (N, R, D), (N, R) and (N, D), got {got}")
+
+    def _check_coded(self, codebooks: Codebooks) -> None:
+        if self.codes.dtype != torch.uint8 or self.scale is not None or self.pooled.dtype not in UNIT_TOLERANCE:
+            got = f"{self.codes.dtype}, {'no' if self.scale is None else 'a'} scale and {self.pooled.dtype}"
+            raise TypeError(f"codes, scale, pooled: need uint8, no scale and a float type with codebooks, got {got}")
+        shape, groups = tuple(self.codes.shape), group_count(codebooks.dim)
+        if len(shape) != 3 or shape[2] != groups or self.pooled.shape != (shape[0], codebooks.dim):
+            need, got = f"(N, R, {groups}) and (N, {codebooks.dim})", f"{shape} and {tuple(self.pooled.shape)}"
+            raise ValueError(f"codes, pooled: need {need} as the codebooks, got {got}")
 
     @property
     def num_regions(self) -> int:
@@ -294,7 +335,7 @@ class QuantizedRegions:
     @property
     def dim(self) -> int:
         """D, the length of each vector."""
-        return self.codes.shape[2]
+        return self.codes.shape[2] if self.codebooks is None else self.codebooks.dim
 
     def __len__(self) -> int:
         return self.codes.shape[0]
@@ -306,12 +347,15 @@ class QuantizedRegions:
         return Regions._trusted(*self.gather(rows), self.grid, masses=masses, massless=self.massless)
 
     @property
-    def stored(self) -> tuple[Tensor, Tensor | None]:
-        """The codes of the regions, and their scale."""
-        return self.codes, self.scale
+    def stored(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The codes of the regions; their scale, or the centroids that they stand for (S, 256, w)."""
+        return self.codes, self.scale, None if self.codebooks is None else self.codebooks.centroids
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Regions (..., R, D) and pooled vectors (..., D) in float32 of images at `rows` (...), int64."""
+        if self.codebooks is not None:
+            return self.codebooks.decode(self.codes[rows]), self.pooled[rows].float()
+        assert self.scale is not None
         return self.codes[rows] * self.scale[rows].unsqueeze(-1), self.pooled[rows].float()
 
     def __repr__(self) -> str:
@@ -321,7 +365,7 @@ class QuantizedRegions:
 def _described(regions: Regions | QuantizedRegions, stored: Tensor) -> str:
     """One line: images, regions, channels, type of storage, device."""
     grid = f"{regions.grid[0]} x {regions.grid[1]}" if regions.grid else str(regions.num_regions)
-    kind = str(stored.dtype).removeprefix("torch.")
+    kind = "1kb" if stored.dtype == torch.uint8 else str(stored.dtype).removeprefix("torch.")
     return f"{type(regions).__name__}({len(regions)} images, {grid} regions, D {regions.dim}, {kind}, {stored.device})"
 
 

@@ -21,6 +21,7 @@ from diml.distributed import ProcessGroup
 from diml.matching import LearnedMatcher
 from diml.models.zoo import is_name
 from diml.progress import progress_bar
+from diml.search.codebooks import fit_codebooks
 from diml.search.columns import FittedColumns, columns_of_index, columns_of_new_index
 from diml.search.filters import ColumnComparison, ColumnType
 from diml.search.index import content_of, create_store, is_milvus, open_store
@@ -102,8 +103,9 @@ def build_index(
         model, architecture, weights_file: arguments of `load_embedder` that gave the embedder; the index records them.
         matcher: how images of the index are compared by default, saved when the index is created; that of the embedder
             when omitted.
-        storage: of the regions: "float16", "int8", or "none" for pooled vectors only; when omitted that of the existing
-            index, else "int8".
+        storage: of the regions: "float16", "int8", "1kb" for codes that are fitted on at most 2,000 images of a new
+            index and kept with it, or "none" for pooled vectors only; when omitted that of the existing index, else
+            "int8".
         types: of columns of a CSV file, in place of those that their cells have.
         batch_size, workers, progress: as in `Embedder.embed`.
         commit_every: number of images written together, at the latest after 20 seconds; at most this many are embedded
@@ -131,14 +133,18 @@ def build_index(
         storage = DEFAULT_STORAGE if existing is None else existing.storage
     if storage != "none":  # known before the source is listed
         embedder.check_matcher(embedder.matcher if matcher is None else matcher)
+    _require_storage(storage, existing)
     listing = images if isinstance(images, SourceListing) else list_source(images, types)
     whitening = None
+    loading = {"batch_size": batch_size, "workers": workers, "progress": progress}
     if is_unfitted(embedder):
-        loading = {"batch_size": batch_size, "workers": workers, "progress": progress}
         whitening = _whitening(uri, existing, listing, embedder, processes, loading)
     texts = {} if whitening is None else {HEAD_FILE: whitening.text}
+    codebooks = "" if existing is None else existing.codebooks
+    if storage == "1kb" and existing is None:
+        codebooks = _fitted_codebooks(uri, listing, embedder, whitening, processes, loading)
     store, fitted = _store_of(
-        listing, uri, existing, embedder, model, architecture, weights_file, matcher, storage, texts
+        listing, uri, existing, embedder, model, architecture, weights_file, matcher, storage, codebooks, texts
     )
     known = _known_rows(store, listing)
     plan = _plan(listing, known, fitted.columns, processes, progress)
@@ -194,6 +200,7 @@ def _store_of(
     weights_file: str | os.PathLike[str] | None,
     matcher: Matcher | None,
     storage: Storage,
+    codebooks: str,
     texts: Mapping[str, str],
 ) -> tuple[Store, FittedColumns]:
     """Create the index of a build, or open the existing one; with the columns that it needs."""
@@ -205,6 +212,7 @@ def _store_of(
         num_regions=0 if storage == "none" else regions.num_regions,
         grid=regions.grid,
         storage=storage,
+        codebooks=codebooks,
         masses=storage != "none" and regions.masses is not None,
         columns={} if new is None else new.columns,
         named_types=() if new is None else new.named_types,
@@ -266,6 +274,34 @@ def _whitening(
         use_head(embedder, text)
         fitted = FittedWhitening(text, images, embedder.dim)
     return fitted
+
+
+def _require_storage(storage: Storage, existing: IndexConfig | None) -> None:
+    """Raise ValueError where codes are asked for, or are not, of an index that stores regions otherwise."""
+    if existing is not None and storage != existing.storage and "1kb" in (storage, existing.storage):
+        raise ValueError(f"storage: the index has {existing.storage}, got {storage}; omit it, or build a new index")
+
+
+def _fitted_codebooks(
+    uri: str | os.PathLike[str],
+    listing: SourceListing,
+    embedder: Embedder,
+    whitening: FittedWhitening | None,
+    processes: ProcessGroup,
+    loading: dict[str, Any],
+) -> str:
+    """The text of the codebooks of a new index, fitted by the first process for all."""
+    text: str | None = None
+    with processes.first_goes_ahead():
+        if processes.is_first:
+            text = fit_codebooks(listing, embedder, whitening, **loading)
+            if is_milvus(os.fspath(uri)) and len(text) > LARGEST_TEXT:
+                raise ValueError(
+                    f"storage: 1kb of {embedder.dim} channels has codebooks of {len(text):,} bytes, and Milvus keeps "
+                    f"{LARGEST_TEXT:,} with a collection; use a head of fewer channels, or int8"
+                )
+    shared: str = processes.gather_objects(text)[0]
+    return shared
 
 
 def _told(whitening: FittedWhitening | None) -> tuple[str, ...]:

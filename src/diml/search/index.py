@@ -219,7 +219,7 @@ def _faults_of(rows: Rows, asked: list[str], config: IndexConfig) -> list[str]:
     except ValueError as error:  # vectors of another length
         return [*faults, f"{asked[0]} to {asked[-1]}: {error}"]
     if isinstance(regions, QuantizedRegions):
-        length = (regions.codes.float() * regions.scale.float().unsqueeze(-1)).norm(dim=2).numpy()
+        length = regions[:].dense.norm(dim=2).numpy()
         wrong = ~((np.abs(length - 1) <= _CODED_TOLERANCE) | (length == 0)).all(axis=1)
         faults += [f"{rows.ids[row]}: a region is not of unit length" for row in np.flatnonzero(wrong)]
     return faults

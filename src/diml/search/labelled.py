@@ -86,10 +86,11 @@ def _whole_classes(labels: np.ndarray, most: int, seed: int) -> list[int]:
 def _joined(parts: list[Regions | QuantizedRegions]) -> Regions | QuantizedRegions:
     packed = [part for part in parts if isinstance(part, QuantizedRegions)]
     if packed:
-        codes, scale, pooled = (
-            torch.cat([getattr(part, name) for part in packed]) for name in ("codes", "scale", "pooled")
-        )
+        codes, pooled = (torch.cat([getattr(part, name) for part in packed]) for name in ("codes", "pooled"))
+        scales = [part.scale for part in packed if part.scale is not None]
+        scale = torch.cat(scales) if scales else None
         masses = [part.masses for part in packed if part.masses is not None]
         kept = torch.cat(masses) if masses else None
-        return QuantizedRegions(codes, scale, pooled, packed[0].grid, kept, packed[0].massless)
+        first = packed[0]
+        return QuantizedRegions(codes, scale, pooled, first.grid, kept, first.massless, first.codebooks)
     return Regions.cat([part for part in parts if isinstance(part, Regions)])

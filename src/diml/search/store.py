@@ -5,7 +5,9 @@ Legend: N rows, Q queries, R regions, D channels, B bytes of the encoded regions
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -20,13 +22,14 @@ from numpy.typing import NDArray
 from diml.checksums import DamagedError, sealed, unsealed
 from diml.documents import parse_json
 from diml.matching import LearnedMatcher, Matcher, QuantizedRegions, Regions
+from diml.matching.codebooks import CENTROIDS, Codebooks, group_count, group_width
 from diml.matching.readings import Readings, keep_readings
 from diml.matching.weights import masses_of
 from diml.search.filters import LARGEST_INTEGER, ColumnType, Where
 from diml.search.names import name_fault
 from diml.spelling import shown
 
-Storage = Literal["float16", "int8", "none"]
+Storage = Literal["float16", "int8", "1kb", "none"]
 Value = str | int | float | bool | None
 
 _FORMAT: Final = 2
@@ -50,13 +53,15 @@ class IndexConfig:
         dim: D of the pooled vectors and of the regions.
         num_regions: R of each image; 0 with storage "none".
         grid: (rows, columns) of the regions, or None.
-        storage: regions as "float16", as "int8" with one scale per region, or "none" (pooled vectors only).
+        storage: regions as "float16", as "int8" with one scale per region, as "1kb", codes of at most 32 bytes a region
+            (see `diml.matching.codebooks`), or "none" (pooled vectors only).
         masses: whether the masses of the regions are kept (`Regions.masses`), float32.
         columns: metadata of each image, name -> type.
         named_types: columns whose types were named, not found from their cells.
         embedder: `Embedder.fingerprint()` of the embedder of the vectors; others are rejected.
         model: how to load that embedder again, as plain values for JSON.
         matcher: how images of the index are compared unless a search says otherwise.
+        codebooks: with storage "1kb" what the codes stand for, as `codebooks_text` writes it; else empty.
         scorer: identity of the learned scorer whose readings of every image are kept (`LearnedMatcher.readings`), so
             that a search maps the query only; empty for none.
 
@@ -75,6 +80,7 @@ class IndexConfig:
     model: Mapping[str, Any] = field(default_factory=dict)
     matcher: Matcher = field(default_factory=Matcher)
     scorer: str = ""
+    codebooks: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -83,6 +89,11 @@ class IndexConfig:
         if self.dim < 1 or (self.num_regions < 1) != (self.storage == "none"):
             got = f"dim {self.dim}, num_regions {self.num_regions}, storage {self.storage}"
             raise ValueError(f"dim, num_regions: need 1 or more (num_regions 0 with storage 'none'), got {got}")
+        if (self.storage == "1kb") != bool(self.codebooks):
+            got = f"{'some' if self.codebooks else 'none'} with storage {self.storage}"
+            raise ValueError(f"codebooks: need them for storage 1kb, and only there, got {got}")
+        if self.codebooks:
+            _codebooks_of(self.codebooks, self.dim)
         for name, kind in self.columns.items():
             fault = name_fault(name)
             if fault is not None:
@@ -98,7 +109,8 @@ class IndexConfig:
         cells = None if self.grid is None or self.storage == "none" else math.prod(self.grid)
         if cells not in (None, self.num_regions) or (self.grid is not None and len(self.grid) != 2):
             raise ValueError(f"grid: need (rows, columns) of {self.num_regions} regions, got {shown(self.grid)}")
-        kinds = {"columns": Mapping, "model": Mapping, "embedder": str, "matcher": Matcher, "scorer": str}
+        texts = {"embedder": str, "scorer": str, "codebooks": str}
+        kinds = {"columns": Mapping, "model": Mapping, "matcher": Matcher, **texts}
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"{name}: need a {kind.__name__}, got {shown(getattr(self, name))}")  # noqa: TRY004
@@ -106,7 +118,8 @@ class IndexConfig:
     @property
     def row_bytes(self) -> int:
         """B, bytes of the encoded regions of an image; see `encode_regions`."""
-        each = {"float16": 2 * self.dim, "int8": self.dim + 4, "none": 0}[self.storage] + 4 * self.masses
+        sizes = {"float16": 2 * self.dim, "int8": self.dim + 4, "1kb": group_count(self.dim), "none": 0}
+        each = sizes[self.storage] + 4 * self.masses
         return self.num_regions * each + self.reading_bytes
 
     @property
@@ -456,9 +469,10 @@ def check_queries(pooled: NDArray[np.float32], k: int, config: IndexConfig) -> N
 def encode_regions(regions: Regions, config: IndexConfig, matcher: Matcher | None = None) -> NDArray[np.uint8]:
     """Encode the regions of N images as (N, B) bytes, little-endian.
 
-    float16: R * D values, region by region. int8: R * D codes, then R scales in float32. Then, where the index keeps
-    them, R masses in float32; and R + 1 lengths and R dustbins in float32, which the scorer of `matcher` reads off the
-    regions as they are stored. They are NaN with another matcher, and are then read at every search.
+    float16: R * D values, region by region. int8: R * D codes, then R scales in float32. 1kb: R * S codes. Then, where
+    the index keeps them, R masses in float32; and R + 1 lengths and R dustbins in float32, which the scorer of
+    `matcher` reads off the regions as they are stored. They are NaN with another matcher, and are then read at every
+    search.
 
     Raises:
         ValueError: the regions differ in R or D from those of the index, or lack the masses that it keeps.
@@ -473,11 +487,33 @@ def encode_regions(regions: Regions, config: IndexConfig, matcher: Matcher | Non
         parts = [halves.view(np.uint8).reshape(len(regions), 2 * config.num_regions * config.dim)]
         coded = np.concatenate(parts + _coded_masses(regions, config), axis=1)
         return _with_readings(coded, regions, config, matcher)
+    if config.storage == "1kb":
+        numbers = regions.quantized("1kb", codebooks=_codebooks_of(config.codebooks, config.dim)).codes.cpu().numpy()
+        parts = [numbers.reshape(len(regions), -1), *_coded_masses(regions, config)]
+        return _with_readings(np.concatenate(parts, axis=1), regions, config, matcher)
     packed = regions.quantized()
+    assert packed.scale is not None
     codes = packed.codes.cpu().numpy().view(np.uint8).reshape(len(regions), config.num_regions * config.dim)
     scales = np.ascontiguousarray(packed.scale.cpu().numpy().astype("<f4")).view(np.uint8)
     parts = [codes, scales.reshape(len(regions), config.num_regions * 4), *_coded_masses(regions, config)]
     return _with_readings(np.concatenate(parts, axis=1), regions, config, matcher)
+
+
+def codebooks_text(codebooks: Codebooks) -> str:
+    """Codebooks as the text that `IndexConfig.codebooks` keeps: base64 of the centroids in float16."""
+    return base64.b64encode(codebooks.centroids.numpy().astype("<f2").tobytes()).decode("ascii")
+
+
+@functools.lru_cache(maxsize=8)
+def _codebooks_of(text: str, dim: int) -> Codebooks:
+    """The codebooks of a text of `codebooks_text`; ValueError where it is none of regions of `dim` channels."""
+    shape = (group_count(dim), CENTROIDS, group_width(dim))
+    try:
+        values = np.frombuffer(base64.b64decode(text, validate=True), "<f2").reshape(shape)
+        return Codebooks(torch.from_numpy(values.astype(np.float32)), dim)
+    except ValueError as error:
+        need = f"the text of {math.prod(shape):,} numbers in float16 for D {dim}"
+        raise ValueError(f"codebooks: need {need}, got another ({error})") from error
 
 
 def _with_readings(
@@ -506,7 +542,8 @@ def decode_regions(rows: Rows, config: IndexConfig) -> Regions | QuantizedRegion
     """Decode the regions of stored rows.
 
     Returns:
-        Regions in float16 with pooled vectors in float16, or QuantizedRegions in int8 with pooled vectors in float32.
+        Regions in float16 with pooled vectors in float16, or QuantizedRegions in int8 or codes with pooled vectors in
+        float32.
 
     Raises:
         ValueError: the index has no regions.
@@ -536,6 +573,10 @@ def _decoded(coded: NDArray[np.uint8], vectors: NDArray[np.float32], config: Ind
         halves = np.array(coded).view("<f2").astype(np.float16, copy=False)  # of memory that is their own
         dense = torch.from_numpy(halves.reshape(shape))
         return Regions(dense, pooled.to(torch.float16), config.grid, **kept)
+    if config.storage == "1kb":
+        known = _codebooks_of(config.codebooks, config.dim)
+        numbers = torch.from_numpy(np.array(coded).reshape(len(coded), config.num_regions, -1))
+        return QuantizedRegions(numbers, None, pooled, config.grid, codebooks=known, **kept)
     split = config.num_regions * config.dim
     codes = torch.from_numpy(np.array(coded[:, :split]).view(np.int8).reshape(shape))
     scale = torch.from_numpy(np.ascontiguousarray(coded[:, split:]).view("<f4").astype(np.float32).reshape(shape[:2]))

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from diml.matching import (
     Matcher,
     Regions,
+    codebooks,
     exact,
     learned,
     match,
@@ -288,6 +289,7 @@ def test_constants_are_those_of_the_torch_path():
         kernel.pop(name)
     for name in ("TIE_BREAK", "NO_MASS"):  # float64 on both sides
         assert kernel.pop(name) == getattr(exact, name)
+    assert kernel.pop("CENTROIDS") == codebooks.CENTROIDS
     assert kernel.pop("CLOSED_LEVEL") == partial.CLOSED_LEVEL
     assert kernel.pop("LEAST_WEIGHT") == pytest.approx(learned.LEAST_WEIGHT)
     of_regions = ("SHORTS_PER_UNIT", "LONGEST_CODE")

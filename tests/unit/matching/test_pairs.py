@@ -43,9 +43,9 @@ def test_every_candidate_gets_the_score_of_its_pair(stored, compiled, monkeypatc
 def test_each_pair_is_solved_once(monkeypatch):
     seen = []
 
-    def counting(settings, regions, left, right):
+    def counting(settings, queries, regions, left, right):
         seen.extend(zip(left.tolist(), right.tolist(), strict=True))
-        return real(settings, regions, left, right)
+        return real(settings, queries, regions, left, right)
 
     real = matcher._score_pairs
     monkeypatch.setattr(matcher, "_score_pairs", counting)

@@ -50,7 +50,9 @@ def test_codes_that_could_overflow_are_refused():
 
 
 def test_codes_are_of_8_or_16_bits():
-    with pytest.raises(TypeError, match=r"dtype: need torch.int8 or torch.int16, got torch.float16; .to\(\) converts"):
+    with pytest.raises(
+        TypeError, match=r"dtype: need torch.int8, torch.int16 or '1kb', got torch.float16; .to\(\) converts"
+    ):
         images().quantized(torch.float16)
     with pytest.raises(TypeError, match="need int8 or int16, float32"):
         QuantizedRegions(torch.ones(1, 1, 4, dtype=torch.int32), torch.ones(1, 1), torch.ones(1, 4))

@@ -16,10 +16,18 @@ import pytest
 import torch
 
 from diml.matching import Matcher, QuantizedRegions, Regions
+from diml.matching.codebooks import Codebooks
 from diml.search import open_store
 from diml.search.filters import parse_where, quoted_column
 from diml.search.index import create_store
-from diml.search.store import IndexConfig, IndexNotFoundError, Rows, decode_regions, encode_regions
+from diml.search.store import (
+    IndexConfig,
+    IndexNotFoundError,
+    Rows,
+    codebooks_text,
+    decode_regions,
+    encode_regions,
+)
 
 D, R = 8, 4
 COLUMNS = {"label": "text", "shelf": "integer", "price": "number", "fresh": "boolean"}
@@ -38,6 +46,13 @@ def make_regions(count: int, seed: int = 0) -> Regions:
     generator = torch.Generator().manual_seed(seed)
     dense, pooled = torch.randn(count, R, D, generator=generator), torch.randn(count, D, generator=generator)
     return Regions.normalized(dense, pooled, (2, 2))
+
+
+def codebooks_of(regions):
+    """The text of codebooks that have the first 255 values of each channel of some regions as centroids."""
+    values = regions.dense.flatten(0, 1).T[:, :255].half().float()
+    values = torch.nn.functional.pad(values, (1, 255 - values.shape[1]))
+    return codebooks_text(Codebooks(values.unsqueeze(2).contiguous(), regions.dim))
 
 
 def make_rows(count: int, seed: int = 0, config: IndexConfig = CONFIG, prefix: str = "image") -> Rows:
@@ -378,10 +393,11 @@ class StoreContract:
         assert reader.count() == 3
         assert reader.config == CONFIG
 
-    @pytest.mark.parametrize("storage", ["float16", "int8", "none"])
+    @pytest.mark.parametrize("storage", ["float16", "int8", "1kb", "none"])
     def test_regions_survive_in_every_storage(self, uri, storage):
-        config = dataclasses.replace(CONFIG, storage=storage, num_regions=0 if storage == "none" else R)
-        regions = make_regions(5)
+        regions, sizes = make_regions(5), {"num_regions": 0 if storage == "none" else R}
+        known = codebooks_of(regions) if storage == "1kb" else ""
+        config = dataclasses.replace(CONFIG, storage=storage, codebooks=known, **sizes)
         coded = encode_regions(regions, config)
         store = create_store(uri, config)
         store.add(Rows(tuple("abcde"), regions.pooled.numpy(), coded, ({},) * 5))

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from diml.distributed import ProcessGroup
-from diml.search import build_index, open_store
+from diml.matching.codebooks import group_count
+from diml.search import Searcher, build_index, open_store
 from diml.search.filters import parse_where
 from diml.search.index import verify_index
 from diml.search.sources import list_source
-from diml.search.store import DamagedIndexError, encode_regions
+from diml.search.store import DamagedIndexError, IndexNotFoundError, decode_regions, encode_regions
 from unit.search.conftest import draw
 
 
@@ -34,6 +35,13 @@ def store(tmp_path):
 def counts(report):
     names = ("embedded", "copied", "unchanged", "removed", "total")
     return tuple(getattr(report, name) for name in names)
+
+
+@pytest.fixture
+def many_photos(photos):
+    """64 images, whose regions are just enough to fit codes."""
+    for number in range(12, 64):
+        draw(number, side=40).save(photos / f"class {number % 3}" / f"{number}.png")
 
 
 def by_path(store):
@@ -373,3 +381,41 @@ def test_a_wider_column_leaves_the_indexes_over_columns_as_they_were(build, stor
     assert [index.columns for index in store()._table.list_indices()] == [["id"]]
     build(listed(photos, [(path, "1" if row else "1.5", "") for row, path in enumerate(PATHS)]))
     assert [index.columns for index in store()._table.list_indices()] == [["id"]]
+
+
+@pytest.mark.usefixtures("many_photos")
+def test_an_index_of_codes_keeps_its_codebooks(build, store, photos, embedder):
+    build(storage="1kb")
+    config = store().config
+    assert (config.storage, config.row_bytes) == ("1kb", config.num_regions * group_count(config.dim))
+    assert verify_index(store()).ok
+    draw(99).save(photos / "class 0" / "new.png")
+    assert counts(build()) == (1, 0, 64, 0, 65)
+    assert store().config.codebooks == config.codebooks
+    name = by_path(store())["class 0/new.png"][0]
+    found = decode_regions(store().regions([name]), config)[0]
+    given = embedder.embed(photos / "class 0" / "new.png")
+    assert (found.dense * given.dense).sum(dim=2).mean() > 0.8
+    with pytest.raises(ValueError, match="storage: the index has 1kb, got int8; omit it, or build a new index"):
+        build(storage="int8")
+
+
+@pytest.mark.usefixtures("many_photos")
+def test_a_search_compares_the_query_as_it_is_with_codes(build, store, photos, embedder):
+    build(storage="1kb")
+    with Searcher(store(), embedder) as searcher:
+        query = embedder.embed(photos / "class 1" / "4.png")
+        result = searcher.search(query, k=12)
+        assert result.hits[0].metadata["path"] == "class 1/4.png"
+        for place, hit in enumerate(result.hits):
+            assert result.ledger(place).score == pytest.approx(hit.score, abs=1e-5)
+
+
+def test_an_index_of_codes_needs_regions_to_fit_them(build, store):
+    with pytest.raises(ValueError, match="storage: '1kb' needs at least 1,024 regions"):
+        build(storage="1kb")
+    with pytest.raises(IndexNotFoundError):
+        store()
+    build()
+    with pytest.raises(ValueError, match="storage: the index has int8, got 1kb"):
+        build(storage="1kb")

@@ -7,20 +7,30 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diml.checksums import sealed
+from diml.matching import QuantizedRegions
+from diml.matching.codebooks import Codebooks
 from diml.search.cells import widened_rows
 from diml.search.store import (
     DamagedIndexError,
     IndexConfig,
+    Rows,
     checked_rows,
+    codebooks_text,
+    decode_regions,
+    encode_regions,
     require_sound,
     row_checksums,
     row_faults,
 )
-from unit.search.contract import COLUMNS, CONFIG, make_rows
+from unit.search.contract import COLUMNS, CONFIG, codebooks_of, make_regions, make_rows
+
+#: Of regions as `CONFIG` has them.
+CODEBOOKS = codebooks_of(make_regions(5))
 
 #: Without their checksum.
 SETTINGS = {name: value for name, value in json.loads(CONFIG.to_json()).items() if name != "sha256"}
@@ -79,6 +89,39 @@ def test_bytes_of_a_row():
     sizes = {"float16": 4 * 8 * 2, "int8": 4 * (8 + 4)}
     assert {storage: dataclasses.replace(CONFIG, storage=storage).row_bytes for storage in sizes} == sizes
     assert dataclasses.replace(CONFIG, storage="none", num_regions=0).row_bytes == 0
+    assert dataclasses.replace(CONFIG, storage="1kb", codebooks=CODEBOOKS).row_bytes == 4 * 8
+    wide = Codebooks(torch.zeros(32, 256, 4), 128)
+    config = IndexConfig(dim=128, num_regions=16, storage="1kb", codebooks=codebooks_text(wide))
+    assert config.row_bytes + 4 * config.dim == 1024  # with the pooled vector in float32
+
+
+def test_codebooks_come_back_as_they_were():
+    config = dataclasses.replace(CONFIG, storage="1kb", codebooks=CODEBOOKS)
+    assert IndexConfig.from_json(config.to_json()) == config
+    regions = make_regions(3)
+    coded = encode_regions(regions, config)
+    found = decode_regions(Rows(("a", "b", "c"), regions.pooled.numpy(), coded, ({},) * 3), config)
+    assert isinstance(found, QuantizedRegions)
+    assert found.codebooks is not None
+    known = Codebooks(found.codebooks.centroids, 8)
+    assert codebooks_text(known) == CODEBOOKS
+    assert found.codes.equal(regions.quantized("1kb", codebooks=known).codes)
+    assert found.pooled.equal(regions.pooled)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"storage": "1kb"}, "codebooks: need them for storage 1kb, and only there, got none with storage 1kb"),
+        ({"codebooks": "AAAA"}, "got some with storage float16"),
+        ({"storage": "1kb", "codebooks": "AAAA"}, "need the text of 2,048 numbers in float16 for D 8"),
+        ({"storage": "1kb", "codebooks": "?"}, "need the text of 2,048 numbers"),
+        ({"codebooks": 3}, "codebooks: need a str"),
+    ],
+)
+def test_wrong_codebooks_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CONFIG, **change)
 
 
 @given(st.data())
