@@ -14,6 +14,7 @@
 
 #include "constants.hpp"
 #include "lanes.hpp"
+#include "single.hpp"
 #include "tasks.hpp"
 #include "transport.hpp"
 
@@ -393,6 +394,47 @@ static void solve_lanes(Block& block, ExactProblem& exact, const SolverSettings&
       error += __builtin_fabs(sum - number(p.weight_g + j));
     }
     block.error[lane] = (float)error, block.iterations[lane] = exact.paths;
+  }
+}
+
+// Solves a single problem that is complete, with dustbins of the given level. Returns the structural similarity.
+static float solve_single_exactly(Block& block, ExactProblem& exact, const SolverSettings& solver, float level) {
+  const Problem& p = block.problem;
+  const int32_t regions_q = (int32_t)p.regions_q, regions_g = (int32_t)p.regions_g;
+  const int64_t stride = vectors_of_row(p) * W;
+  const float* cosine = reinterpret_cast<const float*>(p.cosine);
+  const float* weight_q = reinterpret_cast<const float*>(p.weight_q);
+  const float* weight_g = reinterpret_cast<const float*>(p.weight_g);
+  const auto cost = [=](int32_t i, int32_t j) {
+    return -(double)(i < regions_q && j < regions_g ? cosine[j * stride + i] : level);
+  };
+  const auto mass_q = [=](int32_t i) { return (double)weight_q[i]; };
+  const auto mass_g = [=](int32_t j) { return (double)weight_g[j]; };
+  if (dustbins_of(solver) == 0) {
+    read_exact(exact, regions_q, regions_g, cost, mass_q, mass_g);
+  } else {
+    const auto extended = with_dustbins(regions_q, regions_g, cost, solver);
+    read_exact(exact, (int32_t)p.rows, (int32_t)p.cols, extended, mass_q, mass_g);
+  }
+  if (!solve_one(exact, solver)) return 0;
+  double error = 0, structural = 0;
+  for (int32_t j = 0; j < p.cols; ++j) {
+    double sum = 0;
+    for (int32_t i = 0; i < p.rows; ++i) {
+      const float mass = (float)flow_of(exact, i, j);
+      sum += mass;
+      if (i < regions_q && j < regions_g) structural += (double)mass * cosine[j * stride + i];
+    }
+    error += __builtin_fabs(sum - mass_g(j));
+  }
+  block.error = all((float)error), block.iterations = Mask{} + exact.paths;
+  return (float)structural * p.total;
+}
+
+// Writes the plan of a single problem to (Rq, Rg).
+static void write_exact_plan_of_single(const Problem& p, const ExactProblem& exact, float* to) {
+  for (int32_t i = 0; i < p.regions_q; ++i) {
+    for (int32_t j = 0; j < p.regions_g; ++j) to[i * p.regions_g + j] = (float)flow_of(exact, i, j) * p.total;
   }
 }
 

@@ -160,6 +160,63 @@ DIML_INLINE void sum_rows(Lanes (&rows)[W]) {
   if constexpr (W > 8) add_all_blocks<8>(rows);
 }
 
+template <int... lane>
+DIML_INLINE Lanes sum_of_two(Lanes a, Lanes b, std::integer_sequence<int, lane...>) {
+  return __builtin_shufflevector(a, b, (lane / 4 * 4 + lane % 4 / 2 + (lane % 2) * W)...) +
+         __builtin_shufflevector(a, b, (lane / 4 * 4 + lane % 4 / 2 + 2 + (lane % 2) * W)...);
+}
+
+// `sum_rows` as rows become known: called after each row, in their order, it adds what can be added, so that few have to
+// be kept. It adds the lanes of a row in another order, for which there are faster instructions.
+template <int row>
+DIML_INLINE void sum_rows_up_to(Lanes (&rows)[W]) {
+  const auto add = [&](auto half, int first) __attribute__((always_inline)) {
+    swap_blocks<decltype(half)::value>(rows[first], rows[row + 1 - decltype(half)::value],
+                                       std::make_integer_sequence<int, W>{});
+    rows[first] += rows[row + 1 - decltype(half)::value];
+  };
+  if constexpr (row % 2 == 1) {
+    rows[row - 1] = sum_of_two(rows[row - 1], rows[row], std::make_integer_sequence<int, W>{});
+  }
+  if constexpr (row % 4 == 3) add(std::integral_constant<int, 2>{}, row - 3);
+  if constexpr (row % 8 == 7) add(std::integral_constant<int, 4>{}, row - 7);
+  if constexpr (row % 16 == 15) add(std::integral_constant<int, 8>{}, row - 15);
+}
+
+template <int... lane>
+DIML_INLINE Lanes exchanged_halves(Lanes value, int half, std::integer_sequence<int, lane...>) {
+  return half == 1   ? __builtin_shufflevector(value, value, (lane ^ 1)...)
+         : half == 2 ? __builtin_shufflevector(value, value, (lane ^ 2)...)
+         : half == 4 ? __builtin_shufflevector(value, value, (lane ^ (4 % W))...)
+                     : __builtin_shufflevector(value, value, (lane ^ (8 % W))...);
+}
+
+// The sum of all lanes, in each of them.
+DIML_INLINE Lanes sum_of_lanes(Lanes value) {
+#pragma GCC unroll 4
+  for (int half = W / 2; half > 0; half /= 2) {
+    value += exchanged_halves(value, half, std::make_integer_sequence<int, W>{});
+  }
+  return value;
+}
+
+// The largest of all lanes, in each of them.
+DIML_INLINE Lanes largest_of_lanes(Lanes value) {
+#pragma GCC unroll 4
+  for (int half = W / 2; half > 0; half /= 2) {
+    value = largest(value, exchanged_halves(value, half, std::make_integer_sequence<int, W>{}));
+  }
+  return value;
+}
+
+// The lanes below `count`, which may be negative or more than there are.
+DIML_INLINE Mask lanes_below(int64_t count) {
+  Mask number = Mask{};
+#pragma GCC unroll 16
+  for (int lane = 0; lane < W; ++lane) number[lane] = lane;
+  return number < (int32_t)(count < 0 ? 0 : count < W ? count : W);
+}
+
 // Hands out pieces of one block of memory, each on cache lines of its own; without a block it only counts bytes.
 struct Arena {
   char* base;

@@ -9,6 +9,7 @@
 #include "lanes.hpp"
 #include "maxsim.hpp"
 #include "readings.hpp"
+#include "single.hpp"
 #include "storage.hpp"
 #include "tasks.hpp"
 #include "transport.hpp"
@@ -19,6 +20,7 @@ namespace diml::DIML_INSTRUCTION_SET {
 // Working memory of one thread that scores.
 struct Workspace {
   PackedQuery query;
+  bool single;          // whether pairs are solved one at a time, in `fresh`, whose cosines are then the cells
   Block fresh, rest;
   ExactProblem exact;   // for exact plans
   bool codes;           // whether cosines are products of 16-bit codes
@@ -27,10 +29,10 @@ struct Workspace {
   float* rounded;       // int16 without `codes`: regions and pooled vector of the query, then the image's, rounded
   const float* pooled;  // the query's pooled vector as given
   float* image;         // decoded regions of the image
-  float* cells;         // (W, Rg + 1, lanes), of each pair the products with the regions, then with the pooled vector
+  float* cells;         // (W or 1, Rg + 1, lanes), of each pair products with the regions, then with the pooled vector
   ScorerMemory scorer;  // for votes
   float* dustbin;       // for votes: (W, round_up(Rq)), of the query of each pair
-  float* mass;          // (W, round_up(Rg)), products of the query's pooled vector with the regions
+  float* mass;          // (W or 1, round_up(Rg)), products of the query's pooled vector with the regions
   int64_t bytes;
 };
 
@@ -50,9 +52,15 @@ static Workspace workspace_in(const ScoreTask& task, void* memory) {
   space.query.regions = regions_q, space.query.dim = task.dim;
   space.query.vectors = round_up(regions_q) / W;
   const int64_t lanes = space.query.vectors * W;
+  space.single = is_single(regions_q, regions_g, task.solver.plan);
+  if (space.single) {
+    space.fresh.problem = single_problem_of(regions_q, regions_g, task.solver);
+    place_single(space.fresh.problem, arena.take<Lanes>(single_lanes(space.fresh.problem)));
+  }
   for (Block* block : {&space.fresh, &space.rest}) {
-    Lanes* problem = arena.take<Lanes>(problem_lanes(regions_q + bins, regions_g + bins));
-    block->problem = problem_in(problem, regions_q, regions_g, task.solver);
+    if (space.single) break;
+    block->problem = problem_of(regions_q, regions_g, task.solver);
+    place(block->problem, arena.take<Lanes>(problem_lanes(block->problem)));
   }
   if (task.solver.plan == PlanKind::exact) space.exact = exact_in(arena, regions_q + bins, regions_g + bins);
 #ifdef DIML_INT16_PRODUCTS
@@ -66,8 +74,9 @@ static Workspace workspace_in(const ScoreTask& task, void* memory) {
   space.scale = arena.take<float>(space.codes ? regions_g + 1 : 0);
   space.rounded = arena.take<float>(rounds(task) && !space.codes ? (regions_q + 2) * task.dim : 0);
   space.image = arena.take<float>(storage == Storage::float32 ? 0 : regions_g * task.dim);
-  space.cells = arena.take<float>(W * (regions_g + 1) * lanes);
-  space.mass = arena.take<float>(W * round_up(regions_g));
+  space.cells = space.single ? reinterpret_cast<float*>(space.fresh.problem.cosine)
+                             : arena.take<float>(W * (regions_g + 1) * lanes);
+  space.mass = arena.take<float>((space.single ? 1 : W) * round_up(regions_g));
   if (by_votes(task)) space.scorer = scorer_memory_in(arena, task.votes.weights, regions_q, task.dim);
   space.dustbin = arena.take<float>(by_votes(task) ? W * lanes : 0);
   space.bytes = arena.used;
@@ -171,6 +180,19 @@ static void interleave(const ScoreTask& task, Workspace& space) {
   }
 }
 
+// Reads the weights of a pair that was compared into the single problem of `fresh`.
+static void read_weights(const ScoreTask& task, Workspace& space) {
+  const Problem& problem = space.fresh.problem;
+  const int64_t vectors = space.query.vectors, rows = task.query.regions, cols = task.gallery.regions;
+  float* const weight_g = reinterpret_cast<float*>(problem.weight_g);
+  for (int64_t x = 0; x < vectors; ++x) {
+    problem.weight_q[x] = task.uniform ? all(1.0f) : problem.cosine[cols * vectors + x];
+  }
+  for (int64_t j = 0; j < cols; ++j) {
+    weight_g[j] = task.uniform ? 1.0f : space.query.spare ? space.cells[j * vectors * W + rows] : space.mass[j];
+  }
+}
+
 // Writes marginal error and iterations of the pairs that are done.
 static void write_convergence(const PairResults& results, const Block& block, Mask done) {
   for (int lane = 0; lane < W; ++lane) {
@@ -178,6 +200,10 @@ static void write_convergence(const PairResults& results, const Block& block, Ma
     results.error[block.pair[lane]] = block.error[lane] * block.problem.total;
     results.iterations[block.pair[lane]] = block.iterations[lane];
   }
+}
+
+static void write_convergence_of_single(const PairResults& results, const Block& block, int64_t pair) {
+  results.error[pair] = block.error[0] * block.problem.total, results.iterations[pair] = block.iterations[0];
 }
 
 // Reads `count` numbers of each of W pairs and puts the pairs side by side.
@@ -278,11 +304,55 @@ static void compare_directly(Block& block, const SolverSettings& solver, int64_t
   }
 }
 
+// Makes the plan of the single problem of `fresh`, writes it to `plan` unless that is null, and returns the structural
+// similarity.
+static float plan_single(const ScoreTask& task, Workspace& space, const SolverSettings& solver, float level,
+                         float* plan) {
+  Block& block = space.fresh;
+  const Problem& problem = block.problem;
+  if (is_maxsim(solver.plan)) {
+    const float found = maxsim_structural_of_single(problem, solver.plan);
+    if (plan) write_maxsim_plan_of_single(problem, solver.plan, plan);
+    return found;
+  }
+  if (solver.plan == PlanKind::exact) {
+    const float found = solve_single_exactly(block, space.exact, solver, level);
+    if (plan) write_exact_plan_of_single(problem, space.exact, plan);
+    return found;
+  }
+  solve_single(block, solver, level);
+  if (plan) write_plan_of_single(problem, plan);
+  return structural_of_single(problem);
+}
+
+// Scores pairs first..last one at a time.
+static void score_singles(const ScoreTask& task, Workspace& space, const SolverSettings& solver, int64_t first,
+                          int64_t last) {
+  const PairResults& results = task.results;
+  Block& block = space.fresh;
+  const int64_t cells = task.query.regions * task.gallery.regions;
+  block.error = Lanes{}, block.iterations = Mask{};
+  int64_t packed = -1;
+  for (int64_t pair = first; pair < last; ++pair) {
+    if ((pair - first) % W == 0 && solver.cancelled(solver.owner)) return;
+    const int64_t query = task.pairs.query_rows[pair];
+    if (query != packed) pack_query(task, space, packed = query);
+    results.pooled[pair] = compare_pair(task, space, 0, pair, pair + 1 < last ? pair + 1 : pair);
+    read_weights(task, space);
+    const float level = complete_single(block.problem, solver);
+    float* const plan = results.plan ? results.plan + pair * cells : nullptr;
+    results.structural[pair] = plan_single(task, space, solver, level, plan);
+    write_convergence_of_single(results, block, pair);
+    if (results.cosine) write_cosine_of_single(block.problem, results.cosine + pair * cells);
+  }
+}
+
 static void score(const ScoreTask& task, int64_t first, int64_t last, void* memory) {
   Workspace space = workspace_in(task, memory);
   const SolverSettings solver = settings_within(task.solver);
   const PairResults& results = task.results;
   const PlanKind plan = solver.plan;
+  if (space.single) return score_singles(task, space, solver, first, last);
   int64_t packed = -1;
   const auto fill = [&](Block& block, int64_t start) {
     for (int lane = 0; lane < W; ++lane) {
@@ -311,9 +381,15 @@ static void score(const ScoreTask& task, int64_t first, int64_t last, void* memo
   solve_entropic(space.fresh, space.rest, solver, first, last, fill, end);
 }
 
+DIML_INLINE bool is_single(const SolveTask& task) {
+  return is_single(task.regions_q, task.regions_g, PlanKind::entropic);
+}
+
 static int64_t solve_bytes(const SolveTask& task) {
-  const int64_t bins = dustbins_of(task.solver);
-  return 2 * problem_lanes(task.regions_q + bins, task.regions_g + bins) * (int64_t)sizeof(Lanes);
+  const int64_t lanes = is_single(task)
+                            ? single_lanes(single_problem_of(task.regions_q, task.regions_g, task.solver))
+                            : 2 * problem_lanes(problem_of(task.regions_q, task.regions_g, task.solver));
+  return lanes * (int64_t)sizeof(Lanes);
 }
 
 // Reads the given problems of a block, the pairs from `start` on, side by side.
@@ -334,13 +410,52 @@ static void read_problems(const SolveTask& task, const Problem& problem, int64_t
   complete(problem, task.solver);
 }
 
+// Reads costs (Rq, Rg) as cosines of a single problem; `same` as in `read_problems`.
+static void read_costs(const float* cost, float same, const Problem& p) {
+  const int64_t vectors = vectors_of_row(p), rows = p.regions_q, cols = p.regions_g;
+  float* const cosine = reinterpret_cast<float*>(p.cosine);
+  for (int64_t i = 0; i < rows; i += W) {
+    for (int64_t j = 0; j < cols; j += W) {
+      if (i + W <= rows && j + W <= cols) {
+        Lanes block[W];
+        for (int x = 0; x < W; ++x) block[x] = same - load(cost + (i + x) * cols + j);
+        transpose(block);
+        for (int x = 0; x < W; ++x) p.cosine[(j + x) * vectors + i / W] = block[x];
+        continue;
+      }
+      for (int64_t x = i; x < rows && x < i + W; ++x) {
+        for (int64_t y = j; y < cols && y < j + W; ++y) cosine[y * vectors * W + x] = same - cost[x * cols + y];
+      }
+    }
+  }
+}
+
+// Solves the given problems first..last one at a time.
+static void solve_singles(const SolveTask& task, const SolverSettings& solver, int64_t first, int64_t last,
+                          void* memory) {
+  const int64_t rows = task.regions_q, cols = task.regions_g;
+  Block block;
+  block.problem = single_problem_of(rows, cols, solver);
+  place_single(block.problem, static_cast<Lanes*>(memory));
+  const Problem& problem = block.problem;
+  for (int64_t pair = first; pair < last; ++pair) {
+    read_costs(task.cost + pair * rows * cols, solver.open ? 1.0f : 0.0f, problem);
+    __builtin_memcpy(problem.weight_q, task.mass_q + pair * rows, rows * sizeof(float));
+    __builtin_memcpy(problem.weight_g, task.mass_g + pair * cols, cols * sizeof(float));
+    solve_single(block, solver, complete_single(problem, solver));
+    write_convergence_of_single(task.results, block, pair);
+    if (task.results.plan) write_plan_of_single(problem, task.results.plan + pair * rows * cols);
+  }
+}
+
 static void solve(const SolveTask& task, int64_t first, int64_t last, void* memory) {
   const int64_t rows = task.regions_q, cols = task.regions_g;
   const SolverSettings solver = settings_within(task.solver);
+  if (is_single(task)) return solve_singles(task, solver, first, last, memory);
   Block fresh, rest;
-  fresh.problem = problem_in(static_cast<Lanes*>(memory), rows, cols, solver);
-  Lanes* const second = static_cast<Lanes*>(memory) + problem_lanes(fresh.problem.rows, fresh.problem.cols);
-  rest.problem = problem_in(second, rows, cols, solver);
+  fresh.problem = rest.problem = problem_of(rows, cols, solver);
+  place(fresh.problem, static_cast<Lanes*>(memory));
+  place(rest.problem, static_cast<Lanes*>(memory) + problem_lanes(fresh.problem));
   const auto fill = [&](Block& block, int64_t start) { read_problems(task, block.problem, start, last); };
   const auto end = [&](const Block& block, Mask done) {
     write_convergence(task.results, block, done);

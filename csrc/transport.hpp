@@ -1,4 +1,7 @@
-// The entropic transport problem of W pairs side by side: the algorithm of `sinkhorn` in transport.py, step for step.
+// The entropic transport problem: the algorithm of `sinkhorn` in transport.py, step for step.
+//
+// Two layouts share the iterations. Side by side, W pairs are solved together, each in a lane of its own. A single pair
+// (single.hpp) has its columns across the lanes, and every number that is one of the pair in all lanes.
 //
 // u and v scale the rows and columns of kernel = exp((cosine - largest) / epsilon). One sweep over the kernel computes
 // row sums, new u, and the column sums that new v needs. Steps of v are mixed (Anderson's acceleration); pairs that
@@ -18,34 +21,47 @@ constexpr float kLog2E = 1.44269504f;
 constexpr int32_t kCancelEvery = 64;  // sweeps between two questions whether the caller has cancelled
 constexpr int kMoveAfter = 32;        // sweeps before which moving a pair to another block costs more than it saves
 
-struct Problem {  // memory for W pairs; arrays of W numbers
+struct Problem {  // memory for W pairs side by side, or for a single pair as in single.hpp
   Lanes *cosine, *kernel;    // (rows, cols)
-  Lanes *weight_q, *u;
-  Lanes *weight_g, *v, *columns, *residual, *step;
-  Lanes *change, *motion;    // (kMixed, cols), of residual and of log v, from sweep to sweep
+  Lanes *weight_q, *u;       // (down)
+  Lanes *weight_g, *v, *columns, *residual, *step;  // (across)
+  Lanes *change, *motion;    // (kMixed, across), of residual and of log v, from sweep to sweep
   int64_t rows, cols;        // Rq and Rg, one more each with dustbins
+  int64_t down, across;      // vectors of a column and of a row of the problem: side by side rows and cols
   int64_t regions_q, regions_g;
   float total;               // mass of a side with its dustbin, where regions have 1; the weights here sum to 1
+  Lanes* sums;               // of a single pair only: (across * W), and how many vectors a panel of its kernel has
+  int64_t panel;
 };
 
-// Memory of one problem, in vectors.
-DIML_INLINE int64_t problem_lanes(int64_t rows, int64_t cols) {
-  return 2 * rows * cols + 2 * rows + (5 + 2 * kMixed) * cols;
+// Memory of a problem, in vectors.
+DIML_INLINE int64_t problem_lanes(const Problem& p) {
+  return 2 * p.rows * p.cols + 2 * p.rows + (5 + 2 * kMixed) * p.cols;
 }
 
 // Of how many places a dustbin takes on either side: 0 or 1.
 DIML_INLINE int64_t dustbins_of(const SolverSettings& solver) { return solver.dustbin > 0 ? 1 : 0; }
 
-static Problem problem_in(Lanes* memory, int64_t regions_q, int64_t regions_g, const SolverSettings& solver) {
-  const int64_t rows = regions_q + dustbins_of(solver), cols = regions_g + dustbins_of(solver);
-  Problem p;
-  p.rows = rows, p.cols = cols, p.regions_q = regions_q, p.regions_g = regions_g, p.total = 1.0f + solver.dustbin;
-  p.cosine = memory, p.kernel = p.cosine + rows * cols;
-  p.weight_q = p.kernel + rows * cols, p.u = p.weight_q + rows;
-  p.weight_g = p.u + rows, p.v = p.weight_g + cols, p.columns = p.v + cols;
-  p.residual = p.columns + cols, p.step = p.residual + cols;
-  p.change = p.step + cols, p.motion = p.change + kMixed * cols;
+// A problem of W pairs side by side, without memory.
+static Problem problem_of(int64_t regions_q, int64_t regions_g, const SolverSettings& solver) {
+  Problem p{};
+  p.regions_q = regions_q, p.regions_g = regions_g, p.total = 1.0f + solver.dustbin;
+  p.rows = p.down = regions_q + dustbins_of(solver), p.cols = p.across = regions_g + dustbins_of(solver);
   return p;
+}
+
+// Gives the vectors of the columns of a problem their memory.
+static void place_columns(Problem& p, Lanes* memory) {
+  p.weight_g = memory, p.v = p.weight_g + p.across, p.columns = p.v + p.across;
+  p.residual = p.columns + p.across, p.step = p.residual + p.across;
+  p.change = p.step + p.across, p.motion = p.change + kMixed * p.across;
+}
+
+// Gives a problem its `problem_lanes` vectors of memory.
+static void place(Problem& p, Lanes* memory) {
+  p.cosine = memory, p.kernel = p.cosine + p.rows * p.cols;
+  p.weight_q = p.kernel + p.rows * p.cols, p.u = p.weight_q + p.rows;
+  place_columns(p, p.u + p.rows);
 }
 
 // Scales mass to sum to 1; zero mass becomes uniform. The largest entry is divided out first.
@@ -167,7 +183,7 @@ DIML_INLINE void solve_mixture(const PairState& state, const Lanes (&wanted)[kMi
 
 // Discards the earlier changes of some pairs.
 static void reset_history(const Problem& p, PairState& state, Mask which) {
-  for (int64_t x = 0; x < kMixed * p.cols; ++x) {
+  for (int64_t x = 0; x < kMixed * p.across; ++x) {
     p.change[x] = select(which, Lanes{}, p.change[x]), p.motion[x] = select(which, Lanes{}, p.motion[x]);
   }
   for (int s = 0; s < kMixed; ++s) {
@@ -187,6 +203,7 @@ DIML_INLINE Lanes record_change(const Problem& p, int64_t j, Lanes residual, Lan
 }
 
 // A plain step of the pairs that mix; its changes are recorded from the second sweep on.
+template <typename Layout>
 DIML_INLINE void step(const Problem& p, int64_t cols, Mask mixing, int32_t sweep, Lanes error, PairState& state) {
   const int slot = sweep % kMixed;
   Lanes *const change = p.change + slot * cols, *const motion = p.motion + slot * cols, drift = Lanes{};
@@ -196,12 +213,13 @@ DIML_INLINE void step(const Problem& p, int64_t cols, Mask mixing, int32_t sweep
     p.residual[j] = p.step[j] = residual;
     p.v[j] = select(mixing, p.v[j] * ratio, p.v[j]);
   }
-  if (sweep > 0) state.drift[slot] = drift;
+  if (sweep > 0) state.drift[slot] = Layout::of_pair(drift);
   state.before = error;
 }
 
 // A mixed step: new v of the pairs that mix, from the column sums in p.columns.
 static_assert(kMixEvery == 2, "`mix` adds the products of two changes, its own and that of the plain step before it");
+template <typename Layout>
 DIML_INLINE void mix(const Problem& p, int64_t cols, Mask mixing, int32_t sweep, Lanes error, PairState& state) {
   const int slot = sweep % kMixed, former = (sweep - 1) % kMixed;
   Lanes *const change = p.change + slot * cols, *const motion = p.motion + slot * cols, drift = Lanes{};
@@ -219,11 +237,12 @@ DIML_INLINE void mix(const Problem& p, int64_t cols, Mask mixing, int32_t sweep,
       products[s] += known * last, earlier[s] += known * before, wanted[s] += known * aim;
     }
   }
-  state.drift[slot] = drift;
+  state.drift[slot] = Layout::of_pair(drift);
 #pragma GCC unroll 4
   for (int s = 0; s < kMixed; ++s) {
-    state.gram[s][former] = state.gram[former][s] = earlier[s];
-    state.gram[s][slot] = state.gram[slot][s] = products[s];
+    state.gram[s][former] = state.gram[former][s] = Layout::of_pair(earlier[s]);
+    state.gram[s][slot] = state.gram[slot][s] = Layout::of_pair(products[s]);
+    wanted[s] = Layout::of_pair(wanted[s]);
   }
   const Mask grown = error > state.before * kGrown;
   state.before = error;
@@ -288,6 +307,15 @@ static Mask occupied(const Block& block) {
   return lanes;
 }
 
+// The state of pairs that start; `wide` ones do not.
+static void start_block(Block& block, Mask wide) {
+  const Lanes one = all(1.0f);
+  block.state = PairState{all(1e30f), {}, {}, one, Lanes{}, one};
+  reset_history(block.problem, block.state, all_true());
+  block.error = Lanes{}, block.iterations = select_mask(wide, Mask{} + kTooWide, Mask{});
+  block.active = occupied(block) & ~wide, block.ahead = Mask{}, block.sweep = 0;
+}
+
 // Starts the pairs of a block: kernel, and scaling vectors of 1.
 static void start_pairs(Block& block, const SolverSettings& solver) {
   const Problem& p = block.problem;
@@ -300,17 +328,33 @@ static void start_pairs(Block& block, const SolverSettings& solver) {
   const Mask wide = high - low > kPlainRange * solver.epsilon;
   for (int64_t i = 0; i < p.rows; ++i) p.u[i] = one;
   for (int64_t j = 0; j < p.cols; ++j) p.v[j] = one;
-  block.state = PairState{all(1e30f), {}, {}, one, Lanes{}, one};
-  reset_history(p, block.state, all_true());
-  block.error = Lanes{}, block.iterations = select_mask(wide, Mask{} + kTooWide, Mask{});
-  block.active = occupied(block) & ~wide, block.ahead = Mask{}, block.sweep = 0;
+  start_block(block, wide);
 }
 
+// W pairs side by side; fixed sizes, or 0 for any.
+template <int ROWS, int COLS>
+struct SideBySide {
+  DIML_INLINE int64_t across(const Problem& p) { return COLS ? COLS : p.cols; }
+
+  // What the sum over the vectors of a row says of each pair.
+  DIML_INLINE Lanes of_pair(Lanes sum) { return sum; }
+
+  // A sweep over all rows: their new u, and the sums of the columns.
+  DIML_INLINE void sweep(const Problem& p, Mask active, Lanes over) {
+    const int64_t rows = ROWS ? ROWS : p.rows, cols = across(p);
+    const bool relaxed = any(over > 0.0f);
+    int64_t i = 0;
+    for (; i + 8 <= rows; i += 8) sweep_rows<8>(p, i, cols, active, over, relaxed);
+    for (; i + 4 <= rows; i += 4) sweep_rows<4>(p, i, cols, active, over, relaxed);
+    for (; i < rows; ++i) sweep_rows<1>(p, i, cols, active, over, relaxed);
+  }
+};
+
 // Sweeps until at most `remaining` pairs are active, at a point where they can be moved to another block.
-template <int ROWS, int COLS>  // fixed sizes, or 0 for any
+template <typename Layout>
 static void run(Block& block, const SolverSettings& solver, int remaining) {
   const Problem& p = block.problem;
-  const int64_t rows = ROWS ? ROWS : p.rows, cols = COLS ? COLS : p.cols;
+  const int64_t cols = Layout::across(p);
   Mask active = block.active;
   PairState state = block.state;
   int32_t sweep = block.sweep;  // iterations done when a sweep starts
@@ -321,16 +365,13 @@ static void run(Block& block, const SolverSettings& solver, int remaining) {
       break;
     }
     for (int64_t j = 0; j < cols; ++j) p.columns[j] = Lanes{};
-    const bool relaxed = any(state.over > 0.0f);
-    int64_t i = 0;
-    for (; i + 8 <= rows; i += 8) sweep_rows<8>(p, i, cols, active, state.over, relaxed);
-    for (; i + 4 <= rows; i += 4) sweep_rows<4>(p, i, cols, active, state.over, relaxed);
-    for (; i < rows; ++i) sweep_rows<1>(p, i, cols, active, state.over, relaxed);
+    Layout::sweep(p, active, state.over);
     Lanes error = Lanes{};
     for (int64_t j = 0; j < cols; ++j) {
       p.columns[j] *= p.v[j];
       error += magnitude(p.columns[j] - p.weight_g[j]);
     }
+    error = Layout::of_pair(error);
     const Mask iterations = block.ahead + sweep, mixing = iterations < kMixing;
     Mask good = Mask{};
     if (sweep > 0) {
@@ -353,26 +394,23 @@ static void run(Block& block, const SolverSettings& solver, int remaining) {
     }
     if (!any(active & mixing)) continue;
     if (sweep % kMixEvery == 1 || sweep == 0) {
-      step(p, cols, active & mixing, sweep, error, state);
+      step<Layout>(p, cols, active & mixing, sweep, error, state);
     } else {
-      mix(p, cols, active & mixing, sweep, error, state);
+      mix<Layout>(p, cols, active & mixing, sweep, error, state);
     }
   }
   block.active = active, block.state = state, block.sweep = sweep;
 }
 
-static void run(Block& block, const SolverSettings& solver, int remaining) {
+static void run_side_by_side(Block& block, const SolverSettings& solver, int remaining) {
   const int64_t rows = block.problem.rows;
   if (rows == block.problem.cols) {
-    if (rows == 16) return run<16, 16>(block, solver, remaining);
-    if (rows == 4) return run<4, 4>(block, solver, remaining);
-    if (rows == 9) return run<9, 9>(block, solver, remaining);
-    if (rows == 49) return run<49, 49>(block, solver, remaining);
-    if (rows == 64) return run<64, 64>(block, solver, remaining);
-    if (rows == 17) return run<17, 17>(block, solver, remaining);
-    if (rows == 50) return run<50, 50>(block, solver, remaining);
+    if (rows == 16) return run<SideBySide<16, 16>>(block, solver, remaining);
+    if (rows == 4) return run<SideBySide<4, 4>>(block, solver, remaining);
+    if (rows == 9) return run<SideBySide<9, 9>>(block, solver, remaining);
+    if (rows == 17) return run<SideBySide<17, 17>>(block, solver, remaining);
   }
-  run<0, 0>(block, solver, remaining);
+  run<SideBySide<0, 0>>(block, solver, remaining);
 }
 
 // The structural similarity, sum of plan * cosine over the regions.
@@ -398,7 +436,7 @@ static void move(Block& from, Block& to) {
     to.active[place] = -1;
   }
   const auto merge = [&](Lanes& into, Lanes values) { into = select(moved, permuted(values, source), into); };
-  const int64_t size = problem_lanes(to.problem.rows, to.problem.cols);
+  const int64_t size = problem_lanes(to.problem);
   for (int64_t x = 0; x < size; ++x) merge(to.problem.cosine[x], from.problem.cosine[x]);
   for (int s = 0; s < kMixed; ++s) {
     for (int x = 0; x < kMixed; ++x) merge(to.state.gram[s][x], from.state.gram[s][x]);
@@ -422,13 +460,13 @@ template <typename Fill, typename End>
 static void solve_entropic(Block& fresh, Block& rest, const SolverSettings& solver, int64_t first, int64_t last,
                            Fill fill, End end) {
   const auto run_until = [&](Block& block, int remaining) {
-    run(block, solver, remaining);
+    run_side_by_side(block, solver, remaining);
     const Mask done = occupied(block) & ~block.active;
     if (!any(done)) return;
     end(block, done);
     for (int lane = 0; lane < W; ++lane) block.pair[lane] = done[lane] ? -1 : block.pair[lane];
   };
-  const int64_t size = problem_lanes(rest.problem.rows, rest.problem.cols);
+  const int64_t size = problem_lanes(rest.problem);
   for (int64_t x = 0; x < size; ++x) rest.problem.cosine[x] = Lanes{};
   rest.state = PairState{Lanes{}, {}, {}, all(1.0f), Lanes{}, all(1.0f)};
   rest.error = Lanes{}, rest.active = rest.iterations = rest.ahead = Mask{}, rest.sweep = 0;

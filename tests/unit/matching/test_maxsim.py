@@ -214,7 +214,7 @@ def test_every_instruction_set_makes_the_plans_of_the_twin(instruction_set, matc
 @needs_kernel
 @MATCHINGS
 @WEIGHTS
-@pytest.mark.parametrize("shape", [(1, 1), (4, 9), (16, 16), (17, 49)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (4, 9), (16, 16), (17, 49), (49, 64)], ids=str)
 def test_plans_of_the_kernel_have_the_twins_bits_for_its_own_cosines_ties_included(
     instruction_set, matching, weights, shape
 ):

@@ -110,7 +110,7 @@ def test_scores_are_close_to_the_converged_solution_in_float64(instruction_set):
 
 def test_plans_are_those_of_the_torch_path(instruction_set, monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    for rows, cols in ((16, 16), (5, 7), (1, 3), (49, 49)):
+    for rows, cols in ((16, 16), (5, 7), (1, 3), (49, 49), (64, 41), (34, 101)):
         cost = torch.rand(21, rows, cols, generator=generator)
         weights = (torch.rand(21, size, generator=generator).softmax(dim=1) for size in (rows, cols))
         problem = (cost, *weights)
@@ -132,6 +132,27 @@ def test_a_pair_scores_the_same_alone_and_in_a_batch_bit_for_bit(instruction_set
         assert Matcher().score(query[i], gallery, torch.tensor([[j]])).item() == together[i, j].item()
 
 
+@pytest.mark.parametrize("regions", [49, 64])
+def test_a_pair_of_fine_grids_scores_the_same_alone_and_in_a_batch_bit_for_bit(instruction_set, regions):
+    query, gallery = images(2, regions, 24, 4), images(19, regions, 24, 5)
+    together = Matcher().score(query, gallery, torch.arange(19).repeat(2, 1))
+    for i, j in ((0, 0), (1, 8), (1, 18)):
+        assert Matcher().score(query[i], gallery, torch.tensor([[j]])).item() == together[i, j].item()
+
+
+def test_over_relaxed_plans_of_fine_grids_are_those_of_the_torch_path(instruction_set, monkeypatch):
+    """Nothing reaches this tolerance in float32, so that all go on after the 100 iterations that are mixed."""
+    generator = torch.Generator().manual_seed(3)
+    cost = torch.rand(5, 49, 57, generator=generator)
+    weights = (torch.rand(5, size, generator=generator).softmax(dim=1) for size in (49, 57))
+    problem, limits = (cost, *weights), {"tolerance": 1e-12, "max_iterations": 131}
+    found = sinkhorn(*problem, **limits)
+    expected = by_torch(monkeypatch, lambda: sinkhorn(*problem, **limits))
+    assert found.iterations.tolist() == expected.iterations.tolist() == [131] * 5
+    assert found.marginal_error.max() < 4e-6
+    torch.testing.assert_close(found.plan, expected.plan, rtol=0, atol=1e-5)
+
+
 def test_threads_change_nothing():
     query, gallery = images(20, 16, 64, 6), images(100, 16, 64, 7)
     rows = torch.arange(100).repeat(20, 1)
@@ -146,11 +167,12 @@ def test_threads_change_nothing():
     assert all(torch.equal(result, results[0]) for result in results)
 
 
-def test_problems_too_wide_for_float32_are_solved_all_the_same():
+@pytest.mark.parametrize("regions", [5, 49])
+def test_problems_too_wide_for_float32_are_solved_all_the_same(regions):
     generator = torch.Generator().manual_seed(1)
-    cost = torch.rand(6, 5, 5, generator=generator)
+    cost = torch.rand(6, regions, regions, generator=generator)
     cost[::2] *= 0.1
-    weight = torch.rand(6, 5, generator=generator).softmax(dim=1)
+    weight = torch.rand(6, regions, generator=generator).softmax(dim=1)
     wide = native.solve(cost, weight, weight, native.SolverSettings(0.02, 1e-5, 3000)).too_wide
     assert wide.tolist() == ((cost.amax((1, 2)) - cost.amin((1, 2))) / 0.02 > 41).tolist()
     assert wide.any()

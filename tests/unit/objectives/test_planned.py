@@ -73,6 +73,14 @@ def test_two_sides_are_those_of_the_twin(kind, weights):
 
 
 @KINDS
+def test_fine_grids_are_those_of_the_twin(kind):
+    distance, sides = kind(49, Matcher()), (_packed(3, 49), _packed(3, 49, seed=1))
+    for method, given in (("_matrix", (sides[0], sides[0])), ("pairwise_distance", sides)):
+        for ours, twin in zip(*(run(distance, method, *given) for run in (_run, _twin)), strict=True):
+            torch.testing.assert_close(ours, twin, rtol=1e-4, atol=2e-5)
+
+
+@KINDS
 def test_a_region_map_on_one_side_is_that_of_the_twin(kind):
     proxies = torch.randn(3, 16 * 24, generator=torch.Generator().manual_seed(2), requires_grad=True)
     for ours, twin in zip(*(run(kind(16), "_matrix", _packed(8), proxies) for run in (_run, _twin)), strict=True):
