@@ -120,7 +120,7 @@ def test_the_scale_of_given_weights_does_not_matter(sides, scale):
     weights = [1 + torch.arange(s.num_regions, dtype=torch.float64)[None] for s in sides]
     found = match(*sides, weights=tuple(weights))
     scaled = match(*sides, weights=tuple(scale * weight for weight in weights))
-    # Rounding of the scale may decide about an iteration more or less, whose marginals are within the tolerance.
+    # Rounding of the weights may decide about an iteration more or less, and each stops within the tolerance.
     close(scaled.plan, found.plan, 2 * Matcher().tolerance)
 
 

@@ -7,6 +7,7 @@ import sys
 import types
 
 import pytest
+from rich.console import Console
 
 from diml.evaluation.metrics import METRICS
 from diml.training.logs import DamagedLogWarning, Display, MetricLog, read_records
@@ -144,8 +145,9 @@ def test_tensorboard_gets_the_same_numbers_if_installed(tmp_path, monkeypatch):
     ]
 
 
-def test_the_bar_shows_loss_rate_and_speed(capsys):
+def test_the_bar_shows_loss_rate_and_speed(capsys, monkeypatch):
     display = Display(True)
+    monkeypatch.setattr(display, "_console", Console(stderr=True, force_terminal=True))
     with display.epoch("epoch 1/3", 4, 1):
         display.step(0.123456, 1e-3, 81.2)
         numbers = display._bar.tasks[0]
