@@ -102,9 +102,7 @@ def _in_order(
 ) -> Iterator[LoadedBatch]:
     workers = min(_usable_workers(images, workers), -(-len(images) // batch_size))
     if not workers and isinstance(preprocess, Preprocess) and _are_files(images):
-        with contextlib.closing(_decoded_ahead(images, preprocess, batch_size)) as ahead:
-            yield from _checked(ahead, fail=fail)
-        return
+        return _decoded_by_threads(images, preprocess, batch_size, fail=fail)
     loader: DataLoader[_Decoded] = DataLoader(
         _DecodedImages(images, preprocess),
         batch_size=batch_size,
@@ -116,7 +114,14 @@ def _in_order(
         multiprocessing_context=_start_method() if workers else None,
         worker_init_fn=end_with_parent,
     )
-    yield from _checked(loader, fail=fail)
+    return _checked(loader, fail=fail)
+
+
+def _decoded_by_threads(
+    images: Sequence[ImageLike], preprocess: Prepare, batch_size: int, *, fail: bool
+) -> Iterator[LoadedBatch]:
+    with contextlib.closing(_decoded_ahead(images, preprocess, batch_size)) as batches:
+        yield from _checked(batches, fail=fail)
 
 
 def _decoded_ahead(
