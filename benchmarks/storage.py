@@ -20,6 +20,7 @@ import regimes
 from diml.evaluation import evaluate_regions
 from diml.evaluation.evaluate import Storage, stored_as
 from diml.matching import QuantizedRegions, Regions
+from diml.matching.codebooks import LEAST_REGIONS
 
 BEST = 10
 
@@ -53,7 +54,8 @@ def main() -> None:
 def one(found: regimes.Labelled, k: int) -> list[dict[str, Any]]:
     """Every type of storage of one set of embeddings, float32 first."""
     regions = found.regions.to(torch.float32)
-    stores = {name: stored_as(regions, name) for name in get_args(Storage)}
+    few = int(regions.dense.any(dim=2).sum()) < LEAST_REGIONS  # too few to fit codes on
+    stores = {name: stored_as(regions, name) for name in get_args(Storage) if not (few and name == "1kb")}
     results, best = [], torch.empty(0)
     for name, stored in stores.items():
         originals = regions if name == "1kb" else None

@@ -78,7 +78,7 @@ def document(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("loss", "index_copy") else n for n in COMMANDS]
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("loss", "index_copy", "peers") else n for n in COMMANDS]
 )
 def test_a_benchmark_writes_what_it_measured(name, document):
     found = document(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 
 import numpy as np
@@ -212,7 +213,7 @@ def test_results_have_short_reprs_and_a_table(searcher):
 
 
 def test_explaining_holds_one_large_image_at_a_time(tmp_path, embedder, model, monkeypatch):
-    """Hits are decoded one after the other, and what is kept of them has the size of a figure."""
+    """Each thread decodes one hit at a time, and what is kept of them has the size of a figure."""
     (tmp_path / "large").mkdir()
     for number in range(5):
         draw(number).resize((1200, 900)).save(tmp_path / "large" / f"{number}.jpg", quality=95)
@@ -231,7 +232,7 @@ def test_explaining_holds_one_large_image_at_a_time(tmp_path, embedder, model, m
     with Searcher.open(tmp_path / "index") as searcher:
         found = searcher.search(tmp_path / "large" / "0.jpg", k=5)
         explained = searcher.explain(found)
-    assert most == 2  # the query, which the result keeps, and a hit
+    assert 2 <= most <= 1 + min(8, os.cpu_count() or 1)  # the query, which the result keeps, and hits being decoded
     side = 2 * embedder.preprocess.size
     for hit, explanation in zip(found.hits, explained, strict=True):
         assert explanation.images is not None
