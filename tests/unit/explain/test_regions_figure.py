@@ -329,7 +329,7 @@ def test_drawing_uses_neither_pyplot_nor_global_state() -> None:
         "assert matplotlib.rcParams.copy() == before\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_scale_is_that_of_the_summary(random_match: MakeMatch) -> None:
