@@ -31,7 +31,7 @@ def view_box(preprocess: Preprocess, size: Size) -> Box:
     if preprocess.mode == "square":
         return (0.0, 0.0, float(size[0]), float(size[1]))
     side = preprocess.size
-    width, height = _short_side_to(size, side if preprocess.resize is None else preprocess.resize)
+    width, height = _short_side_to(size, preprocess.short_side)
     left, top = round((width - side) / 2), round((height - side) / 2)
     x, y = size[0] / width, size[1] / height
     return (left * x, top * y, (left + side) * x, (top + side) * y)

@@ -71,6 +71,11 @@ class Preprocess:
         if min(self.std) <= 0:
             raise ValueError(f"std: expected positive numbers, got {self.std}")
 
+    @property
+    def short_side(self) -> int:
+        """What the short side of an image is resized to in mode `crop`, pixels."""
+        return self.size if self.resize is None else self.resize
+
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Return the network input of an RGB image: (3, size, size), float32, normalised."""
         return self.normalize(self.view(image))
@@ -91,7 +96,7 @@ class Preprocess:
         side, resample = self.size * scale, _RESAMPLING[self.interpolation]
         if self.mode == "square":
             return image.resize((side, side), resample)
-        short = (self.size if self.resize is None else self.resize) * scale
+        short = self.short_side * scale
         width, height = _short_side_to(image.size, short)
         left, top = round((width - side) / 2), round((height - side) / 2)
         if width * height > _MAX_RESIZED_PIXELS:

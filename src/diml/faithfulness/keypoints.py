@@ -66,7 +66,7 @@ def in_view(preprocess: Preprocess, size: tuple[int, int], place: tuple[float, f
     """
     x, y = place[0] / size[0], place[1] / size[1]
     if preprocess.mode == "crop":
-        short = preprocess.size if preprocess.resize is None else preprocess.resize
+        short = preprocess.short_side
         scale = short / min(size) / preprocess.size
         x = (x - 0.5) * size[0] * scale + 0.5
         y = (y - 0.5) * size[1] * scale + 0.5

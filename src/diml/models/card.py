@@ -166,9 +166,8 @@ match.draw().savefig("why.png")
 def _model(embedder: Embedder) -> str:
     config, preprocess = embedder.config, embedder.preprocess
     parameters = sum(value.numel() for value in embedder.parameters())
-    resize = preprocess.size if preprocess.resize is None else preprocess.resize
     how = {
-        "crop": f"short side resized to {resize} pixels ({preprocess.interpolation}), centre cut out",
+        "crop": f"short side resized to {preprocess.short_side} pixels ({preprocess.interpolation}), centre cut out",
         "square": f"the whole image resized to a square ({preprocess.interpolation})",
     }
     pooled = {

@@ -140,9 +140,8 @@ def _difference(file: Path, batches: list[Tensor], expected: list[list[Any]]) ->
 def description(embedder: Embedder, regions: int) -> dict[str, str]:
     """The metadata of the file of an embedder with R regions: what a program that uses it has to know, as texts."""
     preprocess, config = embedder.preprocess, embedder.config
-    resized = preprocess.size if preprocess.resize is None else preprocess.resize
     steps = (
-        f"resize the short side to {resized} pixels, cut out the centre"
+        f"resize the short side to {preprocess.short_side} pixels, cut out the centre"
         if preprocess.mode == "crop"
         else "resize the whole image to a square"
     )

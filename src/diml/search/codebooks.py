@@ -5,19 +5,16 @@ Legend: M images to fit on, R regions of an image, D channels.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from diml.matching.codebooks import FIT_IMAGES, Codebooks
 from diml.search.store import codebooks_text
+from diml.search.whitening import embed_drawn
 
 if TYPE_CHECKING:
     from diml.models import Embedder
     from diml.search.sources import SourceListing
     from diml.search.whitening import FittedWhitening
-
-_SEED: Final = 0
 
 
 def fit_codebooks(
@@ -46,12 +43,6 @@ def fit_codebooks(
     if whitening is not None:
         regions = whitening.regions(list(whitening.place), embedder)
     else:
-        drawn = np.sort(np.random.default_rng(_SEED).permutation(len(listing))[:FIT_IMAGES]).tolist()
-        regions = embedder.embed_checked(
-            [str(listing.file(row)) for row in drawn],
-            batch_size=batch_size,
-            workers=workers,
-            progress=progress,
-            on_bad_image="skip",
-        ).regions
+        _, found = embed_drawn(listing, embedder, FIT_IMAGES, batch_size=batch_size, workers=workers, progress=progress)
+        regions = found.regions
     return codebooks_text(Codebooks.fit(regions.dense))

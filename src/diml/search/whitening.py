@@ -17,6 +17,7 @@ from diml.search.index_model import head_text
 if TYPE_CHECKING:
     from diml.matching import Regions
     from diml.models import Embedder
+    from diml.models.embedder import Embedded
     from diml.search.sources import SourceListing
 
 #: Images that a whitening is fitted on at most.
@@ -48,6 +49,22 @@ class FittedWhitening:
         return projected(self.raw[[self.place[row] for row in rows]], embedder.head)
 
 
+def embed_drawn(
+    listing: SourceListing, embedder: Embedder, most: int, *, batch_size: int, workers: int | None, progress: bool
+) -> tuple[list[int], Embedded]:
+    """Embed at most `most` images of a listing, drawn with a fixed seed; those that cannot be read are passed over.
+
+    Returns:
+        The rows that were drawn, ascending, and what came of them.
+    """
+    rows = np.sort(np.random.default_rng(_SEED).permutation(len(listing))[:most]).tolist()
+    files = [str(listing.file(row)) for row in rows]
+    found = embedder.embed_checked(
+        files, batch_size=batch_size, workers=workers, progress=progress, on_bad_image="skip"
+    )
+    return rows, found
+
+
 def fit_whitening(
     listing: SourceListing, embedder: Embedder, *, batch_size: int, workers: int | None, progress: bool
 ) -> FittedWhitening:
@@ -63,15 +80,7 @@ def fit_whitening(
     """
     raw = embedder.without_head()
     most = min(FIT_IMAGES, max(1, KEPT_BYTES // (4 * cells_of(raw) * raw.backbone.channels)))
-    drawn = np.random.default_rng(_SEED).permutation(len(listing))[:most]
-    rows = np.sort(drawn).tolist()
-    found = raw.embed_checked(
-        [str(listing.file(row)) for row in rows],
-        batch_size=batch_size,
-        workers=workers,
-        progress=progress,
-        on_bad_image="skip",
-    )
+    rows, found = embed_drawn(listing, raw, most, batch_size=batch_size, workers=workers, progress=progress)
     embedder.fit_head(found.regions)
     kept = [rows[index] for index in found.kept.tolist()]
     place = {row: number for number, row in enumerate(kept)}
