@@ -1,7 +1,8 @@
 """timm and lancedb imported without what they load but diml does not use, which takes seconds of every command.
 
-torchvision and timm load the compiler of torch for one function and some decorators, and lancedb the client of a
-server. Here these are loaded when they are first used, by whomever; nothing is missing afterwards.
+torchvision and timm load the compiler of torch for one function and some decorators, timm the logger wandb where it is
+installed, and lancedb the client of a server. Here these are loaded when they are first used, by whomever; nothing is
+missing afterwards.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Final
 _COMPILER: Final = "torch._dynamo"
 #: The module of the compiler of which torchvision imports a function.
 _ITS_UTILITIES: Final = "torch._dynamo.utils"
+_LOGGER: Final = "wandb"
 #: Its models are used by lancedb, its functions by servers alone.
 _SERVER_CLIENT: Final = "lance_namespace_urllib3_client"
 
@@ -24,7 +26,7 @@ _SERVER_CLIENT: Final = "lance_namespace_urllib3_client"
 def import_timm() -> Any:
     """Return the module timm."""
     if "timm" not in sys.modules:
-        with _compiler_when_used():
+        with _compiler_when_used(), _logger_when_used():
             return importlib.import_module("timm")
     return sys.modules["timm"]
 
@@ -50,29 +52,56 @@ def _compiler_when_used() -> Iterator[None]:
         yield
         return
     decorator = torch.compiler.disable
-    stand_in = ModuleType(_ITS_UTILITIES)
-
-    def real() -> ModuleType:
-        if sys.modules.get(_ITS_UTILITIES) is stand_in:
-            del sys.modules[_ITS_UTILITIES]
-        return importlib.import_module(_ITS_UTILITIES)
-
-    def is_compile_supported(device_type: str) -> bool:
-        return bool(real().is_compile_supported(device_type))
 
     def disable(fn: Any = None, recursive: bool = True, *, reason: str | None = None) -> Any:
         return lazily(fn, recursive)
 
-    stand_in.is_compile_supported = is_compile_supported  # type: ignore[attr-defined]
-    stand_in.__getattr__ = _unless_special(lambda name: getattr(real(), name))  # type: ignore[method-assign]
-    sys.modules[_ITS_UTILITIES] = stand_in
-    torch.compiler.disable = disable
-    try:
+    with _standing_in(_ITS_UTILITIES) as (stand_in, real):
+
+        def is_compile_supported(device_type: str) -> bool:
+            return bool(real().is_compile_supported(device_type))
+
+        stand_in.is_compile_supported = is_compile_supported  # type: ignore[attr-defined]
+        torch.compiler.disable = disable
+        try:
+            yield
+        finally:
+            torch.compiler.disable = decorator
+
+
+@contextmanager
+def _logger_when_used() -> Iterator[None]:
+    """While entered, who imports the logger gets a module that loads it when one of its names is asked for."""
+    if _LOGGER in sys.modules or importlib.util.find_spec(_LOGGER) is None:
         yield
+        return
+    with _standing_in(_LOGGER):
+        yield
+
+
+@contextmanager
+def _standing_in(name: str) -> Iterator[tuple[ModuleType, Callable[[], ModuleType]]]:
+    """While entered, `name` is a module whose names are those of the real one, which is imported when one is asked for.
+
+    Yields:
+        That module, and a function that imports the real one.
+    """
+    stand_in = ModuleType(name)
+
+    def give_way() -> None:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+
+    def real() -> ModuleType:
+        give_way()
+        return importlib.import_module(name)
+
+    stand_in.__getattr__ = _unless_special(lambda wanted: getattr(real(), wanted))  # type: ignore[method-assign]
+    sys.modules[name] = stand_in
+    try:
+        yield stand_in, real
     finally:
-        torch.compiler.disable = decorator
-        if sys.modules.get(_ITS_UTILITIES) is stand_in:
-            del sys.modules[_ITS_UTILITIES]
+        give_way()
 
 
 def _load_when_used(package: str) -> None:

@@ -13,6 +13,9 @@ from diml.lean_imports import import_lancedb, import_timm
 
 timm = import_timm()
 assert "torch._dynamo" not in sys.modules and "torch._dynamo.utils" not in sys.modules
+assert "wandb" not in sys.modules
+assert timm.utils.summary.wandb.Image.__module__.startswith("wandb.")
+assert sys.modules["wandb"].Image is timm.utils.summary.wandb.Image
 assert timm.create_model("test_resnet", pretrained=False) is not None
 assert import_timm() is sys.modules["timm"]
 
@@ -40,6 +43,7 @@ assert client.__version__ and client is sys.modules["lance_namespace_urllib3_cli
 def test_they_are_loaded_when_they_are_used():
     pytest.importorskip("lancedb")
     pytest.importorskip("lance_namespace_urllib3_client")
+    pytest.importorskip("wandb")
     subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT], check=True)
 
 
