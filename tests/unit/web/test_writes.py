@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -206,6 +209,52 @@ def test_a_write_that_fails_leaves_the_old_image(served: Served, monkeypatch: py
     assert (served.state(), served.store.listed([key]).metadata) == before
     assert not list(served.added.glob(".diml-*"))
     assert served.put(B, path="a.png").status_code == 200
+
+
+#: A server that is killed when a file is in its folder and its row is about to be written.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from fastapi.testclient import TestClient
+from diml.models import load_embedder
+from diml.search import Searcher, open_store
+from diml.web import Engine, create_app
+from diml.web.access import Access
+from diml.web.index import IndexGallery
+from diml.web.writes import IndexWriter
+
+index, added, model, image, token = sys.argv[1:]
+store = open_store(index)
+type(store).add = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+searcher = Searcher(store, load_embedder(model))
+engine = Engine(searcher.embedder, matcher=searcher.matcher, gallery=IndexGallery(searcher, "shop.index"))
+app = create_app(engine, access=Access(token=token), writer=IndexWriter(searcher, Path(added)))
+client = TestClient(app, base_url="http://127.0.0.1:8765", headers={"authorization": f"Bearer {token}"})
+client.post("/api/images", files={"image": ("b.png", Path(image).read_bytes())}, data={"path": "a.png"})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_a_server_killed_between_a_file_and_its_row_leaves_the_old_row_and_is_told(
+    served: Served, made: Path, tmp_path: Path
+) -> None:
+    key = served.put(A, path="a.png", metadata='{"price": 1}').json()["id"]
+    row = served.store.regions([key])
+    (tmp_path / "b.png").write_bytes(B)
+    paths = [made / "shop.index", served.added, made / "model", tmp_path / "b.png"]
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED, *map(str, paths), TOKEN], check=False, capture_output=True, text=True
+    )
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    after = served.store.regions([key])
+    assert after.metadata == row.metadata
+    assert np.array_equal(after.coded, row.coded)
+    assert (served.added / "a.png").read_bytes() == B
+    (stale,) = verify_index(served.store).stale
+    assert "a.png" in stale
+    assert served.put(B, path="a.png").status_code == 200  # as a client does that had no answer
+    assert verify_index(served.store).ok
+    assert not list(served.added.glob(".diml-*"))
 
 
 def test_while_another_process_writes_clients_are_told_to_come_again(
