@@ -10,7 +10,7 @@ demo: .venv/.installed   ## tables and figures on 400 photos, into runs/demo/
 	$(BIN)/diml demo
 
 test: .venv/.complete    ## the default tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # The server listens on all interfaces, whatever it is told; so it gets a network of its own, where the kernel allows.
 ALONE = $(shell unshare --map-root-user --net ip link set lo up 2>/dev/null && echo unshare --map-root-user --net)
@@ -19,7 +19,7 @@ test-milvus: .venv/.complete .milvus/.installed   ## the tests that need a Milvu
 	OMP_NUM_THREADS=1 $(ALONE) sh -c '$(if $(ALONE),ip link set lo up &&) exec $(BIN)/python -m pytest -m milvus tests/unit/search tests/laws/test_condition_laws.py'
 
 test-lowest: .venv-lowest/.installed   ## the unit tests and laws with the lowest versions that pyproject.toml admits
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto -o filterwarnings=default tests/unit tests/laws
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto --dist worksteal -o filterwarnings=default tests/unit tests/laws
 
 check: .venv/.complete   ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -19,6 +19,15 @@ settings.register_profile("thorough", deadline=None, max_examples=500, suppress_
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
+#: Modules with a test or a fixture of minutes. They come first, so that no process works on them while others are done.
+_MINUTES = ("test_documents", "test_recorded_numbers", "test_distributed", "test_resume")
+
+
+@pytest.hookimpl(trylast=True)  # after the order is drawn
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in _MINUTES)
+
+
 @pytest.fixture(autouse=True)
 def _same_numbers() -> None:
     """A test that draws from torch's own generator draws the same in any order."""
