@@ -89,8 +89,30 @@ def test_labels_of_nested_folders_change_without_embedding(shop, model, capsys):
     lines = capsys.readouterr().out
     told = json.loads(lines[lines.rindex("\n{") :])
     assert (told["embedded"], told["copied"], told["unchanged"]) == (0, 1, 10)
-    assert main(["search", "shop.index", "shop/class0/0.png", "--where", "label = 'front'", "--json"]) == 0
+    search = ["search", "shop.index", "shop/class0/0.png", "--where", "label = 'front'", "--json"]
+    assert main(search) == 0
     assert len(json.loads(capsys.readouterr().out)["hits"]) == 1
+    draw(shop / "class1" / "front" / "11.png", 11)
+    assert main(words) == 0  # as before, though it is not said again
+    told = json.loads(capsys.readouterr().out)
+    assert (told["embedded"], told["copied"], told["unchanged"]) == (1, 0, 11)
+    assert main(search) == 0
+    assert len(json.loads(capsys.readouterr().out)["hits"]) == 2
+    moved = shop.rename(shop.with_name("moved"))
+    words[2] = "moved"
+    assert main(words) == 2
+    assert f"{shop} is now {moved}, and its labels were from parent" in capsys.readouterr().err
+    assert main([*words, "--label-from", "parent"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["embedded"], told["moved"], told["total"]) == (0, 12, 12)
+    kept = Path("shop.index", "labels.json")
+    kept.write_text(kept.read_text().replace("parent", "top"))
+    assert main(words) == 2
+    assert "labels.json: damaged or changed" in capsys.readouterr().err
+    assert main(["index", "verify", "shop.index"]) == 1
+    assert "labels.json: damaged or changed" in capsys.readouterr().out
+    assert main([*words, "--label-from", "parent"]) == 0
+    assert main(["index", "verify", "shop.index"]) == 0
 
 
 def test_types_are_named_and_conditions_follow(shop, model, capsys):

@@ -104,7 +104,7 @@ class BuildCommand:
     label_from: Annotated[str | None, tyro.conf.arg(metavar="parent|top|COLUMN")] = None
     """What the column `label` is: `top`, the first folder below the source on the path to the image, which is the
     default for a folder; `parent`, the folder that the image is in; or a column of the CSV file, by default its own
-    `label`. To be given again whenever the index is brought up to date; a change embeds nothing anew."""
+    `label`. Kept with the index for each of its sources; a change embeds nothing anew."""
 
     keep_missing: bool = False
     """Keep images in the index that are missing from the folder or file."""
@@ -137,9 +137,11 @@ class BuildCommand:
     def _build(self, processes: ProcessGroup) -> BuildReport:
         from diml.search import build_index
         from diml.search.cells import read_types
+        from diml.search.labels import labels_of_sources
         from diml.search.sources import list_source
 
-        listing = list_source(self.images, read_types(self.types), label_from=self.label_from)
+        kept = {} if self.label_from is not None else labels_of_sources(self.index)
+        listing = list_source(self.images, read_types(self.types), label_from=self.label_from, kept=kept)
         notice = listing.notice()
         if notice is not None and processes.is_first and not self.json:
             print(notice)

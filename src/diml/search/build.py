@@ -26,6 +26,7 @@ from diml.search.columns import FittedColumns, columns_of_index, columns_of_new_
 from diml.search.filters import ColumnComparison, ColumnType
 from diml.search.index import content_of, create_store, is_milvus, open_store
 from diml.search.index_model import HEAD_FILE, is_unfitted, kept_head, use_head
+from diml.search.labels import keep_label_from, labels_of_sources
 from diml.search.removals import Removals, find_removals
 from diml.search.sources import SourceListing, list_source
 from diml.search.store import IndexConfig, IndexNotFoundError, Rows, Storage, Store, Value, encode_regions, printed
@@ -134,7 +135,9 @@ def build_index(
     if storage != "none":  # known before the source is listed
         embedder.check_matcher(embedder.matcher if matcher is None else matcher)
     _require_storage(storage, existing)
-    listing = images if isinstance(images, SourceListing) else list_source(images, types)
+    listing = images
+    if not isinstance(listing, SourceListing):
+        listing = list_source(listing, types, kept=labels_of_sources(uri))
     whitening = None
     loading = {"batch_size": batch_size, "workers": workers, "progress": progress}
     if is_unfitted(embedder):
@@ -156,8 +159,11 @@ def build_index(
         raise ValueError(
             f"index: {removals.why_not}. Nothing was changed; --allow-removals goes on, --keep-missing keeps them"
         )
+    _require_labels(store, listing, removals.sources)
     rewritten = dict(store.config.columns) != dict(fitted.columns)
     _prepare(store, fitted, processes)
+    if processes.is_first:
+        keep_label_from(store, listing)
     writer = _RowWriter(store, listing, fitted.columns, commit_every)
     _copy(plan, writer)
     copied = writer.count
@@ -316,6 +322,18 @@ def _require_matcher(store: Store, matcher: Matcher | None, uri: str | os.PathLi
         raise ValueError(
             f"matcher: {uri} has {own}, got {matcher}; omit it and set it when searching, or build a new index"
         )
+
+
+def _require_labels(store: Store, listing: SourceListing, moved: tuple[str, ...]) -> None:
+    """Raise ValueError where a source has moved whose labels were chosen, as those of the new place are not."""
+    known = {} if listing.label_from is not None else labels_of_sources(store)
+    for source in moved:
+        if source in known:
+            store.close()
+            raise ValueError(
+                f"label_from: {source} is now {listing.source}, and its labels were from {known[source]}. Nothing was "
+                f"changed; give --label-from {known[source]} for the new place"
+            )
 
 
 def _agreed_removals(

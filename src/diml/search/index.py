@@ -196,15 +196,17 @@ def verify_index(store: Store, *, images: bool = True, progress: bool = False) -
 
 
 def _text_faults(store: Store) -> list[str]:
-    """What is wrong with the head and the matcher that are kept with an index."""
+    """What is wrong with the head, the matcher and the sources' labels that are kept with an index."""
     from diml.search.index_model import head_faults
+    from diml.search.labels import labels_of_sources
     from diml.search.tuned import index_matcher
 
     faults = head_faults(store)
-    try:
-        index_matcher(store)
-    except ValueError as error:
-        faults.append(str(error))
+    for read in (index_matcher, labels_of_sources):
+        try:
+            read(store)
+        except ValueError as error:
+            faults.append(str(error))
     return faults
 
 

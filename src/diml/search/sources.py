@@ -41,6 +41,7 @@ class SourceListing:
         bad: images that cannot be indexed, whatever is in them.
         left_out: files of the folder that are no images, see `FoundImages`.
         closed: folders below it that cannot be opened; their images are neither listed nor missing.
+        label_from: as of `list_source`, where it was given or kept.
     """
 
     source: str
@@ -53,6 +54,7 @@ class SourceListing:
     bad: tuple[BadImage, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     closed: tuple[str, ...] = ()
+    label_from: str | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -116,6 +118,7 @@ def list_source(
     types: Mapping[str, ColumnType] | None = None,
     *,
     label_from: str | None = None,
+    kept: Mapping[str, str] | None = None,
 ) -> SourceListing:
     """List the images of a folder and its subfolders, or of a CSV file.
 
@@ -130,6 +133,7 @@ def list_source(
             folder that the image is in (both are empty where the image is in `place` itself); or the name of a column
             of a CSV file, which then means the column also where it is called `top` or `parent`. When omitted "top" of
             a folder, and a CSV file's own column `label`, if it has one.
+        kept: source -> `label_from` of those of an index, for where it is omitted; see `diml.search.labels`.
 
     Raises:
         FileNotFoundError: the folder or file does not exist.
@@ -146,10 +150,10 @@ def list_source(
             raise ValueError(f"types: need a CSV file, got the folder {path}, whose only column is label")
         if label_from not in (None, *_FOLDERS):
             raise ValueError(f"label_from: need parent or top for the folder {path}, got {label_from!r}")
-        return _list_folder(path.resolve(), label_from or "top")
+        return _list_folder(path.resolve(), label_from, kept or {})
     if path.suffix.lower() != ".csv" or not path.is_file():
         raise ValueError(f"images: need a folder or a .csv file, got {path}; give the folder that contains it")
-    return _list_csv(path, types or {}, label_from)
+    return _list_csv(path, types or {}, label_from, kept or {})
 
 
 def list_queries(place: str | os.PathLike[str]) -> SourceListing:
@@ -205,10 +209,11 @@ def _require_utf8(path: Path) -> None:
         raise ValueError(f"images: {printable(path)}: {_NOT_UTF8}") from error
 
 
-def _list_folder(folder: Path, label_from: str) -> SourceListing:
+def _list_folder(folder: Path, label_from: str | None, kept: Mapping[str, str]) -> SourceListing:
     found = find_images(folder)
     names = tuple(name for name in found.names if _is_utf8(name))
     source = f"{folder}/" if folder.suffix.lower() == ".csv" else str(folder)
+    label_from = label_from or kept.get(source)
     left = left_out_line(found.left_out, found.closed)
     if not names:
         raise ValueError(
@@ -220,11 +225,12 @@ def _list_folder(folder: Path, label_from: str) -> SourceListing:
         source=source,
         folder=folder,
         paths=names,
-        cells=tuple({"label": _folder_label(name, label_from)} for name in names),
+        cells=tuple({"label": _folder_label(name, label_from or "top")} for name in names),
         columns={"label": "text"},
         bad=tuple(BadImage(printable(folder / name), _NOT_UTF8) for name in found.names if not _is_utf8(name)),
         left_out=found.left_out,
         closed=found.closed,
+        label_from=label_from,
     )
 
 
@@ -263,7 +269,9 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def _list_csv(file: Path, types: Mapping[str, ColumnType], label_from: str | None) -> SourceListing:
+def _list_csv(
+    file: Path, types: Mapping[str, ColumnType], label_from: str | None, kept: Mapping[str, str]
+) -> SourceListing:
     table = read_csv(file)
     types = {nfc(name): kind for name, kind in types.items()}
     _check_columns(table, types)
@@ -279,6 +287,7 @@ def _list_csv(file: Path, types: Mapping[str, ColumnType], label_from: str | Non
     given = [name for name in table.columns if name != "path"]
     others = [nfc(name) for name in given]
     cells = tuple({nfc(name): nfc(row.cells[name]) for name in given} for row in table.rows)
+    label_from = label_from or kept.get(str(file))
     if label_from is not None:
         cells = _with_labels(cells, paths, file, others, nfc(label_from))
         others = [*others, *({"label"} - set(others))]
@@ -295,6 +304,7 @@ def _list_csv(file: Path, types: Mapping[str, ColumnType], label_from: str | Non
         columns=columns,
         named_types=frozenset(types),
         lines=tuple(row.line for row in table.rows),
+        label_from=label_from,
     )
 
 
