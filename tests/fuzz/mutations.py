@@ -135,7 +135,8 @@ def damaged_values(of: Any) -> st.SearchStrategy[Any]:
 def edited(of: Any, changes: Sequence[tuple[int, str, Any]]) -> Any:
     """A copy of plain values with these changes."""
     value = copy.deepcopy(of)
-    for number, kind, odd in copy.deepcopy(list(changes)):
+    for number, kind, drawn in changes:
+        odd = copy.deepcopy(drawn)  # each time another one, which never comes to lie in itself
         places = list(_places(value))
         if not places:
             return odd

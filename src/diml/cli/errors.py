@@ -90,7 +90,14 @@ KINDS: Final = (
     ErrorKind(_type("SafetensorError"), f"weights cannot be read or written: {_DAMAGED}"),
     ErrorKind(_says("lance error", "lanceerror"), _INDEX),
     ErrorKind(_from("lance", "lancedb", "pyarrow"), _INDEX),
-    ErrorKind(_type("PanicException", "RustPanic"), _INDEX),  # of the Rust libraries: LanceDB, safetensors
+    # of the Rust libraries, LanceDB and safetensors; in a task of LanceDB it becomes a RuntimeError
+    ErrorKind(
+        lambda error, text: (
+            _type("PanicException", "RustPanic")(error, text)
+            or (isinstance(error, RuntimeError) and _says("panicked with message")(error, text))
+        ),
+        _INDEX,
+    ),
     ErrorKind(_from("pymilvus", "milvus_lite", "grpc"), "the Milvus server refused; check its address and its log"),
     ErrorKind(
         _says("could not determine home directory", "can't determine home directory"),

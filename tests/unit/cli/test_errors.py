@@ -47,6 +47,7 @@ FOREIGN = [
     (OSError(errno.ENAMETOOLONG, "File name too long", "x"), "the name is too long"),
     (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), "x: No such file or directory"),
     (OSError("LanceError(IO): failed to read data/1.lance"), "the index is damaged or incomplete"),
+    (RuntimeError('task 7 panicked with message "the offset + length of the sliced Buffer"'), "diml index verify"),
     (RuntimeError("lance error: Not found: /x/_versions/1.manifest"), "diml index verify"),
     (RuntimeError("lance error: LanceError(IO): No space left on device (os error 28)"), "the disk is full"),
     (SafetensorError("Error while deserializing header: HeaderTooLarge"), "a file is damaged or incomplete"),
