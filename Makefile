@@ -33,7 +33,7 @@ bench: .venv/.complete   ## small sizes of all benchmarks, into runs/bench/
 	$(BIN)/python benchmarks/rerank.py --queries 40 --runs 3 --pairs 300 --json runs/bench/rerank.json
 	$(BIN)/python benchmarks/evaluate.py --images 1000 --classes 20 --plain-queries 100 --json runs/bench/evaluate.json
 	$(BIN)/python benchmarks/loss.py --runs 3 --json runs/bench/loss.json
-	$(BIN)/python benchmarks/peers.py --images 1000 --pairs 500 --runs 3 --peers pot_batch pot_batch_log torch_batch --json runs/bench/peers.json
+	$(BIN)/python benchmarks/peers.py --images 1000 --pairs 500 --runs 3 --peers pot_batch pot_batch_log torch_batch maxsim_cpu torch_maxsim faiss_flat torch_topk --json runs/bench/peers.json
 	$(BIN)/python benchmarks/exact_plans.py --embeddings easy --queries 10 --pairs 100 --json runs/bench/exact_plans.json
 	$(BIN)/python benchmarks/storage.py --embeddings orl orl-whitened --json runs/bench/storage.json
 	$(BIN)/python benchmarks/memory.py --images 5000 --queries 500 --classes 1000 --json runs/bench/memory.json

@@ -23,7 +23,9 @@ from rich.table import Table
 
 from diml.files import write_text
 
-PACKAGES = ("diml", "torch", "numpy", "pytorch-metric-learning", "POT")
+PACKAGES = (
+    "diml", "torch", "numpy", "pytorch-metric-learning", "POT", "ott-jax", "jax", "maxsim-cpu", "faiss-cpu"
+)  # fmt: skip
 
 #: Progress is printed here, so that standard output has only the tables.
 progress = Console(stderr=True)

@@ -1,14 +1,22 @@
-"""Pairs per second of optimal transport alone at equal marginal error: our solver against others.
+"""Ours against other projects at equal work: optimal transport alone, MaxSim, and the search by pooled vectors.
 
     python benchmarks/peers.py
-    python benchmarks/peers.py --pairs 20000 --embeddings hard --json runs/peers.json
+    python benchmarks/peers.py --pairs 20000 --embeddings hard --tasks transport --json runs/peers.json
     python benchmarks/peers.py --peers pot_batch pot_batch_log --regions 49
+    python benchmarks/peers.py --tasks maxsim nearest --embeddings easy --images 60502
 
-Costs and weights are given: those of queries and their best K candidates, with weights of at least 1e-7, as several
-solvers fail at zero. Ours stops each pair at a marginal error of 4e-6. Every other solver gets the least effort (a
-number of iterations, or a tolerance where it has a stopping rule) at which the mean marginal error of its plans is not
-above that of ours. The error is measured in the same way for all, in float64: the L1 distance of row sums and column
-sums from the weights, together. Batched solvers get the best of several batch sizes.
+Peers that are not installed are named with the line that installs them. All are measured in one run, alternating with
+ours. The scores of MaxSim and of the search are compared with ours first; the largest difference stands in the table.
+
+Transport: costs and weights are given: those of queries and their best K candidates, with weights of at least 1e-7, as
+several solvers fail at zero. Ours stops each pair at a marginal error of 4e-6. Every other solver gets the least effort
+(a number of iterations, or a tolerance where it has a stopping rule) at which the mean marginal error of its plans is
+not above that of ours. The error is measured in the same way for all, in float64: the L1 distance of row sums and
+column sums from the weights, together. Batched solvers get the best of several batch sizes.
+
+MaxSim: each query against its best K candidates, the query's side alone with equal weights. Ours adds the pooled
+cosine, as part of the same call. Search: the `--rerank-at` nearest images of each query by pooled cosine, without
+itself; ours sums in float64, so that rankings do not depend on the machine.
 """
 
 from __future__ import annotations
@@ -23,8 +31,11 @@ from torch import Tensor
 
 import measure
 import regimes
-from diml.matching import Matcher, sinkhorn
+from diml.matching import Matcher, nearest, sinkhorn
+from engines import MAXSIM, NEAREST, Engine, Work
 from solvers import EPSILON, PEERS, Peer, Problems
+
+TASKS = ("transport", "maxsim", "nearest")
 
 #: Least weight of a region.
 LEAST_WEIGHT = 1e-7
@@ -43,10 +54,22 @@ def main() -> None:
     regimes.add_arguments(made, images=2000)
     made.add_argument("--pairs", type=int, default=5000, help="B; default: %(default)s")
     made.add_argument("--rerank-at", type=int, default=100, help="K, candidates per query; default: %(default)s")
-    made.add_argument("--peers", choices=tuple(PEERS), nargs="+", default=list(PEERS), help="default: all")
+    made.add_argument("--tasks", choices=TASKS, nargs="+", default=list(TASKS), help="default: all")
+    known = (*PEERS, *MAXSIM, *NEAREST)
+    made.add_argument("--peers", choices=known, nargs="+", default=list(known), help="default: all")
     options = measure.read(made)
-    results = [row for name in options.embeddings for row in compare(regimes.load(name, options), options)]
-    measure.finish("peers", options, results, table(results))
+    results = []
+    for name in options.embeddings:
+        found = regimes.load(name, options)
+        if "transport" in options.tasks:
+            results += compare(found, options)
+        for task, peers in (("maxsim", MAXSIM), ("nearest", NEAREST)):
+            if task in options.tasks:
+                results += compare_engines(found, options, task, peers)
+    solvers = [result for result in results if result["task"] == "transport"]
+    engines = [result for result in results if result["task"] != "transport"]
+    tables = ([table(solvers)] if solvers else []) + ([engine_table(engines)] if engines else [])
+    measure.finish("peers", options, results, *tables)
 
 
 def compare(found: regimes.Labelled, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -56,7 +79,7 @@ def compare(found: regimes.Labelled, options: argparse.Namespace) -> list[dict[s
     wanted = float(marginal_error(plan, problems).mean())
     exact = sinkhorn(*(part.double() for part in problems), epsilon=EPSILON, tolerance=1e-9, max_iterations=50_000)
     rows = [row(found, "diml", {"marginal_error": wanted, "plan_error": plan_error(plan, exact.plan)}, len(plan))]
-    for name in options.peers:
+    for name in (name for name in options.peers if name in PEERS):
         peer = PEERS[name]
         reason = peer.missing()
         if reason:
@@ -83,7 +106,46 @@ def compare(found: regimes.Labelled, options: argparse.Namespace) -> list[dict[s
 
 
 def row(found: regimes.Labelled, solver: str, facts: dict[str, Any], pairs: int) -> dict[str, Any]:
-    return {"embeddings": found.name, "regions": found.regions.num_regions, "solver": solver, "pairs": pairs} | facts
+    about = {"task": "transport", "embeddings": found.name, "regions": found.regions.num_regions}
+    return about | {"solver": solver, "pairs": pairs} | facts
+
+
+def compare_engines(
+    found: regimes.Labelled, options: argparse.Namespace, task: str, peers: dict[str, Engine]
+) -> list[dict[str, Any]]:
+    """One row per engine: what differs from ours, then the time of each side, alternating."""
+    images = found.regions.to(torch.float32)
+    queries = regimes.drawn_queries(math.ceil(options.pairs / options.rerank_at), len(images), options.seed)
+    order, best = regimes.candidates(images, queries, options.rerank_at)
+    work = Work(images, queries, order, order.shape[1])
+    query, matcher = images[queries], Matcher(matching="maxsim_query", weights="uniform")
+
+    def score() -> Tensor:
+        return matcher.score(query, images, order)
+
+    def search() -> Tensor:
+        return nearest(query, images, work.depth, exclude=queries).order
+
+    run = score if task == "maxsim" else search
+    about = {"task": task, "embeddings": found.name, "regions": images.num_regions, "images": len(images)}
+    about |= {"queries": len(queries), "depth": work.depth}
+    rows = []
+    for name, peer in ((name, peers[name]) for name in options.peers if name in peers):
+        if peer.missing():
+            rows.append(about | {"solver": name, "skipped": peer.missing()})
+            continue
+        theirs = peer.prepare(work)
+        if task == "maxsim":
+            ours_found = score() - best
+        else:
+            ours_found = (query.pooled.unsqueeze(1) * images.pooled[search()]).sum(dim=2)
+        difference = float((theirs() - ours_found).abs().max())
+        seconds = measure.alternate({"peer": theirs, "diml": run}, options.runs, options.warmup)
+        per_query = 1000 / len(queries)
+        facts = {f"{side}_ms_per_query": measure.spread(seconds[side], per_query) for side in ("peer", "diml")}
+        facts |= {"largest_difference": difference, "ratio": measure.ratios(seconds["peer"], seconds["diml"])}
+        rows.append(about | {"solver": name} | facts)
+    return rows
 
 
 def problems_of(found: regimes.Labelled, options: argparse.Namespace) -> Problems:
@@ -152,6 +214,19 @@ def table(results: list[dict[str, Any]]) -> measure.Table:
     columns = ("solver", "pairs/s", "effort", "marginal\nerror", "plan\nerror", "diml / it")
     caption = "Errors: mean L1 distance of row and column sums from the weights, of the plan from the converged one."
     return measure.table("Transport at equal marginal error: median, min..max", columns, rows, caption)
+
+
+def engine_table(results: list[dict[str, Any]]) -> measure.Table:
+    rows = []
+    for result in results:
+        start = [f"{result['task']}: {result['solver'].replace('_', ' ')}\n{result['embeddings']}"]
+        if "skipped" in result:
+            rows.append([*start, "skipped", result["skipped"], "", ""])
+            continue
+        times = [measure.shown(result[f"{side}_ms_per_query"]) for side in ("peer", "diml")]
+        rows.append([*start, *times, f"{result['largest_difference']:.1e}", measure.shown(result["ratio"])])
+    columns = ("task and engine", "its ms\na query", "ours", "largest\ndifference", "its / ours")
+    return measure.table("MaxSim and search: median, min..max", columns, rows, "Difference: of scores, from ours.")
 
 
 if __name__ == "__main__":

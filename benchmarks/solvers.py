@@ -29,6 +29,7 @@ class Peer:
 
     Attributes:
         package: the package to import; None where torch suffices.
+        install: what installs it.
         run: computes plans (B, R, R) of problems at an effort.
         efforts: the scale of effort, ascending.
         effort_is: the unit of that scale.
@@ -37,6 +38,7 @@ class Peer:
     """
 
     package: str | None
+    install: str
     run: Callable[[Problems, float], Tensor]
     efforts: tuple[float, ...] = CAPS
     effort_is: str = "iterations"
@@ -44,9 +46,9 @@ class Peer:
     most_pairs: int = 10**9
 
     def missing(self) -> str | None:
-        """Why it cannot be measured on this machine, or None."""
-        if self.package and importlib.util.find_spec(self.package.partition(".")[0]) is None:
-            return f"{self.package.partition('.')[0]} is not installed"
+        """Why it cannot be measured on this machine, with what would change that, or None."""
+        if self.package and importlib.util.find_spec(self.package) is None:
+            return f"{self.package} is not installed: {self.install}"
         return None
 
     def solve(self, problems: Problems, effort: float, batch: int) -> Tensor:
@@ -123,9 +125,9 @@ def _ott(iterations: int) -> Callable[..., object]:
 
 
 PEERS = {
-    "pot_batch": Peer("ot", pot_batch("sinkhorn")),
-    "pot_batch_log": Peer("ot", pot_batch("log_sinkhorn")),
-    "pot_loop": Peer("ot", pot_loop, TOLERANCES, "tolerance", batched=False, most_pairs=200),
-    "torch_batch": Peer(None, torch_batch),
-    "ott_batch": Peer("ott", ott_batch),
+    "pot_batch": Peer("ot", "pip install POT", pot_batch("sinkhorn")),
+    "pot_batch_log": Peer("ot", "pip install POT", pot_batch("log_sinkhorn")),
+    "pot_loop": Peer("ot", "pip install POT", pot_loop, TOLERANCES, "tolerance", batched=False, most_pairs=200),
+    "torch_batch": Peer(None, "", torch_batch),
+    "ott_batch": Peer("ott", "pip install ott-jax", ott_batch),
 }

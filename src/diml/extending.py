@@ -17,6 +17,8 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, Literal, get_args
 
+from diml.spelling import did_you_mean
+
 __all__ = ["register"]
 
 Kind = Literal["losses", "miners", "backbones", "datasets", "stores"]
@@ -74,6 +76,19 @@ def registered(kind: Kind, name: str) -> Callable[..., Any] | None:
     if not callable(found):
         raise ValueError(f"{where}: need a function or class, got {type(found).__name__}")  # noqa: TRY004
     make: Callable[..., Any] = found
+    return make
+
+
+def need_registered(kind: Kind, name: str) -> Callable[..., Any]:
+    """As `registered`, where nothing else can be meant by the name.
+
+    Raises:
+        ValueError: nothing of this kind has this name, for instance as its package was uninstalled meanwhile.
+    """
+    make = registered(kind, name)
+    if make is None:
+        near = did_you_mean(name, registered_names(kind)) if registered_names(kind) else "none is"
+        raise ValueError(f"{kind}: {name!r} is neither registered nor declared by an installed package; {near}")
     return make
 
 

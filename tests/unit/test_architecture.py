@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "checksums": {"documents"},
     "workers": set(),
     "allocator": set(),
-    "extending": set(),
+    "extending": {"spelling"},
     "extras": set(),
     "field_texts": set(),
     "spelling": set(),

@@ -2,8 +2,10 @@
 
 import dataclasses
 import hashlib
+import io
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from pathlib import Path
@@ -59,6 +61,48 @@ def toy(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Asset:
         size=8,
         licence="MIT",
         credit="Nobody",
+    )
+    register(asset, monkeypatch)
+    return asset
+
+
+@pytest.fixture
+def packed(toy: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asset:
+    """An asset of two files in a tarball of npm, and a stand-in for npm that has it."""
+    tarball, tools = tmp_path / "toy-1.0.tgz", tmp_path / "tools"
+    with tarfile.open(tarball, "w:gz") as archive:
+        for name, content in (
+            ("faces/1f.pgm", b"one"),
+            ("faces/2f-fe0f.pgm", b"three"),
+            ("faces/1f-2f.pgm", b"not wanted"),
+            ("faces/1f.txt", b"not wanted"),
+            ("faces.pgm", b"not wanted"),
+        ):
+            entry = tarfile.TarInfo(f"package/{name}")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    tools.mkdir()
+    npm = tools / "npm"
+    npm.write_text(
+        f"""#!{sys.executable}
+import shutil, sys
+if sys.argv[-1] != "@toys/toy@1.0":
+    sys.exit("npm error 404")
+shutil.copy({str(tarball)!r}, sys.argv[sys.argv.index("--pack-destination") + 1])
+"""
+    )
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    contents = {"faces/1f.pgm": b"one", "faces/2f-fe0f.pgm": b"three"}
+    lines = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
+    asset = dataclasses.replace(
+        toy,
+        manager="npm",
+        package="@toys/toy",
+        sha256=hashlib.sha256(tarball.read_bytes()).hexdigest(),
+        content_sha256=hashlib.sha256(lines.encode()).hexdigest(),
+        member="package/faces",
+        stems="[0-9a-f]+(-fe0f)?",
     )
     register(asset, monkeypatch)
     return asset
@@ -189,6 +233,35 @@ def test_a_cache_that_cannot_be_made_names_the_variable(
     monkeypatch.setenv("DIML_CACHE", str(tmp_path / "file" / "below"))
     with pytest.raises(AssetError, match="DIML_CACHE"):
         fetch_asset("toy")
+
+
+needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for npm is a script of POSIX")
+
+
+@needs_posix
+def test_npm_unpacks_the_members_that_are_named_so(packed: Asset, cache: Path) -> None:
+    folder = fetch_asset("toy")
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert files == {"1f.pgm": b"one", "2f-fe0f.pgm": b"three"}
+    assert "From the npm package @toys/toy@1.0" in (folder.parent / "CREDIT.txt").read_text()
+    assert asset_status()[0].cached
+    assert [path.name for path in (cache / "assets").iterdir()] == ["toy-1.0"]
+
+
+@needs_posix
+def test_what_goes_wrong_with_npm_is_named(
+    packed: Asset, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(dataclasses.replace(packed, sha256="0" * 64), monkeypatch)
+    with pytest.raises(AssetError, match=r"the tarball toy-1\.0\.tgz has an unexpected hash.*npm cache verify"):
+        fetch_asset("toy")
+    register(dataclasses.replace(packed, version="2.0"), monkeypatch)
+    with pytest.raises(AssetError, match=r"npm could not fetch @toys/toy@2\.0: npm error 404\. Check the network"):
+        fetch_asset("toy")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(AssetError, match=r"fetched by npm, which is not installed; install Node.*npm pack @toys"):
+        fetch_asset("toy")
+    assert list((cache / "assets").iterdir()) == []
 
 
 def test_two_concurrent_fetches_both_get_a_complete_copy(

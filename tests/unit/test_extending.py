@@ -15,9 +15,9 @@ import diml
 from diml import extending
 from diml.data.datasets import check_dataset
 from diml.data.registry import dataset_info, dataset_names
-from diml.extending import KINDS, register, registered, registered_names
+from diml.extending import KINDS, need_registered, register, registered, registered_names
 from diml.objectives import build_objective, objective_names
-from diml.objectives.objective import option_types
+from diml.objectives.objective import miner_defaults, option_types
 from diml.search import open_store
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "extending.md"
@@ -165,3 +165,11 @@ def test_unknown_names_are_errors_that_list_the_registered_ones() -> None:
         open_store("taem://photos")
     with pytest.raises(ValueError, match="weights_file: 'patches' is a registered backbone"):
         diml.load_embedder("patches", weights_file="weights.safetensors")
+
+
+def test_a_name_that_has_to_be_registered_and_is_not_is_a_users_error() -> None:
+    with pytest.raises(ValueError, match=r"stores: 'team' is neither registered nor .*installed package; none is"):
+        need_registered("stores", "team")
+    register("miners", "all_pairs", nn.Identity)
+    with pytest.raises(ValueError, match=r"miners: 'al_pairs' is neither .*did you mean 'all_pairs'"):
+        miner_defaults("al_pairs")

@@ -79,14 +79,12 @@ class DatasetsCommand:
             _print_one(row)
 
     def _check(self) -> int:
-        from diml.data.datasets import check_dataset, locate_dataset
+        from diml.data.datasets import check_dataset, place_or_fetch
         from diml.data.registry import dataset_names
 
         if self.name is None:
             raise ValueError(f"name: `check` needs a data set, one of {', '.join(dataset_names())}")
-        # The faces need no folder: they are fetched, unless there is a local copy.
-        fetched = self.name == "orl" and locate_dataset("orl", self.data) is None
-        check = check_dataset(self.name, None if fetched else self.data)
+        check = check_dataset(self.name, place_or_fetch(self.name, self.data))
         if self.json:
             print(json_format.dumps(_as_dict(check), indent=2))
         else:
@@ -103,7 +101,8 @@ def _row(info: DataSetInfo, data: Path) -> dict[str, Any]:
     from diml.data.datasets import check_dataset, locate_dataset
 
     place = locate_dataset(info.name, data)
-    cached = info.name == "orl" and any(s.cached for s in asset_status() if s.asset.name == "orl_faces")
+    kept = {status.asset.name for status in asset_status() if status.cached} if info.assets else set()
+    cached = bool(info.assets) and kept.issuperset(info.assets)
     check: DataSetCheck | None = None
     found = "not found"
     if place is not None or cached:
@@ -112,7 +111,7 @@ def _row(info: DataSetInfo, data: Path) -> dict[str, Any]:
             found = "complete" if check.ok else "; ".join(check.differences)
         except (ValueError, FileNotFoundError) as error:
             found = str(error)
-    elif info.name == "orl":
+    elif info.assets:
         found = "not fetched yet; fetched on first use"
     elif not info.folders:
         found = "your own images"

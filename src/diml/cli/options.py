@@ -241,13 +241,11 @@ class DataOptions:
     """Which protocol of the data set; its first one when omitted."""
 
     def open(self, name: str) -> DataSet:
-        """Load a data set by name; the ORL faces are fetched when they are not below the data folder."""
+        """Load a data set by name; `orl` and `emoji` are fetched when they are not below the data folder."""
         from diml.data import load_dataset
-        from diml.data.datasets import locate_dataset
+        from diml.data.datasets import place_or_fetch
 
-        folder = self.data or Path("data")
-        fetched = name == "orl" and locate_dataset(name, folder) is None
-        return load_dataset(name, None if fetched else folder, protocol=self.protocol)
+        return load_dataset(name, place_or_fetch(name, self.data or Path("data")), protocol=self.protocol)
 
 
 @dataclass(frozen=True, kw_only=True)

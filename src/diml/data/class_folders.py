@@ -41,7 +41,7 @@ def load_benchmark(info: DataSetInfo, root: str | Path | None, protocol: str) ->
     """Load the first half of the classes for training and the second half for testing, as in the papers."""
     inventory = inspect_benchmark(info, root)
     require_complete(info, inventory)
-    return _halves(info, inventory, protocol)
+    return halves(info, inventory, protocol)
 
 
 def locate_orl(info: DataSetInfo, root: str | Path) -> Path | None:
@@ -66,7 +66,7 @@ def load_orl(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataS
     inventory = inspect_orl(info, root)
     require_complete(info, inventory)
     if protocol == "class_disjoint":
-        return _halves(info, inventory, protocol)
+        return halves(info, inventory, protocol)
     return DataSet(info.name, protocol, None, inventory.image_set(info.name), info.credit)
 
 
@@ -106,7 +106,7 @@ def load_folder(info: DataSetInfo, root: str | Path | None, protocol: str) -> Da
     """Load all images, or with `class_disjoint` the first half of the classes for training, the second for testing."""
     inventory = inspect_folder(info, root)
     if protocol == "class_disjoint":
-        return _halves(info, inventory, protocol)
+        return halves(info, inventory, protocol)
     return DataSet(info.name, protocol, None, inventory.image_set(inventory.folder.resolve().name), info.credit)
 
 
@@ -131,7 +131,8 @@ def _inspect_class_folders(found: FoundImages, names: Iterable[str]) -> Inventor
     )
 
 
-def _halves(info: DataSetInfo, inventory: Inventory, protocol: str) -> DataSet:
+def halves(info: DataSetInfo, inventory: Inventory, protocol: str) -> DataSet:
+    """The first half of the classes for training, the second for testing."""
     classes = len(inventory.class_names)
     if classes < 2:
         raise FileNotFoundError(

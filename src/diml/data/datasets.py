@@ -11,12 +11,12 @@ from typing import Final
 
 import numpy as np
 
-from diml.data import class_folders, image_lists, landmarks, reid
+from diml.data import class_folders, emoji, image_lists, landmarks, reid
 from diml.data.csv_file import load_csv, read_rows
 from diml.data.image_sets import DataSet
 from diml.data.inventory import Inventory, size_differences
 from diml.data.registry import DataSetInfo, dataset_info
-from diml.extending import registered
+from diml.extending import need_registered
 from diml.spelling import did_you_mean
 
 _Root = str | Path | None
@@ -45,6 +45,7 @@ _READERS: Final = MappingProxyType(
         ),
         "grocery": _Reader(image_lists.load_grocery, image_lists.inspect_grocery, image_lists.locate_grocery),
         "orl": _Reader(class_folders.load_orl, class_folders.inspect_orl, class_folders.locate_orl),
+        "emoji": _Reader(emoji.load_emoji, emoji.inspect_emoji, emoji.locate_emoji),
         "inshop": _Reader(image_lists.load_inshop, image_lists.inspect_inshop, image_lists.locate_inshop),
         "market1501": _CAMERAS,
         "msmt17": _Reader(reid.load_msmt17, reid.inspect_msmt17, reid.locate_msmt17),
@@ -66,8 +67,7 @@ def _reader(name: str) -> _Reader:
     """How a known data set is read; one of your own by its registered function."""
     if name in _READERS:
         return _READERS[name]
-    make = registered("datasets", name)
-    assert make is not None
+    make = need_registered("datasets", name)
 
     def load(info: DataSetInfo, root: _Root, protocol: str) -> DataSet:
         data = make(root, protocol) if "protocol" in inspect.signature(make).parameters else make(root)
@@ -112,7 +112,7 @@ def load_dataset(name: str, root: str | Path | None = None, *, protocol: str | N
     Args:
         name: One of `dataset_names()`. `folder` and `csv` load the user's own images.
         root: Folder that contains the data set's folder, or that folder itself; for `folder` and `csv` the folder or
-            file. May be None only for `orl`, which is then fetched.
+            file. May be None only for `orl` and `emoji`, which are then fetched.
         protocol: How it is divided into training, queries and gallery; default the first protocol of the data set
             (`diml datasets` lists them).
 
@@ -162,6 +162,11 @@ def check_dataset(name: str, root: str | Path | None = None) -> DataSetCheck:
     differences = size_differences(info, found) + found.faults
     images, classes = len(found.paths), found.classes_present()
     return DataSetCheck(name, found.folder, images, classes, info.images, info.classes, differences)
+
+
+def place_or_fetch(name: str, root: str | Path) -> str | Path | None:
+    """`root`, or None for a data set that is missing there and can be fetched, as `load_dataset` takes it."""
+    return None if dataset_info(name).assets and locate_dataset(name, root) is None else root
 
 
 def locate_dataset(name: str, root: str | Path) -> Path | None:

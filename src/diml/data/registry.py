@@ -26,6 +26,7 @@ class DataSetInfo:
         images: Known number of images, all parts together; None for a user's own images.
         classes: Known number of classes.
         credit: Whom to credit where it is used.
+        assets: What it is fetched as where it is on no disk (see `diml.assets`); empty where it has to be downloaded.
         metrics: What `diml evaluate` measures unless told otherwise, the metrics of the publications; empty for the
             standard ones of metric learning.
     """
@@ -39,6 +40,7 @@ class DataSetInfo:
     images: int | None = None
     classes: int | None = None
     credit: str | None = None
+    assets: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
 
 
@@ -117,6 +119,27 @@ _ALL: Final = (
         images=400,
         classes=40,
         credit="ORL Database of Faces, AT&T Laboratories Cambridge (Samaria and Harter, 1994)",
+        assets=("orl_faces",),
+    ),
+    DataSetInfo(
+        name="emoji",
+        description="1,080 emoji, each drawn by Google, Twitter, EmojiOne and Microsoft, leave-one-out; fetched by npm",
+        protocols=("all", "class_disjoint"),
+        folders=("emoji",),
+        layout="ROOT/emoji/{noto,twemoji,emojione,fluent}/1f34e.png (or .webp) and so on, named by code point",
+        how_to_get=(
+            "name no folder: it is fetched by npm (245 MB, of which 16 are kept in the cache); or run npm pack "
+            "elsewhere for emoji-datasource-google@16.0.0, emoji-datasource-twitter@16.0.0, emojione@2.2.7 and "
+            "@lobehub/fluent-emoji-3d@1.1.0, and copy the folders img/google/64, img/twitter/64, assets/png_128x128 "
+            "and assets of these packages to ROOT/emoji/noto, twemoji, emojione and fluent"
+        ),
+        images=4_320,
+        classes=1_080,
+        credit=(
+            "Noto Emoji (Google, Apache-2.0), Twemoji (Twitter and contributors, CC BY 4.0), EmojiOne 2 (CC BY 4.0), "
+            "Fluent Emoji (Microsoft, MIT)"
+        ),
+        assets=("emoji_noto", "emoji_twemoji", "emoji_emojione", "emoji_fluent"),
     ),
     DataSetInfo(
         name="inshop",

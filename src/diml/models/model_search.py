@@ -20,7 +20,9 @@ from diml.spelling import typing_errors
 _SIZES: Final = (
     "small", "base", "tiny", "medium", "little", "large", "pico", "nano", "huge", "giant", "so400m", "gigantic", "7b"
 )  # fmt: skip
-#: Letters that stand for a size next to "vit" and the like.
+#: Beginnings of words next to which a letter is a size, and a letter with a number is a size and a patch.
+_SIZED: Final = ("vit", "deit", "dinov")
+#: Letters that stand for a size there.
 _LETTERS: Final = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
 #: Letters of the shortest words that are corrected.
 _SHORTEST: Final = 3
@@ -102,11 +104,20 @@ def _words(typed: str) -> list[str]:
     name = plain.partition("/")[2]
     if name and not any(char.isdigit() for char in name[:2]):
         plain = name
-    words = [word for word in re.split(r"[^a-z0-9]+", plain) if word]
-    if any("vit" in word or "deit" in word for word in words):
+    words = [_unswapped(word) for word in re.split(r"[^a-z0-9]+", plain) if word]
+    if any(family in word for family in _SIZED for word in words):
         words = [_LETTERS.get(word, word) for word in words]
         words = [part for word in words for part in _letter_and_patch(word)]
     return words
+
+
+def _unswapped(word: str) -> str:
+    """`vti`, `vtib16` -> vit, vitb16: such families are needed before the words next to them can be understood."""
+    for family in _SIZED:
+        start, end = word[: len(family)], word[len(family) :]
+        if start != family and sorted(start) == sorted(family) and typing_errors(start, family) == 1:
+            return family + end
+    return word
 
 
 def _letter_and_patch(word: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 from diml.data.transforms import Preprocess
-from diml.extending import registered, registered_names
+from diml.extending import need_registered, registered_names
 from diml.lean_imports import import_timm
 from diml.models.backbones import (
     TOKEN_POOLINGS,
@@ -155,9 +155,7 @@ def _own_backbone(
         raise ValueError(
             f"weights_file: {name!r} is a registered backbone, which loads its own weights; omit the option"
         )
-    make = registered("backbones", name)
-    assert make is not None
-    net = make(pretrained=pretrained, **(options or {}))
+    net = need_registered("backbones", name)(pretrained=pretrained, **(options or {}))
     if not isinstance(net, nn.Module):
         raise TypeError(f"backbone: need an nn.Module from {name!r}, got {type(net).__name__}")
     return wrap_module(net.eval(), name, size=image_size or 224, token_pooling=token_pooling).eval()

