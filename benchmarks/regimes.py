@@ -158,6 +158,36 @@ def real(name: str, data: Path) -> Labelled:
     return Labelled(name, regions, labels)
 
 
+def noisy(found: Labelled, *, images: int, noise: float, seed: int) -> Regions:
+    """Generate float32 images of real regions: each of two images of one class, place by place, with normal noise.
+
+    Args:
+        found: the real images; each class is drawn as often as it has images.
+        images: how many to generate.
+        noise: length of the noise of a region, which itself has length 1.
+        seed: of the draws.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = found.labels.argsort(stable=True)
+    count = torch.bincount(found.labels)
+    first = count.cumsum(0) - count
+    real = found.regions.to(torch.float32)
+    shape = (images, real.num_regions, real.dim)
+    dense, pooled = torch.empty(shape), torch.empty(images, real.dim)
+    for start in range(0, images, CHUNK):
+        chunk = slice(start, min(images, start + CHUNK))
+        size = chunk.stop - start
+        one = torch.randint(len(real), (size,), generator=generator)
+        label = found.labels[one]
+        other = order[first[label] + (torch.rand(size, generator=generator) * count[label]).long()]
+        own = torch.rand(size, shape[1], 1, generator=generator) < 0.5
+        made = torch.where(own, real.dense[one], real.dense[other])
+        made += noise / shape[2] ** 0.5 * torch.randn(size, *shape[1:], generator=generator)
+        unit = Regions.normalized(made, made.mean(dim=1))
+        dense[chunk], pooled[chunk] = unit.dense, unit.pooled
+    return Regions._trusted(dense, pooled, real.grid)
+
+
 def drawn_queries(count: int, images: int, seed: int) -> Tensor:
     """`count` image rows, at most all, drawn without replacement."""
     return torch.randperm(images, generator=torch.Generator().manual_seed(seed))[:count]

@@ -2,9 +2,9 @@
 
 Product quantisation (Jegou, Douze, Schmid, "Product Quantization for Nearest Neighbor Search", PAMI 2011): the channels
 of a region are cut into groups of neighbours, and each group is replaced by the number of the nearest of 256 centroids.
-The centroids are fitted by k-means, without labels, on the gallery itself, and rounded to 8-bit integers, so that those of
-128 channels take 32 kB and a decoded region is made of integers. It is brought to unit length, as the centroids, being
-means, are shorter than what they stand for. Comparisons are asymmetric: regions of the query are not coded.
+The centroids are fitted by k-means, without labels, on the gallery itself, and rounded to 8-bit integers: those of 128
+channels take 32 kB, and a decoded region is made of integers. It is brought to unit length, as centroids are means and
+shorter than what they stand for. Comparisons are asymmetric: regions of the query are not coded.
 
 Legend: N images, R regions, D channels, S groups of w channels each (the last one may have fewer).
 """
@@ -32,7 +32,7 @@ MOST_CHANNELS: Final = 130_000
 
 _ITERATIONS: Final = 12
 #: Regions that are compared with the centroids together.
-_AT_ONCE: Final = 4096
+_AT_ONCE: Final = 2048
 
 
 def group_width(dim: int) -> int:
@@ -134,9 +134,15 @@ def _cut(regions: Tensor, dim: int) -> Tensor:
 
 
 def _nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
-    """(n,) int64: for each of `vectors` (n, w) the nearest of `centroids` (k, w)."""
-    half = centroids.square().sum(dim=1) / 2
-    return torch.addmm(half, vectors, centroids.mT, alpha=-1).argmin(dim=1)
+    """(n,) int64: for each of `vectors` (n, w) the nearest of `centroids` (k, w), k at most 256.
+
+    The largest product minus half the centroid's square is looked for with the centroid's number in its lowest 8 bits:
+    three times as fast as `argmax`. It takes distances that differ by less than 2^-15 of it to be the same.
+    """
+    numbers = torch.arange(len(centroids), dtype=torch.int32, device=centroids.device)
+    closeness = torch.addmm(centroids.square().sum(dim=1).div_(-2), vectors, centroids.mT)
+    numbered = closeness.view(torch.int32).bitwise_and_(-CENTROIDS).bitwise_or_(numbers)
+    return numbered.view(torch.float32).amax(dim=1).view(torch.int32).bitwise_and_(CENTROIDS - 1).long()
 
 
 def _fitted(vectors: Tensor, generator: torch.Generator) -> Tensor:

@@ -48,7 +48,7 @@ def test_the_code_of_a_group_is_its_nearest_centroid(fitted):
         for image, region, group in ((1, 0, 0), (2, 7, groups // 2), (1, 15, groups - 1)):
             own = dense[image, region, group * width : (group + 1) * width]
             distance = (known.centroids[group, :, : len(own)] * known.step - own).square().sum(dim=1)
-            assert distance[codes[image, region, group].long()] <= distance.min() + 1e-6
+            assert distance[codes[image, region, group].long()] <= distance.min() + 1e-4
 
 
 def test_decoded_regions_have_unit_length_and_blank_ones_stay_blank(fitted):
@@ -162,7 +162,7 @@ def test_wrong_arguments_raise(fitted):
         QuantizedRegions(codes[..., :5], None, given.pooled, codebooks=known)
     with pytest.raises(TypeError, match="need int8 or int16, float32"):
         QuantizedRegions(codes, None, given.pooled)
-    with pytest.raises(TypeError, match="centroids: need int8, got torch.float64"):
+    with pytest.raises(TypeError, match=r"centroids: need int8, got torch\.float64"):
         Codebooks(known.centroids.double(), known.step, 24)
     for dim in (0, 23, 200_000):
         with pytest.raises(ValueError, match=r"centroids: need \(S, 256, w\)"):
