@@ -81,6 +81,7 @@ def main() -> None:
     made.add_argument(
         "--probes", type=int, help="of 256 clusters, searched with index=IVF_FLAT of Milvus; default: the store's"
     )
+    made.add_argument("--probed", type=float, help="fraction of the cells that LanceDB searches; default: the store's")
     made.add_argument("--folder", type=Path, help="where to create the indexes; default: a temporary folder")
     made.add_argument("--keep", type=Path, help="folder where indexes are kept, and used if they are there")
     made.add_argument("--first-query", nargs=2, metavar=("INDEX", "QUERY"), help=argparse.SUPPRESS)
@@ -94,6 +95,8 @@ def main() -> None:
         return
     if options.probes:
         milvus.PROBED = options.probes
+    if options.probed:
+        lance.PROBED = options.probed
     if options.always_index:
         lance.INDEX_FROM = 1
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:

@@ -145,6 +145,7 @@ class CompareCommand:
             stored_as(opened.embedded.regions, self.storage),
             images.labels,
             matchers,
+            originals=opened.embedded.regions if self.storage == "1kb" else None,
             neighbours=self.neighbours,
             baseline=self.baseline,
             rerank_at=self.rerank_at,
