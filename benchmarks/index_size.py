@@ -1,12 +1,13 @@
-"""Bytes on disk and retrieval of real indexes: features as they are, or whitened; regions in float16 or int8.
+"""Bytes on disk and retrieval of real indexes: features as they are, or whitened; regions in float16, int8 or codes.
 
     python benchmarks/index_size.py --data ../shared/datasets --json runs/index_size.json
 
 Each index is built by `build_index` as `diml index build` does, on all test images of a protocol, but images that were
 embedded before come from the cache. Nothing is trained; the whitening is fitted without labels on images of the index,
 at most 2,000. Bytes: of the folder of the index right after the build, by the sizes of its files and as `du` counts
-blocks. Retrieval: every image is a query against all others, with the regions that the index holds on both sides;
-differences are paired by query, with 95 % bootstrap intervals (1,000 resamples), against the first configuration.
+blocks. Retrieval: every image is a query against all others, with the regions that the index holds on both sides,
+but queries as they are with codes (1kb); differences are paired by query, with 95 % bootstrap intervals (1,000
+resamples), against the first configuration.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from diml.models import Embedder, load_embedder
 from diml.models.cache import embed_cached
 from diml.search import build_index, open_store
 from diml.search.labelled import labelled_images
+from diml.search.sources import image_file
 from diml.search.store import Storage
 
 #: Head, channels (None: those of the network), storage; the first is what the others are compared with.
@@ -37,6 +39,7 @@ CONFIGURATIONS: tuple[tuple[str, int | None, Storage], ...] = (
     ("identity", None, "float16"),
     ("whiten", 128, "float16"),
     ("whiten", 128, "int8"),
+    ("whiten", 128, "1kb"),
 )
 PROTOCOLS = (("orl", "all"), ("grocery", "class_disjoint"))
 
@@ -113,8 +116,16 @@ def of_set(data: DataSet, options: argparse.Namespace) -> list[dict[str, Any]]:
             files = [file.stat() for file in place.rglob("*") if file.is_file()]
             store = open_store(place)
             found, regions = labelled_images(store, "label", name=data.name)
+            originals = None
+            if storage == "1kb":
+                paths = [image_file(entry) for entry in store.listed([str(key) for key in found.paths]).metadata]
+                originals = embed_cached(embedder, paths, cache_dir=embedding_cache(), workers=0).regions
             report = evaluate_regions(
-                regions, found.labels, rerank_at=(0, options.rerank_at), matcher=store.config.matcher
+                regions,
+                found.labels,
+                rerank_at=(0, options.rerank_at),
+                matcher=store.config.matcher,
+                originals=originals,
             )
             reports[f"{head} {storage}"] = report
             results.append(

@@ -6,8 +6,8 @@
 
 `easy` has the high cosines of raw ImageNet features: the released stopping rule stops after about five iterations.
 `hard` is spread as whitened or trained embeddings are: the released solver runs to its limit of 100 iterations. Real
-embeddings are those of a frozen MobileNetV2, unchanged (1,280 channels) or whitened to 128; they are computed once and
-cached.
+embeddings are those of a frozen MobileNetV2, unchanged (1,280 channels) or whitened to 128, on the training images or
+(orl, and grocery-indexed) on the images themselves, as an index does; they are computed once and cached.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ REGIMES = {
     "easy": Regime(shared=1.1, class_=0.4, image=0.4, part=0.75, parts=32, noise=0.45),
     "hard": Regime(shared=0.0, class_=0.25, image=0.25, part=0.9, parts=64, noise=0.7),
 }
-REAL = ("orl", "orl-whitened", "grocery", "grocery-whitened")
+REAL = ("orl", "orl-whitened", "grocery", "grocery-whitened", "grocery-indexed")
 
 #: Protocol and way of resizing of the data sets of real embeddings.
 REAL_DATA: dict[str, tuple[str, Literal["crop", "square"] | None]] = {
@@ -142,20 +142,52 @@ def real(name: str, data: Path) -> Labelled:
     """Photos embedded by a frozen MobileNetV2: all faces, or the grocery classes 40 to 80, for leave-one-out."""
     from diml.cli.options import DEFAULT_MODEL, DataOptions, EmbedderOptions, embedding_cache
     from diml.models.cache import embed_cached
+    from diml.models.fitting import projected
 
     dataset_name, _, whitened = name.partition("-")
     protocol, resize = REAL_DATA[dataset_name]
     dataset = DataOptions(data=data, protocol=protocol).open(dataset_name)
     cached: dict[str, Any] = {"cache_dir": embedding_cache(), "progress": True}
     embedder = EmbedderOptions(resize=resize).load(DEFAULT_MODEL, head="identity")
-    if whitened:
-        images = dataset.test if dataset.train is None else dataset.train
-        raw = embed_cached(embedder, images.paths, **cached).regions
-        embedder = EmbedderOptions(resize=resize).load(DEFAULT_MODEL, head="whiten", dim=128)
-        embedder.fit_head(raw)
     regions = embed_cached(embedder, dataset.test.paths, **cached).regions
+    if whitened:
+        own = dataset.train is None or whitened == "indexed"
+        fitted_on = regions if own else embed_cached(embedder, dataset.train.paths, **cached).regions
+        embedder = EmbedderOptions(resize=resize).load(DEFAULT_MODEL, head="whiten", dim=128)
+        embedder.fit_head(fitted_on)
+        regions = projected(regions, embedder.head)
     labels = torch.unique(torch.tensor(dataset.test.labels), return_inverse=True)[1]
     return Labelled(name, regions, labels)
+
+
+def noisy(found: Labelled, *, images: int, noise: float, seed: int) -> Regions:
+    """Generate float32 images of real regions: each of two images of one class, place by place, with normal noise.
+
+    Args:
+        found: the real images; each class is drawn as often as it has images.
+        images: how many to generate.
+        noise: length of the noise of a region, which itself has length 1.
+        seed: of the draws.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = found.labels.argsort(stable=True)
+    count = torch.bincount(found.labels)
+    first = count.cumsum(0) - count
+    real = found.regions.to(torch.float32)
+    shape = (images, real.num_regions, real.dim)
+    dense, pooled = torch.empty(shape), torch.empty(images, real.dim)
+    for start in range(0, images, CHUNK):
+        chunk = slice(start, min(images, start + CHUNK))
+        size = chunk.stop - start
+        one = torch.randint(len(real), (size,), generator=generator)
+        label = found.labels[one]
+        other = order[first[label] + (torch.rand(size, generator=generator) * count[label]).long()]
+        own = torch.rand(size, shape[1], 1, generator=generator) < 0.5
+        made = torch.where(own, real.dense[one], real.dense[other])
+        made += noise / shape[2] ** 0.5 * torch.randn(size, *shape[1:], generator=generator)
+        unit = Regions.normalized(made, made.mean(dim=1))
+        dense[chunk], pooled[chunk] = unit.dense, unit.pooled
+    return Regions._trusted(dense, pooled, real.grid)
 
 
 def drawn_queries(count: int, images: int, seed: int) -> Tensor:

@@ -43,6 +43,7 @@ using Stored = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu, nb::ndim<3>>;
 using Float1 = In<float, nb::ndim<1>>;
 using Float2 = In<float, nb::ndim<2>>;
 using Float3 = In<float, nb::ndim<3>>;
+using Byte3 = In<int8_t, nb::ndim<3>>;
 using Double2 = In<double, nb::ndim<2>>;
 using Double3 = In<double, nb::ndim<3>>;
 using Long1 = In<int64_t, nb::ndim<1>>;
@@ -58,7 +59,7 @@ struct RegionArrays {
   Stored values;                    // (N, R, D), or (N, R, S) codes
   Float2 pooled;                    // (N, D)
   std::optional<Float2> scale;      // (N, R)
-  std::optional<Float3> centroids;  // (S, kCentroids, w) of codes
+  std::optional<Byte3> centroids;   // (S, kCentroids, w) of codes
 };
 
 struct IndexArrays {
@@ -223,6 +224,7 @@ Centroids centroids_of(const RegionArrays& gallery, size_t dim) {
   need(gallery.centroids->shape(0) == groups && gallery.centroids->shape(1) == kCentroids && groups >= 1 && width >= 1,
        "gallery.centroids: need (S, 256, w) for values (N, R, S)");
   need((groups - 1) * width < dim && dim <= groups * width, "gallery.centroids: need S groups of w channels to be D");
+  need(dim <= kMostChannels, "gallery.centroids: need 130,000 channels at most");
   return Centroids{gallery.centroids->data(), static_cast<int64_t>(groups), static_cast<int64_t>(width)};
 }
 
@@ -500,7 +502,7 @@ void bind_arguments(nb::module_& m) {
   nb::class_<RegionArrays>(m, "StoredRegions")
       .def("__init__",
            [](RegionArrays* self, Stored values, Float2 pooled, std::optional<Float2> scale,
-              std::optional<Float3> centroids) { new (self) RegionArrays{values, pooled, scale, centroids}; },
+              std::optional<Byte3> centroids) { new (self) RegionArrays{values, pooled, scale, centroids}; },
            nb::kw_only(), nb::arg("values"), nb::arg("pooled"), nb::arg("scale").none() = nb::none(),
            nb::arg("centroids").none() = nb::none());
   nb::class_<IndexArrays>(m, "PairIndices")

@@ -15,6 +15,10 @@ static_assert(int64_t{kLongestCode} * kLongestCode < int64_t{1} << 31, "dot prod
 // Centroids of a group of channels, numbered by one byte.
 constexpr int64_t kCentroids = 256;
 
+// The most channels whose products with a query's codes still sum to less than 2^31, with centroids of 8 bits.
+constexpr int64_t kMostChannels = 130000;
+static_assert(kMostChannels * 127 * 127 <= int64_t{kLongestCode} * kLongestCode, "dot products must fit in 32 bits");
+
 // Largest range of cost / epsilon that exp(-cost / epsilon) and the scaling vectors can hold in float32. A pair whose
 // costs span more is left to the caller, with this number of iterations.
 constexpr float kPlainRange = 41.0f;

@@ -26,7 +26,8 @@ struct Workspace {
   bool codes;           // whether cosines are products of 16-bit codes
   int16_t* pooled_g;    // with `codes`: the image's pooled vector, or any other one, as codes
   float* scale;         // with `codes`: of the rows of `cells`
-  float* rounded;       // int16 without `codes`: regions and pooled vector of the query, then the image's, rounded
+  int16_t* image_codes;  // with `codes`: regions of the image, where they are decoded to integers
+  float* rounded;       // rounded without `codes`: regions and pooled vector of the query, then the image's, rounded
   const float* pooled;  // the query's pooled vector as given
   float* image;         // decoded regions of the image
   float* cells;         // (W or 1, Rg + 1, lanes), of each pair products with the regions, then with the pooled vector
@@ -38,10 +39,11 @@ struct Workspace {
 
 DIML_INLINE bool by_votes(const ScoreTask& task) { return task.solver.plan == PlanKind::votes; }
 
-// Whether vectors of the query are rounded to the steps of the 16-bit codes of the gallery. Mapped ones are not, as they
-// may be longer than such codes can be.
+// Whether vectors of the query are rounded to the steps of 16-bit codes, as the gallery is of integers that can be
+// multiplied by them. Mapped ones are not, as they may be longer than such codes can be.
 DIML_INLINE bool rounds(const ScoreTask& task) {
-  return task.gallery.storage == Storage::int16 && !by_votes(task);
+  const Storage storage = task.gallery.storage;
+  return (storage == Storage::int16 || storage == Storage::product) && !by_votes(task);
 }
 
 static Workspace workspace_in(const ScoreTask& task, void* memory) {
@@ -64,7 +66,7 @@ static Workspace workspace_in(const ScoreTask& task, void* memory) {
   }
   if (task.solver.plan == PlanKind::exact) space.exact = exact_in(arena, regions_q + bins, regions_g + bins);
 #ifdef DIML_INT16_PRODUCTS
-  space.codes = storage == Storage::int16 && task.dim % 2 == 0 && !by_votes(task);
+  space.codes = rounds(task) && task.dim % 2 == 0;
 #endif
   space.query.spare = regions_q % W != 0 && !space.codes;
   space.query.panels = arena.take<float>(space.codes ? 0 : lanes * task.dim);
@@ -72,8 +74,10 @@ static Workspace workspace_in(const ScoreTask& task, void* memory) {
   space.query.pooled_codes = arena.take<int16_t>(space.codes ? task.dim : 0);
   space.pooled_g = arena.take<int16_t>(space.codes ? task.dim : 0);
   space.scale = arena.take<float>(space.codes ? regions_g + 1 : 0);
+  const bool decodes = space.codes && storage == Storage::product;
+  space.image_codes = arena.take<int16_t>(decodes ? regions_g * task.dim : 0);
   space.rounded = arena.take<float>(rounds(task) && !space.codes ? (regions_q + 2) * task.dim : 0);
-  space.image = arena.take<float>(storage == Storage::float32 ? 0 : regions_g * task.dim);
+  space.image = arena.take<float>(storage == Storage::float32 || space.codes ? 0 : regions_g * task.dim);
   space.cells = space.single ? reinterpret_cast<float*>(space.fresh.problem.cosine)
                              : arena.take<float>(W * (regions_g + 1) * lanes);
   space.mass = arena.take<float>((space.single ? 1 : W) * round_up(regions_g));
@@ -107,9 +111,8 @@ static void compare_codes(const ScoreTask& task, Workspace& space, int64_t image
                           float* mass, Prefetcher& prefetcher) {
   const StoredRegions& gallery = task.gallery;
   const int64_t regions = gallery.regions;
-  const int16_t* codes = static_cast<const int16_t*>(gallery.dense) + image * regions * task.dim;
+  const int16_t* codes = read_integers(gallery, task.dim, image, space.image_codes, space.scale);
   const int16_t* last = rows == regions ? codes + (regions - 1) * task.dim : space.pooled_g;
-  for (int64_t j = 0; j < regions; ++j) space.scale[j] = gallery.scale[image * regions + j];
   space.scale[regions] = kCodeStep;
   encode(gallery.pooled + image * gallery.pooled_stride, task.dim, kShortsPerUnit, space.pooled_g);
   products_of_codes(space.query, codes, space.scale, rows, last, cells, prefetcher);

@@ -70,6 +70,20 @@ static const float* read_image(const StoredRegions& stored, int64_t dim, int64_t
   return memory;
 }
 
+#ifdef DIML_INT16_PRODUCTS
+// The regions (R, D) of one stored image as integers, where they are stored, or decoded into `memory`, and their scale.
+static const int16_t* read_integers(const StoredRegions& stored, int64_t dim, int64_t image, int16_t* memory,
+                                    float* scale) {
+  if (stored.storage == Storage::product) {
+    const uint8_t* from = static_cast<const uint8_t*>(stored.dense) + image * stored.stride;
+    decode_integers(stored.centroids, from, stored.regions, dim, memory, scale);
+    return memory;
+  }
+  for (int64_t j = 0; j < stored.regions; ++j) scale[j] = stored.scale[image * stored.regions + j];
+  return static_cast<const int16_t*>(stored.dense) + image * stored.stride;
+}
+#endif
+
 static Prefetcher prefetch_image(const StoredRegions& stored, int64_t dim, int64_t image) {
   const bool bytes = stored.storage == Storage::int8 || stored.storage == Storage::product;
   const int64_t width = stored.storage == Storage::float32 ? 4 : bytes ? 1 : 2;

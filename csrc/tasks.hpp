@@ -12,9 +12,10 @@ namespace diml {
 // Element types of stored regions.
 enum class Storage : int { float32 = 0, float16 = 1, int8 = 2, int16 = 3, product = 4 };
 
-// What codes of one byte stand for: `width` neighbouring channels of a region each, the last code maybe fewer.
+// What codes of one byte stand for: `width` neighbouring channels of a region each, the last code maybe fewer, as integers
+// that are brought to unit length.
 struct Centroids {
-  const float* values;  // (S, kCentroids, width); null for other types of storage
+  const int8_t* values;  // (S, kCentroids, width); null for other types of storage
   int64_t groups, width;
 };
 

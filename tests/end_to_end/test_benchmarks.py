@@ -39,6 +39,7 @@ COMMANDS = {
     "iterations": [*TINY, "--embeddings", "hard", "--queries", "2", "--rerank-at", "10"],
     "startup": ["--runs", "1", "--warmup", "0"],
     "limit": [*RUNS, "--size", "64"],
+    "storage_speed": ["--images", "70", "--dim", "8", *RUNS, "--queries", "2", "--rerank-at", "5"],
     "storage": [*TINY, "--embeddings", "hard", "--rerank-at", "5"],
     "index_copy": [*RUNS, "--images", "60", "--regions", "4", "--dim", "8"],
     "search": [
@@ -53,6 +54,9 @@ COMMANDS = {
         "--always-index",
         "--wait",
         "0",
+        "--exhaustive",
+        "--storage",
+        "1kb",
     ],
     "loss": [*RUNS, "--batch", "8", "--regions", "4", "--dim", "8", "--embeddings", "easy"],
     "scorer": [*TINY, *RUNS, "--queries", "2", "--rerank-at", "5"],

@@ -38,3 +38,17 @@ def test_candidates_are_the_nearest_without_the_query():
     assert order.shape == best.shape == (2, 29)
     assert not (order == queries[:, None]).any()
     assert (best[:, 1:] <= best[:, :-1]).all()
+
+
+def test_noisy_images_are_made_of_regions_of_one_class(monkeypatch):
+    monkeypatch.setattr(regimes, "CHUNK", 7)
+    real = regimes.generate("hard", images=12, classes=3, regions=4, dim=64)
+    one, other = (regimes.noisy(real, images=20, noise=0.05, seed=5) for _ in range(2))
+    assert torch.equal(one.dense, other.dense)
+    type(one)(one.dense, one.pooled)  # rejects vectors that do not have unit length
+    assert one.grid == (2, 2)
+    cosine = torch.einsum("nrd,mrd->nrm", one.dense, real.regions.dense)
+    assert cosine.amax(dim=2).min() > 0.99  # each region is one of the same place
+    labels = real.labels[cosine.argmax(dim=2)]
+    assert (labels == labels[:, :1]).all()
+    assert len(labels[:, 0].unique()) == 3

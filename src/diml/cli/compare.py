@@ -93,8 +93,8 @@ class CompareCommand:
     rerank_at: int = 100
     """K, candidates of each query."""
 
-    storage: Literal["float32", "float16", "int16", "int8"] = "float32"
-    """How regions are stored while they are compared."""
+    storage: Literal["float32", "float16", "int16", "int8", "1kb"] = "float32"
+    """How regions are stored while they are compared; with `1kb` queries are compared as they are."""
 
     without_relevant: Literal["exclude", "miss", "fail"] = "exclude"
     """Queries without a relevant image: excluded and counted apart, counted as misses, or an error."""
@@ -145,6 +145,7 @@ class CompareCommand:
             stored_as(opened.embedded.regions, self.storage),
             images.labels,
             matchers,
+            originals=opened.embedded.regions if self.storage == "1kb" else None,
             neighbours=self.neighbours,
             baseline=self.baseline,
             rerank_at=self.rerank_at,

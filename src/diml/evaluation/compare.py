@@ -176,6 +176,7 @@ def compare_matchers(
     gallery: ArrayLike | Tensor | None = None,
     cameras: ArrayLike | Tensor | None = None,
     judgements: Judgements | None = None,
+    originals: Regions | None = None,
     metrics: Sequence[str] = METRICS,
     without_relevant: WithoutRelevant = "exclude",
     resamples: int = 1000,
@@ -186,7 +187,7 @@ def compare_matchers(
 
     Args:
         regions: N images.
-        labels, queries, gallery, cameras, judgements, metrics, without_relevant, resamples, seed: as of
+        labels, queries, gallery, cameras, judgements, originals, metrics, without_relevant, resamples, seed: as of
             `evaluate_regions`.
         matchers: name -> settings; the plain ranking is added as "plain".
         neighbours: methods that rank by neighbours, see `rank_by_neighbours`.
@@ -216,7 +217,7 @@ def compare_matchers(
     )
     split = split.subset(counted_queries(split, without_relevant))
     settings = {"without_relevant": without_relevant, "resamples": resamples, "seed": seed}
-    contest = _Contest(regions, split, rerank_at, settings, check_metrics(metrics))
+    contest = _Contest(regions, originals, split, rerank_at, settings, check_metrics(metrics))
     with progress_bar(len(names) - 1, show=progress, what="comparing", unit="matchers") as advance:
         for name, matcher in matchers.items():
             contest.add(name, matcher)
@@ -233,12 +234,14 @@ class _Contest:
     def __init__(
         self,
         regions: Regions | QuantizedRegions,
+        originals: Regions | None,
         split: QueryGallerySplit,
         rerank_at: int,
         settings: dict[str, Any],
         metrics: tuple[str, ...],
     ) -> None:
-        self.regions, self.split, self.settings, self.metrics = regions, split, settings, metrics
+        self.regions, self.originals, self.split = regions, originals, split
+        self.settings, self.metrics = settings, metrics
         self.depth = max(HITS_KEPT, depth_needed(split.relevant_count, (rerank_at,), metrics, len(split.gallery)))
         started = time.perf_counter()
         self.plain = split.nearest(regions.pooled, self.depth)
@@ -252,7 +255,7 @@ class _Contest:
 
     def add(self, name: str, matcher: Matcher) -> None:
         started = time.perf_counter()
-        found = matcher.score_unique_pairs(self.regions, self.split.queries, self.candidates)
+        found = matcher.score_unique_pairs(self.regions, self.split.queries, self.candidates, originals=self.originals)
         ranking = self.plain.reranked(found.scores)
         seconds = time.perf_counter() - started
         self._add(name, matcher.to_dict(), ranking, seconds, found.unconverged, self._sampled_iterations(matcher))
@@ -300,7 +303,8 @@ class _Contest:
         some = some[torch.linspace(0, len(some) - 1, min(SAMPLED_PAIRS, len(some))).long()]
         if not len(some):
             return None
-        return float(matcher.match(self.regions[left[some]], self.regions[right[some]]).iterations.double().mean())
+        queries = self.regions if self.originals is None else self.originals
+        return float(matcher.match(queries[left[some]], self.regions[right[some]]).iterations.double().mean())
 
 
 def _plain(value: Any) -> Any:

@@ -2,15 +2,16 @@
 
 Product quantisation (Jegou, Douze, Schmid, "Product Quantization for Nearest Neighbor Search", PAMI 2011): the channels
 of a region are cut into groups of neighbours, and each group is replaced by the number of the nearest of 256 centroids.
-The centroids are fitted by k-means, without labels, on the gallery itself. A decoded region is brought to unit length,
-as the centroids, being means, are shorter than what they stand for. Comparisons are asymmetric: regions of the query
-stay as they are.
+The centroids are fitted by k-means, without labels, on the gallery itself, and rounded to 8-bit integers: those of 128
+channels take 32 kB, and a decoded region is made of integers. It is brought to unit length, as centroids are means and
+shorter than what they stand for. Comparisons are asymmetric: regions of the query are not coded.
 
 Legend: N images, R regions, D channels, S groups of w channels each (the last one may have fewer).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,13 +22,17 @@ from torch import Tensor
 CODE_BYTES: Final = 32
 #: Centroids of a group. The first is zero, so that a region of zeros stays one.
 CENTROIDS: Final = 256
+#: The largest integer of a centroid.
+_LARGEST: Final = 127
 #: Images that centroids are fitted on at most; regions that are needed to fit them.
 FIT_IMAGES: Final = 2_000
 LEAST_REGIONS: Final = 4 * CENTROIDS
+#: Channels of a region at most, so that the products of the kernel stay below 2^31.
+MOST_CHANNELS: Final = 130_000
 
 _ITERATIONS: Final = 12
 #: Regions that are compared with the centroids together.
-_AT_ONCE: Final = 4096
+_AT_ONCE: Final = 2048
 
 
 def group_width(dim: int) -> int:
@@ -45,25 +50,28 @@ class Codebooks:
     """The centroids that codes of regions stand for; a gallery shares them.
 
     Args:
-        centroids: (S, 256, w) float32, the first centroid of each group zero; channels beyond D are zero.
-        dim: D.
+        centroids: (S, 256, w) int8, on the CPU, the first centroid of each group zero; channels beyond D are zero.
+        step: what 1 stands for in them, in units of a region's length; it only matters when regions are encoded.
+        dim: D, at most 130,000.
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape or value.
     """
 
     centroids: Tensor
+    step: float
     dim: int
 
     def __post_init__(self) -> None:
-        if self.centroids.dtype != torch.float32:
-            raise TypeError(f"centroids: need float32, got {self.centroids.dtype}; convert with .float()")
-        shape = (group_count(self.dim), CENTROIDS, group_width(self.dim)) if self.dim >= 1 else None
+        if self.centroids.dtype != torch.int8:
+            raise TypeError(f"centroids: need int8, got {self.centroids.dtype}; Codebooks.fit makes them")
+        within = 1 <= self.dim <= MOST_CHANNELS
+        shape = (group_count(self.dim), CENTROIDS, group_width(self.dim)) if within else None
         if tuple(self.centroids.shape) != shape:
             got = f"{tuple(self.centroids.shape)} for D {self.dim}"
             raise ValueError(f"centroids: need (S, {CENTROIDS}, w), which are {shape}, got {got}")
-        if not torch.isfinite(self.centroids).all():
-            raise ValueError("centroids: need finite values, got NaN or infinity; fit them again")
+        if not 0 < self.step < math.inf:
+            raise ValueError(f"step: need a finite number above 0, got {self.step}; fit the centroids again")
 
     @classmethod
     @torch.no_grad()
@@ -88,7 +96,9 @@ class Codebooks:
             )
         dim = dense.shape[2]
         groups = _cut(regions, dim)
-        return cls(torch.stack([_fitted(group.contiguous(), generator) for group in groups]), dim)
+        centroids = torch.stack([_fitted(group.contiguous(), generator) for group in groups])
+        step = float(centroids.abs().max() / _LARGEST)
+        return cls((centroids / step).round_().to(torch.int8), step, dim)
 
     @torch.no_grad()
     def encode(self, dense: Tensor) -> Tensor:
@@ -97,7 +107,7 @@ class Codebooks:
             raise ValueError(f"dense: need D {self.dim} as the centroids, got {dense.shape[-1]}; use one model for all")
         rows = dense.detach().flatten(0, -2)
         codes = torch.empty(len(rows), len(self.centroids), dtype=torch.uint8, device=dense.device)
-        centroids = self.centroids.to(dense.device)
+        centroids = self.centroids.to(dense.device).float() * self.step
         for start in range(0, len(rows), _AT_ONCE):
             some = slice(start, start + _AT_ONCE)
             part = rows[some].float()
@@ -111,7 +121,7 @@ class Codebooks:
         groups, _, width = self.centroids.shape
         first = CENTROIDS * torch.arange(groups, device=codes.device)
         flat = self.centroids.to(codes.device).view(-1, width)
-        dense = flat[codes.long() + first].flatten(-2)[..., : self.dim]
+        dense = flat[codes.long() + first].flatten(-2)[..., : self.dim].float()
         length = torch.linalg.vector_norm(dense, dim=-1, keepdim=True)
         return dense / torch.where(length > 0, length, 1)
 
@@ -124,13 +134,19 @@ def _cut(regions: Tensor, dim: int) -> Tensor:
 
 
 def _nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
-    """(n,) int64: for each of `vectors` (n, w) the nearest of `centroids` (k, w)."""
-    half = centroids.square().sum(dim=1) / 2
-    return torch.addmm(half, vectors, centroids.mT, alpha=-1).argmin(dim=1)
+    """(n,) int64: for each of `vectors` (n, w) the nearest of `centroids` (k, w), k at most 256.
+
+    The largest product minus half the centroid's square is looked for with the centroid's number in its lowest 8 bits:
+    three times as fast as `argmax`. It takes distances that differ by less than 2^-15 of it to be the same.
+    """
+    numbers = torch.arange(len(centroids), dtype=torch.int32, device=centroids.device)
+    closeness = torch.addmm(centroids.square().sum(dim=1).div_(-2), vectors, centroids.mT)
+    numbered = closeness.view(torch.int32).bitwise_and_(-CENTROIDS).bitwise_or_(numbers)
+    return numbered.view(torch.float32).amax(dim=1).view(torch.int32).bitwise_and_(CENTROIDS - 1).long()
 
 
 def _fitted(vectors: Tensor, generator: torch.Generator) -> Tensor:
-    """(256, w) centroids of `vectors` (n, w): k-means from drawn vectors, then rounded to float16; the first is zero.
+    """(256, w) centroids of `vectors` (n, w): k-means from drawn vectors; the first is zero.
 
     A centroid that nothing is nearest to moves to a vector of those that are furthest from theirs.
     """
@@ -144,5 +160,4 @@ def _fitted(vectors: Tensor, generator: torch.Generator) -> Tensor:
             distance = (vectors - centroids[place]).square().sum(dim=1)
             total[empty] = vectors[distance.argsort(descending=True, stable=True)[: len(empty)]]
         centroids = total / count.clamp_min(1).unsqueeze(1)
-    centroids = centroids.half().float()  # as an index keeps them
     return torch.cat([torch.zeros_like(centroids[:1]), centroids])

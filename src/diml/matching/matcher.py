@@ -635,7 +635,7 @@ def _score_torch(
     weights: tuple[Tensor, Tensor] | None = None,
 ) -> CandidateScores:
     """Scores (Q, K) in torch, block by block: the readable twin of the kernel."""
-    integers = isinstance(gallery, QuantizedRegions) and gallery.codes.dtype == torch.int16
+    integers = isinstance(gallery, QuantizedRegions) and gallery.rounds_queries
     compared = Regions._trusted(_steps(query.dense), _steps(query.pooled), query.grid) if integers else query
     masses = None
     if weights is None and matcher.weights == "rollout":

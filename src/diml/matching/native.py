@@ -113,7 +113,7 @@ class SolverSettings:
 class StoredRegions:
     """Images of one side: values (N, R, D) in one of `STORED`, pooled (N, D).
 
-    For int8 and int16 there is a scale (N, R); for uint8 values are codes (N, R, S) of centroids (S, 256, w).
+    For int8 and int16 there is a scale (N, R); for uint8 values are codes (N, R, S) of centroids (S, 256, w), int8.
     """
 
     values: Tensor
@@ -123,7 +123,7 @@ class StoredRegions:
 
     def _to_kernel(self) -> Any:
         assert _KERNEL is not None
-        scale, centroids = (None if part is None else _floats(part) for part in (self.scale, self.centroids))
+        scale, centroids = None if self.scale is None else _floats(self.scale), self.centroids
         values, pooled = self.values.detach().contiguous(), _floats(self.pooled)
         return _KERNEL.StoredRegions(values=values, pooled=pooled, scale=scale, centroids=centroids)
 

@@ -271,8 +271,8 @@ class QuantizedRegions:
     A region is codes * scale, of unit length up to rounding; indexing gives float32 `Regions` again. With int8 each
     region has its own scale. With int16 all have 1 / SHORTS_PER_UNIT; regions of the query, and pooled vectors where
     they weigh regions, are rounded to such steps too, which changes cosines by about 1e-5: products of 16-bit integers
-    are the fastest on a CPU. With "1kb" a region is S numbers of centroids, which `codebooks` decode; queries are not
-    rounded.
+    are the fastest on a CPU. With "1kb" a region is S numbers of centroids, which `codebooks` decode to integers over
+    their length; queries are rounded as with int16.
 
     Args:
         codes: (N, R, D) int8 or int16, or (N, R, S) uint8 with `codebooks`.
@@ -345,6 +345,11 @@ class QuantizedRegions:
         rows = torch.arange(len(self), device=self.codes.device)[index].reshape(-1)
         masses = None if self.masses is None else self.masses[rows]
         return Regions._trusted(*self.gather(rows), self.grid, masses=masses, massless=self.massless)
+
+    @property
+    def rounds_queries(self) -> bool:
+        """Whether what is compared with these is rounded to steps of 16-bit codes."""
+        return self.codes.dtype == torch.int16 or self.codebooks is not None
 
     @property
     def stored(self) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -500,8 +500,9 @@ def encode_regions(regions: Regions, config: IndexConfig, matcher: Matcher | Non
 
 
 def codebooks_text(codebooks: Codebooks) -> str:
-    """Codebooks as the text that `IndexConfig.codebooks` keeps: base64 of the centroids in float16."""
-    return base64.b64encode(codebooks.centroids.numpy().astype("<f2").tobytes()).decode("ascii")
+    """Codebooks as the text that `IndexConfig.codebooks` keeps: base64 of the step in float64 and the centroids."""
+    parts = np.array(codebooks.step, "<f8").tobytes() + codebooks.centroids.numpy().tobytes()
+    return base64.b64encode(parts).decode("ascii")
 
 
 @functools.lru_cache(maxsize=8)
@@ -509,10 +510,11 @@ def _codebooks_of(text: str, dim: int) -> Codebooks:
     """The codebooks of a text of `codebooks_text`; ValueError where it is none of regions of `dim` channels."""
     shape = (group_count(dim), CENTROIDS, group_width(dim))
     try:
-        values = np.frombuffer(base64.b64decode(text, validate=True), "<f2").reshape(shape)
-        return Codebooks(torch.from_numpy(values.astype(np.float32)), dim)
+        given = base64.b64decode(text, validate=True)
+        values = np.frombuffer(given, np.int8, offset=min(8, len(given))).reshape(shape)
+        return Codebooks(torch.from_numpy(values.copy()), float(np.frombuffer(given, "<f8", 1)[0]), dim)
     except ValueError as error:
-        need = f"the text of {math.prod(shape):,} numbers in float16 for D {dim}"
+        need = f"the text of {math.prod(shape):,} numbers of 8 bits and a step for D {dim}"
         raise ValueError(f"codebooks: need {need}, got another ({error})") from error
 
 

@@ -85,6 +85,16 @@ def test_quantized_regions_are_compared_too(regions, labels) -> None:
     )
 
 
+def test_queries_may_be_the_images_before_they_were_coded(regions, labels) -> None:
+    coarse = regions.quantized()
+    vars(coarse)["codes"] = coarse.codes // 16 * 16
+    found = compare_matchers(coarse, labels, {"paper": Matcher()}, rerank_at=12, originals=regions)
+    alone = evaluate_regions(coarse, labels, rerank_at=(12,), originals=regions)
+    np.testing.assert_array_equal(found.hits["paper"], alone.hits[12])
+    swapped = compare_matchers(coarse, labels, {"paper": Matcher()}, rerank_at=12)
+    assert (found.hits["paper"] != swapped.hits["paper"]).any()
+
+
 def test_the_figure_has_a_row_for_each_matcher(found) -> None:
     axes = found.draw().axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [n for n in found.per_query if n != "paper"]

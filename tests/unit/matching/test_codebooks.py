@@ -21,8 +21,8 @@ def images(count=80, regions=16, dim=24, seed=0):
 
 @pytest.fixture(scope="module")
 def fitted():
-    """Codebooks by D: of whole groups of one channel, of groups that fill the last one partly, and of 4 channels."""
-    return {dim: Codebooks.fit(images(dim=dim).dense) for dim in (24, 37, 128)}
+    """Codebooks by D: of whole groups of 1, 4 and 8 channels, and of groups that fill the last one partly."""
+    return {dim: Codebooks.fit(images(dim=dim).dense) for dim in (24, 37, 128, 256)}
 
 
 def test_an_image_of_16_regions_and_128_channels_takes_a_kilobyte():
@@ -47,8 +47,8 @@ def test_the_code_of_a_group_is_its_nearest_centroid(fitted):
         codes, (groups, _, width) = known.encode(dense), known.centroids.shape
         for image, region, group in ((1, 0, 0), (2, 7, groups // 2), (1, 15, groups - 1)):
             own = dense[image, region, group * width : (group + 1) * width]
-            distance = (known.centroids[group, :, : len(own)] - own).square().sum(dim=1)
-            assert distance[codes[image, region, group].long()] <= distance.min() + 1e-6
+            distance = (known.centroids[group, :, : len(own)] * known.step - own).square().sum(dim=1)
+            assert distance[codes[image, region, group].long()] <= distance.min() + 1e-4
 
 
 def test_decoded_regions_have_unit_length_and_blank_ones_stay_blank(fitted):
@@ -69,13 +69,13 @@ def test_the_same_regions_and_seed_give_the_same_centroids():
     first = Codebooks.fit(dense)
     assert first.centroids.equal(Codebooks.fit(dense).centroids)
     assert not first.centroids.equal(Codebooks.fit(dense, seed=1).centroids)
-    assert first.centroids.half().float().equal(first.centroids)  # an index keeps them in float16
+    assert first.centroids.abs().max() == 127
 
 
 def test_few_distinct_regions_are_kept_as_they_are():
     dense = images(4).dense[:, 8:].repeat(40, 1, 1)
     decoded = Codebooks.fit(dense).decode(Codebooks.fit(dense).encode(dense))
-    torch.testing.assert_close(decoded, dense, atol=2e-3, rtol=0)
+    torch.testing.assert_close(decoded, dense, atol=5e-3, rtol=0)
 
 
 def test_of_many_images_some_are_drawn(monkeypatch):
@@ -93,7 +93,7 @@ def test_too_few_regions_are_refused():
 
 
 @needs_kernel
-@pytest.mark.parametrize("dim", [24, 37, 128])
+@pytest.mark.parametrize("dim", [24, 37, 128, 256])
 @pytest.mark.parametrize(
     "settings", [{}, {"weights": "uniform"}, {"epsilon": 0}, {"matching": "maxsim"}, {"share": 0.7}]
 )
@@ -105,19 +105,19 @@ def test_kernel_and_torch_give_the_same_scores(dim, settings, fitted, instructio
     first, second = (call(lambda: matcher.score(query, gallery, rows)) for call in (lambda work: work(), by_twin))
     torch.testing.assert_close(first, second, rtol=0, atol=1e-5)
     decoded = matcher.score(query, gallery[:], rows)
-    torch.testing.assert_close(first, decoded, rtol=0, atol=1e-5)
+    torch.testing.assert_close(first, decoded, rtol=0, atol=1e-3)  # with queries that are not rounded
 
 
 @needs_kernel
 def test_the_kernel_checks_centroids():
     one, row = torch.ones(1, 2, 3), torch.tensor([0])
-    codes, centroids = torch.zeros(1, 2, 3, dtype=torch.uint8), torch.zeros(3, CENTROIDS, 1)
+    codes, centroids = torch.zeros(1, 2, 3, dtype=torch.uint8), torch.zeros(3, CENTROIDS, 1, dtype=torch.int8)
     solver = native.SolverSettings(0.05, 1e-4, 10)
     wrong = (
         (codes, None),
         (codes, centroids[:2]),
         (codes, centroids[:, :255]),
-        (codes, torch.zeros(3, CENTROIDS, 2)),
+        (codes, torch.zeros(3, CENTROIDS, 2, dtype=torch.int8)),
         (one, centroids),
     )
     for values, given in wrong:
@@ -162,9 +162,11 @@ def test_wrong_arguments_raise(fitted):
         QuantizedRegions(codes[..., :5], None, given.pooled, codebooks=known)
     with pytest.raises(TypeError, match="need int8 or int16, float32"):
         QuantizedRegions(codes, None, given.pooled)
-    with pytest.raises(TypeError, match="centroids: need float32"):
-        Codebooks(known.centroids.double(), 24)
-    with pytest.raises(ValueError, match=r"centroids: need \(S, 256, w\)"):
-        Codebooks(known.centroids, 23)
-    with pytest.raises(ValueError, match="centroids: need finite"):
-        Codebooks(known.centroids / 0, 24)
+    with pytest.raises(TypeError, match=r"centroids: need int8, got torch\.float64"):
+        Codebooks(known.centroids.double(), known.step, 24)
+    for dim in (0, 23, 200_000):
+        with pytest.raises(ValueError, match=r"centroids: need \(S, 256, w\)"):
+            Codebooks(known.centroids, known.step, dim)
+    for step in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="step: need a finite number above 0"):
+            Codebooks(known.centroids, step, 24)

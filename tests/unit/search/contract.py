@@ -49,10 +49,10 @@ def make_regions(count: int, seed: int = 0) -> Regions:
 
 
 def codebooks_of(regions):
-    """The text of codebooks that have the first 255 values of each channel of some regions as centroids."""
-    values = regions.dense.flatten(0, 1).T[:, :255].half().float()
+    """The text of codebooks that have the first 255 values of each channel of some regions as centroids, rounded."""
+    values = (regions.dense.flatten(0, 1).T[:, :255] * 127).round().to(torch.int8)
     values = torch.nn.functional.pad(values, (1, 255 - values.shape[1]))
-    return codebooks_text(Codebooks(values.unsqueeze(2).contiguous(), regions.dim))
+    return codebooks_text(Codebooks(values.unsqueeze(2).contiguous(), 1 / 127, regions.dim))
 
 
 def make_rows(count: int, seed: int = 0, config: IndexConfig = CONFIG, prefix: str = "image") -> Rows:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from diml.matching import Regions
+from diml.matching.codebooks import CENTROIDS, Codebooks
 from diml.search.index import create_store
-from diml.search.store import IndexConfig, Rows, encode_regions
+from diml.search.store import IndexConfig, Rows, codebooks_text, encode_regions
 
 DOCS = Path(__file__).parents[3] / "docs"
 IMAGES, REGIONS, DIM = 2_000, 16, 128
@@ -24,12 +25,24 @@ def blocks(folder: Path) -> int:
     return 512 * sum(file.stat().st_blocks for file in (folder, *folder.rglob("*")))
 
 
+def drawn_codebooks(generator: torch.Generator) -> str:
+    """Codebooks that were not fitted, as quickly as that; codes of generated regions take all values under them."""
+    centroids = torch.randn(32, CENTROIDS, 4, generator=generator).mul_(40).clamp_(-127, 127).to(torch.int8)
+    centroids[:, 0] = 0
+    return codebooks_text(Codebooks(centroids, 1 / 500, DIM))
+
+
 def filled(place: Path, storage: str) -> Path:
     """An index of generated vectors with the metadata of `diml index build`, written in batches as it writes them."""
     generator = torch.Generator().manual_seed(0)
     columns = {"source": "text", "path": "text", "content": "text", "label": "text"}
     config = IndexConfig(
-        dim=DIM, num_regions=0 if storage == "none" else REGIONS, grid=(4, 4), storage=storage, columns=columns
+        dim=DIM,
+        num_regions=0 if storage == "none" else REGIONS,
+        grid=(4, 4),
+        storage=storage,
+        codebooks=drawn_codebooks(generator) if storage == "1kb" else "",
+        columns=columns,
     )
     store = create_store(place, config)
     for start in range(0, IMAGES, 500):
@@ -48,7 +61,7 @@ def filled(place: Path, storage: str) -> Path:
     return place
 
 
-@pytest.mark.parametrize("storage", ["float16", "int8", "none"])
+@pytest.mark.parametrize("storage", ["float16", "int8", "1kb", "none"])
 @pytest.mark.parametrize("kind", ["LanceDB", "Milvus Lite"])
 def test_the_documents_say_what_an_image_takes(tmp_path, kind, storage):
     pytest.importorskip("lancedb" if kind == "LanceDB" else "milvus_lite")

@@ -90,7 +90,7 @@ def test_bytes_of_a_row():
     assert {storage: dataclasses.replace(CONFIG, storage=storage).row_bytes for storage in sizes} == sizes
     assert dataclasses.replace(CONFIG, storage="none", num_regions=0).row_bytes == 0
     assert dataclasses.replace(CONFIG, storage="1kb", codebooks=CODEBOOKS).row_bytes == 4 * 8
-    wide = Codebooks(torch.zeros(32, 256, 4), 128)
+    wide = Codebooks(torch.zeros(32, 256, 4, dtype=torch.int8), 1.0, 128)
     config = IndexConfig(dim=128, num_regions=16, storage="1kb", codebooks=codebooks_text(wide))
     assert config.row_bytes + 4 * config.dim == 1024  # with the pooled vector in float32
 
@@ -103,7 +103,7 @@ def test_codebooks_come_back_as_they_were():
     found = decode_regions(Rows(("a", "b", "c"), regions.pooled.numpy(), coded, ({},) * 3), config)
     assert isinstance(found, QuantizedRegions)
     assert found.codebooks is not None
-    known = Codebooks(found.codebooks.centroids, 8)
+    known = Codebooks(found.codebooks.centroids, found.codebooks.step, 8)
     assert codebooks_text(known) == CODEBOOKS
     assert found.codes.equal(regions.quantized("1kb", codebooks=known).codes)
     assert found.pooled.equal(regions.pooled)
@@ -114,7 +114,7 @@ def test_codebooks_come_back_as_they_were():
     [
         ({"storage": "1kb"}, "codebooks: need them for storage 1kb, and only there, got none with storage 1kb"),
         ({"codebooks": "AAAA"}, "got some with storage float16"),
-        ({"storage": "1kb", "codebooks": "AAAA"}, "need the text of 2,048 numbers in float16 for D 8"),
+        ({"storage": "1kb", "codebooks": "AAAA"}, "need the text of 2,048 numbers of 8 bits and a step for D 8"),
         ({"storage": "1kb", "codebooks": "?"}, "need the text of 2,048 numbers"),
         ({"codebooks": 3}, "codebooks: need a str"),
     ],
