@@ -99,7 +99,7 @@ def ott_batch(problems: Problems, effort: float) -> Tensor:
     """OTT's Sinkhorn under vmap and jit, on the CPU."""
     import jax
 
-    return torch.from_numpy(np.asarray(jax.device_get(_ott(int(effort))(*(part.numpy() for part in problems)))))
+    return torch.from_numpy(np.array(jax.device_get(_ott(int(effort))(*(part.numpy() for part in problems)))))
 
 
 _COMPILED: dict[int, Callable[..., object]] = {}

@@ -133,3 +133,20 @@ def test_a_release_waits_for_all_that_is_built() -> None:
     assert set(found["publish"]["needs"]) == set(found) - {"publish"}
     assert found["publish"]["permissions"] == {"id-token": "write"}
     assert "refs/tags/v" in found["publish"]["if"]
+
+
+def test_the_version_is_the_same_in_the_package_and_where_it_is_cited() -> None:
+    version = PROJECT["project"]["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"]
+    assert citation["version"] == version
+    assert f"version = {{{version}}}" in (ROOT / "README.md").read_text()
+
+
+def test_hooks_before_a_commit_are_parts_of_make_check() -> None:
+    repositories = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    entries = [hook["entry"] for repository in repositories for hook in repository["hooks"]]
+    checks = re.findall(r"^\t\$\(BIN\)/(.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for entry in entries:
+        words = entry.removeprefix(".venv/bin/").removesuffix(" --force-exclude")
+        assert any(check.startswith(words) for check in checks), entry

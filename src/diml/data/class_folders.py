@@ -97,7 +97,7 @@ def _left_out(found: FoundImages, empty: Sequence[str]) -> str:
     loose = sum("/" not in name for name in found.names)
     counts = Counter(found.left_out)
     if loose:
-        counts["images outside of class folders"] = loose
+        counts[f"image{'s' * (loose != 1)} outside of class folders"] = loose
     told = f"{len(empty):,} sub-folders without an image ({examples(empty)})" if empty else ""
     return "; ".join(filter(None, (left_out_line(counts, found.closed), told)))
 

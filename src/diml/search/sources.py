@@ -219,7 +219,7 @@ def _list_folder(folder: Path, label_from: str | None, kept: Mapping[str, str]) 
         raise ValueError(
             f"images: {folder} and its subfolders contain none"
             + (f" (left out {left})" if left else "")
-            + "; to empty an index, use diml index remove"
+            + "; name a folder that has image files"
         )
     return SourceListing(
         source=source,

@@ -167,7 +167,7 @@ def test_what_is_left_out_is_counted_in_one_line(shop):
         assert f"{count} {what}" in found.notice()
     assert find_images(shop / "class 1").notice() is None
     image(shop / "loose.png")
-    with pytest.warns(LeftOutWarning, match=r"1 images outside of class folders.*sub-folders without an image.*empty"):
+    with pytest.warns(LeftOutWarning, match=r"1 image outside of class folders.*sub-folders without an image.*empty"):
         load_dataset("folder", shop)
     assert "left out" in list_source(shop).notice()
 
@@ -176,7 +176,7 @@ def test_a_folder_without_classes_says_what_is_there(tmp_path):
     image(tmp_path / "loose.png")
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "a.cr2").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"1 images outside of class folders.*raw"):
+    with pytest.raises(FileNotFoundError, match=r"1 image outside of class folders.*raw"):
         load_dataset("folder", tmp_path)
 
 

@@ -85,7 +85,7 @@ def test_a_bad_csv_file_is_told_by_line(tmp_path, text, told):
 def test_places_without_images_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         list_source(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="contain none"):
+    with pytest.raises(ValueError, match="contain none; name a folder that has image files"):
         list_source(tmp_path)
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(ValueError, match=r"folder or a \.csv file"):
