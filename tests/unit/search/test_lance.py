@@ -114,6 +114,13 @@ def test_a_rare_condition_still_finds_k_rows(indexed):
     assert store.nearest(rows.pooled[:1], 10, where=where, exact=True)[0].ids == tuple(best)
 
 
+def test_more_than_the_cells_of_a_query_hold_is_found(indexed):
+    store, rows = indexed
+    order = [rows.ids[row] for row in np.argsort(-(rows.pooled @ rows.pooled[0]), kind="stable")]
+    for k in (2900, 3000, 5000):
+        assert set(store.nearest(rows.pooled[:1], k)[0].ids) == set(order[:k])
+
+
 def test_what_a_query_remembered_does_not_outlive_what_happened_since(indexed):
     """Fetching goes by row numbers of the last query where they still hold: after compaction they do not."""
     store, rows = indexed

@@ -124,22 +124,28 @@ class LanceStore:
         """Return the k rows of largest cosine to each query, best first."""
         self._refresh()
         check_queries(pooled, k, self._config)
-        cells = _cells(self._table.count_rows())
+        rows = self._table.count_rows()
+        cells = _cells(rows)
         probed = None if exact else min(cells, max(LEAST_PROBED, math.ceil(cells * PROBED)))
         with self._told_if_damaged():
-            return [self._nearest(vector, k, where, probed) for vector in pooled]
+            return [self._nearest(vector, k, where, probed, rows) for vector in pooled]
 
-    def _nearest(self, vector: NDArray[np.float32], k: int, where: Where | None, probed: int | None) -> Neighbours:
-        """`probed`: number of cells of the vector index to search; None: compare with every row."""
+    def _nearest(
+        self, vector: NDArray[np.float32], k: int, where: Where | None, probed: int | None, rows: int
+    ) -> Neighbours:
+        """`probed`: number of cells of the vector index to search; None: compare with every row. `rows`: of all."""
         search = self._table.search(vector, vector_column_name="pooled").distance_type("dot")
+        search = search.select(["id", "_distance"]).with_row_id(True).limit(k)
         if where is not None:
             search = search.where(to_sql(where), prefilter=True)
         if probed is None:
-            search = search.bypass_vector_index()
+            found = search.bypass_vector_index().to_arrow()
         else:
-            search = search.minimum_nprobes(probed)
-            search = search.maximum_nprobes(0)  # no limit: more where a condition leaves fewer than k rows
-        found = search.select(["id", "_distance"]).with_row_id(True).limit(k).to_arrow()
+            # a search that may go on takes longer, whether it does or not
+            limited = where is None
+            found = search.minimum_nprobes(probed).maximum_nprobes(probed if limited else 0).to_arrow()
+            if limited and found.num_rows < min(k, rows):
+                found = search.maximum_nprobes(0).to_arrow()
         ids = found["id"].to_pylist()
         self._remember(ids, found["_rowid"].to_pylist())
         cosine = 1 - found["_distance"].to_numpy()
