@@ -377,7 +377,10 @@ def _read_parquet(file: Path) -> tuple[Arrays, str | None]:
     arrow, parquet = _parquet(file)
     try:
         with parquet.ParquetFile(file, page_checksum_verification=True) as opened:
-            about = (opened.schema_arrow.metadata or {}).get(_KEY.encode())
+            kept = {**(opened.metadata.metadata or {}), **(opened.schema_arrow.metadata or {})}  # the same, kept twice
+            about = kept.get(_KEY.encode())
+            if about is None and any(b'"sha256"' in text for text in kept.values()):  # a file of ours, its key damaged
+                raise ValueError(f"its metadata have no key {_KEY}, but a text of it")
             names = [name for name in (*_AXES, *_TEXTS) if name in opened.schema_arrow.names]
             parts: dict[str, list[Any]] = {name: [] for name in _TEXTS if name in names}
             arrays: Arrays = {}
@@ -396,7 +399,9 @@ def _read_parquet(file: Path) -> tuple[Arrays, str | None]:
         raise ValueError(str(error)) from error
     if any(len(array) != filled for array in arrays.values()):
         raise ValueError(f"got {filled} of its rows")
-    return arrays | {name: _column(name, values) for name, values in parts.items()}, about and about.decode()
+    return arrays | {
+        name: _column(name, values) for name, values in parts.items()
+    }, None if about is None else about.decode()
 
 
 def _column(name: str, values: list[Any]) -> NDArray[Any]:

@@ -202,6 +202,19 @@ def test_damage_is_refused_or_harmless(file):
     assert changed(file, b"", regions)
 
 
+def test_a_table_whose_description_has_a_damaged_name_is_refused(tmp_path):
+    """It would be read like one of other tools: without grid, and with nothing that vouches for it."""
+    import pyarrow.parquet
+
+    file = tmp_path / "r.parquet"
+    diml.save_regions(some_regions(), file)
+    table = pyarrow.parquet.read_table(file)
+    text = table.schema.metadata[b"diml"]
+    pyarrow.parquet.write_table(table.replace_schema_metadata({b"dhml": text}), file)
+    with pytest.raises(ValueError, match="no key diml"):
+        diml.load_regions(file)
+
+
 def changed(file: Path, content: bytes, regions: Regions) -> bool:
     file.write_bytes(content)
     try:
