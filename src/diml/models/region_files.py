@@ -377,10 +377,9 @@ def _read_parquet(file: Path) -> tuple[Arrays, str | None]:
     arrow, parquet = _parquet(file)
     try:
         with parquet.ParquetFile(file, page_checksum_verification=True) as opened:
-            kept = {**(opened.metadata.metadata or {}), **(opened.schema_arrow.metadata or {})}  # the same, kept twice
-            about = kept.get(_KEY.encode())
-            if about is None and any(b'"sha256"' in text for text in kept.values()):  # a file of ours, its key damaged
-                raise ValueError(f"its metadata have no key {_KEY}, but a text of it")
+            about = (opened.schema_arrow.metadata or {}).get(_KEY.encode())
+            if about is None and b'"sha256": "' in _footer(file):  # a file of ours, of which a byte is damaged
+                raise ValueError(f"its description is there, but not as the metadata {_KEY}")
             names = [name for name in (*_AXES, *_TEXTS) if name in opened.schema_arrow.names]
             parts: dict[str, list[Any]] = {name: [] for name in _TEXTS if name in names}
             arrays: Arrays = {}
@@ -402,6 +401,15 @@ def _read_parquet(file: Path) -> tuple[Arrays, str | None]:
     return arrays | {
         name: _column(name, values) for name, values in parts.items()
     }, None if about is None else about.decode()
+
+
+def _footer(file: Path) -> bytes:
+    """The metadata of a Parquet file as they are stored."""
+    with file.open("rb") as opened:
+        opened.seek(-8, os.SEEK_END)
+        length = int.from_bytes(opened.read(4), "little")
+        opened.seek(-8 - length, os.SEEK_END)
+        return opened.read(length)
 
 
 def _column(name: str, values: list[Any]) -> NDArray[Any]:

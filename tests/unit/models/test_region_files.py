@@ -211,7 +211,7 @@ def test_a_table_whose_description_has_a_damaged_name_is_refused(tmp_path):
     table = pyarrow.parquet.read_table(file)
     text = table.schema.metadata[b"diml"]
     pyarrow.parquet.write_table(table.replace_schema_metadata({b"dhml": text}), file)
-    with pytest.raises(ValueError, match="no key diml"):
+    with pytest.raises(ValueError, match="not as the metadata diml"):
         diml.load_regions(file)
 
 
