@@ -5,13 +5,13 @@ Legend: Q queries, N gallery images, K candidates, R regions, D channels.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+import measure
 from diml.matching import Regions
 
 
@@ -43,9 +43,7 @@ class Engine:
 
     def missing(self) -> str | None:
         """Why it cannot be measured on this machine, with what would change that, or None."""
-        if self.package and importlib.util.find_spec(self.package) is None:
-            return f"{self.package} is not installed: {self.install}"
-        return None
+        return measure.missing(self.package, self.install)
 
 
 def maxsim_cpu(work: Work) -> Callable[[], Tensor]:

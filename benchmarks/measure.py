@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import platform
@@ -73,7 +74,19 @@ def read(made: argparse.ArgumentParser) -> argparse.Namespace:
 # ---- Time ------------------------------------------------------------------------------------------------------------
 
 
-def alternate(sides: Mapping[str, Callable[[], object]], runs: int, warmup: int = 1) -> dict[str, list[float]]:
+def missing(package: str | None, install: str) -> str | None:
+    """Why another project cannot be measured on this machine, with what would change that; None where it can."""
+    if package and importlib.util.find_spec(package) is None:
+        return f"{package} is not installed: {install}"
+    return None
+
+
+def alternate(
+    sides: Mapping[str, Callable[[], object]],
+    runs: int,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Seconds of each run of each side, alternating (A B A B ...), so that a slow period affects all sides equally.
 
     Work that takes less than `LEAST_SECONDS` is repeated within a run; the run counts with the mean.
@@ -85,10 +98,10 @@ def alternate(sides: Mapping[str, Callable[[], object]], runs: int, warmup: int 
     for run in range(runs):
         for name, work in sides.items():
             with progress.status(f"run {run + 1} of {runs}: {name}"):
-                start, calls, spent = time.perf_counter(), 0, 0.0
+                start, calls, spent = clock(), 0, 0.0
                 while spent < LEAST_SECONDS:
                     work()
-                    calls, spent = calls + 1, time.perf_counter() - start
+                    calls, spent = calls + 1, clock() - start
                 seconds[name].append(spent / calls)
     return seconds
 

@@ -5,13 +5,14 @@ Legend: B pairs, R regions.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+import measure
 
 EPSILON = 0.05
 
@@ -47,9 +48,7 @@ class Peer:
 
     def missing(self) -> str | None:
         """Why it cannot be measured on this machine, with what would change that, or None."""
-        if self.package and importlib.util.find_spec(self.package) is None:
-            return f"{self.package} is not installed: {self.install}"
-        return None
+        return measure.missing(self.package, self.install)
 
     def solve(self, problems: Problems, effort: float, batch: int) -> Tensor:
         """Plans of all problems, `batch` at a time."""

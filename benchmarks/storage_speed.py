@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ def of_embeddings(name: str, options: Any) -> list[dict[str, Any]]:
     results = []
     for plan, matcher in MATCHERS.items():
         sides = {storage: of_side(matcher, queries, stored, rows) for storage, stored in stores.items()}
-        seconds = alternated(sides, options)
+        seconds = measure.alternate(sides, options.runs, options.warmup, clock=time.process_time)
         for storage, values in seconds.items():
             results.append(
                 {
@@ -75,20 +75,6 @@ def of_embeddings(name: str, options: Any) -> list[dict[str, Any]]:
 
 def of_side(matcher: Matcher, queries: Any, stored: Any, rows: Any) -> Callable[[], object]:
     return lambda: matcher.score(queries, stored, rows)
-
-
-def alternated(sides: Mapping[str, Callable[[], object]], options: Any) -> dict[str, list[float]]:
-    """Seconds of CPU time of each run of each side, alternating; work is repeated as in `measure.alternate`."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for run in range(options.warmup + options.runs):
-        for name, work in sides.items():
-            start, calls, spent = time.process_time(), 0, 0.0
-            while spent < measure.LEAST_SECONDS:
-                work()
-                calls, spent = calls + 1, time.process_time() - start
-            if run >= options.warmup:
-                seconds[name].append(spent / calls)
-    return seconds
 
 
 def inner(values: Sequence[float], factor: float = 1.0) -> dict[str, Any]:

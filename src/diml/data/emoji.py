@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from diml.assets import fetch_asset
-from diml.data.class_folders import halves
+from diml.data.class_folders import whole_or_halves
 from diml.data.image_sets import DataSet
 from diml.data.inventory import Inventory, find_folder, missing_data, require_complete
 from diml.data.registry import DataSetInfo
@@ -68,9 +68,7 @@ def load_emoji(info: DataSetInfo, root: str | Path | None, protocol: str) -> Dat
     """Load all emoji, or with `class_disjoint` the first half of them for training, the second for testing."""
     inventory = inspect_emoji(info, root)
     require_complete(info, inventory)
-    if protocol == "class_disjoint":
-        return halves(info, inventory, protocol)
-    return DataSet(info.name, protocol, None, inventory.image_set(info.name), info.credit)
+    return whole_or_halves(info, inventory, protocol)
 
 
 def _drawings(folder: Path) -> dict[int, Path]:

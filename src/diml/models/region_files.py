@@ -398,9 +398,8 @@ def _read_parquet(file: Path) -> tuple[Arrays, str | None]:
         raise ValueError(str(error)) from error
     if any(len(array) != filled for array in arrays.values()):
         raise ValueError(f"got {filled} of its rows")
-    return arrays | {
-        name: _column(name, values) for name, values in parts.items()
-    }, None if about is None else about.decode()
+    arrays |= {name: _column(name, values) for name, values in parts.items()}
+    return arrays, None if about is None else about.decode()
 
 
 def _footer(file: Path) -> bytes:

@@ -7,11 +7,10 @@ import os
 from contextlib import closing
 from typing import Final
 
-from diml.checksums import sealed, unsealed
-from diml.documents import parse_json
+from diml.checksums import sealed
 from diml.search.index import open_store
 from diml.search.sources import SourceListing
-from diml.search.store import IndexNotFoundError, Store
+from diml.search.store import IndexNotFoundError, Store, kept_document
 
 #: Name of the text that is kept with an index of which a source was listed with `label_from`.
 LABELS_FILE: Final = "labels.json"
@@ -55,9 +54,8 @@ def _read(store: Store) -> dict[str, str]:
     text = store.read_text(LABELS_FILE)
     if text is None:
         return {}
-    what = f"index: {LABELS_FILE}"
-    found = unsealed(parse_json(text, what), what, _REMEDY)
-    sources = found.get("sources")
-    if found.get("format") != _FORMAT or not isinstance(sources, dict):
-        raise ValueError(f"{what}: need format {_FORMAT}, got {found.get('format')!r}; update diml, or {_REMEDY}")
-    return {str(source): str(label_from) for source, label_from in sources.items()}
+    found = kept_document(text, LABELS_FILE, _FORMAT, _REMEDY)
+    try:
+        return {str(source): str(label_from) for source, label_from in found["sources"].items()}
+    except (AttributeError, KeyError) as error:
+        raise ValueError(f"index: {LABELS_FILE}: not what was written: {error}; {_REMEDY}") from error

@@ -499,6 +499,25 @@ def encode_regions(regions: Regions, config: IndexConfig, matcher: Matcher | Non
     return _with_readings(np.concatenate(parts, axis=1), regions, config, matcher)
 
 
+def kept_document(text: str, name: str, version: int, remedy: str) -> dict[str, Any]:
+    """The document of a text that is kept with an index, checked.
+
+    Args:
+        text: JSON that was written with its checksum, see `diml.checksums.sealed`.
+        name: of the text, as of `Store.read_text`.
+        version: what its `format` has to be.
+        remedy: what the user can do, for the error.
+
+    Raises:
+        ValueError: it is damaged, or was written by a newer version.
+    """
+    what = f"index: {name}"
+    found = unsealed(parse_json(text, what), what, remedy)
+    if found.get("format") != version:
+        raise ValueError(f"{what}: need format {version}, got {found.get('format')!r}; update diml, or {remedy}")
+    return found
+
+
 def codebooks_text(codebooks: Codebooks) -> str:
     """Codebooks as the text that `IndexConfig.codebooks` keeps: base64 of the step in float64 and the centroids."""
     parts = np.array(codebooks.step, "<f8").tobytes() + codebooks.centroids.numpy().tobytes()

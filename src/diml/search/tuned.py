@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from diml.checksums import sealed, unsealed
-from diml.documents import parse_json
+from diml.checksums import sealed
 from diml.matching import Matcher
-from diml.search.store import Store
+from diml.search.store import Store, kept_document
 
 #: Name of the text that is kept with an index whose matcher was tuned.
 MATCHER_FILE: Final = "matcher.json"
@@ -44,14 +43,11 @@ def index_matcher(store: Store) -> IndexMatcher:
     text = store.read_text(MATCHER_FILE)
     if text is None:
         return IndexMatcher(store.config.matcher)
-    what = f"index: {MATCHER_FILE}"
-    found = unsealed(parse_json(text, what), what, _REMEDY)
-    if found.get("format") != _FORMAT:
-        raise ValueError(f"{what}: need format {_FORMAT}, got {found.get('format')!r}; update diml, or {_REMEDY}")
+    found = kept_document(text, MATCHER_FILE, _FORMAT, _REMEDY)
     try:
         matcher, rerank_at = Matcher.from_dict(found["matcher"]), int(found["rerank_at"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{what}: not what was written: {error}; {_REMEDY}") from error
+        raise ValueError(f"index: {MATCHER_FILE}: not what was written: {error}; {_REMEDY}") from error
     return IndexMatcher(matcher, rerank_at, found.get("tuned"))
 
 

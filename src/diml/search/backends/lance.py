@@ -128,12 +128,10 @@ class LanceStore:
         cells = _cells(rows)
         probed = None if exact else min(cells, max(LEAST_PROBED, math.ceil(cells * PROBED)))
         with self._told_if_damaged():
-            return [self._nearest(vector, k, where, probed, rows) for vector in pooled]
+            return [self._nearest(vector, max(1, min(k, rows)), where, probed) for vector in pooled]
 
-    def _nearest(
-        self, vector: NDArray[np.float32], k: int, where: Where | None, probed: int | None, rows: int
-    ) -> Neighbours:
-        """`probed`: number of cells of the vector index to search; None: compare with every row. `rows`: of all."""
+    def _nearest(self, vector: NDArray[np.float32], k: int, where: Where | None, probed: int | None) -> Neighbours:
+        """`probed`: number of cells of the vector index to search; None: compare with every row."""
         search = self._table.search(vector, vector_column_name="pooled").distance_type("dot")
         search = search.select(["id", "_distance"]).with_row_id(True).limit(k)
         if where is not None:
@@ -144,7 +142,7 @@ class LanceStore:
             # a search that may go on takes longer, whether it does or not
             limited = where is None
             found = search.minimum_nprobes(probed).maximum_nprobes(probed if limited else 0).to_arrow()
-            if limited and found.num_rows < min(k, rows):
+            if limited and found.num_rows < k:
                 found = search.maximum_nprobes(0).to_arrow()
         ids = found["id"].to_pylist()
         self._remember(ids, found["_rowid"].to_pylist())
