@@ -97,6 +97,7 @@ def main() -> None:
         milvus.PROBED = options.probes
     if options.probed:
         lance.PROBED = options.probed
+        lance.LanceStore._kept_cells = lambda _: None  # which the store has measured
     if options.always_index:
         lance.INDEX_FROM = 1
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:

@@ -377,7 +377,8 @@ class OptimizeCommand:
         store.optimize()
         found = store.info()
         size = "" if found.disk_bytes is None else f", {found.disk_bytes / 1e6:,.1f} MB"
-        print(f"{self.index}: {found.rows:,} images, {found.indexed:,} indexed ({found.index}){size}")
+        searched = "" if found.searched is None else f"; {found.searched}"
+        print(f"{self.index}: {found.rows:,} images, {found.indexed:,} indexed ({found.index}){size}{searched}")
         return 0
 
 

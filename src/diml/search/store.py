@@ -209,6 +209,8 @@ class StoreInfo:
         indexed: how many of them the vector index over pooled vectors covers; the others are compared exhaustively.
         index: type of the vector index, or "none".
         disk_bytes: size on disk; None where the database does not report it.
+        searched: how much of the vector index a query searches and what share of the nearest images that finds, where
+            it was measured.
     """
 
     kind: str
@@ -217,6 +219,7 @@ class StoreInfo:
     indexed: int
     index: str
     disk_bytes: int | None
+    searched: str | None = None
 
 
 class Store(Protocol):

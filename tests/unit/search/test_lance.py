@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -155,6 +156,42 @@ def test_deleted_files_of_indexes_are_told_and_made_again(indexed, what):
     assert [found.ids for found in again.nearest(queries, 10)] == before
     assert again.regions(rows.ids[:3]).ids == rows.ids[:3]
     assert again.info().indexed == 3000
+
+
+def test_how_many_cells_a_query_searches_is_measured_and_kept(indexed):
+    store, _ = indexed
+    kept = json.loads((store.folder / lance.CELLS_FILE).read_text())
+    assert lance.LEAST_PROBED <= kept["probed"] <= kept["cells"]
+    assert kept["recall"] >= lance.RECALL
+    assert f"{kept['probed']} of {kept['cells']} cells a query" in store.info().searched
+    assert store._probed(3000, 200) == kept["probed"]
+    # further away than what was measured: a third of 64 cells
+    assert store._probed(3000, 201) == 22
+    assert lance.CELLS_FILE not in store.texts()
+
+
+def test_the_number_of_cells_is_measured_again_where_the_index_has_grown(indexed):
+    store, _ = indexed
+    file = store.folder / lance.CELLS_FILE
+    before = file.read_text()
+    for more, rows in ((1000, 3000), (1000, 5000)):
+        store.add(make_rows(more, seed=rows, prefix=f"later {rows}"))
+        store.optimize()
+        assert json.loads(file.read_text())["rows"] == rows
+    assert file.read_text() != before
+
+
+@pytest.mark.parametrize("change", [lambda text: text[:-9], lambda text: text.replace("3000", "3001")])
+def test_a_damaged_number_of_cells_is_told_and_measured_again(indexed, change):
+    store, rows = indexed
+    file = store.folder / lance.CELLS_FILE
+    good = file.read_text()
+    file.write_text(change(good))
+    assert [lance.CELLS_FILE in fault and "diml index optimize" in fault for fault in store.faults()] == [True]
+    assert store.info().searched is None
+    assert store.nearest(rows.pooled[:1], 1)[0].ids == (rows.ids[0],)
+    store.optimize()
+    assert (store.faults(), file.read_text()) == ((), good)
 
 
 def test_names_that_differ_only_in_letter_case_and_numbers_at_the_edges(tmp_path):

@@ -5,8 +5,10 @@ Legend: N rows, Q queries, D channels, B bytes of the encoded regions of one ima
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from diml.checksums import sealed
 from diml.extras import require
 from diml.files import exclusive_lock, require_unlocked, write_text
 from diml.lean_imports import import_lancedb
@@ -35,6 +38,7 @@ from diml.search.store import (
     Value,
     check_queries,
     checked_rows,
+    kept_document,
     require_sound,
 )
 
@@ -45,9 +49,22 @@ _TABLE: Final = "images"
 _KEY: Final = b"diml"
 #: Number of rows from which a vector index is built; below, exhaustive comparison takes a few milliseconds.
 INDEX_FROM: Final = 10_000
-#: Fraction of the cells of the vector index that a query searches, and their minimum number.
+#: Fraction of the cells of the vector index that a query searches until `optimize` has measured how many it takes, and
+#: their minimum number.
 PROBED: Final = 1 / 3
 LEAST_PROBED: Final = 20
+#: What `optimize` measures: the share of the `_NEAREST` nearest images that searches of so many images of the index find
+#: on average; the fewest cells with at least `RECALL` are kept.
+RECALL: Final = 0.998
+_QUERIES: Final = 100
+_NEAREST: Final = 200
+#: Each number of cells that is tried, as a multiple of the one before.
+_MORE: Final = 1.4
+#: It is measured again where the number of images has changed by this factor.
+_CHANGED: Final = 1.5
+#: Name of the file that keeps it; of this store alone, so it is no text of the index.
+CELLS_FILE: Final = "cells.json"
+_CELLS_FORMAT: Final = 1
 #: Bytes of pooled vectors that LanceDB keeps in memory, 512 an image at 128 channels: all of two million images. Beyond
 #: that cells are read from the disk again and again, and queries get slower.
 CACHED_VECTORS: Final = 1 << 30
@@ -125,8 +142,7 @@ class LanceStore:
         self._refresh()
         check_queries(pooled, k, self._config)
         rows = self._table.count_rows()
-        cells = _cells(rows)
-        probed = None if exact else min(cells, max(LEAST_PROBED, math.ceil(cells * PROBED)))
+        probed = None if exact else self._probed(rows, k if where is None else rows)
         with self._told_if_damaged():
             return [self._nearest(vector, max(1, min(k, rows)), where, probed) for vector in pooled]
 
@@ -151,6 +167,64 @@ class LanceStore:
             self.regions(ids)  # raises, and names the rows
         order = sorted(range(len(ids)), key=lambda place: (-cosine[place], ids[place]))
         return Neighbours(tuple(ids[place] for place in order), cosine[order].astype(np.float32))
+
+    def _probed(self, rows: int, k: int) -> int:
+        """How many cells a query for the k nearest searches. With a condition k counts all rows: these lie far away."""
+        kept = self._kept_cells() if k <= _NEAREST else None
+        cells = _cells(rows)
+        return min(cells, max(LEAST_PROBED, math.ceil(cells * PROBED))) if kept is None else kept["probed"]
+
+    def _kept_cells(self) -> dict[str, Any] | None:
+        """What `_measure_cells` has found; None where it has not been called, or its file is damaged (see `faults`)."""
+        with contextlib.suppress(ValueError):
+            return self._read_cells()
+        return None
+
+    def _read_cells(self) -> dict[str, Any] | None:
+        """The file of `_measure_cells`; ValueError where it is damaged."""
+        text = self.read_text(CELLS_FILE)
+        if text is None:
+            return None
+        found = kept_document(text, CELLS_FILE, _CELLS_FORMAT, "run diml index optimize")
+        if not all(isinstance(found.get(name), int) and found[name] > 0 for name in ("probed", "rows")):
+            raise ValueError(f"index: {CELLS_FILE}: need numbers of cells and rows; run diml index optimize")
+        return found
+
+    def _measure_cells(self) -> None:
+        """Find how few cells a query may search, with images of the index as queries, and keep the number."""
+        rows = self._table.count_rows()
+        cells = _cells(rows)
+        places = np.random.default_rng(0).choice(rows, min(rows, _QUERIES), replace=False)
+        chosen = self._table.take_offsets(sorted(map(int, places))).select(["id", "pooled"]).to_arrow()
+        images = list(zip(chosen["id"].to_pylist(), chosen["pooled"].to_pylist(), strict=True))
+
+        def others(cells: int | None) -> list[set[str]]:
+            """The images that a search finds for each, without itself."""
+            return [set(self._nearest(np.array(v, np.float32), k, None, cells).ids) - {own} for own, v in images]
+
+        k = min(rows, _NEAREST + 1)
+        nearest, probed, found = others(None), LEAST_PROBED, np.ones(1)
+        while probed < cells:
+            found = np.array([len(true & near) / len(true) for true, near in zip(nearest, others(probed), strict=True)])
+            if found.mean() >= RECALL:
+                break
+            probed = math.ceil(probed * _MORE)
+        else:
+            probed, found = cells, np.ones(1)
+        kept = {
+            "format": _CELLS_FORMAT,
+            "probed": probed,
+            "cells": cells,
+            "rows": rows,
+            "recall": round(float(found.mean()), 4),
+            "worst": round(float(found.min()), 4),
+        }
+        self.write_text(CELLS_FILE, json.dumps(sealed(kept), indent=1))
+
+    def _cells_are_measured(self) -> bool:
+        """Whether the number of cells was measured when the index had about as many rows as now."""
+        kept = self._kept_cells()
+        return kept is not None and 1 / _CHANGED <= self._table.count_rows() / kept["rows"] <= _CHANGED
 
     def regions(self, ids: Sequence[str], *, check: bool = True) -> Rows:
         """Return the rows of these ids, in this order; unknown ids are left out."""
@@ -238,8 +312,14 @@ class LanceStore:
         require_unlocked(self.folder / "writer.lock", "index")
 
     def faults(self) -> tuple[str, ...]:
-        """The indexes over columns whose files are missing or damaged; `optimize` makes them again."""
-        return tuple(f"the index over {_over(index)} {_REMADE}" for index in self._broken_indexes())
+        """What is missing or damaged beside the rows: indexes over columns, the number of cells that a query searches.
+        `optimize` makes them again."""
+        faults = [f"the index over {_over(index)} {_REMADE}" for index in self._broken_indexes()]
+        try:
+            self._read_cells()
+        except ValueError:
+            faults.append(f"the number of cells that a query searches ({CELLS_FILE}) {_REMADE}")
+        return tuple(faults)
 
     def _broken_indexes(self) -> list[Any]:
         """The indexes over columns that cannot answer."""
@@ -248,7 +328,7 @@ class LanceStore:
             "pooled": lambda: (
                 self._table.search(np.zeros(self._config.dim, np.float32), vector_column_name="pooled")
                 .distance_type("dot")
-                .select(["id"])
+                .select(["id", "_distance"])
                 .limit(1)
                 .to_arrow()
             ),
@@ -281,6 +361,7 @@ class LanceStore:
                 self._table.drop_index(index.name)
             rows = self._table.count_rows()
             there = {_over(index) for index in self._table.list_indices()}
+            again = "pooled" not in there
             if rows and "id" not in there:
                 self._table.create_index("id", config=BTree())
             if rows >= INDEX_FROM and "pooled" not in there:
@@ -290,6 +371,9 @@ class LanceStore:
             if new and merged:
                 time.sleep(_READING.total_seconds())
                 self._table.optimize(cleanup_older_than=_READING)
+            there = {_over(index) for index in self._table.list_indices()}
+            if "pooled" in there and _cells(rows) > LEAST_PROBED and (again or not self._cells_are_measured()):
+                self._measure_cells()
         self._hints.clear()
 
     def info(self) -> StoreInfo:
@@ -297,12 +381,14 @@ class LanceStore:
         rows = self.count()
         found = [index for index in self._table.list_indices() if _over(index) == "pooled"]
         covered = min(rows, found[0].num_indexed_rows) if found else 0
+        kept = self._kept_cells() if found else None
         return StoreInfo(
             kind="LanceDB",
             uri=str(self.folder),
             rows=rows,
             indexed=covered,
             index=str(found[0].index_type) if found else "none",
+            searched=None if kept is None else _in_words(kept),
             disk_bytes=sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()),
         )
 
@@ -321,7 +407,8 @@ class LanceStore:
 
     def texts(self) -> tuple[str, ...]:
         """Return the names of the texts that are kept with the index, the JSON files of its folder."""
-        return tuple(sorted(file.name for file in self.folder.glob("*.json") if file.is_file()))
+        files = (file for file in self.folder.glob("*.json") if file.is_file())
+        return tuple(sorted(file.name for file in files if file.name != CELLS_FILE))
 
     def close(self) -> None:
         """Forget the hints; LanceDB needs no closing."""
@@ -363,6 +450,12 @@ def _over(index: Any) -> str:
 def _cells(rows: int) -> int:
     """Number of cells of the vector index: about the square root of the number of rows."""
     return int(2 ** round(math.log2(max(1, rows)) / 2))
+
+
+def _in_words(kept: Mapping[str, Any]) -> str:
+    """What `_measure_cells` has found, for people."""
+    found = f"{100 * kept['recall']:.1f} % of the {_NEAREST} nearest, at worst {100 * kept['worst']:.0f} %"
+    return f"{kept['probed']:,} of {kept['cells']:,} cells a query, which find {found}"
 
 
 def _among(ids: Sequence[str]) -> str:
