@@ -3,10 +3,14 @@
     python benchmarks/embedding_files.py --data ../shared/datasets/grocery/train --images 256
     python benchmarks/embedding_files.py --data PHOTOS --images 128 --side 1536 --models mobilenetv2_100
 
-Each run embeds the same files four times, alternating: with and without threads that decode ahead, with and without
-normalisations and activations folded into convolutions (`diml.models.folding`). `--side` enlarges the photos to that
-short side first, as JPEG files of quality 90, to the size that cameras give. The second table has the CPU time of each
-step on one thread, without the others.
+Each run embeds the same files several times, alternating: with and without threads that decode ahead, with and without
+normalisations and activations folded into convolutions (`diml.models.folding`); and, with both, in ways that change the
+numbers: "draft" lets JPEG files be decoded at a half, a quarter or an eighth of their size, with at least twice the
+pixels of the network's input on both sides; "bfloat16", with --bfloat16, is that precision of the embedder (a tenth of
+the speed on processors without its instructions). `--side` enlarges the photos to that short side first, as JPEG files
+of quality 90, to the size that cameras give. The second table has the CPU time of each step on one thread, without the
+others; the third what each way makes of MAP@R (plain ranking and DIML, every image a query against all others, classes
+by folder).
 
 Networks have random weights, but for `mobilenetv2_100`: their speed does not depend on them.
 """
@@ -15,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,13 +33,25 @@ import measure
 from diml.allocator import keep_freed_memory
 from diml.data import load_dataset
 from diml.data.images import load_image
+from diml.evaluation import evaluate_regions
+from diml.matching import Regions
 from diml.models import Embedder, load_embedder
 from diml.models.folding import WORTH_FOLDING, folded
 
 NEITHER = "neither"
-WAYS = {NEITHER: (False, False), "threads": (True, False), "folded": (False, True), "both": (True, True)}
+#: Name -> with threads, folded, in draft mode, in bfloat16.
+WAYS = {
+    NEITHER: (False, False, False, False),
+    "threads": (True, False, False, False),
+    "folded": (False, True, False, False),
+    "both": (True, True, False, False),
+    "draft": (True, True, True, False),
+    "bfloat16": (True, True, False, True),
+}
+RANKED = ("plain", "DIML", "least cosine")
+OTHER_NUMBERS = ("draft", "bfloat16")
 NEVER = 2**62
-STEPS = ("decode", "resize and crop", "normalise", "network", "network, folded")
+STEPS = ("decode", "decode, draft", "resize and crop", "resize, draft", "normalise", "network", "network, folded")
 
 
 def main() -> None:
@@ -44,7 +61,10 @@ def main() -> None:
     made.add_argument("--batch-size", type=int, default=64, help="images per batch; default: %(default)s")
     made.add_argument("--side", type=int, help="enlarge photos to this short side, pixels; default: as they are")
     made.add_argument("--models", nargs="+", default=["mobilenetv2_100", "resnet50", "vit_small_patch16_224"])
+    made.add_argument("--bfloat16", action="store_true", help="also embed in bfloat16")
     options = measure.read(made)
+    if not options.bfloat16:
+        del WAYS["bfloat16"]
     if options.images < WORTH_FOLDING:
         made.error(f"--images: need at least {WORTH_FOLDING}, got {options.images}")
     keep_freed_memory()
@@ -56,38 +76,45 @@ def main() -> None:
         made.error(f"--data: need {options.images} photos, got {len(found)} in {options.data or 'ORL'}")
     generator = torch.Generator().manual_seed(options.seed)
     paths = [found[row] for row in torch.randperm(len(found), generator=generator)[: options.images].tolist()]
+    labels = [path.parent.name for path in paths]
     with tempfile.TemporaryDirectory() as folder:
         if options.side:
             paths = enlarged(paths, options.side, Path(folder))
-        results = [{"model": name, **measured(name, paths, options)} for name in options.models]
+        results = [{"model": name, **measured(name, paths, labels, options)} for name in options.models]
     speeds = [
         [
             result["model"],
             *(measure.shown(result[way]) for way in WAYS),
-            measure.shown(result["ratio"]),
+            *(measure.shown(result["ratios"][way]) for way in result["ratios"]),
             difference(result),
         ]
         for result in results
     ]
     steps = [[result["model"], *(measure.shown(result[step]) for step in STEPS)] for result in results]
+    ranked = [[result["model"], way, *numbers] for result in results for way, numbers in result["ranked"].items()]
     measure.finish(
         "embedding_files",
         options,
         results,
-        measure.table("Images/s", ("model", *WAYS, "both / neither", "largest difference"), speeds),
+        measure.table("Images/s", ("model", *WAYS, *results[0]["ratios"], "difference"), speeds),
         measure.table("Milliseconds of CPU time an image, one thread", ("model", *STEPS), steps),
+        measure.table(
+            "MAP@R, %, and least cosine of a pooled vector to that of both", ("model", "way", *RANKED), ranked
+        ),
     )
 
 
-def measured(name: str, paths: list[Path], options: argparse.Namespace) -> dict[str, Any]:
-    """Speeds of all ways, the ratio of both to neither, what the regions differ by, and the times of the steps."""
+def measured(name: str, paths: list[Path], labels: list[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Speeds of all ways, ratios, what the regions differ by, what is ranked with them, and the times of the steps."""
     embedder = load_embedder(name, pretrained=name == "mobilenetv2_100")
-    regions: dict[str, torch.Tensor] = {}
+    regions: dict[str, Regions] = {}
 
     def run(way: str) -> Callable[[], None]:
         def embed() -> None:
-            with chosen(*WAYS[way]):
-                regions[way] = embedder.embed(paths, batch_size=options.batch_size).dense
+            threads, folding, draft, bfloat16 = WAYS[way]
+            used = embedder.with_settings(precision="bfloat16") if bfloat16 else embedder
+            with chosen(threads, folding, 2 * embedder.preprocess.size if draft else None):
+                regions[way] = used.embed(paths, batch_size=options.batch_size).to(torch.float32)
 
         return embed
 
@@ -96,16 +123,34 @@ def measured(name: str, paths: list[Path], options: argparse.Namespace) -> dict[
         steps = times_of_steps(embedder, paths, options)
     return {
         **{way: measure.spread([len(paths) / value for value in values]) for way, values in seconds.items()},
-        "ratio": measure.ratios(seconds[NEITHER], seconds["both"]),
-        "difference": float((regions["both"] - regions[NEITHER]).abs().max()),
+        "ratios": {
+            "both / neither": measure.ratios(seconds[NEITHER], seconds["both"]),
+            **{f"{way} / both": measure.ratios(seconds["both"], seconds[way]) for way in OTHER_NUMBERS if way in WAYS},
+        },
+        "difference": float((regions["both"].dense - regions[NEITHER].dense).abs().max()),
+        "ranked": {
+            way: ranked_with(regions[way], regions["both"], labels) for way in ("both", *OTHER_NUMBERS) if way in WAYS
+        },
         **steps,
     }
 
 
+def ranked_with(regions: Regions, both: Regions, labels: list[str]) -> list[str]:
+    """MAP@R of plain ranking and DIML, and the least cosine of a pooled vector to that of `both`."""
+    numbers = {name: number for number, name in enumerate(sorted(set(labels)))}
+    found = evaluate_regions(regions, [numbers[label] for label in labels])
+    values = [100 * found.per_query[k]["map@r"].mean() for k in (0, 100)]
+    cosine = torch.nn.functional.cosine_similarity(regions.pooled, both.pooled)
+    return [*(f"{value:.2f}" for value in values), f"{float(cosine.min()):.5f}"]
+
+
 @contextlib.contextmanager
-def chosen(threads: bool, folding: bool) -> Iterator[None]:
-    """Embed with or without each of the two."""
+def chosen(threads: bool, folding: bool, at_least: int | None) -> Iterator[None]:
+    """Embed with or without threads and folding; JPEG files may be decoded with at least so many pixels a side."""
     with contextlib.ExitStack() as stack:
+        if at_least is not None:
+            loader = functools.partial(load_image, at_least=at_least)
+            stack.enter_context(mock.patch("diml.data.loading.load_image", loader))
         if not threads:
             stack.enter_context(mock.patch("diml.data.loading._are_files", return_value=False))
         if not folding:
@@ -118,13 +163,16 @@ def times_of_steps(embedder: Embedder, paths: list[Path], options: argparse.Name
     """CPU time of each step for a batch of images, on one thread; milliseconds an image."""
     used, threads = paths[: options.batch_size], torch.get_num_threads()
     preprocess = embedder.preprocess
-    photos = [load_image(path) for path in used]
+    photos, least = [load_image(path) for path in used], 2 * preprocess.size
+    drafts = [load_image(path, at_least=least) for path in used]
     views = [preprocess.view(photo) for photo in photos]
     given = torch.stack([preprocess.normalize(view) for view in views]).contiguous(memory_format=torch.channels_last)
     quick = folded(embedder.backbone, preprocess.size)
     work: dict[str, Callable[[], object]] = {
         "decode": lambda: [load_image(path) for path in used],
+        "decode, draft": lambda: [load_image(path, at_least=least) for path in used],
         "resize and crop": lambda: [preprocess.view(photo) for photo in photos],
+        "resize, draft": lambda: [preprocess.view(photo) for photo in drafts],
         "normalise": lambda: [preprocess.normalize(view) for view in views],
         "network": lambda: embedder.backbone(given),
         "network, folded": lambda: quick(given),

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "constants.hpp"
 #include "lanes.hpp"
@@ -128,6 +129,34 @@ DIML_INLINE Mask multiply_pairs(Mask a, Mask b) {
 #endif
 }
 
+// sum + multiply_pairs(a, b), by one instruction of VNNI where `fused`: the same numbers, as neither saturates. Written in
+// assembler, so that a file compiled for processors without it can hold both.
+template <bool fused>
+DIML_INLINE void add_products(Mask& sum, Mask a, Mask b) {
+#ifdef DIML_VNNI
+  if constexpr (fused) {
+#if DIML_LANES == 16
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+#else
+    __asm__("%{vex%} vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+#endif
+    return;
+  }
+#else
+  static_assert(!fused, "compiled without VNNI");
+#endif
+  sum += multiply_pairs(a, b);
+}
+
+// Calls `of(std::true_type)` where instructions of VNNI are in use, else `of(std::false_type)`.
+template <typename Of>
+DIML_INLINE void with_or_without_vnni(Of of) {
+#ifdef DIML_VNNI
+  if (vnni_in_use) return of(std::true_type{});
+#endif
+  of(std::false_type{});
+}
+
 // A panel of `width` vectors, `count` of them from `from` on and then zeros, two channels side by side. `row` is memory
 // for one vector.
 static void pack_codes(const float* from, int64_t count, int64_t width, int64_t dim, float per_unit, int16_t* row,
@@ -156,7 +185,7 @@ static void pack_query_codes(PackedQuery& query, const float* dense, int16_t* ro
 
 // to[j][lane] = unit * scale[j] * <vector `lane` of the panel, row j>, for NJ rows of `pairs` pairs of channels; just
 // `unit` where `scale` is null. The last row may be elsewhere.
-template <int NV, int NJ>
+template <int NV, int NJ, bool fused>
 static void tile_codes(const Mask* panel, const int16_t* rows, const int16_t* last, int64_t pairs, float unit,
                        const float* scale, float* to, int64_t to_stride, Prefetcher& shared) {
   Mask sum[NV * NJ];
@@ -174,7 +203,7 @@ static void tile_codes(const Mask* panel, const int16_t* rows, const int16_t* la
       __builtin_memcpy(&both, j < NJ - 1 ? rows + 2 * (j * pairs + d) : last + 2 * d, 4);
       const Mask g = both - Mask{};
 #pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) sum[j * NV + v] += multiply_pairs(q[v], g);
+      for (int v = 0; v < NV; ++v) add_products<fused>(sum[j * NV + v], q[v], g);
     }
   }
   shared = prefetcher;
@@ -189,16 +218,16 @@ static void tile_codes(const Mask* panel, const int16_t* rows, const int16_t* la
 }
 
 // `tile_codes` of `count` rows, at most NJ.
-template <int NV, int NJ = kTile / NV>
+template <int NV, bool fused, int NJ = kTile / NV>
 static void tile_codes_of(int64_t count, const Mask* panel, const int16_t* rows, const int16_t* last, int64_t pairs,
                           float unit, const float* scale, float* to, int64_t to_stride, Prefetcher& prefetcher) {
   if constexpr (NJ > 0) {
-    if (count == NJ) return tile_codes<NV, NJ>(panel, rows, last, pairs, unit, scale, to, to_stride, prefetcher);
-    tile_codes_of<NV, NJ - 1>(count, panel, rows, last, pairs, unit, scale, to, to_stride, prefetcher);
+    if (count == NJ) return tile_codes<NV, NJ, fused>(panel, rows, last, pairs, unit, scale, to, to_stride, prefetcher);
+    tile_codes_of<NV, fused, NJ - 1>(count, panel, rows, last, pairs, unit, scale, to, to_stride, prefetcher);
   }
 }
 
-template <int NV>
+template <int NV, bool fused>
 static void panel_products_of_codes(const Mask* panel, const int16_t* rows, int64_t count, const int16_t* last,
                                     int64_t pairs, const float* scale, float* to, int64_t to_stride,
                                     Prefetcher& prefetcher) {
@@ -206,7 +235,7 @@ static void panel_products_of_codes(const Mask* panel, const int16_t* rows, int6
   for (int64_t tiles = (count + highest - 1) / highest, done = 0; tiles > 0; --tiles) {
     const int64_t height = (count - done + tiles - 1) / tiles;
     const int16_t* end = tiles > 1 ? rows + (done + height - 1) * 2 * pairs : last;
-    tile_codes_of<NV>(height, panel, rows + done * 2 * pairs, end, pairs, kCodeStep, scale + done,
+    tile_codes_of<NV, fused>(height, panel, rows + done * 2 * pairs, end, pairs, kCodeStep, scale + done,
                       to + done * to_stride, to_stride, prefetcher);
     done += height;
   }
@@ -214,17 +243,25 @@ static void panel_products_of_codes(const Mask* panel, const int16_t* rows, int6
 
 // to[j][lane] = <region `lane` of the query, row j>, for `count` rows of 16-bit codes times `scale` (count,), the last
 // of which is at `last`.
-static void products_of_codes(const PackedQuery& query, const int16_t* rows, const float* scale, int64_t count,
+template <bool fused>
+static void products_of_codes_by(const PackedQuery& query, const int16_t* rows, const float* scale, int64_t count,
                               const int16_t* last, float* to, Prefetcher& prefetcher) {
   const int64_t pairs = query.dim / 2, lanes = query.vectors * W;
   for (int64_t first = 0; first < lanes; first += 2 * W) {
     const Mask* panel = query.code_panels + first / W * pairs;
     if (first + 2 * W <= lanes) {
-      panel_products_of_codes<2>(panel, rows, count, last, pairs, scale, to + first, lanes, prefetcher);
+      panel_products_of_codes<2, fused>(panel, rows, count, last, pairs, scale, to + first, lanes, prefetcher);
     } else {
-      panel_products_of_codes<1>(panel, rows, count, last, pairs, scale, to + first, lanes, prefetcher);
+      panel_products_of_codes<1, fused>(panel, rows, count, last, pairs, scale, to + first, lanes, prefetcher);
     }
   }
+}
+
+static void products_of_codes(const PackedQuery& query, const int16_t* rows, const float* scale, int64_t count,
+                              const int16_t* last, float* to, Prefetcher& prefetcher) {
+  with_or_without_vnni([&](auto fused) {
+    products_of_codes_by<decltype(fused)::value>(query, rows, scale, count, last, to, prefetcher);
+  });
 }
 
 // to[j] = <pooled vector of the query, row j> for rows of 16-bit codes times `scale`.

@@ -21,8 +21,16 @@ constexpr auto kEncode = encode;
 constexpr auto kEncode = nullptr;
 #endif
 
-constexpr Kernels kKernels{DIML_NAME_OF(DIML_INSTRUCTION_SET), W, score_bytes, score, read_bytes, read, solve_bytes,
-                           solve, solve_exact_bytes, solve_exact, accumulate_gradients_bytes, accumulate_gradients,
-                           nearest_bytes, nearest, exact_dots, kEncode, powers_of_two};
+constexpr Kernels kernels_of(const char* name, bool vnni) {
+  return {name, vnni, W, score_bytes, score, read_bytes, read, solve_bytes, solve, solve_exact_bytes, solve_exact,
+          accumulate_gradients_bytes, accumulate_gradients, nearest_bytes, nearest, exact_dots, kEncode, powers_of_two};
+}
+constexpr Kernels kKernels = kernels_of(DIML_NAME_OF(DIML_INSTRUCTION_SET), false);
+#ifdef DIML_VNNI
+constexpr Kernels kVnniKernels = kernels_of(DIML_NAME_OF(DIML_INSTRUCTION_SET) "_vnni", true);
+constexpr const Kernels* kWithVnni = &kVnniKernels;
+#else
+constexpr const Kernels* kWithVnni = nullptr;
+#endif
 
 }  // namespace diml::DIML_INSTRUCTION_SET

@@ -88,9 +88,11 @@ struct Screen {
     const int64_t pairs = (task.dim + 1) / 2;
     if (task.codes_g) {
       const int16_t* rows = task.codes_g + first * 2 * pairs;
-      return tile_codes_of<2>(height, reinterpret_cast<const Mask*>(panel(number)), rows,
-                              rows + (height - 1) * 2 * pairs, pairs, task.step_q * task.step_g, nullptr, scores,
-                              kQueries, nothing);
+      return with_or_without_vnni([&](auto fused) {
+        tile_codes_of<2, decltype(fused)::value>(height, reinterpret_cast<const Mask*>(panel(number)), rows,
+                                                 rows + (height - 1) * 2 * pairs, pairs, task.step_q * task.step_g,
+                                                 nullptr, scores, kQueries, nothing);
+      });
     }
 #endif
     const float* rows = task.pooled_g + first * task.dim;

@@ -177,9 +177,13 @@ struct NearestTask {
   void* owner;
 };
 
+// Whether instructions of VNNI are in use, for sums of products of 16-bit integers; `choose_kernels` sets it.
+extern bool vnni_in_use;
+
 // The functions of one instruction set. `..._bytes` is the working memory that one thread needs for a task.
 struct Kernels {
   const char* name;
+  bool vnni;  // to be used with `vnni_in_use`
   int lanes;
   int64_t (*score_bytes)(const ScoreTask&);
   void (*score)(const ScoreTask&, int64_t first, int64_t last, void* memory);  // pairs first..last
@@ -202,7 +206,9 @@ struct Kernels {
 };
 
 const Kernels* kernels_portable();
-const Kernels* kernels_avx2();    // null where it was not compiled
-const Kernels* kernels_avx512();  // null where it was not compiled
+const Kernels* kernels_avx2();         // null where it was not compiled, as the following
+const Kernels* kernels_avx2_vnni();    // the same functions, with `vnni_in_use`
+const Kernels* kernels_avx512();
+const Kernels* kernels_avx512_vnni();
 
 }  // namespace diml

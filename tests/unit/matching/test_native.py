@@ -98,6 +98,19 @@ def test_every_shape_in_every_instruction_set(instruction_set, regions, stored, 
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("stored", [torch.int16, torch.int8, "1kb"])
+@pytest.mark.parametrize("dim", [37, 128])
+def test_vnni_gives_the_same_numbers(instruction_set, stored, dim):
+    """Emulated, too: tests/native/check_vnni.cpp."""
+    if not instruction_set.endswith("_vnni"):
+        pytest.skip("about instruction sets with VNNI")
+    query, gallery = images(2, 49, dim, 0), images(60, 49, dim, 1)
+    gallery, rows = gallery.quantized(stored), torch.arange(60).repeat(2, 1)
+    first = Matcher().score(query, gallery, rows)
+    native._KERNEL.choose(instruction_set.removesuffix("_vnni"))
+    assert torch.equal(first, Matcher().score(query, gallery, rows))
+
+
 def test_scores_are_close_to_the_converged_solution_in_float64(instruction_set):
     query, gallery = images(4, 16, 128, 2), images(50, 16, 128, 3)
     rows = torch.arange(50).repeat(4, 1)

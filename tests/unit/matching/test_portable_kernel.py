@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from diml.matching import native
+
 ROOT = Path(__file__).resolve().parents[3]
 KERNEL = ROOT / "csrc"
 FLAGS = ("-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Werror")
@@ -67,3 +69,24 @@ def test_its_exact_plans_are_optimal_and_have_few_entries(machine, tmp_path):
     found = subprocess.run([*runner, program], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
     assert found.stdout.count("largest error") == 6
+
+
+@pytest.mark.slow  # a minute: it compiles the kernel for every instruction set
+def test_vnni_gives_the_same_numbers_or_is_not_there(tmp_path):
+    """For an emulator, too: the program is static, and needs no Python."""
+    if missing := [tool for tool in ("c++",) if not shutil.which(tool)]:
+        pytest.skip(f"{missing[0]} not found")
+    objects = []
+    sources = {"kernel_portable": (), "kernel_avx2": INSTRUCTION_SETS[8], "kernel_avx512": INSTRUCTION_SETS[16]}
+    for name, flags in {**sources, "dispatch": (), "check_vnni": ()}.items():
+        source = ROOT / "tests/native/check_vnni.cpp" if name == "check_vnni" else KERNEL / f"{name}.cpp"
+        objects.append(tmp_path / f"{name}.o")
+        command = ["c++", *FLAGS[:-1], "-O2", "-w", "-DDIML_VNNI", *flags, "-I", KERNEL, "-c", source]
+        subprocess.run([*command, "-o", objects[-1]], check=True)
+    program = tmp_path / "check"
+    subprocess.run(["c++", "-static", *objects, "-o", program], check=True)
+    found = subprocess.run([program], capture_output=True, text=True, check=False)
+    known = [name for name in native.info()["usable"] if name.endswith("_vnni")]
+    assert [name in found.stdout for name in known] == [True] * len(known)
+    assert found.returncode == (0 if known else 1), found.stdout
+    assert "DIFFERENT" not in found.stdout

@@ -53,8 +53,8 @@ INDEX_FROM: Final = 10_000
 #: their minimum number.
 PROBED: Final = 1 / 3
 LEAST_PROBED: Final = 20
-#: What `optimize` measures: the share of the `_NEAREST` nearest images that searches of so many images of the index find
-#: on average; the fewest cells with at least `RECALL` are kept.
+#: `optimize` measures what share of the `_NEAREST` nearest images a query finds, with `_QUERIES` images of the index as
+#: queries. The fewest cells that find at least this share on average are kept.
 RECALL: Final = 0.998
 _QUERIES: Final = 100
 _NEAREST: Final = 200
