@@ -326,7 +326,7 @@ def copied(source: Path, rows: int, folder: Path) -> Path:
             chosen = torch.randint(len(names), (count,), generator=noise).tolist()
             for low in range(0, count, PART):
                 new.add(noisy(store, [names[place] for place in chosen[low : low + PART]], start + low, noise))
-    new.optimize()
+    new.optimize(new=True)
     return target
 
 
