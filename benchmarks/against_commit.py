@@ -2,12 +2,13 @@
 
     python benchmarks/against_commit.py --other ../old
     python benchmarks/against_commit.py --other ../old --runs 15 --json runs/against_commit.json
+    python benchmarks/against_commit.py --other ../old --tasks rerank maxsim --regions 196 --images 300 --threads 1
 
 Needs the other checkout with its own `.venv`, for instance `git worktree add ../old COMMIT` and `make venv` there.
 Every run starts one process per checkout, with the Python of that checkout, in which each task is warmed up, repeated,
-and counted with its median: re-ranking (the best K of drawn queries), a whole evaluation, and two training losses
-(forward and backward). "equal" says whether the results of both checkouts are bit-identical. Ratios below 1 mean
-that this checkout is faster.
+and counted with its median: re-ranking (the best K of drawn queries) by transport and MaxSim, a whole evaluation, and
+two training losses (forward and backward). "equal" says whether the results of both checkouts are bit-identical.
+Ratios below 1 mean that this checkout is faster.
 
 Legend: N images, Q queries, K candidates, R regions, D channels.
 """
@@ -23,15 +24,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import commit_work
 import measure
+import regimes
 
 Floats = NDArray[np.float32]
 
 HERE = Path(__file__).resolve().parents[1]
 SIDES = ("other", "this")
-
-#: Scales of the vectors of a part, a class and a region itself, and the number of parts: those of regime `hard`.
-PART, CLASS, NOISE, PARTS = 0.9, 0.25, 0.7, 64
 
 
 def main() -> None:
@@ -48,6 +48,8 @@ def main() -> None:
         ("dim", 128, "D"),
     ):
         made.add_argument(f"--{name}", type=int, default=default, help=f"{what}; default: %(default)s")
+    made.add_argument("--embeddings", choices=regimes.REGIMES, default="hard", help="default: %(default)s")
+    made.add_argument("--tasks", nargs="+", choices=commit_work.TASKS, default=commit_work.TASKS, help="default: all")
     options = measure.read(made)
     checkouts = {"other": options.other.resolve(), "this": HERE}
     for side, folder in checkouts.items():
@@ -78,36 +80,29 @@ def commit_of(checkout: Path) -> str:
 
 
 def make_inputs(options: argparse.Namespace) -> dict[str, NDArray[Any]]:
-    """All arrays of `commit_work.tasks`."""
-    generator = np.random.default_rng(options.seed)
-    sizes = (options.regions, options.dim)
-    dense, pooled = embeddings(generator, np.arange(options.images) % 100, *sizes)
-    queries = generator.permutation(options.images)[: options.queries]
-    cosine = pooled[queries] @ pooled.T
-    cosine[np.arange(len(queries)), queries] = -np.inf
-    candidates = np.argsort(-cosine, axis=1, kind="stable")[:, : min(options.rerank_at, options.images - 1)]
-    found = {"rerank_dense": dense, "rerank_pooled": pooled, "queries": queries, "candidates": candidates}
-    labels = np.arange(options.evaluation_images) % options.classes
-    dense, pooled = embeddings(generator, labels, *sizes)
-    found |= {"evaluate_dense": dense, "evaluate_pooled": pooled, "evaluate_labels": labels}
-    labels = np.arange(options.batch) // 2
-    return found | {"loss_features": embeddings(generator, labels, *sizes)[0], "loss_labels": labels}
+    """The arrays that `commit_work.tasks` needs for the tasks of the options."""
+    found: dict[str, NDArray[Any]] = {}
+    if {"rerank", "maxsim"} & set(options.tasks):
+        dense, pooled, _ = embeddings(options, options.images, 100)
+        queries = np.random.default_rng(options.seed).permutation(options.images)[: options.queries]
+        cosine = pooled[queries] @ pooled.T
+        cosine[np.arange(len(queries)), queries] = -np.inf
+        candidates = np.argsort(-cosine, axis=1, kind="stable")[:, : min(options.rerank_at, options.images - 1)]
+        found |= {"rerank_dense": dense, "rerank_pooled": pooled, "queries": queries, "candidates": candidates}
+    if "evaluate" in options.tasks:
+        dense, pooled, labels = embeddings(options, options.evaluation_images, options.classes)
+        found |= {"evaluate_dense": dense, "evaluate_pooled": pooled, "evaluate_labels": labels}
+    if "loss" in options.tasks:
+        features, _, labels = embeddings(options, options.batch, options.batch // 2)
+        found |= {"loss_features": features, "loss_labels": labels}
+    return found
 
 
-def embeddings(
-    generator: np.random.Generator, labels: NDArray[np.int64], regions: int, dim: int
-) -> tuple[Floats, Floats]:
-    """Unit vectors of regions (N, R, D) and pooled vectors (N, D), float32."""
-    images = len(labels)
-    parts = PART * generator.standard_normal((PARTS, dim), dtype=np.float32)
-    centres = CLASS * generator.standard_normal((int(labels.max()) + 1, 1, dim), dtype=np.float32)
-    dense = NOISE * generator.standard_normal((images, regions, dim), dtype=np.float32)
-    dense += parts[generator.integers(PARTS, size=(images, regions))] + centres[labels]
-    return unit(dense), unit(dense.mean(axis=1))
-
-
-def unit(vectors: Floats) -> Floats:
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+def embeddings(options: argparse.Namespace, images: int, classes: int) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Unit vectors of regions (N, R, D) and pooled vectors (N, D), float32, and classes (N,)."""
+    sizes = {"regions": options.regions, "dim": options.dim, "seed": options.seed}
+    made = regimes.generate(options.embeddings, images=images, classes=classes, **sizes)
+    return made.regions.dense.numpy(), made.regions.pooled.numpy(), made.labels.numpy()
 
 
 # ---- Runs ------------------------------------------------------------------------------------------------------------
@@ -116,7 +111,7 @@ def unit(vectors: Floats) -> Floats:
 def alternate(checkouts: dict[str, Path], inputs: Path, options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """What `commit_work` prints, of each run of each side; which side goes first alternates."""
     script = str(Path(__file__).with_name("commit_work.py"))
-    arguments = [str(inputs), "--rerank-at", str(options.rerank_at)]
+    arguments = [str(inputs), "--rerank-at", str(options.rerank_at), "--tasks", *options.tasks]
     arguments += ["--threads", str(options.threads)] if options.threads else []
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     for run in range(options.warmup + options.runs):

@@ -1,6 +1,6 @@
 """The work that benchmarks/against_commit.py times, in one checkout: run by the Python of that checkout.
 
-    CHECKOUT/.venv/bin/python benchmarks/commit_work.py INPUTS.npz --rerank-at 100
+    CHECKOUT/.venv/bin/python benchmarks/commit_work.py INPUTS.npz --rerank-at 100 --tasks rerank maxsim
 
 Prints JSON: the seconds of each task, a digest of its result, and where diml was imported from. Uses torch, numpy and
 diml only, and works with the interface of diml before and after `Matcher`.
@@ -16,7 +16,7 @@ import json
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ from diml.objectives import build_objective
 #: Whether this checkout has `Matcher`; before it, `rerank` returned scores and the list of K was called `rerank`.
 HAS_MATCHER = hasattr(matching, "Matcher")
 
+#: What can be timed; `maxsim` needs `Matcher`.
+TASKS = ("rerank", "maxsim", "evaluate", "loss")
+
 #: A task is repeated at least this often and this long; it counts with the median.
 LEAST_CALLS, LEAST_SECONDS = 3, 1.0
 
@@ -44,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", type=Path, help="file of arrays, written by against_commit.py")
     parser.add_argument("--rerank-at", type=int, default=100, help="K of the evaluation; default: %(default)s")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="default: all")
     parser.add_argument("--threads", type=int, help="torch threads; default: chosen by torch")
     options = parser.parse_args()
     if options.threads:
@@ -51,22 +55,29 @@ def main() -> None:
     with np.load(options.inputs) as arrays:
         inputs = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     warnings.simplefilter("ignore")  # pairs that have not converged
-    found = {name: timed(task) for name, task in tasks(inputs, options.rerank_at).items()}
+    found = {name: timed(task) for name, task in tasks(inputs, options.rerank_at, options.tasks).items()}
     print(json.dumps({"diml": diml.__file__, "threads": torch.get_num_threads(), "tasks": found}))
 
 
-def tasks(inputs: dict[str, Tensor], rerank_at: int) -> dict[str, Task]:
+def tasks(inputs: dict[str, Tensor], rerank_at: int, wanted: Sequence[str] = TASKS) -> dict[str, Task]:
     """Name -> task, on the arrays of `against_commit.make_inputs`."""
-    gallery = Regions(inputs["rerank_dense"], inputs["rerank_pooled"])
-    query, candidates, coded = gallery[inputs["queries"]], inputs["candidates"], gallery.quantized(torch.int16)
-    found: dict[str, Task] = {
-        "re-ranking, float32": lambda: [score(query, gallery, candidates)],
-        "re-ranking, int16": lambda: [score(query, coded, candidates)],
-    }
-    images = Regions(inputs["evaluate_dense"], inputs["evaluate_pooled"])
-    found["evaluation, float32"] = lambda: evaluate(images, inputs["evaluate_labels"], rerank_at)
-    for name in ("multisimilarity_diml", "margin_diml"):
-        found[f"{name}, forward and backward"] = loss_step(name, inputs["loss_features"], inputs["loss_labels"])
+    found: dict[str, Task] = {}
+    if {"rerank", "maxsim"} & set(wanted):
+        gallery = Regions(inputs["rerank_dense"], inputs["rerank_pooled"])
+        query, candidates, coded = gallery[inputs["queries"]], inputs["candidates"], gallery.quantized(torch.int16)
+    if "rerank" in wanted:
+        found["re-ranking, float32"] = lambda: [score(query, gallery, candidates)]
+        found["re-ranking, int16"] = lambda: [score(query, coded, candidates)]
+    if "maxsim" in wanted:
+        found["re-ranking by MaxSim, float32"] = lambda: [
+            matching.Matcher(matching="maxsim").score(query, gallery, candidates)
+        ]
+    if "evaluate" in wanted:
+        images = Regions(inputs["evaluate_dense"], inputs["evaluate_pooled"])
+        found["evaluation, float32"] = lambda: evaluate(images, inputs["evaluate_labels"], rerank_at)
+    if "loss" in wanted:
+        for name in ("multisimilarity_diml", "margin_diml"):
+            found[f"{name}, forward and backward"] = loss_step(name, inputs["loss_features"], inputs["loss_labels"])
     return found
 
 

@@ -134,7 +134,7 @@ def test_a_checkout_against_itself_gives_equal_results(tmp_path):
     done = run("against_commit", "--other", str(ROOT), *AGAINST, "--json", str(tmp_path / "found.json"))
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "found.json").read_text())["results"]
-    assert len(results) == 5
+    assert len(results) == 6
     assert all(result["equal"] and result["ratio"]["median"] > 0 for result in results)
 
 

@@ -12,8 +12,9 @@ import against_commit
 import commit_work
 
 OPTIONS = argparse.Namespace(
-    seed=0, images=40, queries=3, rerank_at=5, evaluation_images=30, classes=5, batch=8, regions=4, dim=8
-)
+    seed=0, images=40, queries=3, rerank_at=5, evaluation_images=30, classes=5, batch=8, regions=4, dim=8,
+    embeddings="hard", tasks=commit_work.TASKS,
+)  # fmt: skip
 
 
 def test_inputs_are_valid_and_repeatable():
@@ -31,9 +32,17 @@ def test_all_tasks_run_and_repeat(monkeypatch):
     one, other = (
         {name: commit_work.timed(task) for name, task in commit_work.tasks(inputs, 5).items()} for _ in range(2)
     )
-    assert len(one) == 5
+    assert len(one) == 6
     assert [each["digest"] for each in one.values()] == [each["digest"] for each in other.values()]
     assert all(each["calls"] == commit_work.LEAST_CALLS and each["seconds"] > 0 for each in one.values())
+
+
+@pytest.mark.parametrize(("task", "count"), [("rerank", 2), ("maxsim", 1), ("evaluate", 1), ("loss", 2)])
+def test_inputs_are_those_of_the_tasks_that_were_asked_for(task, count):
+    options = argparse.Namespace(**vars(OPTIONS) | {"tasks": [task]})
+    inputs = {name: torch.from_numpy(values) for name, values in against_commit.make_inputs(options).items()}
+    assert len(commit_work.tasks(inputs, 5, [task])) == count
+    assert len(inputs) < 9
 
 
 @pytest.mark.parametrize(("digest", "equal"), [("a", True), ("b", False)])
