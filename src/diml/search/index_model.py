@@ -19,12 +19,11 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from diml.checksums import sealed, unsealed
-from diml.documents import parse_json
+from diml.checksums import sealed
 from diml.models import Embedder, EmbedderConfig, load_embedder
 from diml.models.heads import WhitenHead
 from diml.models.zoo import is_backbone
-from diml.search.store import IndexConfig, Store
+from diml.search.store import IndexConfig, Store, kept_document
 
 #: Name of the text that is kept with an index whose head was fitted for it.
 HEAD_FILE: Final = "head.json"
@@ -87,10 +86,7 @@ def use_head(embedder: Embedder, text: str) -> None:
 
 def _read(text: str) -> dict[str, Any]:
     """The values of `head_text`, checked; `bytes` are those of the weight."""
-    what = f"index: {HEAD_FILE}"
-    found = unsealed(parse_json(text, what), what, _REMEDY)
-    if found.get("format") != _FORMAT:
-        raise ValueError(f"{what}: need format {_FORMAT}, got {found.get('format')!r}; update diml")
+    found, what = kept_document(text, HEAD_FILE, _FORMAT, _REMEDY), f"index: {HEAD_FILE}"
     try:
         coded = base64.b64decode(found["weight"], validate=True)
         rows, channels = found["shape"]
