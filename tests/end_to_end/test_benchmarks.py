@@ -6,11 +6,12 @@ import ast
 import json
 import math
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from warm_processes import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "benchmarks"
@@ -67,8 +68,7 @@ COMMANDS["scaling"] += [word for flag, sizes in SIZES.items() for word in (f"--v
 
 
 def run(name: str, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(FOLDER / f"{name}.py"), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    return run_script(FOLDER / f"{name}.py", list(words))
 
 
 def numbers(value: object) -> list[float]:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from diml.models import load_embedder
 from drawn_pair import drawn_pair
+from warm_processes import run_command
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (
@@ -79,8 +80,7 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.Co
         image.save(folder / f"{name}.png")
     done = {}
     for line in dict.fromkeys(line for document in WITH_COMMANDS for line in console_lines(document)):
-        words = [sys.executable, "-m", *shlex.split(line)]
-        done[line] = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600, cwd=folder)
+        done[line] = run_command(shlex.split(line)[1:], folder=folder)
     return done | {"folder": subprocess.CompletedProcess([], 0, stdout=str(folder))}
 
 

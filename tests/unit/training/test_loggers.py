@@ -8,6 +8,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,9 @@ def test_weights_and_biases_offline_has_every_number_once(tmp_path, monkeypatch)
     run_id = json.loads((folder / IDS).read_text())["wandb"]
     written = list((folder / "wandb").glob(f"offline-run-*/run-{run_id}.wandb"))
     assert written
+    deadline = time.monotonic() + 60  # wandb writes in a process of its own, which may be behind
+    while not all(b"train/loss" in path.read_bytes() for path in written) and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert all(b"train/loss" in path.read_bytes() for path in written)
 
 
