@@ -6,8 +6,8 @@
 Each run embeds the same files several times, alternating: with and without threads that decode ahead, with and without
 normalisations and activations folded into convolutions (`diml.models.folding`); and, with both, in ways that change the
 numbers: "draft" lets JPEG files be decoded at a half, a quarter or an eighth of their size, with at least twice the
-pixels of the network's input on both sides; "bfloat16", with --bfloat16, is that precision of the embedder (a tenth of
-the speed on processors without its instructions). `--side` enlarges the photos to that short side first, as JPEG files
+pixels of the network's input on both sides; "bfloat16", with --bfloat16, is that precision of the embedder (much
+slower on processors without its instructions). `--side` enlarges the photos to that short side first, as JPEG files
 of quality 90, to the size that cameras give. The second table has the CPU time of each step on one thread, without the
 others; the third what each way makes of MAP@R (plain ranking and DIML, every image a query against all others, classes
 by folder).
