@@ -39,8 +39,9 @@ from diml.models import Embedder, load_embedder
 from diml.models.folding import WORTH_FOLDING, folded
 
 NEITHER = "neither"
-#: Name -> with threads, folded, in draft mode, in bfloat16.
-WAYS = {
+#: With threads, folded, in draft mode, in bfloat16.
+Way = tuple[bool, bool, bool, bool]
+WAYS: dict[str, Way] = {
     NEITHER: (False, False, False, False),
     "threads": (True, False, False, False),
     "folded": (False, True, False, False),
@@ -63,8 +64,7 @@ def main() -> None:
     made.add_argument("--models", nargs="+", default=["mobilenetv2_100", "resnet50", "vit_small_patch16_224"])
     made.add_argument("--bfloat16", action="store_true", help="also embed in bfloat16")
     options = measure.read(made)
-    if not options.bfloat16:
-        del WAYS["bfloat16"]
+    ways = {name: way for name, way in WAYS.items() if name != "bfloat16" or options.bfloat16}
     if options.images < WORTH_FOLDING:
         made.error(f"--images: need at least {WORTH_FOLDING}, got {options.images}")
     keep_freed_memory()
@@ -80,11 +80,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if options.side:
             paths = enlarged(paths, options.side, Path(folder))
-        results = [{"model": name, **measured(name, paths, labels, options)} for name in options.models]
+        results = [{"model": name, **measured(name, ways, paths, labels, options)} for name in options.models]
     speeds = [
         [
             result["model"],
-            *(measure.shown(result[way]) for way in WAYS),
+            *(measure.shown(result[way]) for way in ways),
             *(measure.shown(result["ratios"][way]) for way in result["ratios"]),
             difference(result),
         ]
@@ -96,7 +96,7 @@ def main() -> None:
         "embedding_files",
         options,
         results,
-        measure.table("Images/s", ("model", *WAYS, *results[0]["ratios"], "difference"), speeds),
+        measure.table("Images/s", ("model", *ways, *results[0]["ratios"], "difference"), speeds),
         measure.table("Milliseconds of CPU time an image, one thread", ("model", *STEPS), steps),
         measure.table(
             "MAP@R, %, and least cosine of a pooled vector to that of both", ("model", "way", *RANKED), ranked
@@ -104,14 +104,16 @@ def main() -> None:
     )
 
 
-def measured(name: str, paths: list[Path], labels: list[str], options: argparse.Namespace) -> dict[str, Any]:
+def measured(
+    name: str, ways: dict[str, Way], paths: list[Path], labels: list[str], options: argparse.Namespace
+) -> dict[str, Any]:
     """Speeds of all ways, ratios, what the regions differ by, what is ranked with them, and the times of the steps."""
     embedder = load_embedder(name, pretrained=name == "mobilenetv2_100")
     regions: dict[str, Regions] = {}
 
     def run(way: str) -> Callable[[], None]:
         def embed() -> None:
-            threads, folding, draft, bfloat16 = WAYS[way]
+            threads, folding, draft, bfloat16 = ways[way]
             used = embedder.with_settings(precision="bfloat16") if bfloat16 else embedder
             with chosen(threads, folding, 2 * embedder.preprocess.size if draft else None):
                 regions[way] = used.embed(paths, batch_size=options.batch_size).to(torch.float32)
@@ -119,18 +121,17 @@ def measured(name: str, paths: list[Path], labels: list[str], options: argparse.
         return embed
 
     with measure.progress.status(name):
-        seconds = measure.alternate({way: run(way) for way in WAYS}, options.runs, options.warmup)
+        seconds = measure.alternate({way: run(way) for way in ways}, options.runs, options.warmup)
         steps = times_of_steps(embedder, paths, options)
+    others = [name for name in OTHER_NUMBERS if name in ways]
     return {
         **{way: measure.spread([len(paths) / value for value in values]) for way, values in seconds.items()},
         "ratios": {
             "both / neither": measure.ratios(seconds[NEITHER], seconds["both"]),
-            **{f"{way} / both": measure.ratios(seconds["both"], seconds[way]) for way in OTHER_NUMBERS if way in WAYS},
+            **{f"{way} / both": measure.ratios(seconds["both"], seconds[way]) for way in others},
         },
         "difference": float((regions["both"].dense - regions[NEITHER].dense).abs().max()),
-        "ranked": {
-            way: ranked_with(regions[way], regions["both"], labels) for way in ("both", *OTHER_NUMBERS) if way in WAYS
-        },
+        "ranked": {way: ranked_with(regions[way], regions["both"], labels) for way in ("both", *others)},
         **steps,
     }
 

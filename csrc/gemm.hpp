@@ -129,8 +129,8 @@ DIML_INLINE Mask multiply_pairs(Mask a, Mask b) {
 #endif
 }
 
-// sum + multiply_pairs(a, b), by one instruction of VNNI where `fused`: the same numbers, as neither saturates. Written in
-// assembler, so that a file compiled for processors without it can hold both.
+// Adds multiply_pairs(a, b) to `sum`, by one instruction of VNNI where `fused`: the same numbers, as neither saturates.
+// Written in assembler, so that a file compiled for processors without it can hold both.
 template <bool fused>
 DIML_INLINE void add_products(Mask& sum, Mask a, Mask b) {
 #ifdef DIML_VNNI
@@ -236,31 +236,26 @@ static void panel_products_of_codes(const Mask* panel, const int16_t* rows, int6
     const int64_t height = (count - done + tiles - 1) / tiles;
     const int16_t* end = tiles > 1 ? rows + (done + height - 1) * 2 * pairs : last;
     tile_codes_of<NV, fused>(height, panel, rows + done * 2 * pairs, end, pairs, kCodeStep, scale + done,
-                      to + done * to_stride, to_stride, prefetcher);
+                             to + done * to_stride, to_stride, prefetcher);
     done += height;
   }
 }
 
 // to[j][lane] = <region `lane` of the query, row j>, for `count` rows of 16-bit codes times `scale` (count,), the last
 // of which is at `last`.
-template <bool fused>
-static void products_of_codes_by(const PackedQuery& query, const int16_t* rows, const float* scale, int64_t count,
-                              const int16_t* last, float* to, Prefetcher& prefetcher) {
-  const int64_t pairs = query.dim / 2, lanes = query.vectors * W;
-  for (int64_t first = 0; first < lanes; first += 2 * W) {
-    const Mask* panel = query.code_panels + first / W * pairs;
-    if (first + 2 * W <= lanes) {
-      panel_products_of_codes<2, fused>(panel, rows, count, last, pairs, scale, to + first, lanes, prefetcher);
-    } else {
-      panel_products_of_codes<1, fused>(panel, rows, count, last, pairs, scale, to + first, lanes, prefetcher);
-    }
-  }
-}
-
 static void products_of_codes(const PackedQuery& query, const int16_t* rows, const float* scale, int64_t count,
                               const int16_t* last, float* to, Prefetcher& prefetcher) {
-  with_or_without_vnni([&](auto fused) {
-    products_of_codes_by<decltype(fused)::value>(query, rows, scale, count, last, to, prefetcher);
+  const int64_t pairs = query.dim / 2, lanes = query.vectors * W;
+  with_or_without_vnni([&](auto vnni) {
+    constexpr bool fused = decltype(vnni)::value;
+    for (int64_t first = 0; first < lanes; first += 2 * W) {
+      const Mask* panel = query.code_panels + first / W * pairs;
+      if (first + 2 * W <= lanes) {
+        panel_products_of_codes<2, fused>(panel, rows, count, last, pairs, scale, to + first, lanes, prefetcher);
+      } else {
+        panel_products_of_codes<1, fused>(panel, rows, count, last, pairs, scale, to + first, lanes, prefetcher);
+      }
+    }
   });
 }
 

@@ -20,6 +20,7 @@ from unittest import mock
 
 #: LanceDB starts a thread when it is imported, which a fork would lose.
 _PRELOADED = ("torch", "warm_processes_timm", "PIL.Image", "tyro", "diml.cli.errors", "diml.matching", "diml.data")
+_MOST_SECONDS = 600
 
 
 @functools.cache
@@ -31,30 +32,26 @@ def _server() -> ForkServerContext:
     return context
 
 
-def run_command(
-    words: list[str], *, folder: Path | None = None, timeout: float = 600
-) -> subprocess.CompletedProcess[str]:
-    """Run `diml` with these words."""
-    return _run(["diml", *words], folder, timeout)
+def run_command(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `diml` with these words in a folder."""
+    return _run(["diml", *words], folder)
 
 
-def run_script(
-    script: Path, words: list[str], *, folder: Path | None = None, timeout: float = 600
-) -> subprocess.CompletedProcess[str]:
+def run_script(script: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
     """Run a Python file with these words."""
-    return _run([str(script), *words], folder, timeout)
+    return _run([str(script), *words], Path.cwd())
 
 
-def _run(words: list[str], folder: Path | None, timeout: float) -> subprocess.CompletedProcess[str]:
+def _run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as place:
         files = [Path(place) / name for name in ("out", "err")]
-        process = _server().Process(target=_become, args=(words, folder or Path.cwd(), dict(os.environ), *files))
+        process = _server().Process(target=_become, args=(words, folder, dict(os.environ), *files))
         process.start()
-        process.join(timeout)
+        process.join(_MOST_SECONDS)
         if process.exitcode is None:
             process.kill()
             process.join()
-            raise subprocess.TimeoutExpired(words, timeout)
+            raise subprocess.TimeoutExpired(words, _MOST_SECONDS)
         return subprocess.CompletedProcess(words, process.exitcode, *(file.read_text("utf-8") for file in files))
 
 

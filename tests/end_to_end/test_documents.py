@@ -80,7 +80,7 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.Co
         image.save(folder / f"{name}.png")
     done = {}
     for line in dict.fromkeys(line for document in WITH_COMMANDS for line in console_lines(document)):
-        done[line] = run_command(shlex.split(line)[1:], folder=folder)
+        done[line] = run_command(shlex.split(line)[1:], folder)
     return done | {"folder": subprocess.CompletedProcess([], 0, stdout=str(folder))}
 
 

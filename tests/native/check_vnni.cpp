@@ -1,6 +1,6 @@
-// Whether an instruction set with VNNI gives the same bits as without, on a processor that has it, or in an emulator of
-// one (Bochs: corei7_icelake_u): scores of regions in 16 and 8 bits, and nearest rows by 16-bit products. Prints the
-// instruction sets of this processor; exits with status 1 where a number differs or there is nothing to compare.
+// Whether an instruction set with VNNI gives the same bits as without, on a processor that has it: scores of regions in 16
+// and 8 bits. Needs no Python. Prints the instruction sets of this processor; exits with status 1 where a number differs
+// or there is nothing to compare.
 
 #include <cstdint>
 #include <cstdio>

@@ -86,7 +86,8 @@ def use_head(embedder: Embedder, text: str) -> None:
 
 def _read(text: str) -> dict[str, Any]:
     """The values of `head_text`, checked; `bytes` are those of the weight."""
-    found, what = kept_document(text, HEAD_FILE, _FORMAT, _REMEDY), f"index: {HEAD_FILE}"
+    found = kept_document(text, HEAD_FILE, _FORMAT, _REMEDY)
+    what = f"index: {HEAD_FILE}"
     try:
         coded = base64.b64decode(found["weight"], validate=True)
         rows, channels = found["shape"]

@@ -101,7 +101,7 @@ def test_every_shape_in_every_instruction_set(instruction_set, regions, stored, 
 @pytest.mark.parametrize("stored", [torch.int16, torch.int8, "1kb"])
 @pytest.mark.parametrize("dim", [37, 128])
 def test_vnni_gives_the_same_numbers(instruction_set, stored, dim):
-    """Emulated, too: tests/native/check_vnni.cpp."""
+    """The same without Python: tests/native/check_vnni.cpp."""
     if not instruction_set.endswith("_vnni"):
         pytest.skip("about instruction sets with VNNI")
     query, gallery = images(2, 49, dim, 0), images(60, 49, dim, 1)

@@ -190,9 +190,8 @@ class LanceStore:
             raise ValueError(f"index: {CELLS_FILE}: need numbers of cells and rows; run diml index optimize")
         return found
 
-    def _measure_cells(self) -> None:
+    def _measure_cells(self, rows: int) -> None:
         """Find how few cells a query may search, with images of the index as queries, and keep the number."""
-        rows = self._table.count_rows()
         cells = _cells(rows)
         places = np.random.default_rng(0).choice(rows, min(rows, _QUERIES), replace=False)
         chosen = self._table.take_offsets(sorted(map(int, places))).select(["id", "pooled"]).to_arrow()
@@ -203,7 +202,7 @@ class LanceStore:
             return [set(self._nearest(np.array(v, np.float32), k, None, cells).ids) - {own} for own, v in images]
 
         k = min(rows, _NEAREST + 1)
-        nearest, probed, found = others(None), LEAST_PROBED, np.ones(1)
+        nearest, probed = others(None), LEAST_PROBED
         while probed < cells:
             found = np.array([len(true & near) / len(true) for true, near in zip(nearest, others(probed), strict=True)])
             if found.mean() >= RECALL:
@@ -221,10 +220,10 @@ class LanceStore:
         }
         self.write_text(CELLS_FILE, json.dumps(sealed(kept), indent=1))
 
-    def _cells_are_measured(self) -> bool:
+    def _cells_are_measured(self, rows: int) -> bool:
         """Whether the number of cells was measured when the index had about as many rows as now."""
         kept = self._kept_cells()
-        return kept is not None and 1 / _CHANGED <= self._table.count_rows() / kept["rows"] <= _CHANGED
+        return kept is not None and 1 / _CHANGED <= rows / kept["rows"] <= _CHANGED
 
     def regions(self, ids: Sequence[str], *, check: bool = True) -> Rows:
         """Return the rows of these ids, in this order; unknown ids are left out."""
@@ -361,19 +360,18 @@ class LanceStore:
                 self._table.drop_index(index.name)
             rows = self._table.count_rows()
             there = {_over(index) for index in self._table.list_indices()}
-            again = "pooled" not in there
             if rows and "id" not in there:
                 self._table.create_index("id", config=BTree())
-            if rows >= INDEX_FROM and "pooled" not in there:
+            made = rows >= INDEX_FROM and "pooled" not in there
+            if made:
                 self._table.create_index("pooled", config=IvfFlat(distance_type="dot", num_partitions=_cells(rows)))
             merged = self._table.stats()["fragment_stats"]["num_fragments"] > 1
             self._table.optimize(cleanup_older_than=_KEPT_VERSIONS)
             if new and merged:
                 time.sleep(_READING.total_seconds())
                 self._table.optimize(cleanup_older_than=_READING)
-            there = {_over(index) for index in self._table.list_indices()}
-            if "pooled" in there and _cells(rows) > LEAST_PROBED and (again or not self._cells_are_measured()):
-                self._measure_cells()
+            if _cells(rows) > LEAST_PROBED and (made or ("pooled" in there and not self._cells_are_measured(rows))):
+                self._measure_cells(rows)
         self._hints.clear()
 
     def info(self) -> StoreInfo:
