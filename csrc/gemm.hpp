@@ -2,6 +2,8 @@
 //
 // The query is packed once into panels of up to two SIMD vectors of regions, channel by channel. A tile of NV SIMD
 // vectors of query regions times NJ gallery rows then stays in registers; gallery rows are read where they are stored.
+// Few regions in the last SIMD vector, most of which would be padding, are not packed: their products have the channels
+// across the lanes.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +19,8 @@ constexpr int kTile = W == 16 ? 24 : 12;  // accumulators of one tile; the other
 
 constexpr int64_t kChannels = 256;  // channels at a time, so that their part of a panel stays in the first-level cache
 
+constexpr int kFew = W / 4;  // the most vectors that are not packed
+
 struct PackedQuery {
   int64_t regions, dim, vectors;  // SIMD vectors of W regions, the last one padded
   bool spare;                     // the lane after the last region is free and holds the pooled vector
@@ -24,11 +28,30 @@ struct PackedQuery {
   const float* pooled;
   Mask* code_panels;      // panels of 16-bit codes, two channels in each number, where the gallery is stored so
   int16_t* pooled_codes;  // the pooled vector as codes
+  int few = 0;            // vectors that are not packed
+  const float* not_packed[kFew] = {};
+  int16_t* few_codes = nullptr;  // (few, D), the same as codes
 };
+
+DIML_INLINE int64_t packed_lanes(const PackedQuery& query) { return (query.vectors - (query.few > 0 ? 1 : 0)) * W; }
+
+// How many vectors of a query are not packed: the regions of the last SIMD vector and the pooled one, if they are few.
+DIML_INLINE int few_of(int64_t regions) {
+  const int rest = (int)(regions % W);
+  return rest > 0 && rest < kFew ? rest + 1 : 0;
+}
+
+static void keep_few(PackedQuery& query, const float* dense) {
+  const int64_t packed = packed_lanes(query);
+  for (int x = 0; x < query.few; ++x) {
+    query.not_packed[x] = packed + x < query.regions ? dense + (packed + x) * query.dim : query.pooled;
+  }
+}
 
 // Copies regions (R, D) and the pooled vector into panels of two SIMD vectors of regions, the last one possibly of one.
 static void pack(PackedQuery& query, const float* dense) {
-  const int64_t lanes = query.vectors * W;
+  const int64_t lanes = packed_lanes(query);
+  keep_few(query, dense);
   for (int64_t first = 0; first < lanes; first += 2 * W) {
     const int64_t width = first + 2 * W <= lanes ? 2 * W : W;
     float* panel = query.panels + first * query.dim;
@@ -104,17 +127,69 @@ static void panel_products(const float* panel, const float* rows, int64_t count,
   }
 }
 
+// to[j * to_stride + x] = <vector x of L, row j> for `count` rows, which are `row_stride` apart but for the last. A single
+// vector has a `to_stride` of 1.
+template <int L>
+static void few_products(const float* const* vectors, const float* rows, int64_t row_stride, int64_t count,
+                         const float* last, int64_t dim, float* to, int64_t to_stride) {
+  constexpr int NJ = W / L;
+  for (int64_t first = 0; first < count; first += NJ) {
+    Lanes sum[W];
+#pragma GCC unroll 16
+    for (int x = 0; x < W; ++x) sum[x] = Lanes{};
+    const float* at[NJ];
+    for (int j = 0; j < NJ; ++j) at[j] = first + j + 1 < count ? rows + (first + j) * row_stride : last;
+    int64_t d = 0;
+    for (; d + W <= dim; d += W) {
+      Lanes q[L];
+#pragma GCC unroll 4
+      for (int x = 0; x < L; ++x) q[x] = load(vectors[x] + d);
+#pragma GCC unroll 16
+      for (int j = 0; j < NJ; ++j) {
+        const Lanes g = load(at[j] + d);
+#pragma GCC unroll 4
+        for (int x = 0; x < L; ++x) sum[j * L + x] += q[x] * g;
+      }
+    }
+    sum_rows(sum);
+    for (; d < dim; ++d) {
+      for (int x = 0; x < NJ * L; ++x) sum[0][x] += vectors[x % L][d] * at[x / L][d];
+    }
+    if (L == 1 && first + W <= count) {
+      store(to + first, sum[0]);
+      continue;
+    }
+    for (int x = 0; x < NJ * L && first + x / L < count; ++x) to[(first + x / L) * to_stride + x % L] = sum[0][x];
+  }
+}
+
+// to[j] = <vector, row j> for rows `stride` apart.
+static void dots(const float* vector, const float* rows, int64_t count, int64_t dim, int64_t stride, float* to) {
+  few_products<1>(&vector, rows, stride, count, rows + (count - 1) * stride, dim, to, 1);
+}
+
+// `few_products` of the vectors that are not packed, at most L.
+template <int L = kFew>
+static void products_of_few(const PackedQuery& query, const float* rows, int64_t count, const float* last, float* to,
+                            int64_t to_stride) {
+  if constexpr (L > 1) {
+    if (query.few == L) return few_products<L>(query.not_packed, rows, query.dim, count, last, query.dim, to, to_stride);
+    products_of_few<L - 1>(query, rows, count, last, to, to_stride);
+  }
+}
+
 static void products(const PackedQuery& query, const float* rows, int64_t count, const float* last, float* to,
                      Prefetcher& prefetcher) {
-  const int64_t lanes = query.vectors * W;
-  for (int64_t first = 0; first < lanes; first += 2 * W) {
+  const int64_t lanes = query.vectors * W, packed = packed_lanes(query);
+  for (int64_t first = 0; first < packed; first += 2 * W) {
     const float* panel = query.panels + first * query.dim;
-    if (first + 2 * W <= lanes) {
+    if (first + 2 * W <= packed) {
       panel_products<2>(panel, rows, count, last, query.dim, to + first, lanes, prefetcher);
     } else {
       panel_products<1>(panel, rows, count, last, query.dim, to + first, lanes, prefetcher);
     }
   }
+  products_of_few(query, rows, count, last, to + packed, lanes);
 }
 
 #ifdef DIML_INT16_PRODUCTS
@@ -174,7 +249,9 @@ static void pack_codes(const float* from, int64_t count, int64_t width, int64_t 
 
 // Regions (R, D) of a query, in panels like those of `pack`, and its pooled vector.
 static void pack_query_codes(PackedQuery& query, const float* dense, int16_t* row) {
-  const int64_t lanes = query.vectors * W;
+  const int64_t lanes = packed_lanes(query);
+  keep_few(query, dense);
+  for (int x = 0; x < query.few; ++x) encode(query.not_packed[x], query.dim, kShortsPerUnit, query.few_codes + x * query.dim);
   for (int64_t first = 0; first < lanes; first += 2 * W) {
     const int64_t width = first + 2 * W <= lanes ? 2 * W : W, left = query.regions - first;
     pack_codes(dense + first * query.dim, left < width ? left : width, width, query.dim, kShortsPerUnit, row,
@@ -241,76 +318,83 @@ static void panel_products_of_codes(const Mask* panel, const int16_t* rows, int6
   }
 }
 
-// to[j][lane] = <region `lane` of the query, row j>, for `count` rows of 16-bit codes times `scale` (count,), the last
-// of which is at `last`.
-static void products_of_codes(const PackedQuery& query, const int16_t* rows, const float* scale, int64_t count,
-                              const int16_t* last, float* to, Prefetcher& prefetcher) {
-  const int64_t pairs = query.dim / 2, lanes = query.vectors * W;
-  with_or_without_vnni([&](auto vnni) {
-    constexpr bool fused = decltype(vnni)::value;
-    for (int64_t first = 0; first < lanes; first += 2 * W) {
-      const Mask* panel = query.code_panels + first / W * pairs;
-      if (first + 2 * W <= lanes) {
-        panel_products_of_codes<2, fused>(panel, rows, count, last, pairs, scale, to + first, lanes, prefetcher);
-      } else {
-        panel_products_of_codes<1, fused>(panel, rows, count, last, pairs, scale, to + first, lanes, prefetcher);
-      }
-    }
-  });
-}
-
-// to[j] = <pooled vector of the query, row j> for rows of 16-bit codes times `scale`.
-static void dots_of_codes(const PackedQuery& query, const int16_t* rows, const float* scale, int64_t count, float* to) {
-  const int64_t dim = query.dim, whole = dim / (2 * W) * (2 * W);
+// `few_products` of 16-bit codes times `scale`; the vectors are `dim` apart.
+template <int L, bool fused>
+static void few_products_of_codes(const int16_t* vectors, const int16_t* rows, const float* scale, int64_t count,
+                                  const int16_t* last, int64_t dim, float* to, int64_t to_stride) {
+  constexpr int NJ = W / L;
   const auto read = [](const int16_t* at) __attribute__((always_inline)) {
     Mask both;
     __builtin_memcpy(&both, at, sizeof both);
     return both;
   };
-  for (int64_t first = 0; first < count; first += W) {
-    const int16_t* at[W];
-    for (int j = 0; j < W; ++j) at[j] = rows + (first + j < count ? first + j : count - 1) * dim;
+  for (int64_t first = 0; first < count; first += NJ) {
     Mask sum[W];
 #pragma GCC unroll 16
-    for (int j = 0; j < W; ++j) sum[j] = Mask{};
-    for (int64_t d = 0; d < whole; d += 2 * W) {
-      const Mask q = read(query.pooled_codes + d);
-#pragma GCC unroll 16
-      for (int j = 0; j < W; ++j) sum[j] += multiply_pairs(q, read(at[j] + d));
-    }
-    Lanes total[W];
-#pragma GCC unroll 16
-    for (int j = 0; j < W; ++j) total[j] = __builtin_convertvector(sum[j], Lanes);
-    sum_rows(total);
-    for (int64_t d = whole; d < dim; ++d) {
-      for (int j = 0; j < W; ++j) total[0][j] += (float)(query.pooled_codes[d] * at[j][d]);
-    }
-    for (int j = 0; j < W && first + j < count; ++j) to[first + j] = total[0][j] * kCodeStep * scale[first + j];
-  }
-}
-#endif
-
-// to[j] = <vector, row j> for rows `stride` apart; writes round_up(count) numbers.
-static void dots(const float* vector, const float* rows, int64_t count, int64_t dim, int64_t stride, float* to) {
-  for (int64_t first = 0; first < count; first += W) {
-    Lanes sum[W];
-#pragma GCC unroll 16
-    for (int j = 0; j < W; ++j) sum[j] = Lanes{};
-    const float* at[W];
-    for (int j = 0; j < W; ++j) at[j] = rows + (first + j < count ? first + j : count - 1) * stride;
+    for (int x = 0; x < W; ++x) sum[x] = Mask{};
+    const int16_t* at[NJ];
+    for (int j = 0; j < NJ; ++j) at[j] = first + j + 1 < count ? rows + (first + j) * dim : last;
     int64_t d = 0;
-    for (; d + W <= dim; d += W) {
-      const Lanes q = load(vector + d);
+    for (; d + 2 * W <= dim; d += 2 * W) {
+      Mask q[L];
+#pragma GCC unroll 4
+      for (int x = 0; x < L; ++x) q[x] = read(vectors + x * dim + d);
 #pragma GCC unroll 16
-      for (int j = 0; j < W; ++j) sum[j] += q * load(at[j] + d);
+      for (int j = 0; j < NJ; ++j) {
+        const Mask g = read(at[j] + d);
+#pragma GCC unroll 4
+        for (int x = 0; x < L; ++x) add_products<fused>(sum[j * L + x], q[x], g);
+      }
     }
     sum_rows(sum);
     for (; d < dim; ++d) {
-      for (int j = 0; j < W; ++j) sum[0][j] += vector[d] * at[j][d];
+      for (int x = 0; x < NJ * L; ++x) sum[0][x] += vectors[x % L * dim + d] * at[x / L][d];
     }
-    store(to + first, sum[0]);
+    const Lanes found = __builtin_convertvector(sum[0], Lanes) * kCodeStep;
+    if (L == 1 && first + W <= count) {
+      store(to + first, found * load(scale + first));
+      continue;
+    }
+    for (int x = 0; x < NJ * L && first + x / L < count; ++x) {
+      to[(first + x / L) * to_stride + x % L] = found[x] * scale[first + x / L];
+    }
   }
 }
+
+// `few_products_of_codes` of the vectors that are not packed, at most L.
+template <bool fused, int L = kFew>
+static void products_of_few_codes(const PackedQuery& query, const int16_t* rows, const float* scale, int64_t count,
+                                  const int16_t* last, float* to, int64_t to_stride) {
+  if constexpr (L > 1) {
+    if (query.few == L) {
+      return few_products_of_codes<L, fused>(query.few_codes, rows, scale, count, last, query.dim, to, to_stride);
+    }
+    products_of_few_codes<fused, L - 1>(query, rows, scale, count, last, to, to_stride);
+  }
+}
+
+// to[j][lane] = <region `lane` of the query, row j>, for `count` rows of 16-bit codes times `scale` (count,), the last
+// of which is at `last`. Unless it is null, mass[j] = <pooled vector of the query, row j> for `regions` rows.
+static void products_of_codes(const PackedQuery& query, const int16_t* rows, const float* scale, int64_t count,
+                              const int16_t* last, float* to, int64_t regions, float* mass, Prefetcher& prefetcher) {
+  const int64_t pairs = query.dim / 2, lanes = query.vectors * W, packed = packed_lanes(query);
+  with_or_without_vnni([&](auto vnni) {
+    constexpr bool fused = decltype(vnni)::value;
+    for (int64_t first = 0; first < packed; first += 2 * W) {
+      const Mask* panel = query.code_panels + first / W * pairs;
+      if (first + 2 * W <= packed) {
+        panel_products_of_codes<2, fused>(panel, rows, count, last, pairs, scale, to + first, lanes, prefetcher);
+      } else {
+        panel_products_of_codes<1, fused>(panel, rows, count, last, pairs, scale, to + first, lanes, prefetcher);
+      }
+    }
+    products_of_few_codes<fused>(query, rows, scale, count, last, to + packed, lanes);
+    if (!mass) return;
+    const int16_t* end = rows + (regions - 1) * query.dim;
+    few_products_of_codes<1, fused>(query.pooled_codes, rows, scale, regions, end, query.dim, mass, 1);
+  });
+}
+#endif
 
 static float dot(const float* a, const float* b, int64_t dim) {
   Lanes sum[4] = {Lanes{}, Lanes{}, Lanes{}, Lanes{}};

@@ -120,9 +120,9 @@ static void powers_of_two(const float* from, float* to, int64_t count) {
 }
 
 // Swaps the off-diagonal blocks of `half` x `half` numbers of two rows.
-template <int half, int... lane>
-DIML_INLINE void swap_blocks(Lanes& first, Lanes& second, std::integer_sequence<int, lane...>) {
-  const Lanes a = first, b = second;
+template <int half, typename Vector, int... lane>
+DIML_INLINE void swap_blocks(Vector& first, Vector& second, std::integer_sequence<int, lane...>) {
+  const Vector a = first, b = second;
   first = __builtin_shufflevector(a, b, ((lane & half) ? lane - half + W : lane)...);
   second = __builtin_shufflevector(a, b, ((lane & half) ? lane + W : lane + half)...);
 }
@@ -143,8 +143,8 @@ DIML_INLINE void transpose(Lanes (&rows)[W]) {
   if constexpr (W > 8) swap_all_blocks<8>(rows);
 }
 
-template <int half>
-DIML_INLINE void add_all_blocks(Lanes (&rows)[W]) {
+template <int half, typename Vector>
+DIML_INLINE void add_all_blocks(Vector (&rows)[W]) {
 #pragma GCC unroll 16
   for (int row = 0; row < W; row += 2 * half) {
     swap_blocks<half>(rows[row], rows[row + half], std::make_integer_sequence<int, W>{});
@@ -153,7 +153,8 @@ DIML_INLINE void add_all_blocks(Lanes (&rows)[W]) {
 }
 
 // Lane x of the first row becomes the sum of row x; the other rows are overwritten.
-DIML_INLINE void sum_rows(Lanes (&rows)[W]) {
+template <typename Vector>
+DIML_INLINE void sum_rows(Vector (&rows)[W]) {
   add_all_blocks<1>(rows);
   add_all_blocks<2>(rows);
   if constexpr (W > 4) add_all_blocks<4>(rows);

@@ -68,9 +68,11 @@ static Workspace workspace_in(const ScoreTask& task, void* memory) {
 #ifdef DIML_INT16_PRODUCTS
   space.codes = rounds(task) && task.dim % 2 == 0;
 #endif
-  space.query.spare = regions_q % W != 0 && !space.codes;
-  space.query.panels = arena.take<float>(space.codes ? 0 : lanes * task.dim);
-  space.query.code_panels = arena.take<Mask>(space.codes ? space.query.vectors * task.dim / 2 : 0);
+  const int few = space.query.few = by_votes(task) ? 0 : few_of(regions_q);
+  space.query.spare = regions_q % W != 0 && (!space.codes || few > 0);
+  space.query.panels = arena.take<float>(space.codes ? 0 : packed_lanes(space.query) * task.dim);
+  space.query.code_panels = arena.take<Mask>(space.codes ? packed_lanes(space.query) / W * task.dim / 2 : 0);
+  space.query.few_codes = arena.take<int16_t>(space.codes ? few * task.dim : 0);
   space.query.pooled_codes = arena.take<int16_t>(space.codes ? task.dim : 0);
   space.pooled_g = arena.take<int16_t>(space.codes ? task.dim : 0);
   space.scale = arena.take<float>(space.codes ? regions_g + 1 : 0);
@@ -115,8 +117,7 @@ static void compare_codes(const ScoreTask& task, Workspace& space, int64_t image
   const int16_t* last = rows == regions ? codes + (regions - 1) * task.dim : space.pooled_g;
   space.scale[regions] = kCodeStep;
   encode(gallery.pooled + image * gallery.pooled_stride, task.dim, kShortsPerUnit, space.pooled_g);
-  products_of_codes(space.query, codes, space.scale, rows, last, cells, prefetcher);
-  if (mass) dots_of_codes(space.query, codes, space.scale, regions, mass);
+  products_of_codes(space.query, codes, space.scale, rows, last, cells, regions, mass, prefetcher);
 }
 #endif
 
