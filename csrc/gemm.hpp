@@ -127,8 +127,8 @@ static void panel_products(const float* panel, const float* rows, int64_t count,
   }
 }
 
-// to[j * to_stride + x] = <vector x of L, row j> for `count` rows, which are `row_stride` apart but for the last. A single
-// vector has a `to_stride` of 1.
+// to[j * to_stride + x] = <vector x of L, row j> for `count` rows, `row_stride` apart but for the last. A single vector
+// has a `to_stride` of 1.
 template <int L>
 static void few_products(const float* const* vectors, const float* rows, int64_t row_stride, int64_t count,
                          const float* last, int64_t dim, float* to, int64_t to_stride) {
@@ -173,7 +173,8 @@ template <int L = kFew>
 static void products_of_few(const PackedQuery& query, const float* rows, int64_t count, const float* last, float* to,
                             int64_t to_stride) {
   if constexpr (L > 1) {
-    if (query.few == L) return few_products<L>(query.not_packed, rows, query.dim, count, last, query.dim, to, to_stride);
+    const int64_t dim = query.dim;
+    if (query.few == L) return few_products<L>(query.not_packed, rows, dim, count, last, dim, to, to_stride);
     products_of_few<L - 1>(query, rows, count, last, to, to_stride);
   }
 }
@@ -251,7 +252,9 @@ static void pack_codes(const float* from, int64_t count, int64_t width, int64_t 
 static void pack_query_codes(PackedQuery& query, const float* dense, int16_t* row) {
   const int64_t lanes = packed_lanes(query);
   keep_few(query, dense);
-  for (int x = 0; x < query.few; ++x) encode(query.not_packed[x], query.dim, kShortsPerUnit, query.few_codes + x * query.dim);
+  for (int x = 0; x < query.few; ++x) {
+    encode(query.not_packed[x], query.dim, kShortsPerUnit, query.few_codes + x * query.dim);
+  }
   for (int64_t first = 0; first < lanes; first += 2 * W) {
     const int64_t width = first + 2 * W <= lanes ? 2 * W : W, left = query.regions - first;
     pack_codes(dense + first * query.dim, left < width ? left : width, width, query.dim, kShortsPerUnit, row,
