@@ -103,9 +103,12 @@ def test_vnni_gives_the_same_numbers_where_it_is_found(vnni_program):
     assert "DIFFERENT" not in found.stdout
 
 
+needs_the_emulator = pytest.mark.skipif(
+    not importlib.util.find_spec("bochscpu"), reason="bochscpu-python 0.3.1 not found; `make test-vnni` installs it"
+)
+
+
 def in_an_emulated_processor(program):
-    if not importlib.util.find_spec("bochscpu"):
-        pytest.skip("bochscpu-python 0.3.1 not found; `make test-vnni` installs it")
     command = [sys.executable, ROOT / "tests/native/emulated_cpu.py", program]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     print(found.stdout)  # for `make test-vnni`
@@ -114,6 +117,7 @@ def in_an_emulated_processor(program):
 
 
 @pytest.mark.slow  # a minute in the emulator
+@needs_the_emulator
 def test_vnni_gives_the_same_numbers_in_an_emulated_processor(vnni_program):
     found = in_an_emulated_processor(vnni_program)
     assert found.returncode == 0, found.stderr
@@ -121,6 +125,7 @@ def test_vnni_gives_the_same_numbers_in_an_emulated_processor(vnni_program):
 
 
 @pytest.mark.slow  # three minutes: it compiles the kernel again
+@needs_the_emulator
 def test_a_wrong_instruction_of_vnni_is_noticed(tmp_path):
     """So these instructions are what runs in the emulated processor, and their numbers are compared."""
     kernel = shutil.copytree(KERNEL, tmp_path / "csrc")
