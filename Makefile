@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 KERNEL := CMakeLists.txt $(wildcard csrc/*.cpp csrc/*.hpp)
 
-.PHONY: demo test test-milvus test-lowest check bench sanitize docs figures venv clean
+.PHONY: demo test test-milvus test-lowest test-vnni check bench sanitize docs figures venv clean
 
 demo: .venv/.installed   ## tables and figures on 400 photos, into runs/demo/
 	$(BIN)/diml demo
@@ -20,6 +20,11 @@ test-milvus: .venv/.complete .milvus/.installed   ## the tests that need a Milvu
 
 test-lowest: .venv-lowest/.installed   ## the unit tests and laws with the lowest versions that pyproject.toml admits
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto --dist worksteal -o filterwarnings=default tests/unit tests/laws
+
+# The package is a tool of this test alone. Later versions need glibc 2.38.
+test-vnni: .venv/.complete   ## instruction sets with VNNI, in an emulated processor that has it
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps bochscpu-python==0.3.1
+	$(BIN)/python -m pytest -m slow -rP tests/unit/matching/test_portable_kernel.py
 
 check: .venv/.complete   ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -1,11 +1,13 @@
-// Whether an instruction set with VNNI gives the same bits as without, on a processor that has it: scores of regions in 16
-// and 8 bits. Needs no Python. Prints the instruction sets of this processor; exits with status 1 where a number differs
-// or there is nothing to compare.
+// Whether an instruction set with VNNI gives the same bits as without, on a processor that has it or in an emulated one
+// (emulated_cpu.py): scores of regions stored as int16 and as product codes ("1kb"), and products of stage 1. Needs no
+// Python. Prints the instruction sets of this processor; exits with status 1 where a number differs or there is nothing
+// to compare.
 
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -28,18 +30,20 @@ struct Memory {
   void* at;
 };
 
-// Structural and pooled similarities, errors and plans of 3 queries and 20 images, as bytes.
+// Structural and pooled similarities, errors and plans of 3 queries and 20 images.
 template <typename Code>
-std::vector<float> scored(const Kernels& kernels, diml::Storage storage, int largest, int64_t rows, int64_t cols,
-                          int64_t dim, diml::PlanKind plan) {
-  constexpr int64_t kQueries = 3, kImages = 20;
+std::vector<float> scored(const Kernels& kernels, diml::Storage storage, int64_t rows, int64_t cols, int64_t dim,
+                          diml::PlanKind plan, bool uniform = false) {
+  constexpr int64_t kQueries = 3, kImages = 20, kWidth = 4;  // channels of a product code
+  const int64_t groups = (dim + kWidth - 1) / kWidth, numbers = storage == diml::Storage::product ? groups : dim;
   state = (uint32_t)(rows * 1000 + dim);
-  std::vector<float> query(kQueries * (rows + 1) * dim), pooled(kImages * dim), scale(kImages * cols);
-  std::vector<Code> gallery(kImages * cols * dim);
+  std::vector<float> query(kQueries * (rows + 1) * dim), pooled(kImages * dim), scale(kImages * cols, 0.15f / 32000);
+  std::vector<Code> gallery(kImages * cols * numbers);
+  std::vector<int8_t> centroids(groups * 256 * kWidth);
   for (float& number : query) number = (float)drawn(1000) / 20000;
   for (float& number : pooled) number = (float)drawn(1000) / 10000;
-  for (Code& code : gallery) code = (Code)drawn(largest);
-  for (float& number : scale) number = 0.15f / (float)largest;
+  for (Code& code : gallery) code = (Code)drawn(32000);
+  for (int8_t& number : centroids) number = (int8_t)drawn(127);
   std::vector<int64_t> query_rows, gallery_rows;
   for (int64_t pair = 0; pair < kQueries * kImages; ++pair) {
     query_rows.push_back(pair / kImages), gallery_rows.push_back(pair % kImages);
@@ -51,13 +55,38 @@ std::vector<float> scored(const Kernels& kernels, diml::Storage storage, int lar
   diml::ScoreTask task{};
   task.dim = dim;
   task.query = {query.data(), query.data() + rows * dim, rows, (rows + 1) * dim, (rows + 1) * dim};
-  task.gallery = {gallery.data(), scale.data(), pooled.data(), storage, cols, cols * dim, dim, {}};
+  task.gallery = {gallery.data(), scale.data(), pooled.data(), storage, cols, cols * numbers, dim,
+                  {centroids.data(), groups, kWidth}};
   task.pairs = {query_rows.data(), gallery_rows.data()};
+  task.uniform = uniform;
   task.solver = {plan, 0.05f, 1e-6f, 100, 0.0f, false, [](void*) { return false; }, nullptr};
   task.results = {at, at + pairs, at + 2 * pairs, iterations.data(), at + 3 * pairs, nullptr};
   const Memory memory(kernels.score_bytes(task));
   kernels.score(task, 0, pairs, memory.at);
   return results;
+}
+
+// All products of the pooled vectors of 75 queries with those of 50 images, as stage 1 screens them.
+std::vector<float> screened(const Kernels& kernels, int64_t dim) {
+  constexpr int64_t kQueries = 75, kImages = 50;
+  state = (uint32_t)dim;
+  std::vector<float> query(kQueries * dim), found(kQueries * kImages);
+  std::vector<float> thresholds(kQueries, -std::numeric_limits<float>::infinity());
+  std::vector<int16_t> gallery(kImages * (dim + dim % 2));
+  std::vector<int64_t> rows(kQueries * kImages);
+  std::vector<diml::Shortlist> lists;
+  for (float& number : query) number = (float)drawn(1000) / 10000;
+  for (int16_t& code : gallery) code = (int16_t)drawn(10000);
+  for (int64_t x = 0; x < kQueries; ++x) {
+    lists.push_back({found.data() + x * kImages, rows.data() + x * kImages, 0, kImages, 0});
+  }
+  diml::NearestTask task{};
+  task.pooled_q = query.data(), task.codes_g = gallery.data(), task.images = kImages, task.dim = dim;
+  task.step_q = 1e-4f, task.step_g = 1e-5f;
+  task.lists = lists.data(), task.thresholds = thresholds.data();
+  const Memory memory(kernels.nearest_bytes(task));
+  kernels.nearest(task, 0, kQueries, memory.at);
+  return found;
 }
 
 // All of it, for one instruction set.
@@ -68,11 +97,19 @@ std::vector<float> everything(const Kernels& kernels) {
   for (const int64_t rows : {1, 4, 16, 17, 49}) {
     for (const int64_t dim : {2, 30, 128}) {
       for (const diml::PlanKind plan : {diml::PlanKind::entropic, diml::PlanKind::maxsim}) {
-        keep(scored<int16_t>(kernels, diml::Storage::int16, 32000, rows, rows + 3, dim, plan));
-        keep(scored<int8_t>(kernels, diml::Storage::int8, 127, rows, rows, dim, plan));
+        keep(scored<int16_t>(kernels, diml::Storage::int16, rows, rows + 3, dim, plan));
+        keep(scored<uint8_t>(kernels, diml::Storage::product, rows, rows, dim, plan));
       }
     }
   }
+  for (int64_t cols = 1; cols <= 24; ++cols) {  // tiles of every height, of one and of two vectors
+    for (const int64_t rows : {5, 20}) {
+      for (const bool uniform : {false, true}) {
+        keep(scored<int16_t>(kernels, diml::Storage::int16, rows, cols, 6, diml::PlanKind::maxsim, uniform));
+      }
+    }
+  }
+  for (const int64_t dim : {2, 31, 128}) keep(screened(kernels, dim));
   return found;
 }
 

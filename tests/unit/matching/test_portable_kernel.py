@@ -1,10 +1,13 @@
-"""Sources of the kernel: each header compiles alone; the portable kernel agrees with plain loops, also on arm64."""
+"""Sources of the kernel: each header compiles alone; the portable kernel agrees with plain loops, also on arm64;
+VNNI gives the numbers of the instructions that it replaces, also in an emulated processor."""
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,21 +74,64 @@ def test_its_exact_plans_are_optimal_and_have_few_entries(machine, tmp_path):
     assert found.stdout.count("largest error") == 6
 
 
-@pytest.mark.slow  # a minute: it compiles the kernel for every instruction set
-@pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler found")
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="VNNI is of x86-64 only")
-def test_vnni_gives_the_same_numbers_where_it_is_found(tmp_path):
-    objects = []
-    sources = {"kernel_portable": (), "kernel_avx2": INSTRUCTION_SETS[8], "kernel_avx512": INSTRUCTION_SETS[16]}
-    for name, flags in {**sources, "dispatch": (), "check_vnni": ()}.items():
-        source = ROOT / "tests/native/check_vnni.cpp" if name == "check_vnni" else KERNEL / f"{name}.cpp"
-        objects.append(tmp_path / f"{name}.o")
-        command = ["c++", *FLAGS[:-1], "-O2", "-w", "-DDIML_VNNI", *flags, "-I", KERNEL, "-c", source]
-        subprocess.run([*command, "-o", objects[-1]], check=True)
-    program = tmp_path / "check"
-    subprocess.run(["c++", "-static", *objects, "-o", program], check=True)
-    found = subprocess.run([program], capture_output=True, text=True, check=False)
+def vnni_check(folder, kernel=KERNEL):
+    """tests/native/check_vnni.cpp with the kernel for every instruction set, as CMakeLists.txt compiles it."""
+    if not shutil.which("g++"):
+        pytest.skip("g++ not found; other compilers build the sets without VNNI")
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("VNNI is of x86-64 only")
+    flags = {"kernel_avx2": INSTRUCTION_SETS[8], "kernel_avx512": INSTRUCTION_SETS[16]}
+    sources = [kernel / f"{name}.cpp" for name in ("kernel_portable", *flags, "dispatch")]
+    for source in [*sources, ROOT / "tests/native/check_vnni.cpp"]:
+        command = ["g++", *FLAGS[:-1], "-O3", "-w", "-DDIML_VNNI", *flags.get(source.stem, ()), "-I", kernel]
+        subprocess.run([*command, "-c", source, "-o", folder / f"{source.stem}.o"], check=True)
+    subprocess.run(["g++", "-static", "-no-pie", *folder.glob("*.o"), "-o", folder / "check"], check=True)
+    return folder / "check"
+
+
+@pytest.fixture(scope="module")
+def vnni_program(tmp_path_factory):
+    return vnni_check(tmp_path_factory.mktemp("vnni"))
+
+
+@pytest.mark.slow  # two minutes: it compiles the kernel for every instruction set
+def test_vnni_gives_the_same_numbers_where_it_is_found(vnni_program):
+    found = subprocess.run([vnni_program], capture_output=True, text=True, check=False)
     known = [name for name in native.info()["usable"] if name.endswith("_vnni")]
     assert all(name in found.stdout for name in known)
     assert found.returncode == (0 if known else 1), found.stdout
     assert "DIFFERENT" not in found.stdout
+
+
+needs_the_emulator = pytest.mark.skipif(
+    not importlib.util.find_spec("bochscpu"), reason="bochscpu-python 0.3.1 not found; `make test-vnni` installs it"
+)
+
+
+def in_an_emulated_processor(program):
+    command = [sys.executable, ROOT / "tests/native/emulated_cpu.py", program]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(found.stdout)  # for `make test-vnni`
+    assert "usable: avx512_vnni\nusable: avx512\nusable: avx2_vnni\nusable: avx2\n" in found.stdout, found.stderr
+    return found
+
+
+@pytest.mark.slow  # a minute in the emulator
+@needs_the_emulator
+def test_vnni_gives_the_same_numbers_in_an_emulated_processor(vnni_program):
+    found = in_an_emulated_processor(vnni_program)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("the same") == 2
+
+
+@pytest.mark.slow  # three minutes: it compiles the kernel again
+@needs_the_emulator
+def test_a_wrong_instruction_of_vnni_is_noticed(tmp_path):
+    """So these instructions are what runs in the emulated processor, and their numbers are compared."""
+    kernel = shutil.copytree(KERNEL, tmp_path / "csrc")
+    right = (kernel / "gemm.hpp").read_text()
+    assert right.count("vpdpwssd %2") == 2
+    (kernel / "gemm.hpp").write_text(right.replace("vpdpwssd %2", "vpdpbusd %2"))  # products of 8 bits
+    found = in_an_emulated_processor(vnni_check(tmp_path, kernel))
+    assert found.returncode == 1, found.stderr
+    assert found.stdout.count("DIFFERENT") == 2
