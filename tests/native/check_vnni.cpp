@@ -1,8 +1,9 @@
-// Whether an instruction set with VNNI gives the same bits as without, on a processor that has it or in an emulated one
-// (emulated_cpu.py): scores of regions stored as int16 and as product codes ("1kb"), and products of stage 1. Needs no
-// Python. Prints the instruction sets of this processor; exits with status 1 where a number differs or there is nothing
-// to compare.
+// Whether every instruction set gives the numbers of the portable one, up to rounding, and one with VNNI the same bits as
+// without, on a processor that has it or in an emulated one (emulated_cpu.py): scores and plans of regions stored as
+// float32, as int16 and as product codes ("1kb"), and products of stage 1. Needs no Python. Prints the instruction sets
+// of this processor; exits with status 1 where a number differs or there is no VNNI to compare.
 
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -42,7 +43,8 @@ std::vector<float> scored(const Kernels& kernels, diml::Storage storage, int64_t
   std::vector<int8_t> centroids(groups * 256 * kWidth);
   for (float& number : query) number = (float)drawn(1000) / 20000;
   for (float& number : pooled) number = (float)drawn(1000) / 10000;
-  for (Code& code : gallery) code = (Code)drawn(32000);
+  const bool floats = storage == diml::Storage::float32;
+  for (Code& code : gallery) code = (Code)(floats ? (float)drawn(1000) / 20000 : (float)drawn(32000));
   for (int8_t& number : centroids) number = (int8_t)drawn(127);
   std::vector<int64_t> query_rows, gallery_rows;
   for (int64_t pair = 0; pair < kQueries * kImages; ++pair) {
@@ -94,7 +96,7 @@ std::vector<float> everything(const Kernels& kernels) {
   diml::choose_kernels(kernels.name);
   std::vector<float> found;
   const auto keep = [&](const std::vector<float>& more) { found.insert(found.end(), more.begin(), more.end()); };
-  for (const int64_t rows : {1, 4, 16, 17, 49}) {
+  for (const int64_t rows : {1, 4, 16, 17, 19, 49}) {
     for (const int64_t dim : {2, 30, 128}) {
       for (const diml::PlanKind plan : {diml::PlanKind::entropic, diml::PlanKind::maxsim}) {
         keep(scored<int16_t>(kernels, diml::Storage::int16, rows, rows + 3, dim, plan));
@@ -113,11 +115,43 @@ std::vector<float> everything(const Kernels& kernels) {
   return found;
 }
 
+// The largest difference of a score, of its error or of an entry of its plan to that of the portable set.
+float difference(const Kernels& kernels) {
+  float largest = 0;
+  const auto add = [&](const auto& of) {
+    diml::choose_kernels(kernels.name);
+    const std::vector<float> found = of(kernels);
+    diml::choose_kernels("portable");
+    const std::vector<float> expected = of(*diml::kernels_portable());
+    for (size_t x = 0; x < found.size(); ++x) {
+      const float here = std::fabs(found[x] - expected[x]);
+      largest = here <= largest ? largest : here;  // also where it is not a number
+    }
+  };
+  for (const int64_t rows : {1, 4, 9, 16, 17, 18, 19, 49}) {
+    for (const int64_t dim : {6, 130}) {
+      add([&](const Kernels& by) {
+        return scored<float>(by, diml::Storage::float32, rows, rows + 3, dim, diml::PlanKind::entropic);
+      });
+      add([&](const Kernels& by) {
+        return scored<int16_t>(by, diml::Storage::int16, rows, rows + 3, dim, diml::PlanKind::entropic);
+      });
+    }
+  }
+  return largest;
+}
+
 }  // namespace
 
 int main() {
   int compared = 0, different = 0;
   for (const Kernels* kernels : diml::usable_kernels()) std::printf("usable: %s\n", kernels->name);
+  for (const Kernels* kernels : diml::usable_kernels()) {
+    if (kernels == diml::kernels_portable()) continue;
+    const float found = difference(*kernels);
+    std::printf("%s and portable: largest difference %.1e\n", kernels->name, found);
+    different += found <= 1e-5f ? 0 : 1;
+  }
   for (const Kernels* with : diml::usable_kernels()) {
     for (const Kernels* without : diml::usable_kernels()) {
       if (with->name != std::string(without->name) + "_vnni") continue;

@@ -122,6 +122,7 @@ def test_vnni_gives_the_same_numbers_in_an_emulated_processor(vnni_program):
     found = in_an_emulated_processor(vnni_program)
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("the same") == 2
+    assert found.stdout.count("and portable: largest difference") == 4
 
 
 @pytest.mark.slow  # three minutes: it compiles the kernel again
