@@ -348,7 +348,10 @@ class Searcher:
             name, image, regions = "query", None, query
         else:
             name = image_name(query) if isinstance(query, str | os.PathLike) else "query"
-            image = load_image(query) if box is None else box.crop(load_image(query))
+            if box is None:
+                image = load_image(query, at_least=self.embedder.preprocess.at_least)
+            else:
+                image = box.crop(load_image(query))
             regions = self.embedder.embed(image, shares=True).to("cpu")
         if len(regions) != 1:
             raise ValueError(f"query: need Regions of one image, got {len(regions)}; search for one at a time")
