@@ -93,7 +93,7 @@ class SearchResult:
         hit_regions: of the hits, in their order; None in an index without regions.
         matcher: how the query was compared with the hits.
         scores: of all re-ranked candidates, best first; empty where nothing was re-ranked.
-        image: of the query, as it was given; None where Regions were.
+        image: of the query, as it was embedded; None where Regions were given.
         calibrator: what the scores mean; None without a calibration that fits.
         verdict: whether the query is in the gallery; None where that cannot be said.
         notices: what has to be said of the numbers, one line each.
