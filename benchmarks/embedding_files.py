@@ -5,12 +5,11 @@
 
 Each run embeds the same files several times, alternating: with and without threads that decode ahead, with and without
 normalisations and activations folded into convolutions (`diml.models.folding`); and, with both, in ways that change the
-numbers: "draft" lets JPEG files be decoded at a half, a quarter or an eighth of their size, with at least twice the
-pixels of the network's input on both sides; "bfloat16", with --bfloat16, is that precision of the embedder (much
-slower on processors without its instructions). `--side` enlarges the photos to that short side first, as JPEG files
-of quality 90, to the size that cameras give. The second table has the CPU time of each step on one thread, without the
-others; the third what each way makes of MAP@R (plain ranking and DIML, every image a query against all others, classes
-by folder).
+numbers: "reducing_gap" is `Preprocess(reducing_gap=2)`, which shrinks images in two steps and decodes JPEG files at a
+half, a quarter or an eighth of their size; "bfloat16", with --bfloat16, is that precision of the embedder (much slower
+on processors without its instructions). `--side` enlarges the photos to that short side first, as JPEG files of quality
+90, to the size that cameras give. The second table has the CPU time of each step on one thread, without the others; the
+third what each way makes of MAP@R (plain ranking and DIML, every image a query against all others, classes by folder).
 
 Networks have random weights, but for `mobilenetv2_100`: their speed does not depend on them.
 """
@@ -19,10 +18,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -39,20 +38,29 @@ from diml.models import Embedder, load_embedder
 from diml.models.folding import WORTH_FOLDING, folded
 
 NEITHER = "neither"
-#: With threads, folded, in draft mode, in bfloat16.
+#: With threads, folded, with a reducing gap, in bfloat16.
 Way = tuple[bool, bool, bool, bool]
 WAYS: dict[str, Way] = {
     NEITHER: (False, False, False, False),
     "threads": (True, False, False, False),
     "folded": (False, True, False, False),
     "both": (True, True, False, False),
-    "draft": (True, True, True, False),
+    "reducing_gap": (True, True, True, False),
     "bfloat16": (True, True, False, True),
 }
 RANKED = ("plain", "DIML", "least cosine")
-OTHER_NUMBERS = ("draft", "bfloat16")
+OTHER_NUMBERS = ("reducing_gap", "bfloat16")
+GAP = 2.0
 NEVER = 2**62
-STEPS = ("decode", "decode, draft", "resize and crop", "resize, draft", "normalise", "network", "network, folded")
+STEPS = (
+    "decode",
+    "decode, reducing_gap",
+    "resize and crop",
+    "resize, reducing_gap",
+    "normalise",
+    "network",
+    "network, folded",
+)
 
 
 def main() -> None:
@@ -113,9 +121,11 @@ def measured(
 
     def run(way: str) -> Callable[[], None]:
         def embed() -> None:
-            threads, folding, draft, bfloat16 = ways[way]
+            threads, folding, reducing, bfloat16 = ways[way]
             used = embedder.with_settings(precision="bfloat16") if bfloat16 else embedder
-            with chosen(threads, folding, 2 * embedder.preprocess.size if draft else None):
+            if reducing:
+                used = used.with_settings(preprocess=replace(used.preprocess, reducing_gap=GAP))
+            with chosen(threads, folding):
                 regions[way] = used.embed(paths, batch_size=options.batch_size).to(torch.float32)
 
         return embed
@@ -146,12 +156,9 @@ def ranked_with(regions: Regions, both: Regions, labels: list[str]) -> list[str]
 
 
 @contextlib.contextmanager
-def chosen(threads: bool, folding: bool, at_least: int | None) -> Iterator[None]:
-    """Embed with or without threads and folding; JPEG files may be decoded with at least so many pixels a side."""
+def chosen(threads: bool, folding: bool) -> Iterator[None]:
+    """Embed with or without threads and folding."""
     with contextlib.ExitStack() as stack:
-        if at_least is not None:
-            loader = functools.partial(load_image, at_least=at_least)
-            stack.enter_context(mock.patch("diml.data.loading.load_image", loader))
         if not threads:
             stack.enter_context(mock.patch("diml.data.loading._are_files", return_value=False))
         if not folding:
@@ -164,16 +171,16 @@ def times_of_steps(embedder: Embedder, paths: list[Path], options: argparse.Name
     """CPU time of each step for a batch of images, on one thread; milliseconds an image."""
     used, threads = paths[: options.batch_size], torch.get_num_threads()
     preprocess = embedder.preprocess
-    photos, least = [load_image(path) for path in used], 2 * preprocess.size
-    drafts = [load_image(path, at_least=least) for path in used]
+    reducing = replace(preprocess, reducing_gap=GAP)
+    photos, smaller = ([load_image(path, at_least=way.at_least) for path in used] for way in (preprocess, reducing))
     views = [preprocess.view(photo) for photo in photos]
     given = torch.stack([preprocess.normalize(view) for view in views]).contiguous(memory_format=torch.channels_last)
     quick = folded(embedder.backbone, preprocess.size)
     work: dict[str, Callable[[], object]] = {
         "decode": lambda: [load_image(path) for path in used],
-        "decode, draft": lambda: [load_image(path, at_least=least) for path in used],
+        "decode, reducing_gap": lambda: [load_image(path, at_least=reducing.at_least) for path in used],
         "resize and crop": lambda: [preprocess.view(photo) for photo in photos],
-        "resize, draft": lambda: [preprocess.view(photo) for photo in drafts],
+        "resize, reducing_gap": lambda: [reducing.view(photo) for photo in smaller],
         "normalise": lambda: [preprocess.normalize(view) for view in views],
         "network": lambda: embedder.backbone(given),
         "network, folded": lambda: quick(given),

@@ -201,7 +201,7 @@ def _query(found: Audit, query: int, shelf: ImageShelf) -> str:
 def _figure(found: Audit, row: int, shelf: ImageShelf, caption: str) -> str:
     """An image of the audit as the network saw it, its object outlined."""
     name = found.images.image_name(row)
-    view = found.preprocess.view(load_image(found.images.images[row]))
+    view = found.preprocess.view(load_image(found.images.images[row], at_least=found.preprocess.at_least))
     view = view.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
     assert found.foregrounds is not None
     plane = found.foregrounds.plane(row if found.kept is None else int(found.kept[row]))

@@ -180,7 +180,7 @@ class CompareCommand:
             "protocol": dataset.protocol,
             "model": str(model),
             "grid": opened.embedder.grid,
-            "input": {"size": preprocess.size, "resize": preprocess.mode},
+            "input": {"size": preprocess.size} | preprocess.resizing(),
             "storage": self.storage,
             "head": opened.head,
         }

@@ -178,7 +178,7 @@ class FaithfulnessCommand:
         from importlib.metadata import version
 
         own = {name: getattr(self, name) for name in ("pairs", "sanity", *_MEASURES)}
-        filled = {"grid": embedder.grid, "resize": embedder.preprocess.mode, "device": self.model.device}
+        filled = {"grid": embedder.grid, "device": self.model.device} | embedder.preprocess.resizing()
         config = {"dataset": dataset.name, "data": str(self.data.data or "data"), "protocol": dataset.protocol}
         return {
             "unit": "fraction",

@@ -302,7 +302,7 @@ class ServeCommand:
             embedder,
             matcher=matcher,
             gallery=gallery,
-            about={"model": model, "grid": embedder.grid, "resize": embedder.preprocess.mode},
+            about={"model": model, "grid": embedder.grid} | embedder.preprocess.resizing(),
             calibration=calibration,
             false_accept_rate=self.false_accept_rate,
         )

@@ -13,10 +13,9 @@ from typing import Any, Final
 
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from diml.data.transforms import Preprocess, check_keys, plain_settings
+from diml.data.transforms import RESAMPLING, Preprocess, check_keys, plain_settings
 
 _ATTEMPTS: Final = 10
 
@@ -26,10 +25,10 @@ class Augment:
     """Augmentation for training: RandomResizedCrop, horizontal flip and optional colour jitter and greyscale.
 
     Bit-identical to torchvision's (v2) RandomResizedCrop, RandomHorizontalFlip, ColorJitter and RandomGrayscale in
-    this order, with the global generator of torch set to the same seed.
+    this order, with the global generator of torch set to the same seed, unless `preprocess` has a reducing gap.
 
     Attributes:
-        preprocess: Provides `size`, `mean`, `std` and `interpolation`.
+        preprocess: Provides `size`, `mean`, `std`, `interpolation` and `reducing_gap`.
         scale: Minimum and maximum fraction of the area that is cropped, in (0, 1].
         ratio: Minimum and maximum aspect ratio (width / height) of the crop.
         flip: Probability of a horizontal flip, in [0, 1].
@@ -68,6 +67,15 @@ class Augment:
         if not all(0 <= value < math.inf for value in self.jitter) or self.jitter[3] > 0.5:
             raise ValueError(f"jitter: need numbers of at least 0, and at most 0.5 for hue, got {self.jitter}")
 
+    @property
+    def at_least(self) -> int | None:
+        """As `Preprocess.at_least`, such that the smallest crop of a square image still has the reducing gap."""
+        gap = self.preprocess.reducing_gap
+        if gap is None:
+            return None
+        smallest = math.sqrt(self.scale[0] * min(self.ratio[0], 1 / self.ratio[1], 1))
+        return math.ceil(gap * self.preprocess.size / smallest)
+
     def __call__(self, image: Image.Image, seed: int) -> torch.Tensor:
         """Return the network input of an RGB image: (3, size, size), float32, normalised.
 
@@ -81,8 +89,9 @@ class Augment:
         """Return the augmented RGB image of size x size pixels for this seed, before normalisation."""
         generator = torch.Generator().manual_seed(seed)
         top, left, height, width = self._crop(image, generator)
-        size, kind = [self.preprocess.size] * 2, InterpolationMode(self.preprocess.interpolation)
-        view: Image.Image = F.resized_crop(image, top, left, height, width, size, kind)
+        side, resample = self.preprocess.size, RESAMPLING[self.preprocess.interpolation]
+        view = image.crop((left, top, left + width, top + height))
+        view = view.resize((side, side), resample, reducing_gap=self.preprocess.reducing_gap)
         if torch.rand(1, generator=generator).item() < self.flip:
             view = F.horizontal_flip(view)
         if any(self.jitter):

@@ -117,7 +117,7 @@ def load_image(
         max_bytes: Files with more bytes are rejected.
         at_least: JPEG files may be decoded at a half, a quarter or an eighth of their size, with at least this many
             pixels on both sides: faster, with less memory, but other values than those of a full image that is resized.
-            Not for images that are compared.
+            Images that are compared need the same number, that of `Preprocess.at_least`.
 
     Returns:
         A PIL image of mode RGB; always a new object.

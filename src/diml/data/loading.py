@@ -72,7 +72,8 @@ def iterate_batches(
 
     Args:
         images: N images, see `ImageLike`; or a `DatasetImages`.
-        preprocess: From an RGB image to a tensor (3, H, W) of the same shape for all, such as a `Preprocess`.
+        preprocess: From an RGB image to a tensor (3, H, W) of the same shape for all, such as a `Preprocess`, which
+            also decides at what size JPEG files are decoded (`Preprocess.at_least`).
         batch_size: Images per batch, at least 1.
         workers: Worker processes that decode; 0 decodes in this process, files by threads, one batch ahead of the one
             in use, where they are prepared by a `Preprocess`. Workers are started by `forkserver` or
@@ -134,7 +135,7 @@ def _decoded_ahead(
     def begin() -> list[Future[_Decoded]]:
         start = next(planned, len(images))
         rows = range(start, min(start + batch_size, len(images)))
-        return [pool.submit(_decode, images, row, preprocess) for row in rows]
+        return [pool.submit(_decode, images, row, preprocess, _at_least(preprocess)) for row in rows]
 
     try:
         ahead = begin()
@@ -291,13 +292,13 @@ def _checked(loader: Iterable[Any], *, fail: bool) -> Iterator[LoadedBatch]:
         yield batch
 
 
-def _decode(images: Sequence[ImageLike], index: int, prepare: Prepare) -> _Decoded:
+def _decode(images: Sequence[ImageLike], index: int, prepare: Prepare, at_least: int | None) -> _Decoded:
     """Read and prepare one image; return (index, tensor or the bad image, what had to be assumed)."""
     name = images.image_name(index) if isinstance(images, DatasetImages) else image_name(images[index], index)
     result: torch.Tensor | BadImage
     with collected_notices() as notices:
         try:
-            result = prepare(load_image(images[index], name=name))
+            result = prepare(load_image(images[index], name=name, at_least=at_least))
         except BadImageError as error:
             result = BadImage(error.path, error.reason)
         except FileNotFoundError:
@@ -305,6 +306,11 @@ def _decode(images: Sequence[ImageLike], index: int, prepare: Prepare) -> _Decod
         except MemoryError:
             result = BadImage(name, "needs more memory than is available")
     return index, result, notices
+
+
+def _at_least(prepare: Prepare) -> int | None:
+    """The size at which JPEG files are decoded for a preprocessing; of other functions nothing is known."""
+    return prepare.at_least if isinstance(prepare, Preprocess) else None
 
 
 class _DecodedImages(Dataset[_Decoded]):
@@ -318,7 +324,7 @@ class _DecodedImages(Dataset[_Decoded]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> _Decoded:
-        return _decode(self.images, index, self.prepare)
+        return _decode(self.images, index, self.prepare, _at_least(self.prepare))
 
 
 class _SeededImages(Dataset[_Decoded]):
@@ -333,7 +339,7 @@ class _SeededImages(Dataset[_Decoded]):
 
     def __getitem__(self, item: _Item) -> _Decoded:
         index, seed = item
-        return _decode(self.images, index, partial(self.augment, seed=seed))
+        return _decode(self.images, index, partial(self.augment, seed=seed), self.augment.at_least)
 
 
 class _Plan:

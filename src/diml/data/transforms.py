@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -16,9 +17,9 @@ from diml.spelling import did_you_mean, shown
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
-#: Pixels of the side of a network input; more would be a mistake that fills the memory.
+#: Pixels of the side of a network input; more would be a mistake that fills the memory. No reducing gap is larger.
 _LARGEST_SIDE: Final = 16_384
-_RESAMPLING: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+RESAMPLING: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # An image of 1 x 100,000 pixels, resized by its short side, would exhaust the memory: above this limit only the part
 # inside the crop is resized (equal up to rounding).
 _MAX_RESIZED_PIXELS: Final = 1 << 25
@@ -36,6 +37,11 @@ class Preprocess:
         mean: Per-channel mean (R, G, B), subtracted from values in [0, 1].
         std: Per-channel standard deviation (R, G, B), greater than 0.
         interpolation: `bilinear` or `bicubic`, always antialiased.
+        reducing_gap: None resizes in one step. A number of at least 1 is faster for large images, with slightly other
+            values: they are first shrunk by a whole factor, to no less than this many times what they are resized to
+            (the argument of Pillow's `resize`), and JPEG files are decoded at a half, a quarter or an eighth of their
+            size where that leaves as much (`at_least`). With 2, the usual number, nothing changes for images that are
+            smaller than four times what they are resized to.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -51,6 +57,7 @@ class Preprocess:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    reducing_gap: float | None = None
 
     def __post_init__(self) -> None:
         for field in ("size", "resize"):
@@ -61,8 +68,17 @@ class Preprocess:
             raise ValueError(f"mode: expected 'crop' or 'square', got {self.mode!r}")
         if self.mode == "crop" and self.resize is not None and self.resize < self.size:
             raise ValueError(f"resize: expected at least size ({self.size}), got {self.resize}; None means size")
-        if self.interpolation not in _RESAMPLING:
+        if self.interpolation not in RESAMPLING:
             raise ValueError(f"interpolation: expected 'bilinear' or 'bicubic', got {self.interpolation!r}")
+        gap = self.reducing_gap
+        if gap is not None:
+            number = isinstance(gap, int | float) and not isinstance(gap, bool)
+            if not (number and 1 <= gap <= _LARGEST_SIDE):
+                raise ValueError(
+                    f"reducing_gap: expected a number from 1 to {_LARGEST_SIDE}, or None to resize in one step, got "
+                    f"{shown(gap)}; 2 is usual"
+                )
+            object.__setattr__(self, "reducing_gap", float(gap))
         for field in ("mean", "std"):
             values = tuple(float(value) for value in getattr(self, field))
             if len(values) != 3 or not np.isfinite(values).all():
@@ -76,6 +92,22 @@ class Preprocess:
         """What the short side of an image is resized to in mode `crop`, pixels."""
         return self.size if self.resize is None else self.resize
 
+    @property
+    def at_least(self) -> int | None:
+        """How many pixels a JPEG file must be decoded to on both sides, for `load_image`; None: at its full size.
+
+        The same file gives the same network input wherever it is loaded with this number.
+
+        Example:
+            >>> preprocess = Preprocess(reducing_gap=2)
+            >>> preprocess.at_least
+            512
+            >>> preprocess(load_image("a.jpg", at_least=preprocess.at_least))  # doctest: +SKIP
+        """
+        if self.reducing_gap is None:
+            return None
+        return math.ceil(self.reducing_gap * (self.short_side if self.mode == "crop" else self.size))
+
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Return the network input of an RGB image: (3, size, size), float32, normalised."""
         return self.normalize(self.view(image))
@@ -86,25 +118,26 @@ class Preprocess:
         Args:
             image: PIL image of mode RGB (see `load_image`).
             scale: Magnification, at least 1: 1 gives the pixels of the network input, 2 the same field of view at twice
-                the resolution.
+                the resolution. Of a JPEG file that was decoded with `at_least` it is sharper only as far as the
+                reducing gap goes beyond 1.
 
         Returns:
             RGB image of size * scale by size * scale pixels.
         """
         if scale < 1:
             raise ValueError(f"scale: expected at least 1, got {scale}")
-        side, resample = self.size * scale, _RESAMPLING[self.interpolation]
+        side, resample, gap = self.size * scale, RESAMPLING[self.interpolation], self.reducing_gap
         if self.mode == "square":
-            return image.resize((side, side), resample)
+            return image.resize((side, side), resample, reducing_gap=gap)
         short = self.short_side * scale
         width, height = _short_side_to(image.size, short)
         left, top = round((width - side) / 2), round((height - side) / 2)
         if width * height > _MAX_RESIZED_PIXELS:
             x, y = image.width / width, image.height / height
             box = (left * x, top * y, (left + side) * x, (top + side) * y)
-            return image.resize((side, side), resample, box=box)
+            return image.resize((side, side), resample, box, gap)
         if (width, height) != image.size:
-            image = image.resize((width, height), resample)
+            image = image.resize((width, height), resample, reducing_gap=gap)
         return image.crop((left, top, left + side, top + side))
 
     def normalize(self, view: Image.Image) -> torch.Tensor:
@@ -118,8 +151,15 @@ class Preprocess:
         return torch.from_numpy(values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values, for JSON or YAML."""
-        return plain_settings(self)
+        """Return the settings as plain values, for JSON or YAML; the reducing gap only where there is one."""
+        plain = plain_settings(self)
+        if self.reducing_gap is None:  # models and indexes keep the identity that they had before this setting
+            del plain["reducing_gap"]
+        return plain
+
+    def resizing(self) -> dict[str, Any]:
+        """How images are resized, as results record it: the mode as `resize`, and a `reducing_gap` if there is one."""
+        return {"resize": self.mode} | ({} if self.reducing_gap is None else {"reducing_gap": self.reducing_gap})
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Preprocess:
@@ -137,8 +177,8 @@ def plain_settings(settings: Any) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
-            value = plain_settings(value)
+        if isinstance(value, Preprocess):
+            value = value.to_dict()
         plain[field.name] = list(value) if isinstance(value, tuple) else value
     return plain
 

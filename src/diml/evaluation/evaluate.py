@@ -276,7 +276,8 @@ def evaluate_dataset(
         for sides in draws_of(images)
     ]
     report = Report.concat(parts)
-    settings = report.settings | {"input": {"size": embedder.preprocess.size, "resize": embedder.preprocess.mode}}
+    preprocess = embedder.preprocess
+    settings = report.settings | {"input": {"size": preprocess.size} | preprocess.resizing()}
     report = replace(report, settings=settings | ({"draws": len(images.draws)} if images.draws else {}))
     return DatasetEvaluation(report, images, embedded.regions, embedded.bad, matcher)
 

@@ -61,7 +61,11 @@ def report_table(reports: Mapping[str, Report], title: str | None = None) -> Res
 def input_text(report: Report) -> str:
     """Size of the network's input, as in tables; empty where it is not known."""
     facts = report.settings.get("input")
-    return "" if facts is None else f"{facts['size']} pixels" + ", square" * (facts["resize"] == "square")
+    if facts is None:
+        return ""
+    gap = facts.get("reducing_gap")
+    square = ", square" * (facts["resize"] == "square")
+    return f"{facts['size']} pixels{square}" + ("" if gap is None else f", reducing gap {gap:g}")
 
 
 def difference_table(reports: Mapping[str, Report], baseline: str | None = None) -> ResultTable | None:

@@ -330,7 +330,8 @@ def match_query(
     images = [query, *gallery]
     unnamed = ["query"] + (["gallery"] if len(gallery) == 1 else [f"gallery {row}" for row in range(len(gallery))])
     names = [_name(image, otherwise) for image, otherwise in zip(images, unnamed, strict=True)]
-    loaded = [load_image(image, name=name) for image, name in zip(images, names, strict=True)]
+    least = embedder.preprocess.at_least
+    loaded = [load_image(image, name=name, at_least=least) for image, name in zip(images, names, strict=True)]
     regions = embedder.embed(loaded, shares=True)
     views = [embedder.preprocess.view(image, _VIEW_SCALE) for image in loaded]
     found = matcher.match(regions[0], regions[1:])

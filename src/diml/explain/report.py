@@ -161,7 +161,8 @@ class _Views:
         if not new:
             return
         images, preprocess = self._found.images, self._embedder.preprocess
-        loaded = [load_image(images.images[row], name=images.image_name(row)) for row in new]
+        least = preprocess.at_least
+        loaded = [load_image(images.images[row], name=images.image_name(row), at_least=least) for row in new]
         divided = with_shares(self._found.regions[new].to("cpu"), loaded, self._embedder, kept=_KEPT)
         made = zip(new, loaded, divided, strict=True)
         self._made |= {row: (preprocess.view(image), regions) for row, image, regions in made}

@@ -58,7 +58,11 @@ class Chunk:
         collector: Collector,
     ) -> Chunk:
         """Load and embed pairs (query, gallery) of rows of `images`."""
-        loaded = [[load_image(images.images[row], name=images.image_name(row)) for row in pair] for pair in pairs]
+        least = embedder.preprocess.at_least
+        loaded = [
+            [load_image(images.images[row], name=images.image_name(row), at_least=least) for row in pair]
+            for pair in pairs
+        ]
         views_q, views_g = ([embedder.preprocess.view(pair[side]) for pair in loaded] for side in (0, 1))
         photos = [embedder.preprocess.view(pair[0], 2) for pair in loaded]
         shares = any(LEDGERS[name].needs_shares for name in measures.ledgers)

@@ -173,16 +173,16 @@ def measure_rows(chunk: Chunk, collector: Collector) -> None:
 
 def measure_occlusions(chunk: Chunk, images: ImageSet, pairs: Sequence[tuple[int, int]], collector: Collector) -> None:
     """Whether the mass of occluded regions of the query stays unmatched."""
-    rows = other_classes(images, pairs, chunk.measures.seed)
+    rows, preprocess = other_classes(images, pairs, chunk.measures.seed), chunk.embedder.preprocess
     found = measure_unmatched(
         lambda views: collector.embed(chunk.embedder, views),
-        chunk.embedder.preprocess,
+        preprocess,
         chunk.images_q,
         chunk.gallery,
         chunk.match.matcher,
         chunk.measures.occlusions,
         [chunk.generator(pair, 50) for pair in range(len(pairs))],
-        [load_image(images.images[row], name=images.image_name(row)) for row in rows],
+        [load_image(images.images[row], name=images.image_name(row), at_least=preprocess.at_least) for row in rows],
     )
     for (kind, method), areas in found.items():
         collector.add(("unmatched", kind, method, "auc"), areas)

@@ -170,6 +170,7 @@ def _model(embedder: Embedder) -> str:
         "crop": f"short side resized to {preprocess.short_side} pixels ({preprocess.interpolation}), centre cut out",
         "square": f"the whole image resized to a square ({preprocess.interpolation})",
     }
+    shrunk = "large images are shrunk by a whole factor, JPEG files while they are decoded, before they are resized"
     pooled = {
         "backbone": "the head applied to the backbone's own pooled feature",
         "grid_mean": "the mean of the regions",
@@ -179,6 +180,7 @@ def _model(embedder: Embedder) -> str:
         "backbone options": ", ".join(f"{name} = {value}" for name, value in (config.factory_options or {}).items()),
         "parameters": f"{parameters:,} (head included), {4 * parameters / 2**20:,.1f} MiB as float32",
         "network input": f"{preprocess.size} x {preprocess.size} pixels, {how[preprocess.mode]}",
+        "reducing gap": "" if preprocess.reducing_gap is None else f"{preprocess.reducing_gap:g}: {shrunk}",
         "mean (R, G, B)": _numbers(preprocess.mean),
         "standard deviation": _numbers(preprocess.std),
         "head": _HEADS[config.head],

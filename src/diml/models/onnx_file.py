@@ -145,6 +145,11 @@ def description(embedder: Embedder, regions: int) -> dict[str, str]:
         if preprocess.mode == "crop"
         else "resize the whole image to a square"
     )
+    if preprocess.reducing_gap is not None:
+        steps = (
+            f"shrink by the largest whole factor that leaves {preprocess.reducing_gap:g} times the pixels of the next "
+            f"step (JPEG files are decoded at a half, a quarter or an eighth of their size before); {steps}"
+        )
     facts = {
         "input": f"images: float32 (batch, 3, {preprocess.size}, {preprocess.size}), normalised",
         "outputs": f"pooled: float32 (batch, {embedder.dim}); dense: float32 (batch, {regions}, "

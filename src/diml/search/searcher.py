@@ -93,7 +93,7 @@ class SearchResult:
         hit_regions: of the hits, in their order; None in an index without regions.
         matcher: how the query was compared with the hits.
         scores: of all re-ranked candidates, best first; empty where nothing was re-ranked.
-        image: of the query, as it was given; None where Regions were.
+        image: of the query, as it was embedded; None where Regions were given.
         calibrator: what the scores mean; None without a calibration that fits.
         verdict: whether the query is in the gallery; None where that cannot be said.
         notices: what has to be said of the numbers, one line each.
@@ -348,7 +348,10 @@ class Searcher:
             name, image, regions = "query", None, query
         else:
             name = image_name(query) if isinstance(query, str | os.PathLike) else "query"
-            image = load_image(query) if box is None else box.crop(load_image(query))
+            if box is None:
+                image = load_image(query, at_least=self.embedder.preprocess.at_least)
+            else:
+                image = box.crop(load_image(query))
             regions = self.embedder.embed(image, shares=True).to("cpu")
         if len(regions) != 1:
             raise ValueError(f"query: need Regions of one image, got {len(regions)}; search for one at a time")

@@ -109,7 +109,7 @@ def create_app(
     _add_status(app, engine, worker, limits, keep is not None)
     _add_work(app, engine, worker, limits, keep)
     _add_gallery(app, engine, worker, changes=writer is not None)
-    opened = partial(open_upload, limits=limits, prepare=engine.prepare, decoding=engine.decoding, keep=keep)
+    opened = partial(_opened, engine, limits, keep)
     add_write_routes(app, worker, writer, opened=opened, errors=_ERRORS)
     _add_page(app)
     add_api_page(app)
@@ -202,9 +202,17 @@ class _Asked:
         self.box, self.share, self.exclude_self = box, share, exclude_self
 
 
+def _opened(
+    engine: Engine, limits: Limits, keep: Path | None, file: UploadedFile, box: QueryBox | None = None
+) -> Upload:
+    """An uploaded file or a part of it, which is cut out of the image at its full size."""
+    least = engine.embedder.preprocess.at_least if box is None else None
+    prepare = partial(engine.prepare, box=box)
+    return open_upload(file, limits, prepare, decoding=engine.decoding, at_least=least, keep=keep)
+
+
 def _add_work(app: FastAPI, engine: Engine, worker: Worker, limits: Limits, keep: Path | None) -> None:
-    def opened(file: UploadedFile, box: QueryBox | None = None) -> Upload:
-        return open_upload(file, limits, partial(engine.prepare, box=box), decoding=engine.decoding, keep=keep)
+    opened = partial(_opened, engine, limits, keep)
 
     @app.post(
         "/api/match",

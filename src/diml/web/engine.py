@@ -349,7 +349,7 @@ class Engine:
             size = unread.size
         with self.decoding(size):
             if kind == "view":
-                image = self._view(load_image(content, name=name))
+                image = self._view(load_image(content, name=name, at_least=self.embedder.preprocess.at_least))
             else:
                 image = load_image(content, name=name, at_least=_WHOLE)
                 image.thumbnail((_WHOLE, _WHOLE), Image.Resampling.LANCZOS)

@@ -141,6 +141,7 @@ def open_upload(
     prepare: Callable[[Image.Image], tuple[Tensor, Image.Image]],
     *,
     decoding: Callable[[tuple[int, int]], AbstractContextManager[None]],
+    at_least: int | None = None,
     keep: Path | None = None,
 ) -> Upload:
     """Decode an uploaded file.
@@ -150,6 +151,7 @@ def open_upload(
         limits: of its pixels.
         prepare: from an RGB image to the network's input and what is shown of it.
         decoding: waits until an image of this (width, height) may be decoded, as few as possible at the same time.
+        at_least: as of `load_image`.
         keep: folder in which the file is saved, named by its content; None saves nothing.
 
     Raises:
@@ -159,7 +161,8 @@ def open_upload(
         with opened_image(file.content, name=file.name, max_pixels=limits.pixels) as image:
             size, kind = image.size, str(image.format)
         with decoding(size):
-            upload = Upload(file.name, *prepare(load_image(file.content, name=file.name, max_pixels=limits.pixels)))
+            loaded = load_image(file.content, name=file.name, max_pixels=limits.pixels, at_least=at_least)
+            upload = Upload(file.name, *prepare(loaded))
     except BadImageError as error:
         endings = ", ".join(known[0].removeprefix(".") for known in IMAGE_FORMATS.values())
         remedy = f"Send an image of at most {limits.pixels:,} pixels, as one of {endings}."

@@ -31,6 +31,7 @@ pytest.importorskip("fastapi", reason="fastapi is not installed; it is in the ex
         (["--port", "0", "--model", "no-such-model"], "no-such-model"),
         (["--index", "a.index", "--folder", "."], "at most one of the two"),
         (["--port", "0", "--index", "a.index", "--grid", "7"], "grid: an index has its own, got 7"),
+        (["--port", "0", "--index", "a.index", "--reducing-gap", "2"], "omit --reducing-gap"),
         (["--port", "0", "--index", "nowhere.index"], "nowhere.index"),
     ],
 )

@@ -1,6 +1,8 @@
 """A training image is a function of its seed, equal to torchvision's, and the same in any process."""
 
 import itertools
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +65,30 @@ def test_bit_identical_to_torchvision(width, height, seed, scale, flip, jitter, 
     assert torch.equal(augment(image, seed), preprocess.normalize(wanted))
 
 
+def test_the_smallest_crop_of_a_decoded_file_still_has_the_gap() -> None:
+    """Crops are reduced as views are; only the smallest one of a square image says how small a file may be decoded."""
+    assert Augment(preprocess=SMALL).at_least is None
+    gap = replace(SMALL, reducing_gap=2)
+    augment = Augment(preprocess=gap, scale=(0.25, 1), ratio=(1, 1), flip=0)
+    assert augment.at_least == 2 * 16 / 0.5
+    assert Augment(preprocess=gap, scale=(0.25, 1)).at_least == math.ceil(64 / math.sqrt(0.75))
+    image = noise(500, 375).resize((1000, 750))
+    for seed in range(5):
+        whole = Augment(preprocess=SMALL, scale=(0.25, 1), ratio=(1, 1), flip=0).view(image, seed)
+        reduced = np.asarray(augment.view(image, seed), dtype=float)
+        assert 0 < np.abs(reduced - np.asarray(whole, dtype=float)).mean() < 3
+
+
+def test_files_are_decoded_for_the_crops(tmp_path: Path) -> None:
+    file = tmp_path / "large.jpg"
+    noise(640, 512).resize((1280, 1024)).save(file)
+    augment = Augment(preprocess=replace(SMALL, reducing_gap=2), scale=(0.25, 1), ratio=(1, 1))
+    (batch,) = training_batches([file], [[0]], augment, seed=3, epoch=1)
+    decoded = load_image(file, at_least=augment.at_least)
+    assert decoded.size == (160, 128)
+    assert torch.equal(batch.images[0], augment(decoded, item_seed(3, 1, 0)))
+
+
 def test_the_authors_recipe_is_the_default() -> None:
     values = Augment()(noise(500, 375), seed=1)
     assert values.shape == (3, 224, 224)
@@ -96,6 +122,7 @@ def test_seeds_differ_between_runs_epochs_and_images() -> None:
 def test_settings_go_to_plain_values_and_back() -> None:
     augment = Augment(preprocess=SMALL, scale=(0.2, 0.9), jitter=(0.1, 0, 0, 0))
     plain = augment.to_dict()
+    assert plain["preprocess"] == SMALL.to_dict()
     assert plain["scale"] == [0.2, 0.9]
     assert plain["preprocess"]["size"] == 16
     assert Augment.from_dict(plain) == augment

@@ -38,6 +38,21 @@ def test_every_image_once_in_order(paths: list[Path], workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+def test_large_files_are_decoded_as_the_preprocessing_says(tmp_path: Path, workers: int) -> None:
+    preprocess = Preprocess(size=8, resize=8, reducing_gap=2)
+    paths = [tmp_path / f"{number}.jpg" for number in range(3)]
+    for number, path in enumerate(paths):
+        values = np.random.default_rng(number).integers(0, 256, (75, 90, 3), dtype=np.uint8)
+        Image.fromarray(values).save(path)
+    (batch,) = iterate_batches(paths, preprocess, workers=workers)
+    decoded = [load_image(path, at_least=preprocess.at_least) for path in paths]
+    assert {image.size for image in decoded} == {(23, 19)}
+    assert torch.equal(batch.images, torch.stack([preprocess(image) for image in decoded]))
+    (own,) = iterate_batches(paths, lambda image: preprocess(image))  # a function says nothing of files
+    assert torch.equal(own.images, torch.stack([preprocess(load_image(path)) for path in paths]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 def test_skip_reports_bad_images_and_goes_on(paths: list[Path], workers: int) -> None:
     paths[1].write_bytes(b"no image")
     paths[4].write_bytes(b"")
@@ -104,9 +119,11 @@ def test_threads_decode_the_next_batch_only_and_end_with_the_caller(
 ) -> None:
     decoded: list[tuple[int, str]] = []
 
-    def recorded(images: list[Path], index: int, prepare: Preprocess) -> tuple[int, torch.Tensor, list[Notice]]:
+    def recorded(
+        images: list[Path], index: int, prepare: Preprocess, at_least: int | None
+    ) -> tuple[int, torch.Tensor, list[Notice]]:
         decoded.append((index, threading.current_thread().name))
-        return _decode(images, index, prepare)
+        return _decode(images, index, prepare, at_least)
 
     monkeypatch.setattr("diml.data.loading._decode", recorded)
     batches = iterate_batches(paths, PREPROCESS, batch_size=2)

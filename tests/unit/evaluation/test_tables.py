@@ -106,9 +106,11 @@ def test_the_size_of_the_input_stands_in_each_row_where_it_is_known(reports):
     sizes = {
         "a": report(0, input={"size": 224, "resize": "crop"}),
         "b": report(0, input={"size": 384, "resize": "square"}),
+        "c": report(0, input={"size": 384, "resize": "square", "reducing_gap": 2.0}),
     }
     notes = [row[0].below for row in report_table(sizes).rows]
-    assert notes == [("224 pixels",)] * 2 + [("384 pixels, square",)] * 2
+    texts = ("224 pixels", "384 pixels, square", "384 pixels, square, reducing gap 2")
+    assert notes == [(text,) for text in texts for _ in range(2)]
     assert [line[3] for line in csv_lines(sizes)] == ["input", *[note for (note,) in notes]]
 
 

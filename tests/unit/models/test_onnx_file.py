@@ -104,6 +104,17 @@ def test_the_metadata_are_enough_to_prepare_an_image(images, mode):
     np.testing.assert_allclose(values.transpose(2, 0, 1), embedder.preprocess(image).numpy(), atol=1e-6)
 
 
+def test_a_reducing_gap_is_among_the_metadata_where_it_is_set():
+    embedder = Embedder(torch.nn.Conv2d(3, 5, 8, stride=8)).with_settings(preprocess=PREPARED)
+    plain = description(embedder, 16)
+    gap = embedder.with_settings(preprocess=dataclasses.replace(PREPARED, reducing_gap=1.5))
+    told = description(gap, 16)
+    assert set(told) - set(plain) == {"diml.reducing_gap"}
+    assert json.loads(told["diml.reducing_gap"]) == 1.5
+    assert told["diml.preprocessing"].startswith("shrink by the largest whole factor that leaves 1.5 times the pixels")
+    assert told["diml.preprocessing"].endswith(plain["diml.preprocessing"])
+
+
 def test_the_file_has_these_metadata(place):
     embedder = load_embedder(place / "model", grid=3)
     told = opened(place / "new" / "e.onnx").get_modelmeta().custom_metadata_map

@@ -272,6 +272,9 @@ def test_a_card_names_every_setting_of_the_matcher(tiny):
     card = model_card(tiny(), "me/x")
     for name, value in Matcher().to_dict().items():
         assert f"| {name} | `{value}` |" in card
+    assert "reducing gap" not in card
+    gap = dataclasses.replace(tiny().preprocess, reducing_gap=2)
+    assert "| reducing gap | 2: large images are shrunk" in model_card(tiny(preprocess=gap), "me/x")
     card = model_card(tiny().with_settings(matcher=learned(tiny().dim)), "me/x")
     assert "| epsilon |" not in card
     assert "votes" in card
