@@ -38,11 +38,13 @@ _ACTIVATIONS: Final[dict[type[nn.Module], tuple[str, tuple[float, ...]]]] = {
 }
 
 
+@torch.inference_mode(False)  # whose tensors do not count changes in place, which `_successors` reads
+@torch.no_grad()
 def folded(backbone: Backbone, size: int) -> Backbone:
     """Return a backbone with normalisations and activations folded into the convolutions before them.
 
     Args:
-        backbone: in evaluation mode, in a context without gradient. It is not changed; other weights are shared.
+        backbone: in evaluation mode. It is not changed; other weights are shared.
         size: side of its images, pixels.
 
     Returns:

@@ -104,6 +104,14 @@ def test_features_are_the_same_and_the_network_is_left_alone(net: nn.Module) -> 
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in own.modules())
 
 
+def test_it_is_folded_in_inference_mode_too() -> None:
+    own = backbone(layers(nn.ReLU()))
+    with torch.inference_mode():
+        found = folded(own, 32)
+        assert parts(found, nn.BatchNorm2d) == 0
+        torch.testing.assert_close(found(images()).maps, own(images()).maps)
+
+
 @torch.no_grad()
 def test_an_activation_is_applied_within_the_convolution() -> None:
     if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
