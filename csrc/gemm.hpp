@@ -26,11 +26,10 @@ struct PackedQuery {
   bool spare;                     // the lane after the last region is free and holds the pooled vector
   float* panels;
   const float* pooled;
-  Mask* code_panels;      // panels of 16-bit codes, two channels in each number, where the gallery is stored so
-  int16_t* pooled_codes;  // the pooled vector as codes
-  int few = 0;            // vectors that are not packed
+  Mask* code_panels;   // panels of 16-bit codes, two channels in each number, where the gallery is stored so
+  int16_t* few_codes;  // (few or 1, D) as codes: the vectors that are not packed, or the pooled one alone
+  int few = 0;         // vectors that are not packed, the pooled one last
   const float* not_packed[kFew] = {};
-  int16_t* few_codes = nullptr;  // (few, D), the same as codes
 };
 
 DIML_INLINE int64_t packed_lanes(const PackedQuery& query) { return (query.vectors - (query.few > 0 ? 1 : 0)) * W; }
@@ -127,55 +126,72 @@ static void panel_products(const float* panel, const float* rows, int64_t count,
   }
 }
 
-// to[j * to_stride + x] = <vector x of L, row j> for `count` rows, `row_stride` apart but for the last. A single vector
-// has a `to_stride` of 1.
-template <int L>
-static void few_products(const float* const* vectors, const float* rows, int64_t row_stride, int64_t count,
-                         const float* last, int64_t dim, float* to, int64_t to_stride) {
+// to[j * to_stride + x] = unit * scale[j] * <vector x of L, row j> for `count` rows, `row_stride` apart but for the
+// last; `scale` may be null. `add(sum, a, b)` adds the products of SIMD vectors of channels. A single vector has a
+// `to_stride` of 1.
+template <int L, typename Sum, typename Number, typename Add>
+static void few_products(const Number* const* vectors, const Number* rows, int64_t row_stride, int64_t count,
+                         const Number* last, int64_t dim, float unit, const float* scale, float* to, int64_t to_stride,
+                         Add add) {
   constexpr int NJ = W / L;
+  constexpr int64_t step = sizeof(Sum) / sizeof(Number);
+  const auto read = [](const Number* at) __attribute__((always_inline)) {
+    Sum numbers;
+    __builtin_memcpy(&numbers, at, sizeof numbers);
+    return numbers;
+  };
   for (int64_t first = 0; first < count; first += NJ) {
-    Lanes sum[W];
+    Sum sum[W];
 #pragma GCC unroll 16
-    for (int x = 0; x < W; ++x) sum[x] = Lanes{};
-    const float* at[NJ];
+    for (int x = 0; x < W; ++x) sum[x] = Sum{};
+    const Number* at[NJ];
     for (int j = 0; j < NJ; ++j) at[j] = first + j + 1 < count ? rows + (first + j) * row_stride : last;
     int64_t d = 0;
-    for (; d + W <= dim; d += W) {
-      Lanes q[L];
+    for (; d + step <= dim; d += step) {
+      Sum q[L];
 #pragma GCC unroll 4
-      for (int x = 0; x < L; ++x) q[x] = load(vectors[x] + d);
+      for (int x = 0; x < L; ++x) q[x] = read(vectors[x] + d);
 #pragma GCC unroll 16
       for (int j = 0; j < NJ; ++j) {
-        const Lanes g = load(at[j] + d);
+        const Sum g = read(at[j] + d);
 #pragma GCC unroll 4
-        for (int x = 0; x < L; ++x) sum[j * L + x] += q[x] * g;
+        for (int x = 0; x < L; ++x) add(sum[j * L + x], q[x], g);
       }
     }
     sum_rows(sum);
     for (; d < dim; ++d) {
       for (int x = 0; x < NJ * L; ++x) sum[0][x] += vectors[x % L][d] * at[x / L][d];
     }
+    const Lanes found = __builtin_convertvector(sum[0], Lanes) * unit;
     if (L == 1 && first + W <= count) {
-      store(to + first, sum[0]);
+      store(to + first, scale ? found * load(scale + first) : found);
       continue;
     }
-    for (int x = 0; x < NJ * L && first + x / L < count; ++x) to[(first + x / L) * to_stride + x % L] = sum[0][x];
+    for (int x = 0; x < NJ * L && first + x / L < count; ++x) {
+      to[(first + x / L) * to_stride + x % L] = scale ? found[x] * scale[first + x / L] : found[x];
+    }
   }
+}
+
+// `few_products` of floats.
+template <int L>
+static void few_products_of_floats(const float* const* vectors, const float* rows, int64_t row_stride, int64_t count,
+                                   const float* last, int64_t dim, float* to, int64_t to_stride) {
+  const auto add = [](Lanes& sum, Lanes a, Lanes b) __attribute__((always_inline)) { sum += a * b; };
+  few_products<L, Lanes>(vectors, rows, row_stride, count, last, dim, 1.0f, nullptr, to, to_stride, add);
 }
 
 // to[j] = <vector, row j> for rows `stride` apart.
 static void dots(const float* vector, const float* rows, int64_t count, int64_t dim, int64_t stride, float* to) {
-  few_products<1>(&vector, rows, stride, count, rows + (count - 1) * stride, dim, to, 1);
+  few_products_of_floats<1>(&vector, rows, stride, count, rows + (count - 1) * stride, dim, to, 1);
 }
 
-// `few_products` of the vectors that are not packed, at most L.
-template <int L = kFew>
-static void products_of_few(const PackedQuery& query, const float* rows, int64_t count, const float* last, float* to,
-                            int64_t to_stride) {
+// Calls `of(L)` with the number of vectors that are not packed, known to the compiler; not where there are none.
+template <int L = kFew, typename Of>
+DIML_INLINE void with_few(const PackedQuery& query, Of of) {
   if constexpr (L > 1) {
-    const int64_t dim = query.dim;
-    if (query.few == L) return few_products<L>(query.not_packed, rows, dim, count, last, dim, to, to_stride);
-    products_of_few<L - 1>(query, rows, count, last, to, to_stride);
+    if (query.few == L) return of(std::integral_constant<int, L>{});
+    with_few<L - 1>(query, of);
   }
 }
 
@@ -190,7 +206,10 @@ static void products(const PackedQuery& query, const float* rows, int64_t count,
       panel_products<1>(panel, rows, count, last, query.dim, to + first, lanes, prefetcher);
     }
   }
-  products_of_few(query, rows, count, last, to + packed, lanes);
+  with_few(query, [&](auto few) {
+    constexpr int L = decltype(few)::value;
+    few_products_of_floats<L>(query.not_packed, rows, query.dim, count, last, query.dim, to + packed, lanes);
+  });
 }
 
 #ifdef DIML_INT16_PRODUCTS
@@ -260,7 +279,7 @@ static void pack_query_codes(PackedQuery& query, const float* dense, int16_t* ro
     pack_codes(dense + first * query.dim, left < width ? left : width, width, query.dim, kShortsPerUnit, row,
                query.code_panels + first / W * (query.dim / 2));
   }
-  encode(query.pooled, query.dim, kShortsPerUnit, query.pooled_codes);
+  if (query.few == 0) encode(query.pooled, query.dim, kShortsPerUnit, query.few_codes);
 }
 
 // to[j][lane] = unit * scale[j] * <vector `lane` of the panel, row j>, for NJ rows of `pairs` pairs of channels; just
@@ -321,59 +340,14 @@ static void panel_products_of_codes(const Mask* panel, const int16_t* rows, int6
   }
 }
 
-// `few_products` of 16-bit codes times `scale`; the vectors are `dim` apart.
+// `few_products` of L vectors of 16-bit codes and rows, all `dim` apart.
 template <int L, bool fused>
-static void few_products_of_codes(const int16_t* vectors, const int16_t* rows, const float* scale, int64_t count,
+static void few_products_of_codes(const int16_t* codes, const int16_t* rows, const float* scale, int64_t count,
                                   const int16_t* last, int64_t dim, float* to, int64_t to_stride) {
-  constexpr int NJ = W / L;
-  const auto read = [](const int16_t* at) __attribute__((always_inline)) {
-    Mask both;
-    __builtin_memcpy(&both, at, sizeof both);
-    return both;
-  };
-  for (int64_t first = 0; first < count; first += NJ) {
-    Mask sum[W];
-#pragma GCC unroll 16
-    for (int x = 0; x < W; ++x) sum[x] = Mask{};
-    const int16_t* at[NJ];
-    for (int j = 0; j < NJ; ++j) at[j] = first + j + 1 < count ? rows + (first + j) * dim : last;
-    int64_t d = 0;
-    for (; d + 2 * W <= dim; d += 2 * W) {
-      Mask q[L];
-#pragma GCC unroll 4
-      for (int x = 0; x < L; ++x) q[x] = read(vectors + x * dim + d);
-#pragma GCC unroll 16
-      for (int j = 0; j < NJ; ++j) {
-        const Mask g = read(at[j] + d);
-#pragma GCC unroll 4
-        for (int x = 0; x < L; ++x) add_products<fused>(sum[j * L + x], q[x], g);
-      }
-    }
-    sum_rows(sum);
-    for (; d < dim; ++d) {
-      for (int x = 0; x < NJ * L; ++x) sum[0][x] += vectors[x % L * dim + d] * at[x / L][d];
-    }
-    const Lanes found = __builtin_convertvector(sum[0], Lanes) * kCodeStep;
-    if (L == 1 && first + W <= count) {
-      store(to + first, found * load(scale + first));
-      continue;
-    }
-    for (int x = 0; x < NJ * L && first + x / L < count; ++x) {
-      to[(first + x / L) * to_stride + x % L] = found[x] * scale[first + x / L];
-    }
-  }
-}
-
-// `few_products_of_codes` of the vectors that are not packed, at most L.
-template <bool fused, int L = kFew>
-static void products_of_few_codes(const PackedQuery& query, const int16_t* rows, const float* scale, int64_t count,
-                                  const int16_t* last, float* to, int64_t to_stride) {
-  if constexpr (L > 1) {
-    if (query.few == L) {
-      return few_products_of_codes<L, fused>(query.few_codes, rows, scale, count, last, query.dim, to, to_stride);
-    }
-    products_of_few_codes<fused, L - 1>(query, rows, scale, count, last, to, to_stride);
-  }
+  const int16_t* vectors[L];
+  for (int x = 0; x < L; ++x) vectors[x] = codes + x * dim;
+  const auto add = [](Mask& sum, Mask a, Mask b) __attribute__((always_inline)) { add_products<fused>(sum, a, b); };
+  few_products<L, Mask>(vectors, rows, dim, count, last, dim, kCodeStep, scale, to, to_stride, add);
 }
 
 // to[j][lane] = <region `lane` of the query, row j>, for `count` rows of 16-bit codes times `scale` (count,), the last
@@ -391,10 +365,13 @@ static void products_of_codes(const PackedQuery& query, const int16_t* rows, con
         panel_products_of_codes<1, fused>(panel, rows, count, last, pairs, scale, to + first, lanes, prefetcher);
       }
     }
-    products_of_few_codes<fused>(query, rows, scale, count, last, to + packed, lanes);
+    with_few(query, [&](auto few) {
+      constexpr int L = decltype(few)::value;
+      few_products_of_codes<L, fused>(query.few_codes, rows, scale, count, last, query.dim, to + packed, lanes);
+    });
     if (!mass) return;
     const int16_t* end = rows + (regions - 1) * query.dim;
-    few_products_of_codes<1, fused>(query.pooled_codes, rows, scale, regions, end, query.dim, mass, 1);
+    few_products_of_codes<1, fused>(query.few_codes, rows, scale, regions, end, query.dim, mass, 1);
   });
 }
 #endif

@@ -72,8 +72,7 @@ static Workspace workspace_in(const ScoreTask& task, void* memory) {
   space.query.spare = regions_q % W != 0 && (!space.codes || few > 0);
   space.query.panels = arena.take<float>(space.codes ? 0 : packed_lanes(space.query) * task.dim);
   space.query.code_panels = arena.take<Mask>(space.codes ? packed_lanes(space.query) / W * task.dim / 2 : 0);
-  space.query.few_codes = arena.take<int16_t>(space.codes ? few * task.dim : 0);
-  space.query.pooled_codes = arena.take<int16_t>(space.codes ? task.dim : 0);
+  space.query.few_codes = arena.take<int16_t>(space.codes ? (few > 0 ? few : 1) * task.dim : 0);
   space.pooled_g = arena.take<int16_t>(space.codes ? task.dim : 0);
   space.scale = arena.take<float>(space.codes ? regions_g + 1 : 0);
   const bool decodes = space.codes && storage == Storage::product;

@@ -115,28 +115,25 @@ std::vector<float> everything(const Kernels& kernels) {
   return found;
 }
 
-// The largest difference of a score, of its error or of an entry of its plan to that of the portable set.
-float difference(const Kernels& kernels) {
-  float largest = 0;
-  const auto add = [&](const auto& of) {
-    diml::choose_kernels(kernels.name);
-    const std::vector<float> found = of(kernels);
-    diml::choose_kernels("portable");
-    const std::vector<float> expected = of(*diml::kernels_portable());
-    for (size_t x = 0; x < found.size(); ++x) {
-      const float here = std::fabs(found[x] - expected[x]);
-      largest = here <= largest ? largest : here;  // also where it is not a number
-    }
-  };
+// Scores, errors and plans that all instruction sets have to give, up to rounding.
+std::vector<float> common(const Kernels& kernels) {
+  diml::choose_kernels(kernels.name);
+  std::vector<float> found;
+  const auto keep = [&](const std::vector<float>& more) { found.insert(found.end(), more.begin(), more.end()); };
   for (const int64_t rows : {1, 4, 9, 16, 17, 18, 19, 49}) {
     for (const int64_t dim : {6, 130}) {
-      add([&](const Kernels& by) {
-        return scored<float>(by, diml::Storage::float32, rows, rows + 3, dim, diml::PlanKind::entropic);
-      });
-      add([&](const Kernels& by) {
-        return scored<int16_t>(by, diml::Storage::int16, rows, rows + 3, dim, diml::PlanKind::entropic);
-      });
+      keep(scored<float>(kernels, diml::Storage::float32, rows, rows + 3, dim, diml::PlanKind::entropic));
+      keep(scored<int16_t>(kernels, diml::Storage::int16, rows, rows + 3, dim, diml::PlanKind::entropic));
     }
+  }
+  return found;
+}
+
+float largest_difference(const std::vector<float>& found, const std::vector<float>& expected) {
+  float largest = 0;
+  for (size_t x = 0; x < expected.size(); ++x) {
+    const float here = std::fabs(found[x] - expected[x]);
+    largest = here <= largest ? largest : here;  // also where it is not a number
   }
   return largest;
 }
@@ -146,9 +143,10 @@ float difference(const Kernels& kernels) {
 int main() {
   int compared = 0, different = 0;
   for (const Kernels* kernels : diml::usable_kernels()) std::printf("usable: %s\n", kernels->name);
+  const std::vector<float> expected = common(*diml::kernels_portable());
   for (const Kernels* kernels : diml::usable_kernels()) {
     if (kernels == diml::kernels_portable()) continue;
-    const float found = difference(*kernels);
+    const float found = largest_difference(common(*kernels), expected);
     std::printf("%s and portable: largest difference %.1e\n", kernels->name, found);
     different += found <= 1e-5f ? 0 : 1;
   }
